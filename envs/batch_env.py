@@ -1,0 +1,303 @@
+"""BatchEnv: N worlds of one task. Action in, transition out; a world that ends is reset within the same step."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
+
+from envs import transition as transitions
+from envs.physics import Physics
+from envs.physics.cpu import CpuPhysics
+from envs.task import Names, State, Task, load_model
+
+
+class BatchEnv:
+    """N worlds of one task, stepped together.
+
+    ``obs = env.reset()`` starts an episode in every world; ``transition, obs = env.step(action)`` takes one control
+    step in every world. The transition (see `envs.transition`) has the true successor of every world; the
+    observation beside it is the one to act on next: that of the new episode where the old one ended.
+
+    A world whose physics diverges, or whose observation or reward is not finite, ends its episode: it is counted,
+    reset, and its transition says "nothing happened, and the episode was cut" (the successor is the observation
+    itself, the reward 0, ``truncated``), the one thing that is neither a reward nor a penalty for breaking the
+    simulator.
+
+    Attributes:
+        num_envs, observation_dim, action_dim: sizes.
+        action_low, action_high: (action_dim,) float32 bounds of the actuators' controls, in the model's units.
+            Actions beyond them are applied as MuJoCo applies them: clamped.
+        reward_terms: the terms of the last step's reward by name, (N,) each, in the engine's precision.
+
+    Args:
+        task: the task; bound to its model here.
+        num_envs: how many worlds.
+        device: where actions come from and transitions go.
+        seed: seeds the first states of all episodes of all worlds.
+        num_threads: threads for the physics; 0 takes every core.
+
+    Raises:
+        ValueError: an impossible argument, a model that does not compile, an actuator without bounds, or a task
+            function whose result has a wrong shape, dtype or device.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        num_envs: int,
+        *,
+        device: torch.device | str = "cpu",
+        seed: int = 0,
+        num_threads: int = 0,
+    ):
+        if num_envs < 1:
+            raise ValueError(f"num_envs is {num_envs}; at least 1 world is needed")
+        if num_threads < 0:
+            raise ValueError(f"num_threads is {num_threads}; give a number of threads, or 0 for every core")
+        for name in ("frame_skip", "max_episode_steps"):
+            if getattr(task, name) < 1:
+                raise ValueError(f"{name} of task {type(task).__name__} is {getattr(task, name)}; at least 1 is needed")
+        self.task, self.num_envs, self.device = task, num_envs, torch.device(device)
+        model = load_model(task)
+        self.action_low, self.action_high = _action_bounds(model, type(task).__name__, self.device)
+        task.bind(model, CpuPhysics.dtype, CpuPhysics.device)
+        self._generator = torch.Generator(CpuPhysics.device).manual_seed(seed)
+        model_fields = _randomized(task, num_envs, self._generator)
+        self.physics: Physics = CpuPhysics(model, num_envs, task.fields, task.fresh, model_fields, num_threads)
+        self._names = Names(model, task.fields)
+        self.action_dim = model.nu
+        self.observation_dim = _check_functions(task, self.physics, self._names, num_envs, model.nu)
+        self._state: State | None = None
+        self._observation = torch.empty(0)
+        self._elapsed = self._per_world(torch.int64)
+        self._return = self._per_world(torch.float64)
+        self._totals: dict[str, Tensor] = {}
+        self._told: set[str] = set()
+        self.reward_terms: dict[str, Tensor] = {}
+
+    def reset(self) -> Tensor:
+        """Start a new episode in every world; return its first observation, (N, obs_dim) float32."""
+        everywhere = torch.ones(self.num_envs, dtype=torch.bool, device=self.physics.device)
+        self.physics.reset(everywhere, *self.task.reset(self.num_envs, self._generator))
+        self._state = State(self.physics.read(), self._names)
+        self._observation = self.task.observation(self._state).float()
+        self._elapsed = torch.zeros_like(self._elapsed)
+        self._return = torch.zeros_like(self._return)
+        return self._observation.to(self.device)
+
+    def step(self, action: Tensor) -> tuple[TensorDict, Tensor]:
+        """One control step of every world.
+
+        Args:
+            action: (N, action_dim) float32, in the model's units.
+
+        Returns:
+            The transition, of batch size [N], and the observation to act on next, (N, obs_dim) float32.
+
+        Raises:
+            ValueError: an action of a wrong shape or dtype, or not finite.
+            RuntimeError: before the first `reset`.
+        """
+        before, observation = self._checked_state(action), self._observation
+        ctrl = action.to(self.physics.device)
+        self.physics.step(ctrl, self.task.frame_skip)
+        after = State(self.physics.read(), self._names)
+
+        reward, self.reward_terms = _reward_and_terms(self.task.reward(before, ctrl, after))
+        next_observation, reward32 = self.task.observation(after).float(), reward.float()
+        diverged = self.physics.unstable()
+        failed = diverged | ~torch.isfinite(next_observation).all(dim=-1) | ~torch.isfinite(reward32)
+        next_observation = torch.where(failed[:, None], observation, next_observation)
+        reward32 = torch.where(failed, 0.0, reward32)
+        self._elapsed = self._elapsed + 1
+        terminated = self.task.terminated(after) & ~failed
+        truncated = (self._elapsed >= self.task.max_episode_steps) | failed
+        done = terminated | truncated
+
+        self._count(reward32, done, diverged, failed)
+        transition = transitions.make(observation, ctrl, next_observation, reward32, terminated, truncated)
+        self._state, self._observation = self._reset_where(done, after, next_observation)
+        return transition.to(self.device), self._observation.to(self.device)
+
+    def _checked_state(self, action: Tensor) -> State:
+        if self._state is None:
+            raise RuntimeError("call reset() before step()")
+        if action.shape != (self.num_envs, self.action_dim) or action.dtype != torch.float32:
+            raise ValueError(
+                f"the action is {action.dtype} of shape {tuple(action.shape)}; "
+                f"expected torch.float32 of shape {(self.num_envs, self.action_dim)}"
+            )
+        if not torch.isfinite(action).all():
+            world = int((~torch.isfinite(action)).any(dim=-1).nonzero()[0])
+            raise ValueError(f"the action of world {world} is not finite: {action[world].tolist()}")
+        return self._state
+
+    def _reset_where(self, done: Tensor, state: State, observation: Tensor) -> tuple[State, Tensor]:
+        """The states and observations to go on from, with a new episode where `done`."""
+        if not done.any():
+            return state, observation
+        self.physics.reset(done, *self.task.reset(self.num_envs, self._generator))
+        state = State(self.physics.read(), self._names)
+        first = self.task.observation(state).float()
+        self._elapsed = torch.where(done, 0, self._elapsed)
+        self._return = torch.where(done, 0.0, self._return)
+        return state, torch.where(done[:, None], first, observation)
+
+    def _count(self, reward: Tensor, done: Tensor, diverged: Tensor, failed: Tensor) -> None:
+        """Add the step to the running totals that `statistics` reports."""
+        self._return = self._return + reward
+        self._add("steps", torch.ones_like(done))
+        self._add("reward", reward)
+        self._add("episodes", done)
+        self._add("episode_return", torch.where(done, self._return, 0.0))
+        self._add("episode_length", torch.where(done, self._elapsed, 0))
+        self._add("unstable", diverged)
+        self._add("nonfinite", failed & ~diverged)
+        for name, term in self.reward_terms.items():
+            self._add(f"reward_terms/{name}", torch.where(failed, 0.0, term))
+
+    def _add(self, name: str, values: Tensor) -> None:
+        total = self._totals.get(name)
+        added = values.sum(dtype=torch.float64)
+        self._totals[name] = added if total is None else total + added
+
+    def statistics(self) -> dict[str, float]:
+        """Totals over all worlds since the environment was made.
+
+        ``steps``, ``reward``; ``episodes`` that ended, and the sums of their ``episode_return`` and
+        ``episode_length``; ``unstable`` (world-steps in which the physics diverged) and ``nonfinite`` (in which the
+        physics was sound, but the task's observation or reward was not finite); ``reward_terms/<name>``. Differences
+        between two calls, divided by the difference of steps or episodes, are means over that time.
+        """
+        totals = {name: float(value) for name, value in self._totals.items()}
+        self._tell(totals, "unstable", "physics diverged: a smaller timestep, or actions less extreme, may help")
+        self._tell(totals, "nonfinite", "observation or reward was not finite: look at the task's own functions")
+        return totals
+
+    def _tell(self, totals: dict[str, float], name: str, what: str) -> None:
+        if totals.get(name) and name not in self._told:
+            self._told.add(name)
+            warnings.warn(f"{type(self.task).__name__}: {int(totals[name])} world-steps whose {what}", stacklevel=3)
+
+    def get_state(self) -> TensorDict:
+        """All that is needed to continue bit for bit, in the middle of episodes, random generator included."""
+        if self._state is None:
+            raise RuntimeError("call reset() before get_state()")
+        return TensorDict(
+            {
+                "physics": self.physics.get_state(),
+                "fields": TensorDict(dict(self._state.values()), batch_size=[self.num_envs]).clone(),
+                "observation": self._observation.clone(),
+                "elapsed": self._elapsed.clone(),
+                "return": self._return.clone(),
+                "totals": TensorDict(self._totals).clone(),
+                "generator": self._generator.get_state(),
+            }
+        )
+
+    def set_state(self, state: TensorDictBase) -> None:
+        """Continue from what `get_state` returned, in an environment made with the same arguments.
+
+        Raises:
+            ValueError: the state of another number of worlds or of another task.
+        """
+        fields = {name: values.clone() for name, values in state["fields"].items()}
+        if set(fields) != set(self.task.fields) or state["elapsed"].shape != (self.num_envs,):
+            raise ValueError(
+                f"this state is of {state['elapsed'].shape[0]} worlds with fields {sorted(fields)}; the environment "
+                f"has {self.num_envs} worlds with fields {sorted(self.task.fields)}"
+            )
+        self.physics.set_state(state["physics"])
+        self._state = State(fields, self._names)
+        self._observation = state["observation"].clone()
+        self._elapsed, self._return = state["elapsed"].clone(), state["return"].clone()
+        self._totals = {name: value.clone() for name, value in state["totals"].items()}
+        self._generator.set_state(state["generator"].clone())
+
+    def _per_world(self, dtype: torch.dtype) -> Tensor:
+        return torch.zeros(self.num_envs, dtype=dtype, device=self.physics.device)
+
+
+def _action_bounds(model: Any, task_name: str, device: torch.device) -> tuple[Tensor, Tensor]:
+    if model.nu == 0:
+        raise ValueError(f"the model of task {task_name} has no actuators: there is nothing to control")
+    unbounded = [model.actuator(i).name or f"#{i}" for i in range(model.nu) if not model.actuator_ctrllimited[i]]
+    if unbounded:
+        raise ValueError(
+            f"actuators of task {task_name} without bounds: {', '.join(unbounded)}. Actions are scaled to the "
+            "actuators' bounds: give each a ctrlrange in the MJCF"
+        )
+    low, high = torch.as_tensor(model.actuator_ctrlrange, dtype=torch.float32, device=device).unbind(-1)
+    return low.clone(), high.clone()
+
+
+def _randomized(task: Task, num_envs: int, generator: torch.Generator) -> dict[str, Tensor]:
+    fields = task.randomize(num_envs, generator)
+    for name, values in fields.items():
+        shape = getattr(getattr(task.model, name, None), "shape", None)
+        if shape is None or tuple(values.shape) != (num_envs, *shape):
+            expected = f"expected {(num_envs, *shape)}" if shape is not None else "MjModel has no such field"
+            raise ValueError(
+                f"{type(task).__name__}.randomize gave {name!r} of shape {tuple(values.shape)}; {expected}"
+            )
+    return fields
+
+
+def _reward_and_terms(returned: Tensor | tuple[Tensor, dict[str, Tensor]]) -> tuple[Tensor, dict[str, Tensor]]:
+    return (returned, {}) if isinstance(returned, Tensor) else returned
+
+
+def _check_functions(task: Task, physics: Physics, names: Names, num_envs: int, action_dim: int) -> int:
+    """Call each of the task's functions once; return the width of its observation.
+
+    Leaves the physics at a first state of its own generator: the environment's is not drawn from.
+    """
+
+    def expect(function: str, value: Any, shape: tuple[int | str, ...], dtype: str) -> None:
+        kind = f"{type(task).__name__}.{function}"
+        wanted = f"expected a {dtype} tensor of shape ({', '.join(map(str, shape))}{',' * (len(shape) == 1)}) on {physics.device}"
+        if not isinstance(value, Tensor):
+            raise ValueError(f"{kind} returned a {type(value).__name__}; {wanted}")
+        right_shape = len(value.shape) == len(shape) and all(
+            isinstance(want, str) or want == have for want, have in zip(shape, value.shape, strict=True)
+        )
+        right_dtype = value.dtype == torch.bool if dtype == "bool" else value.dtype.is_floating_point
+        if not (right_shape and right_dtype and value.device == physics.device):
+            raise ValueError(
+                f"{kind} returned a {value.dtype} tensor of shape {tuple(value.shape)} on {value.device}; {wanted}"
+            )
+
+    model = physics.model
+    start = task.reset(num_envs, torch.Generator(physics.device).manual_seed(0))
+    if not (isinstance(start, tuple) and len(start) == 2):
+        raise ValueError(f"{type(task).__name__}.reset returned a {type(start).__name__}; expected (qpos, qvel)")
+    expect("reset (qpos)", start[0], (num_envs, model.nq), "floating-point")
+    expect("reset (qvel)", start[1], (num_envs, model.nv), "floating-point")
+    if not all(torch.isfinite(part).all() for part in start):
+        raise ValueError(f"{type(task).__name__}.reset returned values that are not finite")
+    physics.reset(torch.ones(num_envs, dtype=torch.bool, device=physics.device), *start)
+    state = State(physics.read(), names)
+    action = torch.zeros(num_envs, action_dim, device=physics.device)
+    observation = task.observation(state)
+    expect("observation", observation, (num_envs, "obs_dim"), "floating-point")
+    returned = task.reward(state, action, state)
+    if not isinstance(returned, Tensor) and not (isinstance(returned, tuple) and len(returned) == 2):
+        raise ValueError(
+            f"{type(task).__name__}.reward returned a {type(returned).__name__}; expected a tensor of shape "
+            f"({num_envs},), or that and a dict of its terms"
+        )
+    reward, terms = _reward_and_terms(returned)
+    expect("reward", reward, (num_envs,), "floating-point")
+    for name, term in terms.items():
+        expect(f"reward (term {name!r})", term, (num_envs,), "floating-point")
+    expect("terminated", task.terminated(state), (num_envs,), "bool")
+    if observation.shape[1] == 0:
+        raise ValueError(f"{type(task).__name__}.observation is empty")
+    if not math.isfinite(float(observation.double().abs().max())):
+        raise ValueError(f"{type(task).__name__}.observation is not finite at a first state of an episode")
+    return observation.shape[1]

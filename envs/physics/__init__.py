@@ -1,0 +1,51 @@
+"""Physics: one protocol, and the engines behind it.
+
+The fields an engine hands out are MuJoCo's own (``qpos``, ``xpos``, ``sensordata``, ...), with a leading axis of
+worlds. What is stale when is the task's choice (`Task.fresh`), made when the engine is built.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import mujoco
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+
+class Physics(Protocol):
+    """N worlds of one model. Every tensor is in the engine's `dtype` and on its `device`."""
+
+    model: mujoco.MjModel
+    num_worlds: int
+    dtype: torch.dtype
+    device: torch.device
+
+    def read(self) -> dict[str, Tensor]:
+        """Copies of the task's fields, (N, ...) each; the caller owns them."""
+        ...
+
+    def step(self, ctrl: Tensor, frame_skip: int) -> None:
+        """Apply `ctrl` (N, nu) for `frame_skip` physics steps."""
+        ...
+
+    def reset(self, mask: Tensor, qpos: Tensor, qvel: Tensor) -> None:
+        """Where `mask` (N,) holds, clear the world and put it at `qpos` (N, nq), `qvel` (N, nv)."""
+        ...
+
+    def unstable(self) -> Tensor:
+        """Worlds whose physics failed or diverged in the last `step`, (N,) bool."""
+        ...
+
+    def get_state(self) -> TensorDict:
+        """All that is needed to continue bit for bit, of batch size [N]."""
+        ...
+
+    def set_state(self, state: TensorDict) -> None:
+        """Continue from what `get_state` returned."""
+        ...
+
+    def mj_data(self, world: int) -> mujoco.MjData:
+        """One world as an MjData with everything computed, for rendering."""
+        ...

@@ -1,0 +1,140 @@
+"""CPU physics: `mujoco.batch` on all cores, in float64. The reference engine."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import mujoco
+import numpy as np
+import torch
+from mujoco.batch import DATA_FIELDS, Batch, SimulationError
+from tensordict import TensorDict
+from torch import Tensor
+
+# mj_step leaves these as they were: mj_rnePostConstraint computes them, which Gymnasium calls after every step.
+_POST_CONSTRAINT = ("cacc", "cfrc_int", "cfrc_ext")
+# MuJoCo resets a diverged simulation by itself, which shows only in these counters.
+_DIVERGED = [int(warning) for warning in (
+    mujoco.mjtWarning.mjWARN_BADQPOS, mujoco.mjtWarning.mjWARN_BADQVEL, mujoco.mjtWarning.mjWARN_BADQACC
+)]  # fmt: skip
+
+_log = logging.getLogger("saltus.mujoco")
+if mujoco.get_mju_user_warning() is None:
+    # MuJoCo would print every warning and append it to a file in the current folder. Divergence is counted below.
+    mujoco.set_mju_user_warning(_log.info)
+
+
+def available_cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class CpuPhysics:
+    """The Physics protocol on `mujoco.batch`.
+
+    Args:
+        model: the compiled model.
+        num_worlds: how many simulations of it.
+        fields: the MjData fields that `read` returns.
+        fresh: whether `read` gives position- and velocity-dependent fields of the state after the step, or of one
+            physics step before, as a plain mj_step leaves them.
+        model_fields: MjModel fields that differ between worlds, (num_worlds, ...) by name.
+        num_threads: threads to step on; 0 takes every core.
+
+    Raises:
+        ValueError: a field that MjData does not have or that cannot be read in a batch.
+    """
+
+    dtype = torch.float64
+    device = torch.device("cpu")
+
+    def __init__(
+        self,
+        model: mujoco.MjModel,
+        num_worlds: int,
+        fields: tuple[str, ...],
+        fresh: bool,
+        model_fields: dict[str, Tensor] | None = None,
+        num_threads: int = 0,
+    ):
+        unknown = sorted(set(fields) - DATA_FIELDS)
+        if unknown:
+            raise ValueError(
+                f"not readable fields of MjData: {', '.join(unknown)}; there are {', '.join(sorted(DATA_FIELDS))}"
+            )
+        self.model, self.num_worlds = model, num_worlds
+        self._post_constraint = tuple(field for field in fields if field in _POST_CONSTRAINT)
+        # A batch that keeps each world's MjData can continue from stages computed ahead (fresh), and show it whole.
+        persistent = fresh or bool(self._post_constraint)
+        self._batch = Batch(model, num_worlds, num_threads or available_cores(), persistent)
+        self._stage = int(mujoco.mjtStage.mjSTAGE_VEL if fresh else mujoco.mjtStage.mjSTAGE_NONE)
+        for name, values in (model_fields or {}).items():
+            self._batch.expand(name)[...] = values.numpy()
+        if model_fields:
+            self._batch.set_const()
+        self._initial = self._batch.state[0].copy()
+        self._qpos, self._qvel = self._batch.bind("qpos"), self._batch.bind("qvel")
+        self._ctrl, self._ncon = self._batch.bind("ctrl"), self._batch.bind("ncon")
+        self._bound = {field: self._batch.bind(field) for field in fields if field not in self._post_constraint}
+        self._data = mujoco.MjData(model)
+        self._computed = {
+            field: np.zeros((num_worlds, *getattr(self._data, field).shape)) for field in self._post_constraint
+        }
+        # Without contacts, equalities or applied forces no external force acts, and there is nothing to compute.
+        self._only_contacts = self._post_constraint == ("cfrc_ext",) and model.neq == 0
+        self._warnings = self._batch.warning[:, _DIVERGED, 1].copy()
+        self._unstable = np.zeros(num_worlds, dtype=bool)
+        self._fields = fields
+
+    def read(self) -> dict[str, Tensor]:
+        return {field: torch.from_numpy(self._live(field).copy()) for field in self._fields}
+
+    def _live(self, field: str) -> np.ndarray:
+        return self._computed[field] if field in self._computed else self._bound[field]
+
+    def step(self, ctrl: Tensor, frame_skip: int) -> None:
+        self._ctrl[...] = ctrl.numpy()
+        self._unstable = np.zeros(self.num_worlds, dtype=bool)
+        try:
+            self._batch.step(nstep=frame_skip, stage=self._stage)
+        except SimulationError as error:
+            self._unstable[error.ids] = True
+        warnings = self._batch.warning[:, _DIVERGED, 1]
+        self._unstable |= (warnings != self._warnings).any(axis=1)
+        self._warnings = warnings.copy()
+        if self._post_constraint:
+            self._compute_post_constraint()
+
+    def _compute_post_constraint(self) -> None:
+        worlds = np.flatnonzero(self._ncon) if self._only_contacts else range(self.num_worlds)
+        if self._only_contacts:
+            self._computed["cfrc_ext"][...] = 0
+        for world in worlds:
+            self._batch.get_data(world, self._data)
+            mujoco.mj_rnePostConstraint(self.model, self._data)
+            for field, values in self._computed.items():
+                values[world] = getattr(self._data, field)
+
+    def reset(self, mask: Tensor, qpos: Tensor, qvel: Tensor) -> None:
+        where = mask.numpy()
+        self._batch.state[where] = self._initial  # Batch.reset also clears what forward overwrites, and takes longer
+        self._qpos[where] = qpos.numpy()[where]
+        self._qvel[where] = qvel.numpy()[where]
+        self._batch.forward(where)
+        for values in self._computed.values():
+            values[where] = 0  # as mj_resetData and mj_forward leave them
+
+    def unstable(self) -> Tensor:
+        return torch.from_numpy(self._unstable.copy())
+
+    def get_state(self) -> TensorDict:
+        return TensorDict({"integration": torch.from_numpy(self._batch.state.copy())}, batch_size=[self.num_worlds])
+
+    def set_state(self, state: TensorDict) -> None:
+        self._batch.state[...] = state["integration"].numpy()
+
+    def mj_data(self, world: int) -> mujoco.MjData:
+        data = self._batch.get_data(world)
+        mujoco.mj_forward(self._batch.get_model(world), data)
+        return data

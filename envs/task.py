@@ -1,0 +1,237 @@
+"""Task: the one class that a user writes to bring a MuJoCo model of their own."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import mujoco
+import numpy as np
+import torch
+from torch import Tensor
+
+KINDS = ("body", "joint", "geom", "site", "sensor", "actuator", "tendon", "camera")
+
+
+class Task:
+    """What to simulate, what to observe, what to reward and when to stop.
+
+    A subclass gives `mjcf` and the four functions below; everything else has a default. The functions are
+    written for N worlds at once, in torch, in the dtype and on the device of the tensors they get. A subclass
+    that is a dataclass has its fields as options: ``envs.make(..., name=value)``, ``--task.name value``.
+
+    Attributes:
+        mjcf: the model: the path of an XML file (a relative one is looked up beside the file that defines the
+            task), an XML string, or a ``mujoco.MjSpec``.
+        frame_skip: physics steps of one control step.
+        max_episode_steps: control steps after which an episode is truncated.
+        fields: the names of the MjData fields that the functions read, e.g. ``("qpos", "qvel", "xpos")``.
+        fresh: whether position- and velocity-dependent fields describe the state after the step (True), or lag
+            it by one physics step, as they do after a plain ``mj_step`` (False; Gymnasium's tasks read them so).
+            Acceleration-dependent fields and sensors always describe the last physics step.
+
+    Set before the first call: `model` (mujoco.MjModel), `qpos0` (nq,) and `qvel0` (nv,), the model's default
+    state, and `dt`, the seconds of one control step.
+    """
+
+    mjcf: Any = None
+    frame_skip = 1
+    max_episode_steps = 1000
+    fields: ClassVar[tuple[str, ...]] = ("qpos", "qvel")
+    fresh: ClassVar[bool] = True
+
+    model: mujoco.MjModel
+    qpos0: Tensor
+    qvel0: Tensor
+    dt: float
+
+    def reset(self, num_worlds: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """First states of `num_worlds` episodes: qpos (num_worlds, nq) and qvel (num_worlds, nv).
+
+        By default the model's own initial state. All randomness comes from `generator`.
+        """
+        return self.qpos0.repeat(num_worlds, 1), self.qvel0.repeat(num_worlds, 1)
+
+    def observation(self, state: State) -> Tensor:
+        """What the policy sees, (N, obs_dim)."""
+        raise NotImplementedError(f"{type(self).__name__} has no observation(state)")
+
+    def reward(self, state: State, action: Tensor, next_state: State) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
+        """The reward of the step, (N,), or that and a dict of the terms it is made of, to be logged."""
+        raise NotImplementedError(f"{type(self).__name__} has no reward(state, action, next_state)")
+
+    def terminated(self, state: State) -> Tensor:
+        """Where the episode ends for good, (N,) bool. By default nowhere."""
+        return torch.zeros(len(state), dtype=torch.bool, device=state.qpos.device)
+
+    def randomize(self, num_worlds: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Per-world values of MjModel fields, (num_worlds, ...) by name. Called once; by default none.
+
+        Constants that MuJoCo derives from these fields (inertias from masses, ...) follow by themselves.
+        """
+        return {}
+
+    def bind(self, model: mujoco.MjModel, dtype: torch.dtype, device: torch.device) -> None:
+        """Tell the task its compiled model. BatchEnv calls this once, before anything else."""
+        set_attribute = object.__setattr__  # a frozen dataclass is a fine task, too
+        set_attribute(self, "model", model)
+        set_attribute(self, "qpos0", torch.as_tensor(model.qpos0, dtype=dtype, device=device).clone())
+        set_attribute(self, "qvel0", torch.zeros(model.nv, dtype=dtype, device=device))
+        set_attribute(self, "dt", model.opt.timestep * self.frame_skip)
+
+    def options(self) -> dict[str, Any]:
+        """The task's options and their values: its dataclass fields."""
+        return dataclasses.asdict(self) if dataclasses.is_dataclass(self) else {}
+
+
+class Names:
+    """Where in a model's MjData fields each named object's values lie, worked out once a name."""
+
+    def __init__(self, model: mujoco.MjModel, fields: tuple[str, ...]):
+        self.fields = fields
+        self._data = mujoco.MjData(model)
+        self._slices: dict[tuple[str, str, str], tuple[str, int, tuple[int, ...]]] = {}
+
+    def locate(self, kind: str, name: str, attribute: str) -> tuple[str, int, tuple[int, ...]]:
+        """The field, the offset in its flattened row and the shape of ``data.<kind>(<name>).<attribute>``."""
+        key = (kind, name, attribute)
+        if key not in self._slices:
+            self._slices[key] = self._find(kind, name, attribute)
+        return self._slices[key]
+
+    def _find(self, kind: str, name: str, attribute: str) -> tuple[str, int, tuple[int, ...]]:
+        try:
+            view = getattr(self._data, kind)(name)
+        except KeyError as error:
+            raise AttributeError(f"the model has no {kind} {name!r}. MuJoCo: {error.args[0]}") from None
+        part = getattr(view, attribute, None)
+        if not isinstance(part, np.ndarray):
+            names = [item for item in dir(view) if isinstance(getattr(view, item, None), np.ndarray)]
+            raise AttributeError(f"a {kind} has no {attribute!r}; it has {', '.join(names)}")
+        # A named view is a slice of one MjData array: find the array that its memory lies in.
+        for field in sorted(name for name in dir(self._data) if not name.startswith("_")):
+            whole = getattr(self._data, field, None)
+            if not isinstance(whole, np.ndarray) or whole.dtype != part.dtype:
+                continue
+            offset = part.ctypes.data - whole.ctypes.data
+            if part.size and 0 <= offset and offset + part.nbytes <= whole.nbytes:
+                return field, offset // whole.itemsize, part.shape
+        raise AttributeError(f"{attribute!r} of {kind} {name!r} is not held in a field of MjData")
+
+
+class State:
+    """N worlds' MjData fields as batched tensors, by MuJoCo's own names.
+
+    ``state.qpos`` is (N, nq), ``state.body("torso").xpos`` (N, 3), ``state.sensor("imu")`` (N, sensor's dim).
+    Only the fields that the task declares in `Task.fields` are there.
+    """
+
+    def __init__(self, values: Mapping[str, Tensor], names: Names):
+        self._values = values
+        self._names = names
+
+    def __len__(self) -> int:
+        return next(iter(self._values.values())).shape[0]
+
+    def __getattr__(self, field: str) -> Tensor:
+        if field.startswith("_"):
+            raise AttributeError(field)
+        try:
+            return self._values[field]
+        except KeyError:
+            raise AttributeError(
+                f"the task reads state.{field}, which is not among its fields {self._names.fields}: "
+                f"add {field!r} to `fields`, if it is an MjData field"
+            ) from None
+
+    def values(self) -> Mapping[str, Tensor]:
+        """The tensors by field."""
+        return self._values
+
+    def body(self, name: str) -> Named:
+        """A body's ``xpos``, ``xquat``, ``xipos``, ``cvel``, ..."""
+        return Named(self, "body", name)
+
+    def joint(self, name: str) -> Named:
+        """A joint's ``qpos`` and ``qvel``, ..."""
+        return Named(self, "joint", name)
+
+    def geom(self, name: str) -> Named:
+        """A geom's ``xpos``, ``xmat``."""
+        return Named(self, "geom", name)
+
+    def site(self, name: str) -> Named:
+        """A site's ``xpos``, ``xmat``."""
+        return Named(self, "site", name)
+
+    def actuator(self, name: str) -> Named:
+        """An actuator's ``ctrl``, ``force``, ``length``, ``velocity``."""
+        return Named(self, "actuator", name)
+
+    def tendon(self, name: str) -> Named:
+        """A tendon's ``length``, ``velocity``."""
+        return Named(self, "tendon", name)
+
+    def sensor(self, name: str) -> Tensor:
+        """A sensor's values, (N, dim)."""
+        return Named(self, "sensor", name).data
+
+    def slice(self, kind: str, name: str, attribute: str) -> Tensor:
+        """``data.<kind>(<name>).<attribute>`` of every world."""
+        field, offset, shape = self._names.locate(kind, name, attribute)
+        rows = getattr(self, field).flatten(1)
+        return rows[:, offset : offset + int(np.prod(shape))].reshape(len(self), *shape)
+
+
+class Named:
+    """One named object of every world: its attributes are batched tensors."""
+
+    def __init__(self, state: State, kind: str, name: str):
+        self._state, self._kind, self._name = state, kind, name
+
+    def __getattr__(self, attribute: str) -> Tensor:
+        if attribute.startswith("_"):
+            raise AttributeError(attribute)
+        return self._state.slice(self._kind, self._name, attribute)
+
+
+def load_model(task: Task) -> mujoco.MjModel:
+    """Compile a task's `mjcf`.
+
+    Raises:
+        ValueError: if there is no `mjcf`, the file is missing or MuJoCo does not compile it (its message is kept).
+    """
+    mjcf, name = task.mjcf, type(task).__name__
+    try:
+        if isinstance(mjcf, mujoco.MjSpec):
+            return mjcf.compile()
+        if isinstance(mjcf, str) and mjcf.lstrip().startswith("<"):
+            return mujoco.MjModel.from_xml_string(mjcf)
+        if isinstance(mjcf, str | Path):
+            return mujoco.MjModel.from_xml_path(str(_find_file(task, Path(mjcf))))
+    except ValueError as error:
+        if isinstance(error, _MissingFileError):
+            raise
+        raise ValueError(f"MuJoCo does not compile the model of task {name}: {error}") from error
+    raise ValueError(
+        f"task {name} has no model: set `mjcf` to the path of an XML file, an XML string or a mujoco.MjSpec "
+        f"(got {type(mjcf).__name__})"
+    )
+
+
+class _MissingFileError(ValueError):
+    """A task's XML file is not there."""
+
+
+def _find_file(task: Task, path: Path) -> Path:
+    folder = Path(inspect.getfile(type(task))).resolve().parent
+    resolved = folder / path.expanduser()
+    if not resolved.is_file():
+        raise _MissingFileError(
+            f"the model of task {type(task).__name__} is missing: there is no file {resolved} "
+            f"(a relative `mjcf` is looked up beside the task's own file, in {folder})"
+        )
+    return resolved

@@ -1,0 +1,96 @@
+"""Humanoid-v5: a humanoid walks forward (Gymnasium's task, from its own XML file)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import mujoco
+import torch
+from torch import Tensor
+
+from envs.task import State, Task
+from envs.tasks.gymnasium_assets import asset
+from envs.tasks.rewards import center_of_mass, ordered_sum
+
+
+@dataclass
+class Humanoid(Task):
+    """Observation: positions without x and y, velocities, inertias, body velocities, actuator and contact forces.
+
+    Options and defaults are Gymnasium's.
+    """
+
+    xml_file: str = "humanoid.xml"
+    frame_skip: int = 5
+    max_episode_steps: int = 1000
+    forward_reward_weight: float = 1.25
+    ctrl_cost_weight: float = 0.1
+    contact_cost_weight: float = 5e-7
+    contact_cost_range: tuple[float, float] = (-math.inf, 10.0)
+    healthy_reward: float = 5.0
+    terminate_when_unhealthy: bool = True
+    healthy_z_range: tuple[float, float] = (1.0, 2.0)
+    reset_noise_scale: float = 1e-2
+    exclude_current_positions_from_observation: bool = True
+    include_cinert_in_observation: bool = True
+    include_cvel_in_observation: bool = True
+    include_qfrc_actuator_in_observation: bool = True
+    include_cfrc_ext_in_observation: bool = True
+
+    fields: ClassVar[tuple[str, ...]] = (
+        "qpos", "qvel", "ctrl", "xipos", "cinert", "cvel", "qfrc_actuator", "cfrc_ext"
+    )  # fmt: skip
+    fresh: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        self.mjcf = asset(self.xml_file)
+
+    def bind(self, model: mujoco.MjModel, dtype: torch.dtype, device: torch.device) -> None:
+        super().bind(model, dtype, device)
+        self._body_mass = model.body_mass.tolist()
+        self._total_mass = float(model.body_mass.sum())
+
+    def reset(self, num_worlds: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        qpos, qvel = super().reset(num_worlds, generator)
+        scale = self.reset_noise_scale
+        qpos += torch.empty_like(qpos).uniform_(-scale, scale, generator=generator)
+        qvel += torch.empty_like(qvel).uniform_(-scale, scale, generator=generator)
+        return qpos, qvel
+
+    def observation(self, state: State) -> Tensor:
+        parts = [state.qpos[:, 2:] if self.exclude_current_positions_from_observation else state.qpos, state.qvel]
+        # The world body comes first in every body field and never moves.
+        if self.include_cinert_in_observation:
+            parts.append(state.cinert[:, 1:].flatten(1))
+        if self.include_cvel_in_observation:
+            parts.append(state.cvel[:, 1:].flatten(1))
+        if self.include_qfrc_actuator_in_observation:
+            parts.append(state.qfrc_actuator[:, 6:])
+        if self.include_cfrc_ext_in_observation:
+            parts.append(state.cfrc_ext[:, 1:].flatten(1))
+        return torch.cat(parts, dim=-1)
+
+    def reward(self, state: State, action: Tensor, next_state: State) -> tuple[Tensor, dict[str, Tensor]]:
+        before, after = center_of_mass(self._body_mass, torch.stack([state.xipos, next_state.xipos])) / self._total_mass
+        x_velocity = (after[:, 0] - before[:, 0]) / self.dt
+        forward = self.forward_reward_weight * x_velocity
+        survive = self._healthy(next_state).to(forward) * self.healthy_reward
+        ctrl_cost = self.ctrl_cost_weight * ordered_sum(next_state.ctrl.square())
+        contact_cost = self.contact_cost_weight * ordered_sum(next_state.cfrc_ext.flatten(1).square())
+        contact_cost = contact_cost.clamp(*self.contact_cost_range)
+        terms = {
+            "reward_survive": survive,
+            "reward_forward": forward,
+            "reward_ctrl": -ctrl_cost,
+            "reward_contact": -contact_cost,
+        }
+        return forward + survive - (ctrl_cost + contact_cost), terms
+
+    def terminated(self, state: State) -> Tensor:
+        return ~self._healthy(state) & self.terminate_when_unhealthy
+
+    def _healthy(self, state: State) -> Tensor:
+        low, high = self.healthy_z_range
+        return (low < state.qpos[:, 2]) & (state.qpos[:, 2] < high)

@@ -1,0 +1,45 @@
+"""InvertedPendulum-v5: a cart balances a pole (Gymnasium's task, from its own XML file)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from envs.task import State, Task
+from envs.tasks.gymnasium_assets import asset
+
+
+@dataclass
+class InvertedPendulum(Task):
+    """Observation: positions and velocities. Options and defaults are Gymnasium's."""
+
+    xml_file: str = "inverted_pendulum.xml"
+    frame_skip: int = 2
+    max_episode_steps: int = 1000
+    reset_noise_scale: float = 0.01
+
+    fields: ClassVar[tuple[str, ...]] = ("qpos", "qvel")
+    fresh: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        self.mjcf = asset(self.xml_file)
+
+    def reset(self, num_worlds: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        qpos, qvel = super().reset(num_worlds, generator)
+        scale = self.reset_noise_scale
+        qpos += torch.empty_like(qpos).uniform_(-scale, scale, generator=generator)
+        qvel += torch.empty_like(qvel).uniform_(-scale, scale, generator=generator)
+        return qpos, qvel
+
+    def observation(self, state: State) -> Tensor:
+        return torch.cat([state.qpos, state.qvel], dim=-1)
+
+    def reward(self, state: State, action: Tensor, next_state: State) -> tuple[Tensor, dict[str, Tensor]]:
+        survive = (~self.terminated(next_state)).to(next_state.qpos)
+        return survive, {"reward_survive": survive}
+
+    def terminated(self, state: State) -> Tensor:
+        return state.qpos[:, 1].abs() > 0.2

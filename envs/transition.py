@@ -1,0 +1,85 @@
+"""The transition: what one control step of N worlds leaves behind.
+
+A transition is a TensorDict of batch size ``[N]``:
+
+==========================  ===============  =======  ==================================================
+key                         shape            dtype    meaning
+==========================  ===============  =======  ==================================================
+``observation``             (N, obs_dim)     float32  what the action was chosen on
+``action``                  (N, act_dim)     float32  what was applied
+``("next", "observation")`` (N, obs_dim)     float32  the true successor, also where the episode ended
+``("next", "reward")``      (N, 1)           float32  reward of the step
+``("next", "terminated")``  (N, 1)           bool     the task ended the episode: no value follows
+``("next", "truncated")``   (N, 1)           bool     the episode was cut: a value follows
+``("next", "done")``        (N, 1)           bool     ``terminated | truncated``
+==========================  ===============  =======  ==================================================
+"""
+
+from __future__ import annotations
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
+
+Key = str | tuple[str, str]
+
+
+def layout(observation_dim: int, action_dim: int) -> dict[Key, tuple[int, torch.dtype]]:
+    """Width and dtype of every entry of a transition, by key."""
+    return {
+        "observation": (observation_dim, torch.float32),
+        "action": (action_dim, torch.float32),
+        ("next", "observation"): (observation_dim, torch.float32),
+        ("next", "reward"): (1, torch.float32),
+        ("next", "terminated"): (1, torch.bool),
+        ("next", "truncated"): (1, torch.bool),
+        ("next", "done"): (1, torch.bool),
+    }
+
+
+def num_bytes(observation_dim: int, action_dim: int) -> int:
+    """Bytes that one world's transition takes."""
+    return sum(width * dtype.itemsize for width, dtype in layout(observation_dim, action_dim).values())
+
+
+def zeros(size: int, observation_dim: int, action_dim: int, device: torch.device | str = "cpu") -> TensorDict:
+    """A transition of batch size ``[size]`` filled with zeros, to be written into."""
+    transition = TensorDict({}, batch_size=[size], device=device)
+    for key, (width, dtype) in layout(observation_dim, action_dim).items():
+        transition[key] = torch.zeros(size, width, dtype=dtype, device=device)
+    return transition
+
+
+def make(
+    observation: Tensor, action: Tensor, next_observation: Tensor, reward: Tensor, terminated: Tensor, truncated: Tensor
+) -> TensorDict:
+    """A transition from its parts: (N, width) tensors as they are, (N,) tensors as columns."""
+    following = TensorDict(
+        {
+            "observation": next_observation,
+            "reward": reward.unsqueeze(-1),
+            "terminated": terminated.unsqueeze(-1),
+            "truncated": truncated.unsqueeze(-1),
+            "done": (terminated | truncated).unsqueeze(-1),
+        },
+        batch_size=observation.shape[:1],
+    )
+    return TensorDict(
+        {"observation": observation, "action": action, "next": following}, batch_size=observation.shape[:1]
+    )
+
+
+def check(transition: TensorDictBase, observation_dim: int, action_dim: int) -> None:
+    """Raise ValueError, naming the entry, unless `transition` is what this module's table says."""
+    if transition.batch_dims != 1:
+        raise ValueError(f"a transition has batch size [num_envs], got {list(transition.batch_size)}")
+    size = transition.batch_size[0]
+    for key, (width, dtype) in layout(observation_dim, action_dim).items():
+        entry = transition.get(key, None)
+        if entry is None:
+            raise ValueError(f"the transition has no entry {key!r}; it has {sorted(map(str, transition.keys(True)))}")
+        if entry.shape != (size, width) or entry.dtype != dtype:
+            raise ValueError(
+                f"transition entry {key!r} is {entry.dtype} of shape {tuple(entry.shape)}; "
+                f"expected {dtype} of shape {(size, width)}"
+            )
