@@ -63,7 +63,8 @@ def _load_task(name: str) -> type[Task]:
         raise ValueError(f"there is no file {path} (from task {name!r}, looked up from the current folder)")
     module_name = f"saltus_task_{path.stem}"
     spec = importlib.util.spec_from_file_location(module_name, path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module  # dataclasses look their module up by name
     spec.loader.exec_module(module)

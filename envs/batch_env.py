@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -32,6 +33,7 @@ class BatchEnv:
         num_envs, observation_dim, action_dim: sizes.
         action_low, action_high: (action_dim,) float32 bounds of the actuators' controls, in the model's units.
             Actions beyond them are applied as MuJoCo applies them: clamped.
+        failed: (N,) bool, where the last step ended an episode because physics, observation or reward failed.
         reward_terms: the terms of the last step's reward by name, (N,) each, in the engine's precision.
 
     Args:
@@ -78,6 +80,7 @@ class BatchEnv:
         self._return = self._per_world(torch.float64)
         self._totals: dict[str, Tensor] = {}
         self._told: set[str] = set()
+        self.failed = torch.zeros(num_envs, dtype=torch.bool, device=self.device)
         self.reward_terms: dict[str, Tensor] = {}
 
     def reset(self) -> Tensor:
@@ -119,6 +122,7 @@ class BatchEnv:
         truncated = (self._elapsed >= self.task.max_episode_steps) | failed
         done = terminated | truncated
 
+        self.failed = failed.to(self.device)
         self._count(reward32, done, diverged, failed)
         transition = transitions.make(observation, ctrl, next_observation, reward32, terminated, truncated)
         self._state, self._observation = self._reset_where(done, after, next_observation)
@@ -200,7 +204,7 @@ class BatchEnv:
             }
         )
 
-    def set_state(self, state: TensorDictBase) -> None:
+    def set_state(self, state: TensorDictBase | Mapping[str, Any]) -> None:
         """Continue from what `get_state` returned, in an environment made with the same arguments.
 
         Raises:
@@ -260,7 +264,8 @@ def _check_functions(task: Task, physics: Physics, names: Names, num_envs: int, 
 
     def expect(function: str, value: Any, shape: tuple[int | str, ...], dtype: str) -> None:
         kind = f"{type(task).__name__}.{function}"
-        wanted = f"expected a {dtype} tensor of shape ({', '.join(map(str, shape))}{',' * (len(shape) == 1)}) on {physics.device}"
+        sizes = ", ".join(map(str, shape)) + "," * (len(shape) == 1)
+        wanted = f"expected a {dtype} tensor of shape ({sizes}) on {physics.device}"
         if not isinstance(value, Tensor):
             raise ValueError(f"{kind} returned a {type(value).__name__}; {wanted}")
         right_shape = len(value.shape) == len(shape) and all(

@@ -117,7 +117,7 @@ class Names:
             if not isinstance(whole, np.ndarray) or whole.dtype != part.dtype:
                 continue
             offset = part.ctypes.data - whole.ctypes.data
-            if part.size and 0 <= offset and offset + part.nbytes <= whole.nbytes:
+            if part.size and offset >= 0 and offset + part.nbytes <= whole.nbytes:
                 return field, offset // whole.itemsize, part.shape
         raise AttributeError(f"{attribute!r} of {kind} {name!r} is not held in a field of MjData")
 

@@ -6,11 +6,12 @@ worlds. What is stale when is the task's choice (`Task.fresh`), made when the en
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import mujoco
 import torch
-from tensordict import TensorDict
+from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 
@@ -42,7 +43,7 @@ class Physics(Protocol):
         """All that is needed to continue bit for bit, of batch size [N]."""
         ...
 
-    def set_state(self, state: TensorDict) -> None:
+    def set_state(self, state: TensorDictBase | Mapping[str, Any]) -> None:
         """Continue from what `get_state` returned."""
         ...
 

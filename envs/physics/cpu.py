@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
+from typing import Any
 
 import mujoco
 import numpy as np
 import torch
 from mujoco.batch import DATA_FIELDS, Batch, SimulationError
-from tensordict import TensorDict
+from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 # mj_step leaves these as they were: mj_rnePostConstraint computes them, which Gymnasium calls after every step.
@@ -131,7 +133,7 @@ class CpuPhysics:
     def get_state(self) -> TensorDict:
         return TensorDict({"integration": torch.from_numpy(self._batch.state.copy())}, batch_size=[self.num_worlds])
 
-    def set_state(self, state: TensorDict) -> None:
+    def set_state(self, state: TensorDictBase | Mapping[str, Any]) -> None:
         self._batch.state[...] = state["integration"].numpy()
 
     def mj_data(self, world: int) -> mujoco.MjData:

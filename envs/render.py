@@ -1,0 +1,70 @@
+"""World i -> RGB frames."""
+
+from __future__ import annotations
+
+import ctypes.util
+import os
+import sys
+from types import TracebackType
+
+import numpy as np
+
+
+class RenderError(RuntimeError):
+    """There is no OpenGL to render with; the message says what to install."""
+
+
+def choose_opengl() -> None:
+    """Choose an OpenGL for a machine without a display: EGL, or else OSMesa (software).
+
+    MuJoCo reads the environment variable MUJOCO_GL at its first import, so this has to come before. A value that is
+    set already is left as it is.
+    """
+    headless = sys.platform == "linux" and not os.environ.get("DISPLAY") and not os.environ.get("WAYLAND_DISPLAY")
+    if headless and not os.environ.get("MUJOCO_GL"):
+        for name, library in (("egl", "EGL"), ("osmesa", "OSMesa")):
+            if ctypes.util.find_library(library):
+                os.environ["MUJOCO_GL"] = name
+                return
+
+
+class Renderer:
+    """Renders worlds of a BatchEnv, by the model's camera ``track`` if it has one, else by the free camera.
+
+    Raises:
+        RenderError: no OpenGL.
+    """
+
+    def __init__(self, env: object, height: int = 480, width: int = 640):
+        import mujoco
+
+        from envs.batch_env import BatchEnv
+
+        assert isinstance(env, BatchEnv)
+        self._physics = env.physics
+        model = env.physics.model
+        model.vis.global_.offwidth = max(model.vis.global_.offwidth, width)
+        model.vis.global_.offheight = max(model.vis.global_.offheight, height)
+        names = [model.camera(i).name for i in range(model.ncam)]
+        self._camera = "track" if "track" in names else -1
+        try:
+            self._renderer = mujoco.Renderer(model, height, width)
+        except Exception as error:  # each OpenGL backend fails in its own way
+            raise RenderError(
+                f"no OpenGL to render with (MUJOCO_GL={os.environ.get('MUJOCO_GL', '')!r}): {error}. Install EGL "
+                "(Debian, Ubuntu: apt install libegl1) or OSMesa for software rendering (apt install libosmesa6), and "
+                "set MUJOCO_GL=egl or MUJOCO_GL=osmesa if it is not found by itself"
+            ) from error
+
+    def frame(self, world: int) -> np.ndarray:
+        """The world as it stands, (height, width, 3) uint8."""
+        self._renderer.update_scene(self._physics.mj_data(world), self._camera)
+        return self._renderer.render()
+
+    def __enter__(self) -> Renderer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._renderer.close()

@@ -1,0 +1,1 @@
+"""Learning: transitions in, policy out."""

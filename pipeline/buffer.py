@@ -1,0 +1,109 @@
+"""ReplayBuffer: a preallocated ring of transitions on the training device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psutil
+import torch
+from tensordict import TensorDict, TensorDictBase
+
+from envs import transition as transitions
+
+
+class ReplayBuffer:
+    """The last `capacity` transitions, sampled uniformly with replacement.
+
+    Cursor, size and random generator are on the device: neither `extend` nor `sample` waits for it.
+
+    Args:
+        capacity: transitions it holds.
+        observation_dim, action_dim: widths of a transition's entries (see `envs.transition`).
+        device: where it lives.
+        seed: seeds the sampling.
+
+    Raises:
+        MemoryError: it would not fit; nothing has been allocated then.
+    """
+
+    def __init__(
+        self, capacity: int, observation_dim: int, action_dim: int, device: torch.device | str = "cpu", seed: int = 0
+    ):
+        self.capacity, self.device = capacity, torch.device(device)
+        self.num_bytes = capacity * transitions.num_bytes(observation_dim, action_dim)
+        _require_memory(self.num_bytes, capacity, self.device)
+        self._storage = transitions.zeros(capacity, observation_dim, action_dim, self.device)
+        self._entries = {key: self._storage[key] for key in transitions.layout(observation_dim, action_dim)}
+        self._cursor = torch.zeros((), dtype=torch.int64, device=self.device)
+        self._size = torch.zeros((), dtype=torch.int64, device=self.device)
+        self._added = 0  # the host's copy of what the device counts, so that len() need not wait
+        self._generator = torch.Generator(self.device).manual_seed(seed)
+
+    def __len__(self) -> int:
+        return min(self._added, self.capacity)
+
+    def extend(self, transition: TensorDictBase) -> None:
+        """Add a transition of batch size [N], overwriting the oldest.
+
+        Raises:
+            ValueError: N is above the capacity.
+        """
+        count = transition.batch_size[0]
+        if count > self.capacity:
+            raise ValueError(f"{count} transitions do not fit into a buffer of {self.capacity}: raise buffer_size")
+        rows = (self._cursor + torch.arange(count, device=self.device)) % self.capacity
+        for key, entry in self._entries.items():
+            entry.index_copy_(0, rows, transition[key])
+        self._cursor.add_(count).remainder_(self.capacity)
+        self._size.add_(count).clamp_(max=self.capacity)
+        self._added += count
+
+    def sample(self, batch_size: int, num_batches: int = 1) -> list[TensorDict]:
+        """`num_batches` independent batches of `batch_size` transitions each.
+
+        Raises:
+            ValueError: fewer transitions are stored than a batch has.
+        """
+        if len(self) < batch_size:
+            raise ValueError(f"a batch of {batch_size} was asked for and {len(self)} transitions are stored")
+        draws = torch.rand(num_batches * batch_size, dtype=torch.float64, device=self.device, generator=self._generator)
+        rows = (draws * self._size).long()
+        entries = {key: entry.index_select(0, rows).split(batch_size) for key, entry in self._entries.items()}
+        return [_nested({key: parts[i] for key, parts in entries.items()}, batch_size) for i in range(num_batches)]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is stored, where the ring stands, and the sampling's generator."""
+        stored = {
+            ".".join(key) if isinstance(key, tuple) else key: entry[: len(self)] for key, entry in self._entries.items()
+        }
+        return {
+            "stored": stored,
+            "added": self._added,
+            "cursor": self._cursor,
+            "generator": self._generator.get_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from what `state_dict` gave."""
+        self._added = state["added"]
+        self._cursor.copy_(state["cursor"])
+        self._size.fill_(len(self))
+        self._generator.set_state(state["generator"])
+        for key, entry in self._entries.items():
+            entry[: len(self)] = state["stored"][".".join(key) if isinstance(key, tuple) else key]
+
+
+def _nested(entries: dict[transitions.Key, torch.Tensor], batch_size: int) -> TensorDict:
+    flat: dict[str, Any] = {key: value for key, value in entries.items() if isinstance(key, str)}
+    following = {key[1]: value for key, value in entries.items() if isinstance(key, tuple)}
+    return TensorDict({**flat, "next": TensorDict(following, batch_size=[batch_size])}, batch_size=[batch_size])
+
+
+def _require_memory(num_bytes: int, capacity: int, device: torch.device) -> None:
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    if num_bytes > free:
+        fits = int(capacity * free / num_bytes)
+        raise MemoryError(
+            f"a replay buffer of {capacity:,} transitions takes {num_bytes / 1e9:.2f} GB and {free / 1e9:.2f} GB are "
+            f"free on {device}: set buffer_size below {fits:,}"
+        )

@@ -1,0 +1,110 @@
+"""Checkpoints: the whole state of a run in one file, written atomically, read without executing pickled code."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+FORMAT = 1
+KEEP = 2
+PACKAGES = ("saltus", "torch", "torchrl", "tensordict", "mujoco", "gymnasium", "numpy")
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be written or read; the message says what to do."""
+
+
+def versions() -> dict[str, str]:
+    """The versions of saltus and of the packages that a run's numbers depend on."""
+    return {name: version(name) for name in PACKAGES}
+
+
+def save(folder: Path, env_steps: int, config: dict[str, Any], state: dict[str, Any]) -> Path:
+    """Write `state` beside the older checkpoints of `folder`, rename it into place, and drop all but the last two.
+
+    A kill or a full disk at any moment leaves the earlier checkpoints as they were.
+
+    Raises:
+        CheckpointError: it could not be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{env_steps:012d}.pt"
+    partial = path.with_suffix(".partial")
+    content = {"format": FORMAT, "versions": versions(), "config": config, "state": state}
+    try:
+        with open(partial, "wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+        _sync(folder)
+    except (OSError, RuntimeError) as error:
+        partial.unlink(missing_ok=True)
+        kept = find(folder)
+        last = f"the last good checkpoint is {kept[-1]}" if kept else "there is no earlier one"
+        raise CheckpointError(
+            f"could not write checkpoint {path}: {error}. Nothing written before is lost: {last}. Make room on the "
+            "disk, then resume the run"
+        ) from error
+    for old in find(folder)[:-KEEP]:
+        old.unlink()
+    return path
+
+
+def find(folder: Path) -> list[Path]:
+    """The complete checkpoints of `folder`, oldest first."""
+    return sorted(folder.glob("*.pt"))
+
+
+def load(path: Path, config: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The state in a checkpoint.
+
+    Args:
+        path: the file.
+        config: the run's configuration; the checkpoint must have been written under the same.
+
+    Raises:
+        CheckpointError: the file is truncated or corrupted, or of another version, task or configuration.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()  # compares every part with its CRC-32, which torch.load does not
+        if damaged is not None:
+            raise CheckpointError(f"checkpoint {path} is corrupted (in its part {damaged}). {_remedy(path)}")
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
+    except Exception as error:
+        raise CheckpointError(f"checkpoint {path} is truncated or corrupted: {error}. {_remedy(path)}") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        found = content.get("format") if isinstance(content, dict) else "none"
+        raise CheckpointError(
+            f"checkpoint {path} has format {found} and this version of saltus reads format {FORMAT}: resume the run "
+            "with the version that wrote it (config.json names it)"
+        )
+    if config is not None and content["config"] != config:
+        different = sorted(key for key in config if content["config"].get(key) != config[key])
+        pairs = ", ".join(f"{key} {content['config'].get(key)!r} instead of {config[key]!r}" for key in different)
+        raise CheckpointError(f"checkpoint {path} is of another run: it was written with {pairs}")
+    return content
+
+
+def _remedy(path: Path) -> str:
+    others = [other for other in find(path.parent) if other != path]
+    if not others:
+        return "There is no other checkpoint: start the run again"
+    return f"Delete it, and the run resumes from the one before, {others[-1].name}"
+
+
+def _sync(folder: Path) -> None:
+    """Make a rename in `folder` outlast a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,242 @@
+"""The `saltus` command: train, resume, evaluate, play."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+from rich.console import Console
+
+from pipeline import presets
+from pipeline.config import Config
+
+if TYPE_CHECKING:
+    from envs import Task
+
+USAGE = """usage: saltus COMMAND ...
+
+  saltus train TASK [options]   train a policy
+  saltus resume RUN             continue a run where its last checkpoint stands
+  saltus evaluate RUN           returns of a run's policy over whole episodes
+  saltus play RUN               a video of a run's policy
+
+TASK is one of {tasks}, or path/to/file.py:ClassName; RUN is a run's directory.
+saltus COMMAND --help lists the options.
+"""
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Continue a run where its last checkpoint stands, as if it had never stopped."""
+
+    run: tyro.conf.Positional[Path]
+    """The run's directory."""
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Play whole episodes with a run's deterministic policy; writes evaluation.json into its directory."""
+
+    run: tyro.conf.Positional[Path]
+    """The run's directory."""
+    episodes: int = 100
+    """Episodes, all played side by side."""
+    seed: int = 0
+    """Seeds the starts of the episodes."""
+
+
+@dataclass(frozen=True)
+class Play:
+    """Record one episode of a run's deterministic policy as an mp4."""
+
+    run: tyro.conf.Positional[Path]
+    """The run's directory."""
+    output: Path | None = None
+    """The file to write; by default play.mp4 in the run's directory."""
+    seed: int = 0
+    """Seeds the start of the episode."""
+
+
+def main() -> None:
+    """Entry point of the console script: run a command, and say plainly what was wrong if it cannot be."""
+    command, arguments = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("", [])
+    commands = {"train": train, "resume": resume, "evaluate": evaluate, "play": play}
+    console = Console()
+    warnings.showwarning = lambda message, *_args, **_kwargs: console.print(f"warning: {message}", highlight=False)
+    if command not in commands:
+        from envs import list_tasks
+
+        print(USAGE.format(tasks=", ".join(list_tasks())))
+        sys.exit(0 if command in ("-h", "--help") else f"saltus: no command {command!r}" if command else 2)
+    try:
+        commands[command](arguments, console)
+    except (ValueError, MemoryError, OSError, RuntimeError, FloatingPointError, AttributeError) as error:
+        if not str(error):
+            raise
+        sys.exit(f"saltus: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def train(arguments: list[str], console: Console) -> None:
+    """``saltus train TASK``."""
+    from pipeline.run import create
+
+    config, run_dir = _parse_train(arguments)
+    if run_dir is None:
+        name = config.task.rpartition(":")[2]
+        run_dir = Path("runs") / f"{name}-s{config.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
+    _require_free(run_dir)
+    _run(config, run_dir, console, None, lambda: create(config, run_dir))
+
+
+def resume(arguments: list[str], console: Console) -> None:
+    """``saltus resume RUN``."""
+    from pipeline.run import open_run
+
+    run_dir = tyro.cli(Resume, args=arguments, prog="saltus resume").run
+    config, content = open_run(run_dir)
+    _compare_versions(content["versions"])
+    _run(config, run_dir, console, content["state"], lambda: None)
+
+
+def _run(config: Config, run_dir: Path, console: Console, state: dict[str, Any] | None, create: Any) -> None:
+    from pipeline.logger import Logger
+    from pipeline.plot import learning_curve
+    from pipeline.run import Run
+    from pipeline.train import StopSignal
+    from pipeline.train import train as train_loop
+
+    run = Run(config, run_dir, announce=lambda text: console.print(text, highlight=False))
+    create()
+    if state is not None:
+        run.load_state_dict(state)
+    console.print(f"{config.task}, seed {config.seed}, on {run.device}; files in {run_dir}", highlight=False)
+    with StopSignal() as stop, Logger(run_dir, config, run.env_steps, console) as logger:
+        train_loop(run, logger, stop)
+    picture = learning_curve(run_dir, f"{config.task.rpartition(':')[2]}, {config.algorithm}, seed {config.seed}")
+    if stop.received is not None and run.env_steps < config.total_env_steps:
+        console.print(f"stopped by {stop.received} and saved: `saltus resume {run_dir}` continues", highlight=False)
+    else:
+        console.print(f"finished after {run.seconds:.0f} s; learning curve: {picture}", highlight=False)
+
+
+def evaluate(arguments: list[str], console: Console) -> None:
+    """``saltus evaluate RUN``."""
+    from pipeline.evaluate import evaluate as play_episodes
+
+    options = tyro.cli(Evaluate, args=arguments, prog="saltus evaluate")
+    if options.episodes < 1:
+        raise ValueError(f"episodes is {options.episodes}; at least 1 is needed")
+    config, actor, env, env_steps = _load_policy(options.run, options.episodes, options.seed)
+    result = play_episodes(actor.mode, env)
+    low, high = result.interval
+    content = {
+        "task": config.task, "env_steps": env_steps, "seed": options.seed, "mean": result.mean, "std": result.std,
+        "interval_95": [low, high], "unstable": result.unstable, "returns": result.returns, "lengths": result.lengths,
+    }  # fmt: skip
+    path = options.run / "evaluation.json"
+    path.write_text(json.dumps(content, indent=1) + "\n")
+    console.print(f"{config.task} after {env_steps:,} env steps: {result.summary()}\n{path}", highlight=False)
+
+
+def play(arguments: list[str], console: Console) -> None:
+    """``saltus play RUN``."""
+    from envs.render import choose_opengl
+
+    choose_opengl()
+    from pipeline.video import record
+
+    options = tyro.cli(Play, args=arguments, prog="saltus play")
+    config, actor, env, _ = _load_policy(options.run, 1, options.seed)
+    path = options.output or options.run / "play.mp4"
+    total, steps = record(actor.mode, env, path)
+    console.print(
+        f"{config.task}: return {total:.1f} in {steps} steps ({steps * env.task.dt:.1f} s)\n{path}", highlight=False
+    )
+
+
+def _load_policy(run_dir: Path, num_envs: int, seed: int) -> Any:
+    """Configuration, actor, a fresh environment, and the env steps after which the actor was saved."""
+    import envs
+    from pipeline.learner import Learner
+    from pipeline.run import open_run, resolve_device
+    from pipeline.seeding import stream_seed
+
+    config, content = open_run(run_dir)
+    device = resolve_device("auto" if config.device == "cuda" else config.device)
+    seed = stream_seed(seed, "play")
+    env = envs.make(
+        config.task, num_envs, device=device, seed=seed, num_threads=config.num_threads, **config.task_options
+    )
+    learner = Learner(dataclasses.replace(config, compile=False), env.observation_dim, env.action_dim, device)
+    learner.load_state_dict(content["state"]["learner"])
+    return config, learner.actor, env, content["state"]["env_steps"]
+
+
+def _parse_train(arguments: list[str]) -> tuple[Config, Path | None]:
+    """What ``saltus train`` is asked for: the preset's settings, then the options', the task's own among them."""
+    import envs
+
+    first = argparse.ArgumentParser(add_help=False)
+    first.add_argument("--preset", default=presets.DEFAULT)
+    known, rest = first.parse_known_args(arguments)
+    if not rest or (rest[0].startswith("-") and not {"-h", "--help"} & set(rest)):
+        raise ValueError(
+            f"name the task first, as in `saltus train Hopper-v5 ...`: {', '.join(envs.list_tasks())} or "
+            "path/to/file.py:ClassName"
+        )
+    if rest[0].startswith("-"):
+        rest = ["Hopper-v5", "--help"]
+    task = envs.find_task(rest[0])
+    if ".py:" in rest[0]:  # a run can be resumed from another folder
+        file, _, name = rest[0].rpartition(":")
+        rest[0] = f"{Path(file).expanduser().resolve()}:{name}"
+    options: Any = tyro.cli(
+        _train_options(task, presets.preset(known.preset, task=rest[0])),
+        args=rest,
+        prog="saltus train",
+        description="Train a policy. Defaults are those of the preset: " + ", ".join(presets.names()) + ".",
+    )
+    defaults, chosen = task().options(), options.task.options() if dataclasses.is_dataclass(task) else {}
+    task_options = {name: value for name, value in chosen.items() if value != defaults[name]}
+    return dataclasses.replace(options.config, task_options=task_options), options.run_dir
+
+
+def _train_options(task: type[Task], default: Config) -> type:
+    """A dataclass for tyro: the configuration, the run's directory, and the task's options as ``--task.name``."""
+    preset_help = tyro.conf.arg(help="The recipe that all other options start from: " + ", ".join(presets.names()))
+    run_dir_help = tyro.conf.arg(help="The run's directory; by default one in runs/, named after task, seed and time.")
+    fields: list[Any] = [
+        ("config", Annotated[Config, tyro.conf.arg(name="")], dataclasses.field(default=default)),
+        ("preset", Annotated[str, preset_help], dataclasses.field(default=presets.DEFAULT)),
+        ("run_dir", Annotated[Path | None, run_dir_help], dataclasses.field(default=None)),
+    ]
+    if dataclasses.is_dataclass(task):
+        fields.append(("task", task, dataclasses.field(default_factory=task)))
+    return dataclasses.make_dataclass("Train", fields)
+
+
+def _require_free(run_dir: Path) -> None:
+    if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
+        raise ValueError(
+            f"{run_dir} exists: `saltus resume {run_dir}` continues the run in it; a new run takes another --run-dir"
+        )
+
+
+def _compare_versions(written_by: dict[str, str]) -> None:
+    from pipeline.checkpoint import versions
+
+    changed = [
+        f"{name} {written_by.get(name)} -> {now}" for name, now in versions().items() if written_by.get(name) != now
+    ]
+    if changed:
+        warnings.warn(f"the run continues, but not bit for bit: versions differ ({', '.join(changed)})", stacklevel=2)

@@ -1,0 +1,83 @@
+"""Fixed-episode returns of a deterministic policy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from envs import BatchEnv
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Returns and lengths of whole episodes.
+
+    Attributes:
+        returns: (episodes,) undiscounted sums of rewards.
+        lengths: (episodes,) control steps.
+        unstable: episodes that ended because the simulation failed.
+    """
+
+    returns: tuple[float, ...]
+    lengths: tuple[int, ...]
+    unstable: int
+
+    @property
+    def mean(self) -> float:
+        """Mean return."""
+        return float(np.mean(self.returns))
+
+    @property
+    def std(self) -> float:
+        """Sample standard deviation of the returns; 0 for a single episode."""
+        return float(np.std(self.returns, ddof=1)) if len(self.returns) > 1 else 0.0
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95% confidence interval of the mean, by the percentile bootstrap (Efron 1979), 10,000 resamples."""
+        returns = np.asarray(self.returns)
+        resamples = np.random.default_rng(0).choice(returns, size=(10_000, len(returns)))
+        low, high = np.percentile(resamples.mean(axis=1), [2.5, 97.5])
+        return float(low), float(high)
+
+    def summary(self) -> str:
+        """One line for a person."""
+        low, high = self.interval
+        line = (
+            f"return {self.mean:.1f} +- {self.std:.1f} (95% interval of the mean {low:.1f} to {high:.1f}), "
+            f"length {np.mean(self.lengths):.0f}, {len(self.returns)} episodes"
+        )
+        return line + (f", {self.unstable} cut by unstable physics" if self.unstable else "")
+
+
+@torch.no_grad()
+def evaluate(policy: Callable[[Tensor], Tensor], env: BatchEnv) -> Evaluation:
+    """Play one whole episode in every world of `env`: as many episodes as it has worlds.
+
+    Every world counts once, with its first episode, so that short episodes are not favoured.
+
+    Args:
+        policy: observation (N, obs_dim) -> action (N, action_dim) in [-1, 1].
+        env: a fresh environment; it is reset here.
+    """
+    observation = env.reset()
+    returns = torch.zeros(env.num_envs, dtype=torch.float64, device=env.device)
+    lengths = torch.zeros(env.num_envs, dtype=torch.int64, device=env.device)
+    running = torch.ones(env.num_envs, dtype=torch.bool, device=env.device)
+    failed = torch.zeros(env.num_envs, dtype=torch.int64, device=env.device)
+    while running.any():
+        transition, observation = env.step(scale_action(policy(observation), env))
+        returns += torch.where(running, transition["next", "reward"].squeeze(-1), 0.0)
+        lengths += running
+        failed += running & env.failed
+        running &= ~transition["next", "done"].squeeze(-1)
+    return Evaluation(tuple(returns.tolist()), tuple(lengths.tolist()), int(failed.sum()))
+
+
+def scale_action(action: Tensor, env: BatchEnv) -> Tensor:
+    """An action in [-1, 1] in the units of the environment's actuators."""
+    return env.action_low + (action + 1) * 0.5 * (env.action_high - env.action_low)

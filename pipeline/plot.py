@@ -1,0 +1,47 @@
+"""The learning curve of a run."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from pipeline.logger import EVALUATIONS, METRICS
+
+
+def learning_curve(run_dir: Path, title: str) -> Path | None:
+    """Draw returns over env steps, and evaluation returns over wall-clock, as learning_curve.png.
+
+    Returns:
+        The file, or None if there is no evaluation to draw yet.
+    """
+    training, evaluations = _read(run_dir / METRICS), _read(run_dir / EVALUATIONS)
+    if not evaluations:
+        return None
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), sharey=True, layout="constrained")
+    left.plot(training["env_steps"], training["episode_return"], color="0.7", label="training episodes")
+    for axes, x in ((left, "env_steps"), (right, "seconds")):
+        axes.plot(evaluations[x], evaluations["return_mean"], color="C0", label="evaluation, mean and 95% interval")
+        axes.fill_between(evaluations[x], evaluations["return_low"], evaluations["return_high"], color="C0", alpha=0.2)
+        axes.grid(alpha=0.3)
+    left.set_xlabel("env steps")
+    left.set_ylabel("return")
+    right.set_xlabel("wall-clock, s")
+    left.legend()
+    figure.suptitle(title)
+    path = run_dir / "learning_curve.png"
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+    return path
+
+
+def _read(path: Path) -> dict[str, list[float]]:
+    if not path.exists():
+        return {}
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {name: [float(row[name] or "nan") for row in rows] for name in rows[0]} if rows else {}

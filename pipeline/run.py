@@ -1,0 +1,197 @@
+"""A training run: all that it consists of, where its files are, how it continues."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import envs
+from envs import transition as transitions
+from pipeline import checkpoint
+from pipeline.buffer import ReplayBuffer
+from pipeline.config import Config
+from pipeline.evaluate import Evaluation, evaluate
+from pipeline.learner import Learner
+from pipeline.logger import Logger
+from pipeline.seeding import stream_seed
+
+LEARNER_METRICS = ("critic_loss", "td_error", "actor_loss", "alpha_loss", "alpha", "entropy")
+
+
+class Run:
+    """All that a training run consists of: worlds, buffer, learner, counters.
+
+    Args:
+        config: what to run.
+        run_dir: where its files are.
+        announce: told how much memory the replay buffer takes, before it takes it.
+
+    Raises:
+        ValueError: a task that does not work; MemoryError: a buffer that does not fit.
+    """
+
+    def __init__(self, config: Config, run_dir: Path, announce: Callable[[str], None] = print):
+        self.config, self.run_dir = config, run_dir
+        self.device = resolve_device(config.device)
+        torch.manual_seed(stream_seed(config.seed, "learner"))
+        self.env = self._make_env(config.num_envs, stream_seed(config.seed, "environment"))
+        dimensions = self.env.observation_dim, self.env.action_dim
+        size = config.capacity * transitions.num_bytes(*dimensions)
+        announce(f"replay buffer: {config.capacity:,} transitions, {size / 1e6:,.0f} MB on {self.device}")
+        self.buffer = ReplayBuffer(config.capacity, *dimensions, self.device, stream_seed(config.seed, "buffer"))
+        self.learner = Learner(config, *dimensions, self.device)
+        self.observation = self.env.reset()
+        self.metrics: dict[str, torch.Tensor] = {}
+        self.env_steps = self.vector_steps = 0
+        self._logged: dict[str, float] = {}
+        self._seconds_before, self._started = 0.0, time.monotonic()
+
+    def _make_env(self, num_envs: int, seed: int) -> envs.BatchEnv:
+        config = self.config
+        return envs.make(
+            config.task, num_envs, device=self.device, seed=seed, num_threads=config.num_threads, **config.task_options
+        )
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock time of the run so far, its earlier sittings included."""
+        return self._seconds_before + time.monotonic() - self._started
+
+    def due(self, interval: int) -> bool:
+        """Whether the last vector step passed a multiple of `interval` env steps."""
+        return self.env_steps // interval > (self.env_steps - self.config.num_envs) // interval
+
+    def act(self) -> torch.Tensor:
+        """Actions in [-1, 1], (num_envs, action_dim): uniform at first, then the policy's."""
+        if self.env_steps < self.config.learning_starts:
+            return 2 * torch.rand(self.env.num_envs, self.env.action_dim, device=self.device) - 1
+        return self.learner.actor.sample(self.observation)
+
+    def log(self, logger: Logger) -> None:
+        """Write a row of metrics: rates and means since the last row, losses of the last round."""
+        self.learner.check_finite(self.metrics)
+        totals = self.env.statistics() | {
+            "env_steps": self.env_steps,
+            "gradient_steps": self.learner.gradient_steps,
+            "seconds": self.seconds,
+        }
+        since = {name: value - self._logged.get(name, 0.0) for name, value in totals.items()}
+        self._logged = totals
+        episodes = since["episodes"] or float("nan")
+        row = {
+            "env_steps": self.env_steps,
+            "gradient_steps": self.learner.gradient_steps,
+            "utd_ratio": self.learner.gradient_steps / self.env_steps,
+            "episodes": int(totals["episodes"]),
+            "episode_return": since["episode_return"] / episodes,
+            "episode_length": since["episode_length"] / episodes,
+            "unstable": int(totals["unstable"]),
+            "nonfinite": int(totals["nonfinite"]),
+            **{name: float(self.metrics[name]) if name in self.metrics else float("nan") for name in LEARNER_METRICS},
+            **{name: value / since["steps"] for name, value in since.items() if name.startswith("reward_terms/")},
+            "seconds": self.seconds,
+            "env_steps_per_second": since["env_steps"] / since["seconds"],
+            "gradient_steps_per_second": since["gradient_steps"] / since["seconds"],
+        }
+        logger.metrics(row)
+
+    def evaluate(self, logger: Logger) -> Evaluation:
+        """Play whole episodes with the deterministic policy, from starts that depend on the seed and the step."""
+        logger.phase("evaluating")
+        env = self._make_env(self.config.eval_episodes, stream_seed(self.config.seed, "evaluation", self.env_steps))
+        result = evaluate(self.learner.actor.mode, env)
+        low, high = result.interval
+        row = {
+            "env_steps": self.env_steps,
+            "gradient_steps": self.learner.gradient_steps,
+            "return_mean": result.mean,
+            "return_std": result.std,
+            "return_low": low,
+            "return_high": high,
+            "length_mean": sum(result.lengths) / len(result.lengths),
+            "episodes": len(result.returns),
+            "seconds": self.seconds,
+        }
+        logger.evaluation(row, result.summary())
+        return result
+
+    def save(self, logger: Logger) -> None:
+        """Write a checkpoint."""
+        logger.phase("saving")
+        self.learner.check_finite(self.metrics)
+        checkpoint.save(self.run_dir / "checkpoints", self.env_steps, self.config.to_dict(), self.state_dict())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the rest of the run depends on."""
+        return {
+            "env_steps": self.env_steps,
+            "vector_steps": self.vector_steps,
+            "seconds": self.seconds,
+            "logged": self._logged,
+            "metrics": self.metrics,
+            "observation": self.observation,
+            "environment": self.env.get_state().to_dict(),
+            "buffer": self.buffer.state_dict(),
+            "learner": self.learner.state_dict(),
+            "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from what `state_dict` gave."""
+        self.env_steps, self.vector_steps = state["env_steps"], state["vector_steps"]
+        self._seconds_before, self._started = state["seconds"], time.monotonic()
+        self._logged = state["logged"]
+        self.metrics = {name: value.to(self.device) for name, value in state["metrics"].items()}
+        self.observation = state["observation"].to(self.device)
+        self.env.set_state(state["environment"])
+        self.buffer.load_state_dict(state["buffer"])
+        self.learner.load_state_dict(state["learner"])
+        torch.set_rng_state(state["random"])
+        if state["random_cuda"] is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["random_cuda"], self.device)
+
+
+def create(config: Config, run_dir: Path) -> None:
+    """Make a run's directory with its config.json."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    content = {"config": config.to_dict(), "versions": checkpoint.versions()}
+    (run_dir / "config.json").write_text(json.dumps(content, indent=2) + "\n")
+
+
+def open_run(run_dir: Path) -> tuple[Config, dict[str, Any]]:
+    """A run's configuration, and the state in its last checkpoint.
+
+    Raises:
+        ValueError: no run's directory; CheckpointError: a checkpoint that cannot be used.
+    """
+    file = run_dir / "config.json"
+    if not file.is_file():
+        raise ValueError(f"{run_dir} is not the directory of a run: it has no config.json")
+    try:
+        values = json.loads(file.read_text())["config"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} is damaged ({error}); a checkpoint of the run holds the same configuration") from None
+    config = Config.from_dict(values)
+    found = checkpoint.find(run_dir / "checkpoints")
+    if not found:
+        raise checkpoint.CheckpointError(f"{run_dir} has no checkpoint: start the run again")
+    return config, checkpoint.load(found[-1], config.to_dict())
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device that a configuration names.
+
+    Raises:
+        ValueError: cuda where there is none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device cuda was asked for and torch sees no CUDA device: use --device cpu or auto")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)

@@ -1,0 +1,67 @@
+"""The training loop, and how a signal ends it."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from types import FrameType
+
+from pipeline.evaluate import scale_action
+from pipeline.logger import Logger
+from pipeline.run import Run
+
+
+def train(run: Run, logger: Logger, stopping: Callable[[], bool] = lambda: False) -> None:
+    """Advance a run to its end, or until `stopping()`; save it in either case.
+
+    Raises:
+        FloatingPointError: a loss became infinite or not a number; the last checkpoint is from before.
+        CheckpointError: a checkpoint could not be written.
+    """
+    config = run.config
+    if run.env_steps == 0:
+        run.save(logger)
+    while run.env_steps < config.total_env_steps and not stopping():
+        action = run.act()
+        transition, run.observation = run.env.step(scale_action(action, run.env))
+        run.buffer.extend(transition.set("action", action))  # the learner knows actions in [-1, 1]
+        run.env_steps += config.num_envs
+        run.vector_steps += 1
+        if run.env_steps <= config.learning_starts:
+            logger.phase("random actions")
+        elif run.vector_steps % config.steps_per_round == 0:
+            logger.phase("learning" if run.metrics or not config.compile else "compiling the updates")
+            run.metrics = run.learner.round(run.buffer, config.updates_per_round)
+        logger.advance(run.env_steps)
+        finished = run.env_steps >= config.total_env_steps
+        if finished or run.due(config.log_every):
+            run.log(logger)
+        if finished or run.due(config.eval_every):
+            run.evaluate(logger)
+        if finished or run.due(config.checkpoint_every):
+            run.save(logger)
+    if run.env_steps < config.total_env_steps:
+        run.save(logger)
+
+
+class StopSignal:
+    """SIGINT and SIGTERM ask the loop to stop at its next step; a second SIGINT interrupts at once."""
+
+    def __init__(self) -> None:
+        self.received: str | None = None
+
+    def __enter__(self) -> StopSignal:
+        self._before = {number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def __call__(self) -> bool:
+        return self.received is not None
+
+    def _receive(self, number: int, _frame: FrameType | None) -> None:
+        if self.received is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = signal.Signals(number).name
