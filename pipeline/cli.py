@@ -206,7 +206,8 @@ def _parse_train(arguments: list[str]) -> tuple[Config, Path | None]:
         prog="saltus train",
         description="Train a policy. Defaults are those of the preset: " + ", ".join(presets.names()) + ".",
     )
-    defaults, chosen = task().options(), options.task.options() if dataclasses.is_dataclass(task) else {}
+    defaults: dict[str, Any] = task().options()
+    chosen: dict[str, Any] = options.task.options() if dataclasses.is_dataclass(task) else {}
     task_options = {name: value for name, value in chosen.items() if value != defaults[name]}
     return dataclasses.replace(options.config, task_options=task_options), options.run_dir
 
