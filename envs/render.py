@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-import ctypes.util
 import os
-import sys
 from types import TracebackType
 
+import mujoco
 import numpy as np
+
+from envs.batch_env import BatchEnv
 
 
 class RenderError(RuntimeError):
     """There is no OpenGL to render with; the message says what to install."""
-
-
-def choose_opengl() -> None:
-    """Choose an OpenGL for a machine without a display: EGL, or else OSMesa (software).
-
-    MuJoCo reads the environment variable MUJOCO_GL at its first import, so this has to come before. A value that is
-    set already is left as it is.
-    """
-    headless = sys.platform == "linux" and not os.environ.get("DISPLAY") and not os.environ.get("WAYLAND_DISPLAY")
-    if headless and not os.environ.get("MUJOCO_GL"):
-        for name, library in (("egl", "EGL"), ("osmesa", "OSMesa")):
-            if ctypes.util.find_library(library):
-                os.environ["MUJOCO_GL"] = name
-                return
 
 
 class Renderer:
@@ -35,12 +22,7 @@ class Renderer:
         RenderError: no OpenGL.
     """
 
-    def __init__(self, env: object, height: int = 480, width: int = 640):
-        import mujoco
-
-        from envs.batch_env import BatchEnv
-
-        assert isinstance(env, BatchEnv)
+    def __init__(self, env: BatchEnv, height: int = 480, width: int = 640):
         self._physics = env.physics
         model = env.physics.model
         model.vis.global_.offwidth = max(model.vis.global_.offwidth, width)

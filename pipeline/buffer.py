@@ -73,11 +73,8 @@ class ReplayBuffer:
 
     def state_dict(self) -> dict[str, Any]:
         """What is stored, where the ring stands, and the sampling's generator."""
-        stored = {
-            ".".join(key) if isinstance(key, tuple) else key: entry[: len(self)] for key, entry in self._entries.items()
-        }
         return {
-            "stored": stored,
+            "stored": {_flat(key): _head(entry, len(self)) for key, entry in self._entries.items()},
             "added": self._added,
             "cursor": self._cursor,
             "generator": self._generator.get_state(),
@@ -90,7 +87,19 @@ class ReplayBuffer:
         self._size.fill_(len(self))
         self._generator.set_state(state["generator"])
         for key, entry in self._entries.items():
-            entry[: len(self)] = state["stored"][".".join(key) if isinstance(key, tuple) else key]
+            entry[: len(self)] = state["stored"][_flat(key)]
+
+
+def _flat(key: transitions.Key) -> str:
+    return key if isinstance(key, str) else ".".join(key)
+
+
+def _head(entry: torch.Tensor, count: int) -> torch.Tensor:
+    """The first `count` rows, in host memory, as a tensor whose storage ends with them.
+
+    What is saved of a tensor is its whole storage. On the CPU NumPy gives a shorter one without copying.
+    """
+    return torch.from_numpy(entry.numpy()[:count]) if entry.device.type == "cpu" else entry[:count].cpu()
 
 
 def _nested(entries: dict[transitions.Key, torch.Tensor], batch_size: int) -> TensorDict:

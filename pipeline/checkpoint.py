@@ -76,7 +76,7 @@ def load(path: Path, config: dict[str, Any] | None = None) -> dict[str, Any]:
             damaged = archive.testzip()  # compares every part with its CRC-32, which torch.load does not
         if damaged is not None:
             raise CheckpointError(f"checkpoint {path} is corrupted (in its part {damaged}). {_remedy(path)}")
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except CheckpointError:
         raise
     except Exception as error:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import ctypes.util
 import dataclasses
 import json
+import os
 import sys
 import time
 import warnings
@@ -70,6 +72,8 @@ def main() -> None:
     command, arguments = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("", [])
     commands = {"train": train, "resume": resume, "evaluate": evaluate, "play": play}
     console = Console()
+    for package in ("torch", "tensordict", "torchrl"):  # their notes to developers are not for users of saltus
+        warnings.filterwarnings("ignore", module=package)
     warnings.showwarning = lambda message, *_args, **_kwargs: console.print(f"warning: {message}", highlight=False)
     if command not in commands:
         from envs import list_tasks
@@ -88,14 +92,12 @@ def main() -> None:
 
 def train(arguments: list[str], console: Console) -> None:
     """``saltus train TASK``."""
-    from pipeline.run import create
-
     config, run_dir = _parse_train(arguments)
     if run_dir is None:
         name = config.task.rpartition(":")[2]
         run_dir = Path("runs") / f"{name}-s{config.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
     _require_free(run_dir)
-    _run(config, run_dir, console, None, lambda: create(config, run_dir))
+    _run(config, run_dir, console)
 
 
 def resume(arguments: list[str], console: Console) -> None:
@@ -105,20 +107,22 @@ def resume(arguments: list[str], console: Console) -> None:
     run_dir = tyro.cli(Resume, args=arguments, prog="saltus resume").run
     config, content = open_run(run_dir)
     _compare_versions(content["versions"])
-    _run(config, run_dir, console, content["state"], lambda: None)
+    _run(config, run_dir, console, content)
 
 
-def _run(config: Config, run_dir: Path, console: Console, state: dict[str, Any] | None, create: Any) -> None:
+def _run(config: Config, run_dir: Path, console: Console, content: dict[str, Any] | None = None) -> None:
+    """Train, from the state in a checkpoint's `content` if there is one, which is taken out of it."""
     from pipeline.logger import Logger
     from pipeline.plot import learning_curve
-    from pipeline.run import Run
+    from pipeline.run import Run, create
     from pipeline.train import StopSignal
     from pipeline.train import train as train_loop
 
     run = Run(config, run_dir, announce=lambda text: console.print(text, highlight=False))
-    create()
-    if state is not None:
-        run.load_state_dict(state)
+    if content is None:
+        create(config, run_dir)
+    else:
+        run.load_state_dict(content.pop("state"))
     console.print(f"{config.task}, seed {config.seed}, on {run.device}; files in {run_dir}", highlight=False)
     with StopSignal() as stop, Logger(run_dir, config, run.env_steps, console) as logger:
         train_loop(run, logger, stop)
@@ -150,9 +154,7 @@ def evaluate(arguments: list[str], console: Console) -> None:
 
 def play(arguments: list[str], console: Console) -> None:
     """``saltus play RUN``."""
-    from envs.render import choose_opengl
-
-    choose_opengl()
+    _choose_opengl()
     from pipeline.video import record
 
     options = tyro.cli(Play, args=arguments, prog="saltus play")
@@ -162,6 +164,20 @@ def play(arguments: list[str], console: Console) -> None:
     console.print(
         f"{config.task}: return {total:.1f} in {steps} steps ({steps * env.task.dt:.1f} s)\n{path}", highlight=False
     )
+
+
+def _choose_opengl() -> None:
+    """Choose an OpenGL for a machine without a display: EGL, or else OSMesa (software).
+
+    MuJoCo reads the environment variable MUJOCO_GL at its first import, so this has to come before it. A value that is
+    set already is left as it is.
+    """
+    headless = sys.platform == "linux" and not os.environ.get("DISPLAY") and not os.environ.get("WAYLAND_DISPLAY")
+    if headless and not os.environ.get("MUJOCO_GL"):
+        for name, library in (("egl", "EGL"), ("osmesa", "OSMesa")):
+            if ctypes.util.find_library(library):
+                os.environ["MUJOCO_GL"] = name
+                return
 
 
 def _load_policy(run_dir: Path, num_envs: int, seed: int) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import os
 import time
 from collections.abc import Mapping
@@ -90,10 +91,12 @@ class Logger:
     def metrics(self, row: Mapping[str, float]) -> None:
         """Write a row of training metrics."""
         self._write(METRICS, "train", row)
-        self._shown |= {name: row[name] for name in _SHOWN if name in row}
+        self._shown |= {name: row[name] for name in _SHOWN if name in row and not math.isnan(row[name])}
         if not self._console.is_terminal and time.monotonic() - self._last_line > _PLAIN_INTERVAL:
             self._last_line = time.monotonic()
-            shown = ", ".join(f"{label} {self._shown[name]:.4g}" for name, label in _SHOWN.items() if name in row)
+            shown = ", ".join(
+                f"{label} {self._shown[name]:.4g}" for name, label in _SHOWN.items() if name in self._shown
+            )
             self.say(f"{int(row['env_steps']):,} of {self._config.total_env_steps:,} env steps: {shown}")
 
     def evaluation(self, row: Mapping[str, float], summary: str) -> None:

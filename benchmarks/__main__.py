@@ -1,0 +1,30 @@
+"""``python -m benchmarks COMMAND``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import tyro
+
+from benchmarks.environment import environment
+from benchmarks.memory import memory
+from benchmarks.report import report
+from benchmarks.training import training
+from benchmarks.update import update
+
+
+def main() -> None:
+    """Run the benchmark that the command line names."""
+    commands: dict[str, Callable[..., Any]] = {
+        "environment": environment,
+        "update": update,
+        "training": training,
+        "memory": memory,
+        "report": report,
+    }
+    tyro.extras.subcommand_cli_from_dict(commands, prog="python -m benchmarks")
+
+
+if __name__ == "__main__":
+    main()

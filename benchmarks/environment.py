@@ -1,0 +1,173 @@
+"""Env steps per second: saltus, the bare physics under it, and what others offer.
+
+All cases simulate the same version of the same task with the same actions, and count control steps. A vector
+environment that resets a world in the step after its episode's end is not credited with that step.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from mujoco.batch import Batch
+
+import envs
+from benchmarks import result, runner
+from envs.physics.cpu import available_cores
+from envs.task import load_model
+
+SALTUS, BARE, ENVPOOL, GYMNASIUM = "saltus", "bare mujoco.batch", "EnvPool", "Gymnasium SyncVectorEnv"
+TARGETS = {
+    "Hopper-v5": {BARE: 0.9, ENVPOOL: 1.1, GYMNASIUM: 2.0},
+    "Humanoid-v5": {ENVPOOL: 1.0, GYMNASIUM: 2.0},
+}
+ACTIONS_AHEAD = 64  # vector steps of random actions that are drawn before the clock runs, and then repeated
+
+
+def environment(
+    tasks: tuple[Literal["Hopper-v5", "Humanoid-v5"], ...] = ("Hopper-v5", "Humanoid-v5"),
+    num_envs: int = 256,
+    num_threads: int = 0,
+    repeats: int = 10,
+    seconds: float = 3.0,
+    warmup_steps: int = 100,
+    output: Path | None = None,
+) -> None:
+    """Env steps/s of random actions, beside bare mujoco.batch, EnvPool and Gymnasium.
+
+    Args:
+        tasks: what to simulate.
+        num_envs: worlds.
+        num_threads: threads of every case (Gymnasium's SyncVectorEnv has one only); 0 takes every core.
+        repeats: turns of every case.
+        seconds: length of a turn.
+        warmup_steps: vector steps before the first turn, after which episodes are at mixed stages.
+        output: the file to write; by default benchmarks/results/environment-<hardware>.json.
+    """
+    threads = num_threads or available_cores()
+    torch.set_num_threads(threads)
+    measurements, tables = [], []
+    for task in tasks:
+        actions = _actions(task, num_envs)
+        cases, missing = runner.build(
+            {
+                SALTUS: partial(_saltus, task, num_envs, threads, actions),
+                BARE: partial(_bare, task, num_envs, threads, actions),
+                ENVPOOL: partial(_envpool, task, num_envs, threads, actions),
+                GYMNASIUM: partial(_gymnasium, task, num_envs, actions),
+            }
+        )
+        measured = runner.measure(cases, repeats, seconds, warmup_steps)
+        title = f"{task}: env steps/s of {num_envs} worlds on {threads} threads"
+        measurements += result.rows_of(measured, task=task)
+        tables.append(result.comparison(title, measured, SALTUS, missing, TARGETS[task]))
+    settings = {
+        "num_envs": num_envs,
+        "num_threads": threads,
+        "repeats": repeats,
+        "seconds": seconds,
+        "warmup_steps": warmup_steps,
+    }
+    result.publish("environment", output, settings, measurements, tables)
+
+
+def _actions(task: str, num_envs: int) -> np.ndarray:
+    """Uniform actions in the task's bounds, (ACTIONS_AHEAD, num_envs, action_dim) float32."""
+    env = envs.make(task, 1)
+    size = (ACTIONS_AHEAD, num_envs, env.action_dim)
+    low, high = env.action_low.numpy(), env.action_high.numpy()
+    return np.random.default_rng(0).uniform(low, high, size).astype(np.float32)
+
+
+def _saltus(task: str, num_envs: int, threads: int, actions: np.ndarray) -> runner.Work:
+    env = envs.make(task, num_envs, num_threads=threads)
+    following = itertools.cycle(torch.from_numpy(actions))
+    env.reset()
+
+    def step() -> int:
+        env.step(next(following))
+        return num_envs
+
+    return step
+
+
+def _bare(task: str, num_envs: int, threads: int, actions: np.ndarray) -> runner.Work:
+    """The physics with Gymnasium's termination and resets: no observation, no reward, no contact forces."""
+    definition: Any = envs.find_task(task)()
+    healthy = _HEALTHY[task]
+    model = load_model(definition)
+    batch = Batch(model, num_envs, threads)
+    qpos, qvel, ctrl = batch.bind("qpos"), batch.bind("qvel"), batch.bind("ctrl")
+    first, elapsed = batch.state[0].copy(), np.zeros(num_envs, dtype=np.int64)
+    generator, scale = np.random.default_rng(0), definition.reset_noise_scale
+    following = itertools.cycle(actions)
+
+    def reset(where: np.ndarray) -> None:
+        count = np.count_nonzero(where)
+        batch.state[where] = first
+        qpos[where] += generator.uniform(-scale, scale, (count, model.nq))
+        qvel[where] += generator.uniform(-scale, scale, (count, model.nv))
+        batch.forward(where)
+        elapsed[where] = 0
+
+    def step() -> int:
+        ctrl[...] = next(following)
+        batch.step(nstep=definition.frame_skip)
+        elapsed[...] += 1
+        done = ~healthy(qpos, qvel) | (elapsed >= definition.max_episode_steps)
+        if done.any():
+            reset(done)
+        return num_envs
+
+    reset(np.ones(num_envs, dtype=bool))
+    return step
+
+
+def _hopper_healthy(qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
+    rest = (np.abs(qpos[:, 2:]) < 100).all(axis=1) & (np.abs(qvel) < 100).all(axis=1)
+    return rest & (qpos[:, 1] > 0.7) & (np.abs(qpos[:, 2]) < 0.2)
+
+
+def _humanoid_healthy(qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
+    return (qpos[:, 2] > 1.0) & (qpos[:, 2] < 2.0)
+
+
+_HEALTHY: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "Hopper-v5": _hopper_healthy,
+    "Humanoid-v5": _humanoid_healthy,
+}
+
+
+def _envpool(task: str, num_envs: int, threads: int, actions: np.ndarray) -> runner.Work:
+    """EnvPool's own build of the same task, on the MuJoCo that it brings along (1.2.5: MuJoCo 3.6.0)."""
+    import envpool
+
+    env = envpool.make(task, env_type="gymnasium", num_envs=num_envs, num_threads=threads, seed=0)
+    return _vector_steps(env, itertools.cycle(actions.astype(env.action_space.dtype)))
+
+
+def _gymnasium(task: str, num_envs: int, actions: np.ndarray) -> runner.Work:
+    import gymnasium
+
+    env = gymnasium.make_vec(task, num_envs, vectorization_mode="sync")
+    return _vector_steps(env, itertools.cycle(actions))
+
+
+def _vector_steps(env: Any, actions: Iterator[np.ndarray]) -> runner.Work:
+    """Steps of an environment that resets a world in the step after the end of its episode."""
+    env.reset()
+    resetting = 0
+
+    def step() -> int:
+        nonlocal resetting
+        _, _, terminated, truncated, _ = env.step(next(actions))
+        stepped = len(terminated) - resetting
+        resetting = int(np.count_nonzero(terminated | truncated))
+        return stepped
+
+    return step

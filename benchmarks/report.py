@@ -1,0 +1,34 @@
+"""The tables of all results, as Markdown."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from benchmarks import result
+
+
+def report(results: Path = result.RESULTS) -> None:
+    """Print the tables of all result files as Markdown.
+
+    Args:
+        results: the folder that the files are in.
+    """
+    for path in sorted(results.glob("*.json")):
+        print(markdown(json.loads(path.read_text())))
+
+
+def markdown(content: dict[str, Any]) -> str:
+    """One result: a line on where its numbers come from, and its tables."""
+    machine, versions = content["hardware"], content["versions"]
+    packages = ", ".join(f"{name} {number}" for name, number in versions.items() if number != "not installed")
+    parts = [
+        f"`{content['command']}`, {content['date'][:10]}, {machine['cpu']}, {machine['cores']} cores, "
+        f"{machine['memory_gb']} GB; {packages}\n"
+    ]
+    for table in content["summary"]:
+        lines = [table["columns"], ["---"] * len(table["columns"]), *[map(result.text, row) for row in table["rows"]]]
+        parts.append(f"**{table['title']}**\n")
+        parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n")
+    return "\n".join(parts)

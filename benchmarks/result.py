@@ -1,0 +1,141 @@
+"""What a benchmark leaves behind: one JSON file, and tables on the screen."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import psutil
+import rich.table
+from rich.console import Console
+
+from benchmarks.runner import Measurement, summarize
+from envs.physics.cpu import available_cores
+
+RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("saltus", "torch", "torchrl", "tensordict", "mujoco", "gymnasium", "numpy", "envpool", "stable-baselines3")
+
+Cell = str | int | float | None
+
+
+@dataclass(frozen=True)
+class Table:
+    """A title, the columns' names, and rows of cells."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+
+
+def hardware() -> dict[str, Any]:
+    """The machine that this process runs on, as far as it may use it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return {
+        "cpu": models[0] if models else platform.machine(),
+        "cores": available_cores(),
+        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
+        "system": platform.platform(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python and of every package that a benchmark's numbers depend on."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def comparison(
+    title: str,
+    measurements: Sequence[Measurement],
+    subject: str,
+    missing: Mapping[str, str],
+    targets: Mapping[str, float],
+) -> Table:
+    """The table of one comparison: the rates of all cases, and the subject's rate as a multiple of each.
+
+    Args:
+        title: of the table.
+        measurements: from `runner.measure`.
+        subject: the case that the others are compared with.
+        missing: why cases were not measured, by name.
+        targets: the multiple that the subject should reach, by case.
+    """
+    rows: list[list[Cell]] = []
+    for name, summary in summarize(measurements, subject).items():
+        ratios: list[Cell] = [summary.ratio_of_medians, summary.median_of_ratios]
+        target = f">= {targets[name]:.2f}" if name in targets else None
+        rows.append([name, summary.median, summary.low, summary.high, *ratios, target])
+    rows += [[name, reason, *[None] * 5] for name, reason in missing.items()]
+    columns = ["case", "median", "lowest", "highest", "ratio of medians", "median of ratios", "target"]
+    return Table(f"{title}; ratios: {subject} / case", columns, rows)
+
+
+def publish(
+    command: str,
+    output: Path | None,
+    settings: Mapping[str, Any],
+    measurements: Iterable[Mapping[str, Any]],
+    tables: Sequence[Table],
+) -> Path:
+    """Write a benchmark's result, print its tables, and return the file.
+
+    Args:
+        command: the benchmark's name.
+        output: the file; by default one in benchmarks/results, named after benchmark and hardware.
+        settings: what was measured how, defaults included.
+        measurements: everything that was measured.
+        tables: the summary.
+    """
+    machine = hardware()
+    path = output or RESULTS / f"{command}-cpu{machine['cores']}.json"
+    content = {
+        "command": shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]),
+        "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "hardware": machine,
+        "versions": versions(),
+        "settings": dict(settings),
+        "measurements": list(measurements),
+        "summary": [dataclasses.asdict(table) for table in tables],
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1) + "\n")
+    console = Console()
+    for table in tables:
+        console.print(_rendered(table))
+    console.print(str(path), highlight=False, soft_wrap=True)
+    return path
+
+
+def rows_of(measurements: Sequence[Measurement], **labels: Any) -> list[dict[str, Any]]:
+    """Measurements as JSON has them, their rates included, each with the same labels."""
+    return [labels | dataclasses.asdict(item) | {"rate": item.rate} for item in measurements]
+
+
+def text(cell: Cell) -> str:
+    """A table's cell for a person."""
+    if isinstance(cell, float):
+        return f"{cell:,.0f}" if abs(cell) >= 100 else f"{cell:.2f}"
+    return "" if cell is None else f"{cell:,}" if isinstance(cell, int) else cell
+
+
+def _rendered(table: Table) -> rich.table.Table:
+    rendered = rich.table.Table(*table.columns, title=table.title)
+    for row in table.rows:
+        rendered.add_row(*map(text, row))
+    return rendered

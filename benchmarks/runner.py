@@ -1,0 +1,112 @@
+"""The one runner: it times named cases side by side and compares their rates.
+
+A case's *work* does some units of work at a call and returns how many. The cases take turns: in every repeat each
+runs once for a while, and the next repeat starts with another one, so that whatever slows the machine down for a
+time slows all of them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+Work = Callable[[], int]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One turn of one case: `units` of work in `seconds`."""
+
+    case: str
+    repeat: int
+    units: int
+    seconds: float
+
+    @property
+    def rate(self) -> float:
+        """Units per second."""
+        return self.units / self.seconds
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A case's rates over all repeats, and how the subject of the comparison relates to it.
+
+    Attributes:
+        median, low, high: of the rates.
+        ratio_of_medians: the subject's median rate over this case's.
+        median_of_ratios: the median over repeats of the subject's rate over this case's in the same repeat.
+    """
+
+    median: float
+    low: float
+    high: float
+    ratio_of_medians: float
+    median_of_ratios: float
+
+
+def build(makers: Mapping[str, Callable[[], Work]]) -> tuple[dict[str, Work], dict[str, str]]:
+    """Make the cases; return them, and by name why the others are missing (a package that is not installed)."""
+    cases, missing = {}, {}
+    for name, make in makers.items():
+        try:
+            cases[name] = make()
+        except ModuleNotFoundError as error:
+            missing[name] = f"{error.name} is not installed"
+    return cases, missing
+
+
+def measure(
+    cases: Mapping[str, Work],
+    repeats: int,
+    seconds: float,
+    warmup_calls: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[Measurement]:
+    """Warm every case up, in turns too, then measure each once a repeat, in rotating order.
+
+    Args:
+        cases: the work of each case, by name.
+        repeats: turns of each case.
+        seconds: how long a turn lasts at least; it ends with a whole call.
+        warmup_calls: calls of each case before the first turn.
+        clock: seconds from any fixed time.
+    """
+    for _ in range(warmup_calls):
+        for work in cases.values():
+            work()
+    names = list(cases)
+    measurements = []
+    for repeat in range(repeats):
+        first = repeat % len(names)
+        for name in names[first:] + names[:first]:
+            units, elapsed = _turn(cases[name], seconds, clock)
+            measurements.append(Measurement(name, repeat, units, elapsed))
+    return measurements
+
+
+def _turn(work: Work, seconds: float, clock: Callable[[], float]) -> tuple[int, float]:
+    units, elapsed, start = 0, 0.0, clock()
+    while elapsed < seconds:
+        units += work()
+        elapsed = clock() - start
+    return units, elapsed
+
+
+def summarize(measurements: Sequence[Measurement], subject: str) -> dict[str, Summary]:
+    """The rates of every case, compared with those of `subject`, by name."""
+    rates: dict[str, list[float]] = {}
+    for measurement in sorted(measurements, key=lambda measurement: measurement.repeat):
+        rates.setdefault(measurement.case, []).append(measurement.rate)
+    return {
+        name: Summary(
+            median=median(values),
+            low=min(values),
+            high=max(values),
+            ratio_of_medians=median(rates[subject]) / median(values),
+            median_of_ratios=median(mine / other for mine, other in zip(rates[subject], values, strict=True)),
+        )
+        for name, values in rates.items()
+    }

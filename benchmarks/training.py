@@ -1,0 +1,171 @@
+"""Returns over wall-clock time of `saltus train`, each seed in a fresh process."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from threading import Timer
+from typing import Any
+
+import tyro
+from matplotlib.figure import Figure
+
+from benchmarks import result
+
+SALTUS = (sys.executable, "-c", "from pipeline.cli import main; main()")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What one `saltus train` left behind. Seconds are wall-clock from the start of its process.
+
+    Attributes:
+        seed: its seed.
+        exit_code: of its process.
+        seconds: until it ended.
+        curve: the rows of its evaluations.csv, each with `wall_seconds`, when it was there.
+        final: what `saltus evaluate` found, or None where there was nothing to evaluate.
+        output: the lines that it printed, each with the seconds at which it came.
+    """
+
+    seed: int
+    exit_code: int
+    seconds: float
+    curve: list[dict[str, float]]
+    final: dict[str, Any] | None
+    output: list[tuple[float, str]]
+
+    def reached(self, threshold: float) -> float | None:
+        """Seconds until the first evaluation with a mean return of `threshold`, or None."""
+        times = (row["wall_seconds"] for row in self.curve if row["return_mean"] >= threshold)
+        return next(times, None)
+
+
+def training(
+    task: tyro.conf.Positional[str],
+    options: tyro.conf.Positional[tuple[str, ...]] = (),
+    /,
+    *,
+    seeds: tuple[int, ...] = (0, 1, 2),
+    minutes: float = 10.0,
+    threshold: float | None = None,
+    episodes: int = 100,
+    output: Path | None = None,
+) -> None:
+    """Learning curves of `saltus train TASK` over wall-clock seconds from process start, compilation included.
+
+    Seeds follow each other, each with an empty compilation cache. A picture of all curves is saved beside the result.
+
+    Args:
+        task: what to train on.
+        options: more options for `saltus train`, after a `--`.
+        seeds: the seeds.
+        minutes: time for each seed, after which it is stopped and its policy evaluated as it is.
+        threshold: a mean return whose first time is reported.
+        episodes: episodes of the final evaluation.
+        output: the file to write; by default benchmarks/results/training-<task>-<hardware>.json.
+    """
+    trained = []
+    for seed in seeds:
+        trained.append(_train_and_evaluate(task, seed, 60 * minutes, episodes, options))
+    settings = {
+        "task": task,
+        "options": options,
+        "seeds": seeds,
+        "minutes": minutes,
+        "threshold": threshold,
+        "episodes": episodes,
+    }
+    name = task.rpartition(":")[2]
+    title = f"{name}, at most {minutes:g} minutes a seed"
+    table = _table(title, trained, threshold)
+    path = result.publish(f"training-{name}", output, settings, map(asdict, trained), [table])
+    _draw(path.with_suffix(".png"), title, trained, threshold)
+
+
+def _train_and_evaluate(task: str, seed: int, limit: float, episodes: int, options: Sequence[str]) -> Trained:
+    with TemporaryDirectory(prefix="saltus-") as folder:
+        run_dir, cache = Path(folder) / "run", Path(folder) / "cache"
+        arguments = [task, "--seed", str(seed), "--run-dir", str(run_dir), *options]
+        exit_code, seconds, output = _train(arguments, limit, cache)
+        times = [when for when, line in output if line.startswith("evaluation at ")]
+        rows = _read(run_dir / "evaluations.csv")
+        curve = [row | {"wall_seconds": when} for row, when in zip(rows, times, strict=True)]
+        subprocess.run([*SALTUS, "evaluate", str(run_dir), "--episodes", str(episodes)], check=False)
+        evaluation = run_dir / "evaluation.json"
+        final = json.loads(evaluation.read_text()) if evaluation.exists() else None
+    return Trained(seed, exit_code, seconds, curve, final, output)
+
+
+def _train(arguments: Sequence[str], limit: float, cache: Path) -> tuple[int, float, list[tuple[float, str]]]:
+    """Run `saltus train`, with SIGTERM after `limit` seconds; return exit code, seconds and timed lines of output."""
+    output = []
+    environment = os.environ | {"PYTHONUNBUFFERED": "1", "TORCHINDUCTOR_CACHE_DIR": str(cache)}
+    start = time.monotonic()
+    with subprocess.Popen(
+        [*SALTUS, "train", *arguments], env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as process:
+        timer = Timer(limit, process.terminate)
+        timer.start()
+        assert process.stdout is not None
+        for line in process.stdout:
+            output.append((time.monotonic() - start, line.rstrip()))
+            print(line, end="", flush=True)
+        exit_code = process.wait()
+        timer.cancel()
+    return exit_code, time.monotonic() - start, output
+
+
+def _read(path: Path) -> list[dict[str, float]]:
+    if not path.exists():
+        return []
+    with open(path, newline="") as file:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+
+
+def _table(title: str, trained: Sequence[Trained], threshold: float | None) -> result.Table:
+    """A row a seed, and their median."""
+    columns = ["seed", "seconds", "exit code", "env steps", "best evaluation", "final return", "std", "95% interval"]
+    rows: list[list[result.Cell]] = []
+    for run in trained:
+        best = max((row["return_mean"] for row in run.curve), default=None)
+        row: list[result.Cell] = [str(run.seed), run.seconds, run.exit_code]
+        if run.final is None:
+            row += [None, best, "none", None, None]
+        else:
+            low, high = run.final["interval_95"]
+            interval = f"{low:,.0f} to {high:,.0f}"
+            row += [run.final["env_steps"], best, run.final["mean"], run.final["std"], interval]
+        rows.append(row)
+    finals = [run.final["mean"] for run in trained if run.final is not None]
+    if len(finals) == len(trained):
+        rows.append(["median", median(run.seconds for run in trained), None, None, None, median(finals), None, None])
+    if threshold is not None:
+        columns.append(f"seconds to {threshold:,g}")
+        times = [run.reached(threshold) for run in trained]
+        for row, when in zip(rows, times, strict=False):
+            row.append("not reached" if when is None else when)
+    return result.Table(title, columns, rows)
+
+
+def _draw(path: Path, title: str, trained: Sequence[Trained], threshold: float | None) -> None:
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for run in trained:
+        columns = {name: [row[name] for row in run.curve] for name in ("wall_seconds", "return_mean")}
+        axes.plot(columns["wall_seconds"], columns["return_mean"], label=f"seed {run.seed}")
+    if threshold is not None:
+        axes.axhline(threshold, color="0.4", linestyle="--", label=f"{threshold:,g}")
+    axes.set(title=title, xlabel="wall-clock from process start, s", ylabel="mean return of evaluations")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=120)

@@ -1,0 +1,131 @@
+"""What several tests of `envs` share: random actions, exact comparisons, spies on a task, a small model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor
+
+from envs import BatchEnv, State, Task
+
+NAMES = ["HalfCheetah-v5", "Hopper-v5", "Humanoid-v5", "InvertedPendulum-v5"]
+
+# A cart with a pole on it beside a ball that falls on the floor: named objects of every kind, contacts, a quaternion.
+MODEL = """
+<mujoco>
+  <option timestep="0.005"/>
+  <worldbody>
+    <geom name="floor" type="plane" size="5 5 .1"/>
+    <body name="cart" pos="0 0 1">
+      <joint name="slide" type="slide" axis="1 0 0" damping=".1"/>
+      <geom name="box" type="box" size=".1 .1 .05" mass="1"/>
+      <body name="pole">
+        <joint name="hinge" type="hinge" axis="0 1 0"/>
+        <geom name="rod" type="capsule" fromto="0 0 .1 0 0 .6" size=".04" mass=".3"/>
+        <site name="tip" pos="0 0 .6"/>
+        <camera name="eye" pos="0 0 .3"/>
+      </body>
+    </body>
+    <body name="ball" pos="0 .5 .2">
+      <freejoint name="free"/>
+      <geom name="sphere" type="sphere" size=".1" mass=".2"/>
+    </body>
+  </worldbody>
+  <tendon>
+    <fixed name="cable"><joint joint="slide" coef=".5"/><joint joint="hinge" coef="2"/></fixed>
+  </tendon>
+  <actuator>
+    <motor name="push" joint="slide" gear="20" ctrlrange="-1 1"/>
+    <position name="servo" joint="hinge" kp="3" ctrlrange="-2 2"/>
+  </actuator>
+  <sensor>
+    <framepos name="tip_position" objtype="site" objname="tip"/>
+    <jointvel name="hinge_velocity" joint="hinge"/>
+    <accelerometer name="imu" site="tip"/>
+  </sensor>
+</mujoco>
+"""
+
+
+@dataclass
+class CartBall(Task):
+    """A user's task on MODEL: drive the cart; the episode ends where the cart is out of reach."""
+
+    mjcf: ClassVar[str] = MODEL
+    frame_skip: int = 3
+    max_episode_steps: int = 1000
+    noise: float = 0.1
+    reach: float = 1.0
+
+    fields: ClassVar[tuple[str, ...]] = ("qpos", "qvel", "xpos", "sensordata")
+
+    def reset(self, num_worlds: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        qpos, qvel = super().reset(num_worlds, generator)
+        qpos[:, :2] += torch.empty_like(qpos[:, :2]).uniform_(-self.noise, self.noise, generator=generator)
+        qvel += torch.empty_like(qvel).uniform_(-self.noise, self.noise, generator=generator)
+        return qpos, qvel
+
+    def observation(self, state: State) -> Tensor:
+        return torch.cat([state.qpos, state.qvel, state.body("pole").xpos, state.sensor("imu")], dim=-1)
+
+    def reward(self, state: State, action: Tensor, next_state: State) -> tuple[Tensor, dict[str, Tensor]]:
+        reach, effort = next_state.body("ball").xpos[:, 2], action.square().sum(-1)
+        return reach - 0.1 * effort, {"reach": reach, "effort": -0.1 * effort}
+
+    def terminated(self, state: State) -> Tensor:
+        return state.qpos[:, 0].abs() > self.reach
+
+
+class Actions:
+    """A reproducible stream of random actions, `scale` times as wide as the bounds."""
+
+    def __init__(self, env: BatchEnv, seed: int = 0, scale: float = 1.0):
+        self._env, self._scale = env, scale
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def __call__(self) -> Tensor:
+        env = self._env
+        unit = torch.rand(env.num_envs, env.action_dim, generator=self._generator)
+        middle, half = (env.action_high + env.action_low) / 2, (env.action_high - env.action_low) / 2
+        return middle + (2 * unit - 1) * half * self._scale
+
+
+def spy(task: Task, function: str) -> list[tuple[tuple[Any, ...], Any]]:
+    """Record every call of one of the task's functions as (arguments, result)."""
+    calls: list[tuple[tuple[Any, ...], Any]] = []
+    original = getattr(task, function)
+
+    def recorded(*arguments: Any) -> Any:
+        result = original(*arguments)
+        calls.append((arguments, result))
+        return result
+
+    setattr(task, function, recorded)
+    return calls
+
+
+def same_bits(ours: Any, theirs: Any) -> bool:
+    """Whether two arrays are of one shape and dtype, and equal bit for bit."""
+    ours, theirs = np.ascontiguousarray(ours), np.ascontiguousarray(theirs)
+    return ours.shape == theirs.shape and ours.dtype == theirs.dtype and ours.tobytes() == theirs.tobytes()
+
+
+def equal(ours: TensorDictBase, theirs: TensorDictBase) -> bool:
+    """Whether two TensorDicts have the same keys and equal values."""
+    keys = set(ours.keys(True, True))
+    return keys == set(theirs.keys(True, True)) and all(torch.equal(ours[key], theirs[key]) for key in keys)
+
+
+def is_finite(transition: TensorDictBase) -> bool:
+    """Whether every number in a transition is finite."""
+    return all(bool(torch.isfinite(value).all()) for value in transition.values(True, True))
+
+
+def qpos_qvel(env: BatchEnv) -> tuple[Tensor, Tensor]:
+    """The worlds' positions and velocities as they stand."""
+    fields = env.get_state()["fields"]
+    return fields["qpos"], fields["qvel"]

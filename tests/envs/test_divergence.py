@@ -1,0 +1,389 @@
+"""A world that fails ends its episode, is counted, is reset and goes on; no number of it reaches a transition."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import mujoco
+import numpy as np
+import pytest
+import torch
+from env_helpers import Actions, CartBall, equal, is_finite, qpos_qvel, same_bits
+from tensordict import TensorDictBase
+from torch import Tensor
+
+import envs
+from envs import BatchEnv, State, Task
+
+BAD = 1  # the world that fails
+OTHERS = [0, 2]
+
+
+def poke(env: BatchEnv, field: str, value: float, world: int | list[int] = BAD) -> None:
+    """Write into the physics' own state, behind the environment's back."""
+    env.physics._batch.bind(field)[world] = value
+
+
+def assert_nothing_happened(transition: TensorDictBase, world: int = BAD) -> None:
+    """The transition says that the episode was cut where it stood."""
+    row = transition[world]
+    assert row["next", "truncated"].item()
+    assert row["next", "done"].item()
+    assert not row["next", "terminated"].item()
+    assert row["next", "reward"].item() == 0
+    assert torch.equal(row["next", "observation"], row["observation"])
+
+
+def assert_goes_on_as_mujoco(env: BatchEnv, world: int, steps: int = 15) -> None:
+    """From here the world equals a simulation that was started anew at its state: nothing is left of the failure."""
+    model = env.physics.model
+    data = mujoco.MjData(model)
+    qpos, qvel = qpos_qvel(env)
+    data.qpos[:], data.qvel[:] = qpos[world], qvel[world]
+    mujoco.mj_forward(model, data)
+    draw = Actions(env, seed=5)
+    for _ in range(steps):
+        action = draw()
+        transition, _ = env.step(action)
+        data.ctrl[:] = action[world]
+        mujoco.mj_step(model, data, env.task.frame_skip)
+        assert not transition["next", "done"][world]
+        qpos, qvel = qpos_qvel(env)
+        assert same_bits(qpos[world], data.qpos)
+        assert same_bits(qvel[world], data.qvel)
+
+
+INJECTIONS = [("qvel", math.nan), ("qvel", 1e12), ("qpos", math.nan), ("qpos", -math.inf), ("qpos", 1e12)]
+TASKS: list[Any] = ["HalfCheetah-v5", "Humanoid-v5", CartBall]
+
+
+def make(task: Any, **options: Any) -> BatchEnv:
+    """Three worlds that do not end by themselves within a test."""
+    far = {"CartBall": {"reach": 1e6}, "Humanoid-v5": {"terminate_when_unhealthy": False}}
+    name = task if isinstance(task, str) else task.__name__
+    return envs.make(task, 3, seed=1, **far.get(name, {}) | options)
+
+
+@pytest.mark.parametrize(("field", "value"), INJECTIONS)
+@pytest.mark.parametrize("task", TASKS)
+def test_a_diverged_world_is_cut_counted_and_reset(task: Any, field: str, value: float):
+    env = make(task)
+    draw = Actions(env)
+    env.reset()
+    for _ in range(10):
+        env.step(draw())
+    poke(env, field, value)
+    transition, obs = env.step(draw())
+    assert_nothing_happened(transition)
+    assert is_finite(transition)
+    assert torch.isfinite(obs).all()
+    assert not torch.equal(obs[BAD], transition["next", "observation"][BAD])
+    assert not transition["next", "done"][OTHERS].any()
+    assert env.failed.tolist() == [False, True, False]
+    with pytest.warns(UserWarning, match="diverged"):
+        totals = env.statistics()
+    assert (totals["unstable"], totals["nonfinite"], totals["episodes"]) == (1, 0, 1)
+    assert totals["episode_length"] == 11
+    qpos, qvel = qpos_qvel(env)
+    scale = 0.1 if isinstance(env.task, CartBall) else env.task.reset_noise_scale
+    assert (qpos[BAD] - env.task.qpos0).abs().max() <= scale
+    assert qvel[BAD].any()  # a start of the task's own, not the model's default state that MuJoCo falls back to
+    assert_goes_on_as_mujoco(env, BAD)
+    assert not env.failed.any()
+    assert env.statistics()["unstable"] == 1
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_other_worlds_do_not_notice(task: Any):
+    env, sound = make(task), make(task)
+    draw = Actions(env)
+    env.reset()
+    sound.reset()
+    for step in range(40):
+        if step == 12:
+            poke(env, "qvel", math.nan)
+        action = draw()
+        (ours, obs), (theirs, their_obs) = env.step(action), sound.step(action)
+        assert equal(ours[OTHERS], theirs[OTHERS])
+        assert torch.equal(obs[OTHERS], their_obs[OTHERS])
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("gap", [1, 2, 5])
+def test_every_divergence_of_a_world_is_noticed(task: Any, gap: int):
+    env = make(task)
+    draw = Actions(env)
+    env.reset()
+    for step in range(4 * gap):
+        failing = step % gap == 0
+        if failing:
+            poke(env, "qvel", 1e12 if step % 2 else math.nan)
+        transition, _ = env.step(draw())
+        assert env.failed.tolist() == [False, failing, False], step
+        if failing:
+            assert_nothing_happened(transition)
+    with pytest.warns(UserWarning, match="diverged"):
+        assert env.statistics()["unstable"] == 4
+
+
+def test_a_divergence_is_noticed_after_a_state_was_restored():
+    env = make("HalfCheetah-v5")
+    draw = Actions(env)
+    env.reset()
+    state = env.get_state()
+    for _ in range(3):
+        poke(env, "qvel", math.nan)
+        assert env.step(draw())[0]["next", "truncated"][BAD]
+        env.set_state(state)
+        assert not env.step(draw())[0]["next", "done"].any()
+
+
+def test_all_worlds_may_diverge_at_once():
+    env = make("HalfCheetah-v5")
+    env.reset()
+    poke(env, "qpos", math.nan, world=[0, 1, 2])
+    transition, obs = env.step(Actions(env)())
+    for world in range(3):
+        assert_nothing_happened(transition, world)
+    assert torch.isfinite(obs).all()
+    assert len(obs.unique(dim=0)) == 3
+
+
+def test_a_new_episode_after_a_failure_has_its_full_length():
+    env = make("HalfCheetah-v5", max_episode_steps=10)
+    draw = Actions(env)
+    env.reset()
+    for step in range(1, 21):
+        if step == 4:
+            poke(env, "qvel", math.nan)
+        done = env.step(draw())[0]["next", "done"].squeeze(-1)
+        assert done[BAD] == (step in (4, 14))
+        assert done[OTHERS].all() == (step in (10, 20))
+
+
+# Models that blow up by themselves
+
+STIFF = """
+<mujoco>
+  <option timestep="0.02"/>
+  <worldbody>
+    <body><joint name="slide" type="slide" axis="1 0 0" stiffness="100000"/><geom size=".1" mass="1"/></body>
+  </worldbody>
+  <actuator><motor joint="slide" ctrlrange="-1 1"/></actuator>
+</mujoco>
+"""
+
+
+class Stiff(Task):
+    """A spring so stiff that the integrator's error grows fortyfold a step, unless the mass starts at rest."""
+
+    mjcf = STIFF
+    frame_skip = 2
+
+    def reset(self, num_worlds: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        qpos, qvel = super().reset(num_worlds, generator)
+        return qpos + torch.empty_like(qpos).uniform_(0.01, 0.1, generator=generator), qvel
+
+    def observation(self, state: State) -> Tensor:
+        return torch.cat([state.qpos, state.qvel], dim=-1)
+
+    def reward(self, state: State, action: Tensor, next_state: State) -> Tensor:
+        return -next_state.qpos[:, 0].abs()
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+def test_a_model_that_blows_up_is_restarted_again_and_again(fresh: bool, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Stiff, "fresh", fresh)
+    env = envs.make(Stiff, 4, seed=0)
+    obs = env.reset()
+    length, failures = torch.zeros(4), torch.zeros(4)
+    for _ in range(60):
+        transition, following = env.step(torch.zeros(4, 1))
+        assert is_finite(transition)
+        assert torch.equal(transition["observation"], obs)
+        # MuJoCo's own limit, beyond which it calls a position or velocity bad.
+        assert (transition["next", "observation"].abs() <= mujoco.mjMAXVAL).all()
+        length += 1
+        for world in env.failed.nonzero().flatten().tolist():
+            assert_nothing_happened(transition, world)
+            assert 0.01 <= following[world, 0] <= 0.1
+        failures += env.failed
+        length[env.failed] = 0
+        assert (length < 10).all(), "a world that diverged was left at MuJoCo's default state"
+        obs = following
+    assert (failures >= 6).all()
+    with pytest.warns(UserWarning, match="Stiff"):
+        totals = env.statistics()
+    assert totals["unstable"] == totals["episodes"] == int(failures.sum())
+
+
+BOXES = "".join(f'<body pos="0 0 {1 + i}"><freejoint/><geom type="box" size=".1 .1 .1"/></body>' for i in range(8))
+LITTLE_MEMORY = f"""
+<mujoco>
+  <option timestep="0.005"/>
+  <size memory="20000"/>
+  <worldbody>
+    <geom type="plane" size="5 5 .1"/>
+    <body pos="0 0 20"><joint name="slide" type="slide" axis="1 0 0"/><geom size=".1"/></body>
+    {BOXES}
+  </worldbody>
+  <actuator><motor joint="slide" ctrlrange="-1 1"/></actuator>
+</mujoco>
+"""
+
+
+class LittleMemory(Stiff):
+    """A model that has memory for its boxes in the air, but not on the floor: there MuJoCo raises an error."""
+
+    mjcf = LITTLE_MEMORY
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+def test_a_world_in_which_mujoco_raises_is_cut_and_reset(fresh: bool, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(LittleMemory, "fresh", fresh)
+    env, sound = (envs.make(LittleMemory, 3, seed=0) for _ in range(2))
+    env.reset()
+    sound.reset()
+    draw = Actions(env)
+    for step in range(8):
+        if step in (2, 3, 6):
+            boxes = np.arange(8) * 7 + 1
+            env.physics._batch.bind("qpos")[BAD, boxes + 2] = 0.05
+            env.physics._batch.bind("qpos")[BAD, boxes] = boxes
+        action = draw()
+        (ours, _), (theirs, _) = env.step(action), sound.step(action)
+        assert is_finite(ours)
+        assert env.failed.tolist() == [False, step in (2, 3, 6), False]
+        if step in (2, 3, 6):
+            assert_nothing_happened(ours)
+        assert equal(ours[OTHERS], theirs[OTHERS])
+    with pytest.warns(UserWarning, match="LittleMemory"):
+        assert env.statistics()["unstable"] == 3
+
+
+# Task functions that fail
+
+
+@dataclass
+class Fussy(CartBall):
+    """A task whose function gives a number that is none where the cart is far to the right."""
+
+    spoil: str = "observation"
+    value: float = math.nan
+    noise: float = 0.02
+    far: ClassVar[float] = 0.3
+
+    def observation(self, state: State) -> Tensor:
+        spoilt = (state.qpos[:, :1] > self.far) & (self.spoil == "observation")
+        return torch.where(spoilt, self.value, state.qpos)
+
+    def reward(self, state: State, action: Tensor, next_state: State) -> tuple[Tensor, dict[str, Tensor]]:
+        far, reward = next_state.qpos[:, 0] > self.far, next_state.xpos[:, 1, 0]
+        spoilt = torch.where(far, self.value, reward)
+        return spoilt if self.spoil == "reward" else reward, {"x": spoilt if self.spoil != "observation" else reward}
+
+
+def push_one_world(env: BatchEnv) -> Tensor:
+    action = torch.zeros(env.num_envs, env.action_dim)
+    action[BAD, 0] = 1
+    return action
+
+
+@pytest.mark.parametrize("reach", [1.0, Fussy.far])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e300])
+@pytest.mark.parametrize("function", ["observation", "reward"])
+def test_a_function_that_is_not_finite_in_one_world_cuts_that_world(function: str, value: float, reach: float):
+    """1e300 is finite in float64 and infinite in the transition's float32; `reach` has the world terminate as well."""
+    env, sound = envs.make(Fussy, 3, spoil=function, value=value, reach=reach), envs.make(Fussy, 3, spoil="nothing")
+    env.reset()
+    sound.reset()
+    failures = 0
+    for _ in range(25):
+        (ours, obs), (theirs, _) = env.step(push_one_world(env)), sound.step(push_one_world(env))
+        assert is_finite(ours)
+        assert torch.isfinite(obs).all()
+        assert equal(ours[OTHERS], theirs[OTHERS])
+        assert not ours["next", "terminated"].any()
+        assert env.failed.tolist() == [False, bool(ours["next", "done"][BAD]), False]
+        if env.failed[BAD]:
+            failures += 1
+            assert_nothing_happened(ours)
+            assert abs(float(obs[BAD, 0])) <= 0.02
+    assert failures >= 1
+    with pytest.warns(UserWarning, match="Fussy.*not finite"):
+        totals = env.statistics()
+    assert (totals["nonfinite"], totals["unstable"]) == (failures, 0)
+    assert all(math.isfinite(total) for total in totals.values())
+
+
+def test_a_term_that_is_not_finite_does_not_spoil_the_totals_for_good():
+    """A total that is once NaN is NaN to the end of the run."""
+    env = envs.make(Fussy, 3, spoil="term")
+    env.reset()
+    for _ in range(25):
+        assert is_finite(env.step(push_one_world(env))[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert all(math.isfinite(total) for total in env.statistics().values())
+
+
+def test_each_kind_of_failure_is_told_once_and_names_the_task():
+    env = envs.make(Fussy, 3)
+    env.reset()
+    draw = Actions(env)
+    assert no_warnings(env)
+    for _ in range(25):
+        env.step(push_one_world(env))
+    with pytest.warns(UserWarning, match="Fussy") as told:
+        env.statistics()
+    assert len(told) == 1
+    assert no_warnings(env)
+    for _ in range(2):
+        poke(env, "qvel", math.nan)
+        env.step(draw())
+    with pytest.warns(UserWarning, match="Fussy.*diverged") as told:
+        env.statistics()
+    assert len(told) == 1
+    assert no_warnings(env)
+
+
+def no_warnings(env: BatchEnv) -> bool:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        env.statistics()
+    return True
+
+
+@dataclass
+class BadStarts(CartBall):
+    """One start in eight is NaN (`what`: the state, or only what is observed of it)."""
+
+    what: str = "state"
+
+    def reset(self, num_worlds: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        qpos, qvel = super().reset(num_worlds, generator)
+        if hasattr(self, "armed") and self.what == "state":
+            qpos[torch.rand(num_worlds, generator=generator) < 1 / 8, 0] = math.nan
+        return qpos, qvel
+
+    def observation(self, state: State) -> Tensor:
+        spoilt = (state.qpos[:, :1].abs() > 0.07) & (self.what == "observation") & hasattr(self, "armed")
+        return torch.where(spoilt, math.nan, state.qpos)
+
+
+@pytest.mark.parametrize("what", ["state", "observation"])
+def test_a_start_that_is_not_finite_is_counted_and_never_handed_out(what: str):
+    env = envs.make(BadStarts, 16, what=what, max_episode_steps=3)
+    env.task.armed = True  # from now on: the check at construction has passed
+    draw = Actions(env)
+    obs = env.reset()
+    for _ in range(20):
+        assert torch.isfinite(obs).all()
+        transition, obs = env.step(draw())
+        assert is_finite(transition)
+    with pytest.warns(UserWarning, match="BadStarts"):
+        totals = env.statistics()
+    assert totals["unstable"] + totals["nonfinite"] > 0

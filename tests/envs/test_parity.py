@@ -1,0 +1,182 @@
+"""The built-in tasks are Gymnasium's v5 environments, bit for bit."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import math
+from collections import Counter
+from typing import Any
+
+import gymnasium
+import mujoco
+import numpy as np
+import pytest
+import torch
+from env_helpers import NAMES, Actions, qpos_qvel, same_bits, spy
+
+import envs
+from envs import BatchEnv
+
+WORLDS = 5
+
+
+def gymnasium_env(name: str, **options: Any) -> gymnasium.Env:
+    return gymnasium.make(name, disable_env_checker=True, **options).unwrapped
+
+
+def put(reference: gymnasium.Env, qpos: torch.Tensor, qvel: torch.Tensor) -> None:
+    """Start an episode of the reference at a given state, as its own `reset` does at one of its choice."""
+    mujoco.mj_resetData(reference.model, reference.data)
+    reference.set_state(qpos.numpy().copy(), qvel.numpy().copy())
+
+
+def assert_parity(env: BatchEnv, references: list[gymnasium.Env], steps: int, scale: float = 1.2) -> Counter[str]:
+    """Step both from the same states with the same actions, compare everything; count what happened on the way."""
+    happened: Counter[str] = Counter()
+    observations, rewards = spy(env.task, "observation"), spy(env.task, "reward")
+    draw = Actions(env, seed=1, scale=scale)
+    obs = env.reset()
+    for world, reference in enumerate(references):
+        put(reference, *(part[world] for part in qpos_qvel(env)))
+        assert same_bits(observations[-1][1][world], reference._get_obs())
+    for step in range(steps):
+        before, action = obs, draw()
+        observations.clear()
+        transition, obs = env.step(action)
+        (state,), observation = observations[0]
+        reward, terms = rewards[-1][1]
+        qpos, qvel = qpos_qvel(env)
+        for world, reference in enumerate(references):
+            where = f"world {world}, step {step}"
+            theirs, their_reward, their_terminated, _, info = reference.step(action[world].numpy())
+            following = transition["next"][world]
+            assert same_bits(state.qpos[world], reference.data.qpos), where
+            assert same_bits(state.qvel[world], reference.data.qvel), where
+            assert same_bits(observation[world], theirs), where
+            assert same_bits(following["observation"], theirs.astype(np.float32)), where
+            assert same_bits(transition["observation"][world], before[world]), where
+            assert float(reward[world]) == float(their_reward), where
+            assert following["reward"].item() == float(np.float32(their_reward)), where
+            assert {key for key in info if key.startswith("reward")} == set(terms), where
+            for key, term in terms.items():
+                assert float(term[world]) == float(info[key]), (where, key)
+            assert following["terminated"].item() == their_terminated, where
+            happened["contacts"] += reference.data.ncon > 0
+            happened["terminated"] += bool(their_terminated)
+            happened["truncated"] += bool(following["truncated"])
+            happened["unhealthy"] += info.get("reward_survive", 1) == 0
+            if following["done"]:
+                put(reference, qpos[world], qvel[world])
+                assert same_bits(observations[-1][1][world], reference._get_obs()), where
+                assert same_bits(obs[world], reference._get_obs().astype(np.float32)), where
+    return happened
+
+
+@pytest.mark.parametrize(
+    ("name", "limit", "must_happen"),
+    [
+        ("HalfCheetah-v5", 130, {"contacts", "truncated"}),
+        ("Hopper-v5", 1000, {"contacts", "terminated"}),
+        ("Humanoid-v5", 1000, {"contacts", "terminated"}),
+        ("InvertedPendulum-v5", 1000, {"terminated"}),
+    ],
+)
+def test_every_step_equals_gymnasiums(name: str, limit: int, must_happen: set[str]):
+    env = envs.make(name, WORLDS, seed=3, max_episode_steps=limit)
+    happened = assert_parity(env, [gymnasium_env(name) for _ in range(WORLDS)], steps=400)
+    assert not {event for event in must_happen if happened[event] < 2}, happened
+    assert env.statistics()["unstable"] == 0
+
+
+OPTIONS = [
+    ("HalfCheetah-v5", {"exclude_current_positions_from_observation": False, "reset_noise_scale": 0.3}, "contacts"),
+    ("HalfCheetah-v5", {"forward_reward_weight": 0.3, "ctrl_cost_weight": 0.7, "frame_skip": 2}, "contacts"),
+    (
+        "Hopper-v5",
+        {
+            "exclude_current_positions_from_observation": False,
+            "terminate_when_unhealthy": False,
+            "reset_noise_scale": 0.2,
+        },
+        "unhealthy",
+    ),
+    (
+        "Hopper-v5",
+        {"forward_reward_weight": 0.7, "ctrl_cost_weight": 0.3, "healthy_reward": 2.5, "frame_skip": 7},
+        "terminated",
+    ),
+    ("Hopper-v5", {"healthy_z_range": (1.2, 1.3), "healthy_angle_range": (-math.inf, math.inf)}, "terminated"),
+    ("Hopper-v5", {"healthy_state_range": (-3.0, 3.0), "healthy_angle_range": (-1.0, 1.0)}, "terminated"),
+    (
+        "Humanoid-v5",
+        {
+            "include_cfrc_ext_in_observation": False,
+            "exclude_current_positions_from_observation": False,
+            "reset_noise_scale": 0.1,
+            "healthy_z_range": (1.2, 1.5),
+        },
+        "terminated",
+    ),
+    (
+        "Humanoid-v5",
+        {"terminate_when_unhealthy": False, "contact_cost_weight": 1e-3, "contact_cost_range": (0.25, 1.5)},
+        "unhealthy",
+    ),
+    (
+        "Humanoid-v5",
+        {
+            "include_cinert_in_observation": False,
+            "include_cvel_in_observation": False,
+            "include_qfrc_actuator_in_observation": False,
+            "forward_reward_weight": 0.3,
+            "ctrl_cost_weight": 0.7,
+            "healthy_reward": 2.5,
+            "frame_skip": 3,
+        },
+        "contacts",
+    ),
+    ("InvertedPendulum-v5", {"reset_noise_scale": 0.15, "frame_skip": 3}, "terminated"),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "must_happen"), OPTIONS)
+def test_every_step_equals_gymnasiums_with_other_options(name: str, options: dict[str, Any], must_happen: str):
+    env = envs.make(name, 2, seed=5, max_episode_steps=150, **options)
+    happened = assert_parity(env, [gymnasium_env(name, **options) for _ in range(2)], steps=160)
+    assert happened[must_happen] > 0, happened
+
+
+def test_hopper_velocities_are_clamped_as_gymnasiums():
+    env = envs.make("Hopper-v5", 2, seed=0, terminate_when_unhealthy=False)
+    observations = spy(env.task, "observation")
+    env.reset()
+    draw = Actions(env)
+    fastest = 0.0
+    for _ in range(100):
+        env.step(draw())
+        (state,), observation = observations[-1]
+        fastest = max(fastest, float(state.qvel.abs().max()))
+        assert float(observation[:, 5:].abs().max()) <= 10
+    assert fastest > 10
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_options_and_defaults_are_gymnasiums(name: str):
+    ours = {field.name: field.default for field in dataclasses.fields(envs.find_task(name))}
+    signature = inspect.signature(type(gymnasium_env(name)).__init__).parameters.values()
+    theirs = {
+        parameter.name: parameter.default
+        for parameter in signature
+        if parameter.default is not parameter.empty and parameter.name != "default_camera_config"
+    }
+    assert ours == theirs | {"max_episode_steps": gymnasium.spec(name).max_episode_steps}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_sizes_and_action_bounds_are_gymnasiums(name: str):
+    env, reference = envs.make(name, 1), gymnasium_env(name)
+    assert env.observation_dim == reference.observation_space.shape[0]
+    assert env.action_dim == reference.action_space.shape[0]
+    assert same_bits(env.action_low, reference.action_space.low)
+    assert same_bits(env.action_high, reference.action_space.high)

@@ -1,0 +1,49 @@
+"""Sums are made in NumPy's order, so that they equal Gymnasium's bit for bit."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from env_helpers import same_bits
+
+from envs.tasks.rewards import center_of_mass, ordered_sum
+
+DRAWS = 6
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_ordered_sum_equals_numpys(dtype: type):
+    rng = np.random.default_rng(0)
+    for length in range(1, 301):
+        values = (rng.normal(size=(DRAWS, length)) * 10.0 ** rng.uniform(-4, 4, size=(DRAWS, length))).astype(dtype)
+        theirs = np.array([np.sum(row) for row in values])
+        assert same_bits(ordered_sum(torch.from_numpy(values)), theirs), length
+
+
+def test_order_matters_on_these_draws():
+    """The test above would be vacuous if torch's own sum gave the same bits."""
+    values = torch.from_numpy(np.random.default_rng(0).normal(size=(DRAWS, 300)))
+    assert not torch.equal(ordered_sum(values), values.sum(-1))
+
+
+def test_ordered_sum_keeps_leading_axes():
+    values = torch.randn(2, 3, 37, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    theirs = np.array([[np.sum(row) for row in block] for block in values.numpy()])
+    assert same_bits(ordered_sum(values), theirs)
+
+
+def test_ordered_sum_of_a_view_equals_that_of_its_copy():
+    values = torch.randn(40, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).T
+    assert torch.equal(ordered_sum(values), ordered_sum(values.contiguous()))
+
+
+@pytest.mark.parametrize("num_bodies", [1, 2, 5, 14, 40])
+def test_center_of_mass_equals_einsum(num_bodies: int):
+    """Gymnasium's `mass_center` is this einsum, divided by the total mass."""
+    rng = np.random.default_rng(num_bodies)
+    for _ in range(DRAWS):
+        mass, xipos = rng.uniform(0, 9, num_bodies), rng.normal(size=(3, num_bodies, 3))
+        theirs = np.stack([np.einsum("b,bj->j", mass, world) / mass.sum() for world in xipos])
+        ours = center_of_mass(mass.tolist(), torch.from_numpy(xipos)) / float(mass.sum())
+        assert same_bits(ours, theirs)

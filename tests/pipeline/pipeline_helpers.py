@@ -1,0 +1,85 @@
+"""The smallest configurations, transitions and learners, which the tests of `pipeline` share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from tensordict import TensorDict
+
+from envs import transition as transitions
+from pipeline.buffer import ReplayBuffer
+from pipeline.config import Config
+
+OBSERVATION_DIM, ACTION_DIM = 5, 3
+
+SMALL: dict[str, Any] = {
+    "device": "cpu",
+    "compile": False,
+    "num_envs": 4,
+    "num_threads": 1,
+    "total_env_steps": 400,
+    "learning_starts": 40,
+    "utd_ratio": 0.25,
+    "batch_size": 16,
+    "actor_hidden": (8,),
+    "critic_hidden": (8,),
+    "log_every": 100,
+    "eval_every": 200,
+    "eval_episodes": 2,
+    "checkpoint_every": 100,
+}
+
+
+def small_config(task: str = "InvertedPendulum-v5", **overrides: Any) -> Config:
+    return Config(task, **{**SMALL, **overrides})
+
+
+def small_arguments(**overrides: Any) -> list[str]:
+    """The settings of `small_config` as the command line takes them."""
+    arguments = []
+    for name, value in {**SMALL, **overrides}.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            arguments += [f"--{flag}" if value else f"--no-{flag}"]
+        else:
+            arguments += [f"--{flag}", *map(str, value if isinstance(value, tuple) else (value,))]
+    return arguments
+
+
+def random_transition(size: int, seed: int = 0, observation_dim: int = OBSERVATION_DIM) -> TensorDict:
+    """A transition of independent random numbers in which some worlds terminated, some were truncated, some both."""
+    generator = torch.Generator().manual_seed(seed)
+    observation, following = torch.randn(2, size, observation_dim, generator=generator)
+    action = torch.rand(size, ACTION_DIM, generator=generator) * 2 - 1
+    reward = torch.randn(size, generator=generator)
+    terminated, truncated = torch.rand(2, size, generator=generator) < 0.3
+    return transitions.make(observation, action, following, reward, terminated, truncated)
+
+
+def filled_buffer(size: int = 256, seed: int = 0) -> ReplayBuffer:
+    buffer = ReplayBuffer(size, OBSERVATION_DIM, ACTION_DIM, seed=seed)
+    buffer.extend(random_transition(size, seed=seed + 1))
+    return buffer
+
+
+def differing(left: Any, right: Any, path: str = "") -> list[str]:
+    """Paths at which two nested states differ in a type, a key or a single bit."""
+    if type(left) is not type(right):
+        return [f"{path}: {type(left).__name__} and {type(right).__name__}"]
+    if isinstance(left, torch.Tensor):
+        same = left.dtype == right.dtype and left.shape == right.shape
+        same = same and torch.equal(left.nan_to_num(nan=12345.0), right.nan_to_num(nan=12345.0))
+        return [] if same and torch.equal(left.isnan(), right.isnan()) else [f"{path}: {left} and {right}"]
+    if isinstance(left, dict):
+        if left.keys() != right.keys():
+            return [f"{path}: keys {sorted(map(str, left))} and {sorted(map(str, right))}"]
+        return [line for key in left for line in differing(left[key], right[key], f"{path}/{key}")]
+    if isinstance(left, list | tuple):
+        if len(left) != len(right):
+            return [f"{path}: lengths {len(left)} and {len(right)}"]
+        return [
+            line for i, pair in enumerate(zip(left, right, strict=True)) for line in differing(*pair, f"{path}/{i}")
+        ]
+    equal = left == right or (left != left and right != right)
+    return [] if equal else [f"{path}: {left!r} and {right!r}"]

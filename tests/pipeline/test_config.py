@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+import typing
+
+import pytest
+from pipeline_helpers import small_config
+
+from pipeline import presets
+from pipeline.config import Config
+
+HINTS = typing.get_type_hints(Config)
+INTEGERS = [name for name, kind in HINTS.items() if kind is int]
+FLOATS = [name for name, kind in HINTS.items() if kind is float]
+POSITIVE = ["utd_ratio", "actor_lr", "critic_lr", "alpha_lr", "alpha_init"]
+AT_LEAST_ONE = [name for name in INTEGERS if name not in ("seed", "num_threads", "learning_starts")]
+
+REFUSED = [
+    *[(name, value, "at least 1") for name in AT_LEAST_ONE for value in (0, -1)],
+    *[(name, -1, "0 or more") for name in ("seed", "num_threads", "learning_starts")],
+    *[(name, value, "above 0") for name in POSITIVE for value in (0.0, -1e-9, math.inf, math.nan)],
+    *[("gamma", value, "[0, 1)") for value in (-0.01, 1.0, 1.5, math.nan)],
+    *[("tau", value, "(0, 1]") for value in (0.0, -0.5, 1.01, math.nan)],
+    *[("lr_final", value, "(0, 1]") for value in (0.0, -0.5, 1.01, math.nan)],
+    *[("adam_beta1", value, "[0, 1)") for value in (-0.01, 1.0, math.nan)],
+    *[(name, value, "at least 1") for name in ("actor_hidden", "critic_hidden") for value in ((), (0,), (16, -1))],
+    *[("target_entropy", value, "finite") for value in (math.inf, -math.inf, math.nan)],
+]
+
+
+@pytest.mark.parametrize(("name", "value", "accepted"), REFUSED)
+def test_an_impossible_number_is_refused_with_field_value_and_what_is_accepted(
+    name: str, value: object, accepted: str
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"{name} is {value}")) as refusal:
+        small_config(**{name: value})
+    assert accepted in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", [*INTEGERS, *FLOATS])
+def test_no_number_may_be_below_zero_or_no_number_at_all(name: str) -> None:
+    for value in (-1, math.nan):
+        with pytest.raises(ValueError, match=name):
+            small_config(**{name: value})
+
+
+@pytest.mark.parametrize("name", INTEGERS)
+def test_a_count_is_a_whole_number(name: str) -> None:
+    value = getattr(small_config(), name) + 0.5
+    with pytest.raises(ValueError, match=re.escape(f"{name} is {value}")):
+        small_config(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("gamma", 0.0), ("tau", 1.0), ("lr_final", 1.0), ("adam_beta1", 0.0), ("target_entropy", -3.5),
+        ("target_entropy", 1), ("seed", 2**40), ("num_threads", 0), ("num_critics", 1), ("policy_delay", 1),
+        ("actor_hidden", (1,)), ("learning_starts", 10**9),
+    ],
+)  # fmt: skip
+def test_the_limits_themselves_are_accepted(name: str, value: object) -> None:
+    assert getattr(small_config(**{name: value}), name) == value
+
+
+def suggested_ratios(num_envs: int, steps_per_round: int, utd_ratio: float) -> list[float]:
+    with pytest.raises(ValueError, match=f"utd_ratio {utd_ratio:g}") as refusal:
+        small_config(num_envs=num_envs, steps_per_round=steps_per_round, utd_ratio=utd_ratio)
+    listed = re.search(r"ratios that work are (.+?); or", str(refusal.value))
+    assert listed is not None, str(refusal.value)
+    return [float(text) for text in listed[1].split(" or ")]
+
+
+@pytest.mark.parametrize("num_envs", [1, 3, 7, 16, 101])
+@pytest.mark.parametrize("steps_per_round", [1, 3])
+@pytest.mark.parametrize("utd_ratio", [1e-4, 0.0131, 0.31, 0.77, 1.51, 7.123])
+def test_a_utd_ratio_that_gives_no_whole_number_of_updates_names_the_nearest_that_do(
+    num_envs: int, steps_per_round: int, utd_ratio: float
+) -> None:
+    steps = num_envs * steps_per_round
+    ratios = suggested_ratios(num_envs, steps_per_round, utd_ratio)
+    nearest = min((count / steps for count in range(1, 10 * steps)), key=lambda ratio: abs(ratio - utd_ratio))
+    assert nearest == pytest.approx(min(ratios, key=lambda ratio: abs(ratio - utd_ratio)))
+    for ratio in ratios:
+        config = small_config(num_envs=num_envs, steps_per_round=steps_per_round, utd_ratio=ratio)
+        assert config.updates_per_round == pytest.approx(ratio * steps)
+        assert config.updates_per_round >= 1
+
+
+@pytest.mark.parametrize(
+    ("num_envs", "steps_per_round", "utd_ratio", "updates"),
+    [(1, 1, 1.0, 1), (1, 1, 20.0, 20), (16, 1, 1 / 16, 1), (16, 1, 2.5, 40), (3, 1, 1 / 3, 1), (64, 4, 0.125, 32)],
+)
+def test_the_updates_of_a_round_are_the_ratio_times_its_env_steps(
+    num_envs: int, steps_per_round: int, utd_ratio: float, updates: int
+) -> None:
+    config = small_config(num_envs=num_envs, steps_per_round=steps_per_round, utd_ratio=utd_ratio)
+    assert config.updates_per_round == updates
+
+
+@pytest.mark.parametrize("limit", ["buffer_size", "total_env_steps"])
+def test_a_buffer_that_cannot_take_one_vector_step_is_refused(limit: str) -> None:
+    with pytest.raises(ValueError, match=r"holds 31 transitions and 32 worlds") as refusal:
+        small_config(num_envs=32, batch_size=1, **{limit: 31})
+    assert limit in str(refusal.value)
+    small_config(num_envs=32, batch_size=1, **{limit: 32})
+
+
+@pytest.mark.parametrize("limit", ["learning_starts", "buffer_size", "total_env_steps"])
+def test_a_batch_larger_than_what_the_first_update_finds_is_refused(limit: str) -> None:
+    with pytest.raises(ValueError, match=r"batch_size = 33.*only 32 are stored") as refusal:
+        small_config(batch_size=33, **{limit: 32})
+    assert "learning_starts" in str(refusal.value)
+    small_config(batch_size=32, **{limit: 32})
+
+
+def test_the_buffer_allocates_no_more_than_the_run_will_fill() -> None:
+    assert small_config(buffer_size=10**9, total_env_steps=1234).capacity == 1234
+    assert small_config(buffer_size=99, total_env_steps=1234).capacity == 99
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"healthy_z_range": (0.7, math.inf), "reset_noise_scale": 0.01, "name": "x", "flag": False},
+        {"corners": ((0.0, 1.0), (2.0, 3.0)), "nothing": ()},
+    ],
+    ids=["none", "flat", "nested"],
+)
+def test_a_configuration_survives_json_unchanged(options: dict[str, object]) -> None:
+    config = small_config(task_options=options, actor_hidden=(32, 16), target_entropy=-2.5, seed=7)
+    written = json.dumps(config.to_dict())
+    assert Config.from_dict(json.loads(written)) == config
+    assert Config.from_dict(config.to_dict()) == config
+
+
+def test_a_configuration_of_another_version_names_the_fields_that_differ() -> None:
+    values = small_config().to_dict()
+    del values["gamma"]
+    with pytest.raises(ValueError, match=r"another version.*'discount'.*'gamma'"):
+        Config.from_dict({**values, "discount": 0.9})
+
+
+def test_a_written_configuration_is_checked_when_it_is_read() -> None:
+    with pytest.raises(ValueError, match="gamma is 2"):
+        Config.from_dict({**small_config().to_dict(), "gamma": 2})
+
+
+def test_a_configuration_cannot_be_changed_behind_its_checks() -> None:
+    config = small_config()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.gamma = 2.0  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("name", presets.names())
+def test_every_preset_builds_and_gives_way_to_overrides(name: str) -> None:
+    assert presets.preset(name, "Hopper-v5").task == "Hopper-v5"
+    assert presets.preset(name, "Hopper-v5", gamma=0.5, seed=3).gamma == 0.5
+
+
+def test_an_unknown_preset_lists_those_there_are() -> None:
+    with pytest.raises(ValueError, match="'sca'") as refusal:
+        presets.preset("sca", "Hopper-v5")
+    assert all(name in str(refusal.value) for name in presets.names())
+
+
+def test_the_default_preset_is_the_configuration_as_it_stands() -> None:
+    assert presets.preset(presets.DEFAULT, "Hopper-v5") == Config("Hopper-v5")
