@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 import rich.table
 from rich.console import Console
+from rich.table import Column
 
 from benchmarks.runner import Measurement, summarize
 from envs.physics.cpu import available_cores
@@ -135,7 +136,7 @@ def text(cell: Cell) -> str:
 
 
 def _rendered(table: Table) -> rich.table.Table:
-    rendered = rich.table.Table(*table.columns, title=table.title)
+    rendered = rich.table.Table(*[Column(name, overflow="fold") for name in table.columns], title=table.title)
     for row in table.rows:
         rendered.add_row(*map(text, row))
     return rendered

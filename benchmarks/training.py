@@ -74,9 +74,7 @@ def training(
         episodes: episodes of the final evaluation.
         output: the file to write; by default benchmarks/results/training-<task>-<hardware>.json.
     """
-    trained = []
-    for seed in seeds:
-        trained.append(_train_and_evaluate(task, seed, 60 * minutes, episodes, options))
+    trained = [_train_and_evaluate(task, seed, 60 * minutes, episodes, options) for seed in seeds]
     settings = {
         "task": task,
         "options": options,
@@ -86,7 +84,7 @@ def training(
         "episodes": episodes,
     }
     name = task.rpartition(":")[2]
-    title = f"{name}, at most {minutes:g} minutes a seed"
+    title = f"{name}: returns after at most {minutes:g} minutes"
     table = _table(title, trained, threshold)
     path = result.publish(f"training-{name}", output, settings, map(asdict, trained), [table])
     _draw(path.with_suffix(".png"), title, trained, threshold)
@@ -99,7 +97,9 @@ def _train_and_evaluate(task: str, seed: int, limit: float, episodes: int, optio
         exit_code, seconds, output = _train(arguments, limit, cache)
         times = [when for when, line in output if line.startswith("evaluation at ")]
         rows = _read(run_dir / "evaluations.csv")
-        curve = [row | {"wall_seconds": when} for row, when in zip(rows, times, strict=True)]
+        curve = [
+            row | {"wall_seconds": when} for row, when in zip(rows, times, strict=False)
+        ]  # a row comes before its line
         subprocess.run([*SALTUS, "evaluate", str(run_dir), "--episodes", str(episodes)], check=False)
         evaluation = run_dir / "evaluation.json"
         final = json.loads(evaluation.read_text()) if evaluation.exists() else None
@@ -133,36 +133,38 @@ def _read(path: Path) -> list[dict[str, float]]:
 
 
 def _table(title: str, trained: Sequence[Trained], threshold: float | None) -> result.Table:
-    """A row a seed, and their median."""
-    columns = ["seed", "seconds", "exit code", "env steps", "best evaluation", "final return", "std", "95% interval"]
-    rows: list[list[result.Cell]] = []
-    for run in trained:
-        best = max((row["return_mean"] for row in run.curve), default=None)
-        row: list[result.Cell] = [str(run.seed), run.seconds, run.exit_code]
-        if run.final is None:
-            row += [None, best, "none", None, None]
-        else:
-            low, high = run.final["interval_95"]
-            interval = f"{low:,.0f} to {high:,.0f}"
-            row += [run.final["env_steps"], best, run.final["mean"], run.final["std"], interval]
-        rows.append(row)
+    """A row a seed, and the medians over seeds."""
+    columns = ["seed", "ended, s", "exit code", "env steps", "best evaluation", "final return", "std", "95% interval"]
+    rows = [_row(run) for run in trained]
     finals = [run.final["mean"] for run in trained if run.final is not None]
-    if len(finals) == len(trained):
-        rows.append(["median", median(run.seconds for run in trained), None, None, None, median(finals), None, None])
+    middle: list[result.Cell] = ["median", median(run.seconds for run in trained), None, None, None]
+    rows.append([*middle, median(finals) if len(finals) == len(trained) else None, None, None])
     if threshold is not None:
-        columns.append(f"seconds to {threshold:,g}")
+        columns.append(f"s to {threshold:,g}")
         times = [run.reached(threshold) for run in trained]
-        for row, when in zip(rows, times, strict=False):
-            row.append("not reached" if when is None else when)
+        reached = [when for when in times if when is not None]
+        all_reached = len(reached) == len(times)
+        cells: list[result.Cell] = ["not reached" if when is None else when for when in times]
+        cells.append(median(reached) if all_reached else f"{len(reached)} of {len(times)} reached it")
+        rows = [[*row, cell] for row, cell in zip(rows, cells, strict=True)]
     return result.Table(title, columns, rows)
+
+
+def _row(run: Trained) -> list[result.Cell]:
+    best = max((row["return_mean"] for row in run.curve), default=None)
+    start: list[result.Cell] = [str(run.seed), run.seconds, run.exit_code]
+    if run.final is None:
+        return [*start, None, best, "none", None, None]
+    low, high = run.final["interval_95"]
+    return [*start, run.final["env_steps"], best, run.final["mean"], run.final["std"], f"{low:,.0f} to {high:,.0f}"]
 
 
 def _draw(path: Path, title: str, trained: Sequence[Trained], threshold: float | None) -> None:
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     for run in trained:
-        columns = {name: [row[name] for row in run.curve] for name in ("wall_seconds", "return_mean")}
-        axes.plot(columns["wall_seconds"], columns["return_mean"], label=f"seed {run.seed}")
+        seconds, returns = ([row[name] for row in run.curve] for name in ("wall_seconds", "return_mean"))
+        axes.plot(seconds, returns, marker=".", label=f"seed {run.seed}")
     if threshold is not None:
         axes.axhline(threshold, color="0.4", linestyle="--", label=f"{threshold:,g}")
     axes.set(title=title, xlabel="wall-clock from process start, s", ylabel="mean return of evaluations")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ def _load_task(name: str) -> type[Task]:
     path = Path(file).expanduser().resolve()
     if not path.is_file():
         raise ValueError(f"there is no file {path} (from task {name!r}, looked up from the current folder)")
-    module_name = f"saltus_task_{path.stem}"
+    module_name = f"saltus_task_{path.stem}_{zlib.crc32(bytes(path)):08x}"
     spec = importlib.util.spec_from_file_location(module_name, path)
     assert spec is not None
     assert spec.loader is not None

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
@@ -59,6 +60,8 @@ class BatchEnv:
     ):
         if num_envs < 1:
             raise ValueError(f"num_envs is {num_envs}; at least 1 world is needed")
+        if seed < 0:
+            raise ValueError(f"seed is {seed}; it must be 0 or more")
         if num_threads < 0:
             raise ValueError(f"num_threads is {num_threads}; give a number of threads, or 0 for every core")
         for name in ("frame_skip", "max_episode_steps"):
@@ -68,7 +71,9 @@ class BatchEnv:
         model = load_model(task)
         self.action_low, self.action_high = _action_bounds(model, type(task).__name__, self.device)
         task.bind(model, CpuPhysics.dtype, CpuPhysics.device)
-        self._generator = torch.Generator(CpuPhysics.device).manual_seed(seed)
+        # torch's CPU generator takes the low 32 bits of its seed: hashed, seeds alike in those differ, too.
+        hashed = int(np.random.SeedSequence(seed).generate_state(1)[0])
+        self._generator = torch.Generator(CpuPhysics.device).manual_seed(hashed)
         model_fields = _randomized(task, num_envs, self._generator)
         self.physics: Physics = CpuPhysics(model, num_envs, task.fields, task.fresh, model_fields, num_threads)
         self._names = Names(model, task.fields)
@@ -86,12 +91,10 @@ class BatchEnv:
     def reset(self) -> Tensor:
         """Start a new episode in every world; return its first observation, (N, obs_dim) float32."""
         everywhere = torch.ones(self.num_envs, dtype=torch.bool, device=self.physics.device)
-        self.physics.reset(everywhere, *self.task.reset(self.num_envs, self._generator))
-        self._state = State(self.physics.read(), self._names)
-        self._observation = self.task.observation(self._state).float()
+        self._state, self._observation = self._start(everywhere)
         self._elapsed = torch.zeros_like(self._elapsed)
         self._return = torch.zeros_like(self._return)
-        return self._observation.to(self.device)
+        return self._observation.to(self.device, copy=True)
 
     def step(self, action: Tensor) -> tuple[TensorDict, Tensor]:
         """One control step of every world.
@@ -107,7 +110,7 @@ class BatchEnv:
             RuntimeError: before the first `reset`.
         """
         before, observation = self._checked_state(action), self._observation
-        ctrl = action.to(self.physics.device)
+        ctrl = action.to(self.physics.device, copy=True)
         self.physics.step(ctrl, self.task.frame_skip)
         after = State(self.physics.read(), self._names)
 
@@ -126,7 +129,7 @@ class BatchEnv:
         self._count(reward32, done, diverged, failed)
         transition = transitions.make(observation, ctrl, next_observation, reward32, terminated, truncated)
         self._state, self._observation = self._reset_where(done, after, next_observation)
-        return transition.to(self.device), self._observation.to(self.device)
+        return transition.to(self.device), self._observation.to(self.device, copy=True)
 
     def _checked_state(self, action: Tensor) -> State:
         if self._state is None:
@@ -141,13 +144,35 @@ class BatchEnv:
             raise ValueError(f"the action of world {world} is not finite: {action[world].tolist()}")
         return self._state
 
+    def _start(self, mask: Tensor) -> tuple[State, Tensor]:
+        """Begin an episode where `mask`; return every world's state, and the observation of it.
+
+        A start that the physics refuses, or whose observation is not finite, is counted and replaced by the model's
+        own initial state.
+        """
+        state, first = self._place(mask, *self.task.reset(self.num_envs, self._generator))
+        diverged = mask & self.physics.unstable()
+        failed = diverged | (mask & ~torch.isfinite(first).all(dim=-1))
+        if failed.any():
+            self._add("unstable", diverged)
+            self._add("nonfinite", failed & ~diverged)
+            state, first = self._place(failed, *Task.reset(self.task, self.num_envs, self._generator))
+            if not torch.isfinite(first[failed]).all():
+                raise FloatingPointError(
+                    f"{type(self.task).__name__}.observation is not finite in the model's own initial state"
+                )
+        return state, first
+
+    def _place(self, mask: Tensor, qpos: Tensor, qvel: Tensor) -> tuple[State, Tensor]:
+        self.physics.reset(mask, qpos, qvel)
+        state = State(self.physics.read(), self._names)
+        return state, self.task.observation(state).float()
+
     def _reset_where(self, done: Tensor, state: State, observation: Tensor) -> tuple[State, Tensor]:
         """The states and observations to go on from, with a new episode where `done`."""
         if not done.any():
-            return state, observation
-        self.physics.reset(done, *self.task.reset(self.num_envs, self._generator))
-        state = State(self.physics.read(), self._names)
-        first = self.task.observation(state).float()
+            return state, observation.clone()  # the transition keeps the other one
+        state, first = self._start(done)
         self._elapsed = torch.where(done, 0, self._elapsed)
         self._return = torch.where(done, 0.0, self._return)
         return state, torch.where(done[:, None], first, observation)
@@ -163,7 +188,7 @@ class BatchEnv:
         self._add("unstable", diverged)
         self._add("nonfinite", failed & ~diverged)
         for name, term in self.reward_terms.items():
-            self._add(f"reward_terms/{name}", torch.where(failed, 0.0, term))
+            self._add(f"reward_terms/{name}", torch.where(failed | ~torch.isfinite(term), 0.0, term))
 
     def _add(self, name: str, values: Tensor) -> None:
         total = self._totals.get(name)
@@ -242,12 +267,19 @@ def _action_bounds(model: Any, task_name: str, device: torch.device) -> tuple[Te
 
 def _randomized(task: Task, num_envs: int, generator: torch.Generator) -> dict[str, Tensor]:
     fields = task.randomize(num_envs, generator)
+    if not isinstance(fields, dict):
+        raise ValueError(
+            f"{type(task).__name__}.randomize returned a {type(fields).__name__}; expected a dict of tensors"
+        )
     for name, values in fields.items():
         shape = getattr(getattr(task.model, name, None), "shape", None)
-        if shape is None or tuple(values.shape) != (num_envs, *shape):
-            expected = f"expected {(num_envs, *shape)}" if shape is not None else "MjModel has no such field"
+        if shape is None or not isinstance(values, Tensor) or tuple(values.shape) != (num_envs, *shape):
+            expected = (
+                f"expected a tensor of {(num_envs, *shape)}" if shape is not None else "MjModel has no such field"
+            )
             raise ValueError(
-                f"{type(task).__name__}.randomize gave {name!r} of shape {tuple(values.shape)}; {expected}"
+                f"{type(task).__name__}.randomize gave {name!r} as a {type(values).__name__} of shape "
+                f"{tuple(getattr(values, 'shape', ()))}; {expected}"
             )
     return fields
 
@@ -291,7 +323,9 @@ def _check_functions(task: Task, physics: Physics, names: Names, num_envs: int, 
     observation = task.observation(state)
     expect("observation", observation, (num_envs, "obs_dim"), "floating-point")
     returned = task.reward(state, action, state)
-    if not isinstance(returned, Tensor) and not (isinstance(returned, tuple) and len(returned) == 2):
+    if not isinstance(returned, Tensor) and not (
+        isinstance(returned, tuple) and len(returned) == 2 and isinstance(returned[1], dict)
+    ):
         raise ValueError(
             f"{type(task).__name__}.reward returned a {type(returned).__name__}; expected a tensor of shape "
             f"({num_envs},), or that and a dict of its terms"

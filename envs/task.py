@@ -65,7 +65,7 @@ class Task:
 
     def terminated(self, state: State) -> Tensor:
         """Where the episode ends for good, (N,) bool. By default nowhere."""
-        return torch.zeros(len(state), dtype=torch.bool, device=state.qpos.device)
+        return torch.zeros(len(state), dtype=torch.bool, device=self.qpos0.device)
 
     def randomize(self, num_worlds: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Per-world values of MjModel fields, (num_worlds, ...) by name. Called once; by default none.
@@ -227,7 +227,10 @@ class _MissingFileError(ValueError):
 
 
 def _find_file(task: Task, path: Path) -> Path:
-    folder = Path(inspect.getfile(type(task))).resolve().parent
+    try:
+        folder = Path(inspect.getfile(type(task))).resolve().parent
+    except (TypeError, OSError):  # a class of an interactive session has no file
+        folder = Path.cwd()
     resolved = folder / path.expanduser()
     if not resolved.is_file():
         raise _MissingFileError(

@@ -36,7 +36,7 @@ class Physics(Protocol):
         ...
 
     def unstable(self) -> Tensor:
-        """Worlds whose physics failed or diverged in the last `step`, (N,) bool."""
+        """Worlds whose physics failed or diverged in the last `step` or `reset`, (N,) bool."""
         ...
 
     def get_state(self) -> TensorDict:

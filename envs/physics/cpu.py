@@ -21,6 +21,8 @@ _DIVERGED = [int(warning) for warning in (
     mujoco.mjtWarning.mjWARN_BADQPOS, mujoco.mjtWarning.mjWARN_BADQVEL, mujoco.mjtWarning.mjWARN_BADQACC
 )]  # fmt: skip
 
+_NONE, _VELOCITY = int(mujoco.mjtStage.mjSTAGE_NONE), int(mujoco.mjtStage.mjSTAGE_VEL)
+
 _log = logging.getLogger("saltus.mujoco")
 if mujoco.get_mju_user_warning() is None:
     # MuJoCo would print every warning and append it to a file in the current folder. Divergence is counted below.
@@ -70,12 +72,13 @@ class CpuPhysics:
         # A batch that keeps each world's MjData can continue from stages computed ahead (fresh), and show it whole.
         persistent = fresh or bool(self._post_constraint)
         self._batch = Batch(model, num_worlds, num_threads or available_cores(), persistent)
-        self._stage = int(mujoco.mjtStage.mjSTAGE_VEL if fresh else mujoco.mjtStage.mjSTAGE_NONE)
+        self._fresh = fresh
         for name, values in (model_fields or {}).items():
             self._batch.expand(name)[...] = values.numpy()
         if model_fields:
             self._batch.set_const()
-        self._initial = self._batch.state[0].copy()
+        self._batch.reset(stage=_NONE)
+        self._initial = self._batch.state.copy()
         self._qpos, self._qvel = self._batch.bind("qpos"), self._batch.bind("qvel")
         self._ctrl, self._ncon = self._batch.bind("ctrl"), self._batch.bind("ncon")
         self._bound = {field: self._batch.bind(field) for field in fields if field not in self._post_constraint}
@@ -85,7 +88,6 @@ class CpuPhysics:
         }
         # Without contacts, equalities or applied forces no external force acts, and there is nothing to compute.
         self._only_contacts = self._post_constraint == ("cfrc_ext",) and model.neq == 0
-        self._warnings = self._batch.warning[:, _DIVERGED, 1].copy()
         self._unstable = np.zeros(num_worlds, dtype=bool)
         self._fields = fields
 
@@ -98,15 +100,21 @@ class CpuPhysics:
     def step(self, ctrl: Tensor, frame_skip: int) -> None:
         self._ctrl[...] = ctrl.numpy()
         self._unstable = np.zeros(self.num_worlds, dtype=bool)
+        self._batch.warning[...] = 0  # the reset of a diverged simulation sets its counter to 1, again and again
         try:
-            self._batch.step(nstep=frame_skip, stage=self._stage)
+            # The forces of the step are gone once contacts are found anew in the state after it.
+            stage = _VELOCITY if self._fresh and not self._post_constraint else _NONE
+            self._batch.step(nstep=frame_skip, stage=stage)
         except SimulationError as error:
             self._unstable[error.ids] = True
-        warnings = self._batch.warning[:, _DIVERGED, 1]
-        self._unstable |= (warnings != self._warnings).any(axis=1)
-        self._warnings = warnings.copy()
+        self._unstable |= self._diverged()
         if self._post_constraint:
             self._compute_post_constraint()
+            if self._fresh:
+                self._batch.forward(stage=_VELOCITY)
+
+    def _diverged(self) -> np.ndarray:
+        return self._batch.warning[:, _DIVERGED, 1].any(axis=1)
 
     def _compute_post_constraint(self) -> None:
         worlds = np.flatnonzero(self._ncon) if self._only_contacts else range(self.num_worlds)
@@ -120,10 +128,14 @@ class CpuPhysics:
 
     def reset(self, mask: Tensor, qpos: Tensor, qvel: Tensor) -> None:
         where = mask.numpy()
-        self._batch.state[where] = self._initial  # Batch.reset also clears what forward overwrites, and takes longer
+        self._batch.state[where] = self._initial[
+            where
+        ]  # Batch.reset also clears what forward overwrites, and takes longer
         self._qpos[where] = qpos.numpy()[where]
         self._qvel[where] = qvel.numpy()[where]
+        self._batch.warning[...] = 0
         self._batch.forward(where)
+        self._unstable = self._diverged()
         for values in self._computed.values():
             values[where] = 0  # as mj_resetData and mj_forward leave them
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -83,3 +88,28 @@ def differing(left: Any, right: Any, path: str = "") -> list[str]:
         ]
     equal = left == right or (left != left and right != right)
     return [] if equal else [f"{path}: {left!r} and {right!r}"]
+
+
+def saltus(*arguments: object, cwd: Path | None = None, **environment: str) -> subprocess.Popen[str]:
+    """Start the `saltus` command in a process of its own; its stderr joins its stdout."""
+    command = [str(Path(sys.executable).with_name("saltus")), *map(str, arguments)]
+    return subprocess.Popen(
+        command, cwd=cwd, env={**os.environ, **environment}, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+def finish(process: subprocess.Popen[str], timeout: float = 150) -> str:
+    """Wait for a process to end well; return what it printed."""
+    try:
+        output, _ = process.communicate(timeout=timeout)
+    finally:
+        process.kill()
+    assert process.returncode == 0, output
+    return output
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    if not path.exists():
+        return []
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))

@@ -271,11 +271,3 @@ def test_warm_updates_never_compile_again(eager_and_compiled: tuple[Learner, Lea
         learner.load_state_dict(copied(learner.state_dict()))
         learner.actor.sample(torch.randn(4, OBSERVATION_DIM))
         rounds(learner, 3)
-
-
-@pytest.mark.slow
-def test_a_learner_is_compiled_without_a_warning(compiled: dict[str, Learner]) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        for learner in compiled.values():
-            rounds(learner, 2)

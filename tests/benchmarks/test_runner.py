@@ -1,0 +1,148 @@
+"""The runner takes turns and computes what it says; the benchmarks run without the packages they compare with."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import report, result, runner
+from benchmarks.environment import environment
+from benchmarks.update import update
+
+
+class Clock:
+    """Time that passes only when a case works."""
+
+    def __init__(self):
+        self.now = 0.0
+        self.calls = []
+
+    def __call__(self):
+        return self.now
+
+    def case(self, name, units, durations):
+        """Work of `units` a call that takes each of `durations` seconds in turn, the last one for ever."""
+        durations = list(durations)
+
+        def work():
+            self.calls.append(name)
+            self.now += durations.pop(0) if len(durations) > 1 else durations[0]
+            return units
+
+        return work
+
+
+def test_cases_take_turns_and_every_repeat_starts_with_the_next():
+    clock = Clock()
+    cases = {name: clock.case(name, 1, [1.0]) for name in "abc"}
+    measured = runner.measure(cases, repeats=4, seconds=1.0, warmup_calls=2, clock=clock)
+    assert "".join(clock.calls) == "abcabc" + "abc" + "bca" + "cab" + "abc"
+    assert "".join(item.case for item in measured) == "abc" + "bca" + "cab" + "abc"
+    assert [item.repeat for item in measured] == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
+
+
+def test_a_turn_ends_with_the_first_whole_call_after_its_time():
+    clock = Clock()
+    measured = runner.measure({"a": clock.case("a", 5, [0.4])}, repeats=1, seconds=1.0, warmup_calls=0, clock=clock)
+    assert measured == [runner.Measurement("a", 0, units=15, seconds=pytest.approx(1.2))]
+    assert measured[0].rate == pytest.approx(12.5)
+
+
+def test_medians_and_ratios():
+    rates = {"mine": [10, 20, 60], "other": [10, 40, 20]}
+    measured = [runner.Measurement(name, i, rate, 1.0) for name, all_ in rates.items() for i, rate in enumerate(all_)]
+    for order in (measured, measured[::-1]):
+        summary = runner.summarize(order, "mine")
+        assert summary["mine"] == runner.Summary(20, 10, 60, 1.0, 1.0)
+        assert summary["other"] == runner.Summary(20, 10, 40, ratio_of_medians=1.0, median_of_ratios=1.0)
+    measured = [runner.Measurement("mine", i, rate, 1.0) for i, rate in enumerate([10, 20, 90])]
+    measured += [runner.Measurement("other", i, rate, 1.0) for i, rate in enumerate([5, 40, 30])]
+    other = runner.summarize(measured, "mine")["other"]
+    assert (other.ratio_of_medians, other.median_of_ratios) == (20 / 30, 2.0)
+
+
+def test_a_case_whose_package_is_missing_is_named_and_no_other_error_is_hidden(monkeypatch):
+    monkeypatch.setitem(sys.modules, "envpool", None)
+
+    def needs_envpool():
+        import envpool  # noqa: F401
+
+        return lambda: 1
+
+    def broken():
+        raise ValueError("broken")
+
+    cases, missing = runner.build({"here": lambda: lambda: 1, "there": needs_envpool})
+    assert list(cases) == ["here"]
+    assert missing == {"there": "envpool is not installed"}
+    with pytest.raises(ValueError, match="broken"):
+        runner.build({"broken": broken})
+
+
+@pytest.fixture
+def without_packages(monkeypatch):
+    """As if envpool and stable-baselines3 were not installed; torch's threads as they were afterwards."""
+    threads = torch.get_num_threads()
+    for name in ("envpool", "stable_baselines3"):
+        monkeypatch.setitem(sys.modules, name, None)
+    yield
+    torch.set_num_threads(threads)
+
+
+def check(path: Path, cases: set[str], repeats: int, absent: str, reason: str) -> dict:
+    content = json.loads(path.read_text())
+    assert set(content) == {"command", "date", "hardware", "versions", "settings", "measurements", "summary"}
+    assert content["hardware"]["cores"] >= 1
+    assert content["hardware"]["cpu"]
+    assert set(result.PACKAGES) < set(content["versions"])
+    assert {item["case"] for item in content["measurements"]} == cases
+    assert len(content["measurements"]) == len(cases) * repeats
+    assert all(
+        item["units"] > 0 and item["rate"] == item["units"] / item["seconds"] for item in content["measurements"]
+    )
+    (table,) = content["summary"]
+    assert {row[0] for row in table["rows"]} == {*cases, absent}
+    assert [row[1] for row in table["rows"] if row[0] == absent] == [reason]
+    assert f"| {absent} | {reason} |" in report.markdown(content)
+    return content
+
+
+def test_environment_runs_to_the_end_without_envpool(tmp_path, capsys, monkeypatch, without_packages):
+    monkeypatch.setenv("COLUMNS", "200")
+    path = tmp_path / "environment.json"
+    environment(("Hopper-v5",), num_envs=4, num_threads=1, repeats=2, seconds=0.01, warmup_steps=30, output=path)
+    cases = {"saltus", "bare mujoco.batch", "Gymnasium SyncVectorEnv"}
+    content = check(path, cases, 2, "EnvPool", "envpool is not installed")
+    assert content["settings"]["num_threads"] == 1
+    assert "envpool is not installed" in capsys.readouterr().out
+
+
+def test_update_runs_to_the_end_without_stable_baselines(tmp_path, monkeypatch, without_packages):
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)  # takes a minute, and is not the point here
+    path = tmp_path / "update.json"
+    update(updates_per_round=1, buffer_size=256, repeats=1, seconds=0.01, warmup_rounds=1, output=path)
+    cases = {"saltus sac", "saltus sac, not compiled", "saltus crossq"}
+    check(path, cases, 1, "Stable-Baselines3 SAC", "stable_baselines3 is not installed")
+
+
+def test_environment_counts_no_reset_as_a_step():
+    """A world that ends spends its next call on the reset: with episodes of 2 steps every third call."""
+    import gymnasium
+
+    from benchmarks.environment import _vector_steps
+
+    def make():
+        return gymnasium.make("Hopper-v5", max_episode_steps=2, disable_env_checker=True)
+
+    env = gymnasium.vector.SyncVectorEnv([make] * 3)
+    step = _vector_steps(env, iter([env.action_space.sample() * 0] * 6))
+    assert [step() for _ in range(6)] == [3, 3, 0, 3, 3, 0]
+
+
+def test_every_result_file_can_be_reported(capsys):
+    report.report()
+    assert capsys.readouterr().out.count("`python -m benchmarks") == len(list(result.RESULTS.glob("*.json")))

@@ -1,0 +1,251 @@
+from __future__ import annotations
+
+import os
+import pickle
+import random
+import resource
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pipeline_helpers import differing
+
+from pipeline import checkpoint
+from pipeline.checkpoint import CheckpointError
+
+CONFIG = {"task": "Hopper-v5", "seed": 0, "actor_hidden": [16, 16], "gamma": 0.99}
+
+
+def state(seed: int = 0) -> dict[str, Any]:
+    """Every kind of value that a run saves."""
+    torch.manual_seed(seed)
+    return {
+        "env_steps": 123,
+        "seconds": 4.5,
+        "random": torch.get_rng_state(),
+        "random_cuda": None,
+        "flags": torch.rand(50) < 0.5,
+        "learner": {"weights": torch.randn(40, 30), "step": torch.tensor(7.0), "nan": torch.tensor(float("nan"))},
+        "environment": {"physics": torch.randn(20, 10, dtype=torch.float64), "elapsed": torch.arange(20)},
+    }
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:
+    saved = state()
+    path = checkpoint.save(tmp_path, 123, CONFIG, saved)
+    content = checkpoint.load(path, CONFIG)
+    assert differing(content["state"], saved) == []
+    assert content["config"] == CONFIG
+    assert content["versions"] == checkpoint.versions()
+    assert {"saltus", "torch", "mujoco"} <= content["versions"].keys()
+
+
+def test_the_last_two_are_kept_in_the_order_of_env_steps(tmp_path: Path) -> None:
+    folder = tmp_path / "made" / "on" / "demand"
+    for env_steps in (0, 999, 10_000, 2_000_000):
+        path = checkpoint.save(folder, env_steps, CONFIG, state())
+        assert checkpoint.find(folder)[-1] == path
+    assert names(folder) == ["000000010000.pt", "000002000000.pt"]
+    checkpoint.load(path)
+
+
+def test_saving_the_same_step_again_replaces_it(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        path = checkpoint.save(tmp_path, 5, CONFIG, state(seed))
+    assert names(tmp_path) == [path.name]
+    assert differing(checkpoint.load(path)["state"], state(1)) == []
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.9, 0.999])
+def test_a_truncated_checkpoint_is_refused_and_the_one_before_named(tmp_path: Path, share: float) -> None:
+    checkpoint.save(tmp_path, 1, CONFIG, state())
+    path = checkpoint.save(tmp_path, 2, CONFIG, state())
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(CheckpointError, match=r"000000000002\.pt is truncated or corrupted") as refusal:
+        checkpoint.load(path, CONFIG)
+    assert "Delete it, and the run resumes from the one before, 000000000001.pt" in str(refusal.value)
+
+
+def data_offsets(path: Path) -> list[int]:
+    """Offsets in the middle of every part of the archive."""
+    with zipfile.ZipFile(path) as archive:
+        content = path.read_bytes()
+        parts = [(archive.read(part), part.filename) for part in archive.infolist()]
+    return [content.index(data) + len(data) // 2 for data, _ in parts if data]
+
+
+def test_a_flipped_byte_in_the_data_is_found_wherever_it_is(tmp_path: Path) -> None:
+    path = checkpoint.save(tmp_path, 1, CONFIG, state())
+    content = path.read_bytes()
+    offsets = data_offsets(path)
+    assert len(offsets) >= 8
+    for offset in offsets:
+        damaged = bytearray(content)
+        damaged[offset] ^= 0x10
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match=r"000000000001\.pt is (truncated or )?corrupted") as refusal:
+            checkpoint.load(path, CONFIG)
+        assert "start the run again" in str(refusal.value)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_damage_anywhere_is_refused_or_harmless(tmp_path: Path, seed: int) -> None:
+    saved = state()
+    path = checkpoint.save(tmp_path, 1, CONFIG, saved)
+    content, generator = path.read_bytes(), random.Random(seed)
+    for _ in range(60):
+        damaged, start = bytearray(content), generator.randrange(len(content))
+        for offset in range(start, min(start + generator.choice([1, 1, 4, 64]), len(content))):
+            damaged[offset] ^= generator.randrange(1, 256)
+        path.write_bytes(damaged)
+        try:
+            loaded = checkpoint.load(path, CONFIG)
+        except CheckpointError:
+            continue
+        assert differing(loaded["state"], saved) == [], f"damage at {start} went unnoticed"
+
+
+def test_a_checkpoint_of_another_format_names_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "FORMAT", 77)
+        path = checkpoint.save(tmp_path, 1, CONFIG, state())
+    with pytest.raises(CheckpointError, match=f"format 77 .* reads format {checkpoint.FORMAT}"):
+        checkpoint.load(path, CONFIG)
+
+
+@pytest.mark.parametrize("content", [{"weights": torch.zeros(3)}, torch.zeros(3), [1, 2]])
+def test_a_file_of_torchs_that_is_no_checkpoint_is_refused(tmp_path: Path, content: object) -> None:
+    path = tmp_path / "000000000001.pt"
+    torch.save(content, path)
+    with pytest.raises(CheckpointError, match=r"000000000001\.pt has format None|000000000001\.pt has format none"):
+        checkpoint.load(path, CONFIG)
+
+
+def test_a_checkpoint_of_another_configuration_names_what_differs_and_nothing_else(tmp_path: Path) -> None:
+    path = checkpoint.save(tmp_path, 1, CONFIG, state())
+    with pytest.raises(CheckpointError, match="of another run") as refusal:
+        checkpoint.load(path, {**CONFIG, "seed": 1, "actor_hidden": [16]})
+    text = str(refusal.value)
+    assert "seed 0 instead of 1" in text
+    assert "actor_hidden [16, 16] instead of [16]" in text
+    assert "gamma" not in text
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04" + b"\0" * 100, os.urandom(1000)])
+def test_what_is_no_checkpoint_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "000000000001.pt"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"000000000001\.pt is truncated or corrupted"):
+        checkpoint.load(path)
+
+
+class Payload:
+    """Pickled, it creates a file where it is unpickled."""
+
+    def __init__(self, path: Path):
+        self.path = str(path)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (open, (self.path, "w"))
+
+
+@pytest.mark.parametrize("how", ["torch", "legacy torch", "pickle"])
+def test_code_in_a_checkpoint_is_not_executed(tmp_path: Path, how: str) -> None:
+    path, mark = tmp_path / "000000000001.pt", tmp_path / "executed"
+    content = {"format": checkpoint.FORMAT, "versions": {}, "config": CONFIG, "state": Payload(mark)}
+    if how == "pickle":
+        path.write_bytes(pickle.dumps(content))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=how == "torch")
+    with pytest.raises(CheckpointError):
+        checkpoint.load(path, CONFIG)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("error", [OSError("no space left"), RuntimeError("unexpected pos")])
+def test_a_failed_write_leaves_the_earlier_checkpoints_and_names_the_last(
+    tmp_path: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for env_steps in (1, 2):
+        checkpoint.save(tmp_path, env_steps, CONFIG, state(env_steps))
+
+    def half(_content: object, file: Any) -> None:
+        file.write(b"half of it")
+        raise error
+
+    monkeypatch.setattr(torch, "save", half)
+    with pytest.raises(CheckpointError, match=f"could not write .*000000000003.*{error}") as refusal:
+        checkpoint.save(tmp_path, 3, CONFIG, state())
+    assert f"the last good checkpoint is {tmp_path / '000000000002.pt'}" in str(refusal.value)
+    assert names(tmp_path) == ["000000000001.pt", "000000000002.pt"]
+    assert differing(checkpoint.load(checkpoint.find(tmp_path)[-1])["state"], state(2)) == []
+
+
+def test_a_first_write_that_fails_says_that_there_is_nothing_earlier(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("read-only")))
+    with pytest.raises(CheckpointError, match=r"read-only.*there is no earlier one"):
+        checkpoint.save(tmp_path, 3, CONFIG, state())
+    assert names(tmp_path) == []
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing gets to clean up after it."""
+
+
+@pytest.mark.parametrize("moment", ["writing", "syncing", "renaming"])
+def test_a_kill_at_any_moment_of_a_write_leaves_the_earlier_checkpoints(
+    tmp_path: Path, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for env_steps in (1, 2):
+        checkpoint.save(tmp_path, env_steps, CONFIG, state(env_steps))
+
+    def killed(_first: object, file: Any = None, *_rest: object) -> None:
+        if moment == "writing":
+            file.write(b"half of it")
+            file.flush()
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*{"writing": (torch, "save"), "syncing": (os, "fsync"), "renaming": (os, "replace")}[moment], killed)
+        with pytest.raises(Killed):
+            checkpoint.save(tmp_path, 3, CONFIG, state(3))
+    assert "000000000003.partial" in names(tmp_path)
+    assert [path.name for path in checkpoint.find(tmp_path)] == ["000000000001.pt", "000000000002.pt"]
+    assert differing(checkpoint.load(checkpoint.find(tmp_path)[-1])["state"], state(2)) == []
+    checkpoint.save(tmp_path, 3, CONFIG, state(3))
+    assert names(tmp_path) == ["000000000002.pt", "000000000003.pt"]
+
+
+def test_a_full_disk_is_reported_and_the_last_good_checkpoint_kept(tmp_path: Path) -> None:
+    code = f"""
+import resource, signal, sys, torch
+from pathlib import Path
+from pipeline import checkpoint
+folder = Path({str(tmp_path)!r})
+checkpoint.save(folder, 1, {CONFIG!r}, {{"weights": torch.zeros(1000)}})
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, ({200_000}, {resource.RLIM_INFINITY}))
+try:
+    checkpoint.save(folder, 2, {CONFIG!r}, {{"weights": torch.zeros(1_000_000)}})
+except checkpoint.CheckpointError as error:
+    print(error)
+    sys.exit(7)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 7, done.stderr
+    assert f"the last good checkpoint is {tmp_path / '000000000001.pt'}" in done.stdout
+    assert "Make room on the disk" in done.stdout
+    assert "File too large" in done.stdout
+    assert names(tmp_path) == ["000000000001.pt"]
+    checkpoint.load(tmp_path / "000000000001.pt", CONFIG)
