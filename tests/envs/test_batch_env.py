@@ -358,6 +358,21 @@ def test_a_state_outlives_what_happens_to_the_env_that_took_it():
     assert equal(state, kept)
 
 
+@pytest.mark.parametrize("task", ["Hopper-v5", "Humanoid-v5", CartBall])
+def test_a_state_that_was_given_stays_the_callers(task: Any):
+    """set_state copies: what the caller does to the state afterwards does not reach the env."""
+    env = make(task, 3, seed=3)
+    draw = Actions(env)
+    env.reset()
+    advance(env, [draw() for _ in range(5)])
+    state = env.get_state()
+    actions = [draw() for _ in range(10)]
+    expected = advance(env, actions)
+    env.set_state(state)
+    spoil(state)
+    assert all(equal(ours[0], theirs[0]) for ours, theirs in zip(advance(env, actions), expected, strict=True))
+
+
 @pytest.mark.parametrize("other", [{"num_envs": 3}, {"task": "InvertedPendulum-v5"}, {"task": "Humanoid-v5"}])
 def test_a_state_of_another_env_is_refused_and_changes_nothing(other: dict[str, Any]):
     env = make("Hopper-v5", 4, seed=0)

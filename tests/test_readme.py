@@ -1,0 +1,59 @@
+"""What the README shows works as it stands."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.cli import _parse_train
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+SALTUS = (sys.executable, "-c", "from pipeline.cli import main; main()")
+
+
+def example() -> str:
+    return next(block for block in re.findall(r"```python\n(.*?)```", README, re.S) if "class SwingUp(Task)" in block)
+
+
+def test_there_are_exactly_two_set_up_commands():
+    commands = re.findall(r"^\$ (.*)$", README, re.M)
+    assert len(commands) == 2
+    assert all(command.startswith("python3 -m venv .venv && ") for command in commands)
+    assert commands[0].endswith("saltus train Hopper-v5")
+    assert commands[1].endswith("pytest")
+
+
+def test_the_example_is_short():
+    assert len(example().splitlines()) < 60
+
+
+@pytest.mark.slow
+def test_the_example_trains_and_is_evaluated(tmp_path: Path):
+    (tmp_path / "swing_up.py").write_text(example())
+    train = "train swing_up.py:SwingUp --run-dir run --total-env-steps 1200 --learning-starts 400 --num-envs 4"
+    options = " --utd-ratio 0.25 --no-compile --eval-episodes 2 --task.effort-cost 0.1"
+    for command in (train + options, "evaluate run --episodes 3"):
+        done = subprocess.run([*SALTUS, *command.split()], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert "3 episodes" in done.stdout
+    assert (tmp_path / "run" / "learning_curve.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize("command", re.findall(r"^saltus (train [^#\n]*)", README, re.M))
+def test_the_commands_shown_are_accepted(command: str):
+    config, _ = _parse_train(shlex.split(command)[1:])
+    assert config.updates_per_round >= 1
+
+
+def test_the_tree_shown_is_there():
+    tree = README[README.index("envs/                worlds") : README.index("## Measured")]
+    folder = ROOT
+    for line in filter(None, re.findall(r"^( *[\w/., ]+?)  ", tree, re.M)):
+        indented, names = line.startswith(" "), line.strip().split(", ")
+        for name in names:
+            folder = folder if indented else ROOT / name
+            assert (folder / name if indented else ROOT / name).exists(), name
