@@ -168,6 +168,7 @@ def _draw(path: Path, title: str, trained: Sequence[Trained], threshold: float |
     if threshold is not None:
         axes.axhline(threshold, color="0.4", linestyle="--", label=f"{threshold:,g}")
     axes.set(title=title, xlabel="wall-clock from process start, s", ylabel="mean return of evaluations")
+    axes.set_xlim(left=0)
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=120)

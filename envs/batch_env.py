@@ -114,7 +114,8 @@ class BatchEnv:
         self.physics.step(ctrl, self.task.frame_skip)
         after = State(self.physics.read(), self._names)
 
-        reward, self.reward_terms = _reward_and_terms(self.task.reward(before, ctrl, after))
+        reward, terms = _reward_and_terms(self.task.reward(before, ctrl, after))
+        self.reward_terms = {name: term.clone() for name, term in terms.items()}
         next_observation, reward32 = self.task.observation(after).float(), reward.float()
         diverged = self.physics.unstable()
         failed = diverged | ~torch.isfinite(next_observation).all(dim=-1) | ~torch.isfinite(reward32)
@@ -187,6 +188,7 @@ class BatchEnv:
         self._add("episode_length", torch.where(done, self._elapsed, 0))
         self._add("unstable", diverged)
         self._add("nonfinite", failed & ~diverged)
+        self._add("overflowed", self.physics.overflowed())
         for name, term in self.reward_terms.items():
             self._add(f"reward_terms/{name}", torch.where(failed | ~torch.isfinite(term), 0.0, term))
 
@@ -200,12 +202,14 @@ class BatchEnv:
 
         ``steps``, ``reward``; ``episodes`` that ended, and the sums of their ``episode_return`` and
         ``episode_length``; ``unstable`` (world-steps in which the physics diverged) and ``nonfinite`` (in which the
-        physics was sound, but the task's observation or reward was not finite); ``reward_terms/<name>``. Differences
+        physics was sound, but the task's observation or reward was not finite) and ``overflowed`` (in which contacts or
+        constraints were dropped for lack of memory); ``reward_terms/<name>``. Differences
         between two calls, divided by the difference of steps or episodes, are means over that time.
         """
         totals = {name: float(value) for name, value in self._totals.items()}
         self._tell(totals, "unstable", "physics diverged: a smaller timestep, or actions less extreme, may help")
         self._tell(totals, "nonfinite", "observation or reward was not finite: look at the task's own functions")
+        self._tell(totals, "overflowed", "contacts or constraints did not fit: raise <size memory=.../> in the MJCF")
         return totals
 
     def _tell(self, totals: dict[str, float], name: str, what: str) -> None:

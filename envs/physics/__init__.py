@@ -39,6 +39,10 @@ class Physics(Protocol):
         """Worlds whose physics failed or diverged in the last `step` or `reset`, (N,) bool."""
         ...
 
+    def overflowed(self) -> Tensor:
+        """Worlds in which the last `step` or `reset` had to drop contacts or constraints for lack of memory, (N,) bool."""
+        ...
+
     def get_state(self) -> TensorDict:
         """All that is needed to continue bit for bit, of batch size [N]."""
         ...

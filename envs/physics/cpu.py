@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import mujoco
@@ -16,17 +16,19 @@ from torch import Tensor
 
 # mj_step leaves these as they were: mj_rnePostConstraint computes them, which Gymnasium calls after every step.
 _POST_CONSTRAINT = ("cacc", "cfrc_int", "cfrc_ext")
-# MuJoCo resets a diverged simulation by itself, which shows only in these counters.
-_DIVERGED = [int(warning) for warning in (
-    mujoco.mjtWarning.mjWARN_BADQPOS, mujoco.mjtWarning.mjWARN_BADQVEL, mujoco.mjtWarning.mjWARN_BADQACC
-)]  # fmt: skip
-
 _NONE, _VELOCITY = int(mujoco.mjtStage.mjSTAGE_NONE), int(mujoco.mjtStage.mjSTAGE_VEL)
 
 _log = logging.getLogger("saltus.mujoco")
 if mujoco.get_mju_user_warning() is None:
     # MuJoCo would print every warning and append it to a file in the current folder. Divergence is counted below.
     mujoco.set_mju_user_warning(_log.info)
+
+
+_warning = mujoco.mjtWarning
+# A diverged simulation is reset by MuJoCo itself, and shows in these counters alone.
+_DIVERGED = [int(kind) for kind in (_warning.mjWARN_BADQPOS, _warning.mjWARN_BADQVEL, _warning.mjWARN_BADQACC)]
+# Contacts or constraints beyond the model's memory are dropped.
+_OVERFLOWED = [int(kind) for kind in (_warning.mjWARN_CONTACTFULL, _warning.mjWARN_CNSTRFULL)]
 
 
 def available_cores() -> int:
@@ -88,8 +90,8 @@ class CpuPhysics:
         }
         # Without contacts, equalities or applied forces no external force acts, and there is nothing to compute.
         self._only_contacts = self._post_constraint == ("cfrc_ext",) and model.neq == 0
-        self._unstable = np.zeros(num_worlds, dtype=bool)
         self._fields = fields
+        self._forget_failures()
 
     def read(self) -> dict[str, Tensor]:
         return {field: torch.from_numpy(self._live(field).copy()) for field in self._fields}
@@ -99,22 +101,30 @@ class CpuPhysics:
 
     def step(self, ctrl: Tensor, frame_skip: int) -> None:
         self._ctrl[...] = ctrl.numpy()
-        self._unstable = np.zeros(self.num_worlds, dtype=bool)
-        self._batch.warning[...] = 0  # the reset of a diverged simulation sets its counter to 1, again and again
-        try:
-            # The forces of the step are gone once contacts are found anew in the state after it.
-            stage = _VELOCITY if self._fresh and not self._post_constraint else _NONE
-            self._batch.step(nstep=frame_skip, stage=stage)
-        except SimulationError as error:
-            self._unstable[error.ids] = True
-        self._unstable |= self._diverged()
+        self._forget_failures()
+        # The forces of the step are gone once contacts are found anew in the state after it.
+        stage = _VELOCITY if self._fresh and not self._post_constraint else _NONE
+        self._note_failures(lambda: self._batch.step(nstep=frame_skip, stage=stage))
         if self._post_constraint:
             self._compute_post_constraint()
             if self._fresh:
-                self._batch.forward(stage=_VELOCITY)
+                sound = ~self._unstable
+                self._note_failures(lambda: self._batch.forward(sound, _VELOCITY))
 
-    def _diverged(self) -> np.ndarray:
-        return self._batch.warning[:, _DIVERGED, 1].any(axis=1)
+    def _forget_failures(self) -> None:
+        self._unstable = np.zeros(self.num_worlds, dtype=bool)
+        self._overflowed = np.zeros(self.num_worlds, dtype=bool)
+        # Cleared for every call: MuJoCo's reset of a diverged simulation sets its counter to 1, however often.
+        self._batch.warning[...] = 0
+
+    def _note_failures(self, call: Callable[[], None]) -> None:
+        """Make a call on the batch, and note the worlds in which it failed. The others have run."""
+        try:
+            call()
+        except SimulationError as error:
+            self._unstable[error.ids] = True
+        self._unstable |= self._batch.warning[:, _DIVERGED, 1].any(axis=1)
+        self._overflowed |= self._batch.warning[:, _OVERFLOWED, 1].any(axis=1)
 
     def _compute_post_constraint(self) -> None:
         worlds = np.flatnonzero(self._ncon) if self._only_contacts else range(self.num_worlds)
@@ -128,19 +138,20 @@ class CpuPhysics:
 
     def reset(self, mask: Tensor, qpos: Tensor, qvel: Tensor) -> None:
         where = mask.numpy()
-        self._batch.state[where] = self._initial[
-            where
-        ]  # Batch.reset also clears what forward overwrites, and takes longer
+        # Batch.reset would clear what forward overwrites, too, and takes longer.
+        self._batch.state[where] = self._initial[where]
         self._qpos[where] = qpos.numpy()[where]
         self._qvel[where] = qvel.numpy()[where]
-        self._batch.warning[...] = 0
-        self._batch.forward(where)
-        self._unstable = self._diverged()
+        self._forget_failures()
+        self._note_failures(lambda: self._batch.forward(where))
         for values in self._computed.values():
             values[where] = 0  # as mj_resetData and mj_forward leave them
 
     def unstable(self) -> Tensor:
         return torch.from_numpy(self._unstable.copy())
+
+    def overflowed(self) -> Tensor:
+        return torch.from_numpy(self._overflowed.copy())
 
     def get_state(self) -> TensorDict:
         return TensorDict({"integration": torch.from_numpy(self._batch.state.copy())}, batch_size=[self.num_worlds])

@@ -73,8 +73,9 @@ class CartBall(Task):
         return torch.cat([state.qpos, state.qvel, state.body("pole").xpos, state.sensor("imu")], dim=-1)
 
     def reward(self, state: State, action: Tensor, next_state: State) -> tuple[Tensor, dict[str, Tensor]]:
-        reach, effort = next_state.body("ball").xpos[:, 2], action.square().sum(-1)
-        return reach - 0.1 * effort, {"reach": reach, "effort": -0.1 * effort}
+        before, height = state.body("ball").xpos[:, 2], next_state.body("ball").xpos[:, 2]
+        effort = 0.1 * action.square().sum(-1)
+        return height + (height - before) - effort, {"height": height, "rise": height - before, "effort": -effort}
 
     def terminated(self, state: State) -> Tensor:
         return state.qpos[:, 0].abs() > self.reach

@@ -276,7 +276,7 @@ def test_seeds_share_no_start():
     assert len(drawn.unique(dim=0)) == len(drawn) >= 12 * 88
 
 
-@pytest.mark.parametrize("seed", [1 + 2**32, 1 + 2**40, 1 - 2**32])
+@pytest.mark.parametrize("seed", [1 + 2**32, 1 + 2**40])
 def test_seeds_that_differ_in_high_bits_alone_share_no_start(seed: int):
     """torch's CPU generator is a Mersenne Twister that takes the low 32 bits of its seed."""
     drawn = torch.cat([make("Hopper-v5", 8, seed=s).reset() for s in (1, seed)])
@@ -485,7 +485,7 @@ def test_statistics_equal_a_count_by_hand(task: Any):
             terms[f"reward_terms/{name}"] = terms.get(f"reward_terms/{name}", 0.0) + float(term.double().sum())
         returns[done], lengths[done] = 0.0, 0.0
     assert total["episodes"] >= 10
-    expected = total | terms | {"steps": 450, "unstable": 0, "nonfinite": 0}
+    expected = total | terms | {"steps": 450, "unstable": 0, "nonfinite": 0, "overflowed": 0}
     assert env.statistics() == pytest.approx(expected, rel=1e-12, abs=1e-9)
     assert math.isclose(total["reward"], sum(terms.values()), rel_tol=1e-5)
 

@@ -241,9 +241,13 @@ class LittleMemory(Stiff):
     mjcf = LITTLE_MEMORY
 
 
+@pytest.mark.parametrize("fields", [("qpos", "qvel"), ("qpos", "qvel", "cfrc_ext"), ("qpos", "qvel", "cacc")])
 @pytest.mark.parametrize("fresh", [True, False])
-def test_a_world_in_which_mujoco_raises_is_cut_and_reset(fresh: bool, monkeypatch: pytest.MonkeyPatch):
+def test_a_world_in_which_mujoco_raises_is_cut_and_reset(
+    fresh: bool, fields: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(LittleMemory, "fresh", fresh)
+    monkeypatch.setattr(LittleMemory, "fields", fields)
     env, sound = (envs.make(LittleMemory, 3, seed=0) for _ in range(2))
     env.reset()
     sound.reset()
@@ -262,6 +266,35 @@ def test_a_world_in_which_mujoco_raises_is_cut_and_reset(fresh: bool, monkeypatc
         assert equal(ours[OTHERS], theirs[OTHERS])
     with pytest.warns(UserWarning, match="LittleMemory"):
         assert env.statistics()["unstable"] == 3
+
+
+class BoxesDown(LittleMemory):
+    """One start in four has the boxes on the floor, once armed: the check at construction passes."""
+
+    max_episode_steps = 2
+    armed = False
+
+    def reset(self, num_worlds: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        qpos, qvel = super().reset(num_worlds, generator)
+        if self.armed:
+            down = torch.rand(num_worlds, 1, generator=generator) < 1 / 4
+            boxes = torch.arange(8) * 7 + 1
+            qpos[:, boxes + 2] = torch.where(down, 0.05, qpos[:, boxes + 2])
+            qpos[:, boxes] = torch.where(down, boxes.to(qpos), qpos[:, boxes])
+        return qpos, qvel
+
+
+def test_a_start_in_which_mujoco_raises_does_not_stop_the_others():
+    env = envs.make(BoxesDown, 8, seed=0)
+    env.task.armed = True
+    obs, draw = env.reset(), Actions(env)
+    for _ in range(12):
+        assert torch.isfinite(obs).all()
+        transition, obs = env.step(draw())
+        assert is_finite(transition)
+        assert not env.failed.any()  # the starts were replaced
+    with pytest.warns(UserWarning, match="BoxesDown"):
+        assert env.statistics()["unstable"] > 0
 
 
 # Task functions that fail
@@ -387,3 +420,37 @@ def test_a_start_that_is_not_finite_is_counted_and_never_handed_out(what: str):
     with pytest.warns(UserWarning, match="BadStarts"):
         totals = env.statistics()
     assert totals["unstable"] + totals["nonfinite"] > 0
+
+
+class Boxes(Task):
+    """Eight boxes that fall on the floor, in a memory that holds few of their contacts."""
+
+    mjcf = """
+    <mujoco>
+      <size memory="40000"/>
+      <worldbody>
+        <geom type="plane" size="5 5 .1"/>
+        {}
+      </worldbody>
+      <actuator><motor joint="free0" ctrlrange="-1 1"/></actuator>
+    </mujoco>""".format(
+        "".join(
+            f'<body pos="{i} 0 .1"><joint name="free{i}" type="free"/><geom type="box" size=".1 .1 .1"/></body>'
+            for i in range(8)
+        )
+    )
+
+    def observation(self, state: State) -> Tensor:
+        return state.qpos
+
+    def reward(self, state: State, action: Tensor, next_state: State) -> Tensor:
+        return next_state.qpos[:, 0]
+
+
+def test_contacts_that_do_not_fit_are_counted_and_told():
+    env = envs.make(Boxes, 2)
+    env.reset()
+    for _ in range(5):
+        env.step(torch.zeros(2, env.action_dim))
+    with pytest.warns(UserWarning, match="Boxes.*did not fit.*size memory"):
+        assert env.statistics()["overflowed"] >= 10

@@ -384,14 +384,14 @@ class RandomMass(CartBall):
         mass = torch.from_numpy(self.model.body_mass).repeat(num_worlds, 1)
         mass[:, 2:] *= 1 + torch.rand(num_worlds, 2, generator=generator, dtype=mass.dtype)
         damping = torch.rand(num_worlds, self.model.nv, generator=generator)
-        return {"body_mass": mass, "dof_damping": damping}
+        self.drawn = {"body_mass": mass, "dof_damping": damping}
+        return self.drawn
 
 
 def single_model(env: BatchEnv, world: int) -> mujoco.MjModel:
     """A model of one world's own, its constants derived by MuJoCo."""
     model = mujoco.MjSpec.from_string(MODEL).compile()
-    masses = env.task.randomize(env.num_envs, torch.Generator().manual_seed(6))
-    for name, values in masses.items():
+    for name, values in env.task.drawn.items():
         getattr(model, name)[:] = values[world].numpy()
     mujoco.mj_setConst(model, mujoco.MjData(model))
     return model
@@ -561,6 +561,7 @@ def test_actuators_must_be_there_and_bounded(replaced: str, by: str, parts: list
         ({"num_envs": 0}, ["num_envs is 0"]),
         ({"num_envs": -3}, ["num_envs is -3"]),
         ({"num_envs": 1, "num_threads": -1}, ["num_threads is -1"]),
+        ({"num_envs": 1, "seed": -1}, ["seed is -1"]),
         ({"num_envs": 1, "frame_skip": 0}, ["frame_skip", "CartBall", "is 0"]),
         ({"num_envs": 1, "frame_skip": -2}, ["frame_skip", "CartBall", "is -2"]),
         ({"num_envs": 1, "max_episode_steps": 0}, ["max_episode_steps", "CartBall", "is 0"]),
