@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,17 @@ from envs import transition as transitions
 from envs.physics import Physics
 from envs.physics.cpu import CpuPhysics
 from envs.task import Names, State, Task, load_model
+
+
+@contextmanager
+def _one_torch_thread() -> Iterator[None]:
+    """Keep torch to one thread: its others would spin, waiting for work, on the cores that the physics needs."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class BatchEnv:
@@ -88,6 +100,7 @@ class BatchEnv:
         self.failed = torch.zeros(num_envs, dtype=torch.bool, device=self.device)
         self.reward_terms: dict[str, Tensor] = {}
 
+    @_one_torch_thread()
     def reset(self) -> Tensor:
         """Start a new episode in every world; return its first observation, (N, obs_dim) float32."""
         everywhere = torch.ones(self.num_envs, dtype=torch.bool, device=self.physics.device)
@@ -96,6 +109,7 @@ class BatchEnv:
         self._return = torch.zeros_like(self._return)
         return self._observation.to(self.device, copy=True)
 
+    @_one_torch_thread()
     def step(self, action: Tensor) -> tuple[TensorDict, Tensor]:
         """One control step of every world.
 

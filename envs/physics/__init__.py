@@ -40,7 +40,7 @@ class Physics(Protocol):
         ...
 
     def overflowed(self) -> Tensor:
-        """Worlds in which the last `step` or `reset` had to drop contacts or constraints for lack of memory, (N,) bool."""
+        """Worlds in which the last `step` or `reset` dropped contacts or constraints for lack of memory, (N,) bool."""
         ...
 
     def get_state(self) -> TensorDict:

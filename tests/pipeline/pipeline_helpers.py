@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 import subprocess
 import sys
@@ -10,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 from tensordict import TensorDict
 
 from envs import transition as transitions
+from pipeline import cli
 from pipeline.buffer import ReplayBuffer
 from pipeline.config import Config
 
@@ -94,7 +97,7 @@ def saltus(*arguments: object, cwd: Path | None = None, **environment: str) -> s
     """Start the `saltus` command in a process of its own; its stderr joins its stdout."""
     command = [str(Path(sys.executable).with_name("saltus")), *map(str, arguments)]
     # Threads that spin while they wait slow these short runs down tenfold where other processes want the cores.
-    environment = {**os.environ, "OMP_WAIT_POLICY": "passive", **environment}
+    environment = {**os.environ, "OMP_WAIT_POLICY": "passive", "COLUMNS": "300", **environment}
     return subprocess.Popen(
         command, cwd=cwd, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
@@ -115,3 +118,10 @@ def read_csv(path: Path) -> list[dict[str, str]]:
         return []
     with open(path, newline="") as file:
         return list(csv.DictReader(file))
+
+
+def train_here(run_dir: Path, task: str = "InvertedPendulum-v5", *flags: str, **overrides: Any) -> str:
+    """``saltus train`` in this process; return what it printed."""
+    console = Console(file=io.StringIO(), width=200)
+    cli.train([task, *small_arguments(**overrides), "--run-dir", str(run_dir), *flags], console)
+    return console.file.getvalue()

@@ -217,7 +217,9 @@ def test_a_kill_at_any_moment_of_a_write_leaves_the_earlier_checkpoints(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(*{"writing": (torch, "save"), "syncing": (os, "fsync"), "renaming": (os, "replace")}[moment], killed)
+        patch.setattr(
+            *{"writing": (torch, "save"), "syncing": (os, "fsync"), "renaming": (os, "replace")}[moment], killed
+        )
         with pytest.raises(Killed):
             checkpoint.save(tmp_path, 3, CONFIG, state(3))
     assert "000000000003.partial" in names(tmp_path)

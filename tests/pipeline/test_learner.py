@@ -16,6 +16,7 @@ from pipeline import losses
 from pipeline.learner import Learner
 
 ALGORITHMS = ["sac", "crossq"]
+pytestmark = pytest.mark.filterwarnings("ignore:No target network updater", "ignore::DeprecationWarning:torch")
 
 
 def make_learner(algorithm: str, seed: int = 0, **overrides: Any) -> Learner:

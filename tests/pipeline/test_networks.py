@@ -142,8 +142,7 @@ def test_a_critic_gives_one_value_for_each_observation_and_action(batch_norm: bo
 
 def test_batch_norm_stands_before_every_linear_layer_and_relu_between() -> None:
     kinds = [type(layer).__name__ for layer in mlp([5, 8, 6, 1], batch_norm=True)]
-    assert kinds == "BatchNorm Linear ReLU BatchNorm Linear ReLU BatchNorm Linear".split()
+    assert kinds == ["BatchNorm", "Linear", "ReLU"] * 2 + ["BatchNorm", "Linear"]
     assert [type(layer).__name__ for layer in mlp([5, 8, 1])] == ["Linear", "ReLU", "Linear"]
-    assert [(layer.in_features, layer.out_features) for layer in mlp([5, 8, 6, 1]) if isinstance(layer, nn.Linear)] == [
-        (5, 8), (8, 6), (6, 1),
-    ]  # fmt: skip
+    widths = [(layer.in_features, layer.out_features) for layer in mlp([5, 8, 6, 1]) if isinstance(layer, nn.Linear)]
+    assert widths == [(5, 8), (8, 6), (6, 1)]

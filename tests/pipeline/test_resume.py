@@ -56,7 +56,11 @@ def numbers(run_dir: Path) -> dict[str, Any]:
     """All that a run computed, but for wall-clock times."""
     tables = {
         name: [
-            {column: value for column, value in row.items() if column != "seconds" and not column.endswith("_per_second")}
+            {
+                column: value
+                for column, value in row.items()
+                if column != "seconds" and not column.endswith("_per_second")
+            }
             for row in read_csv(run_dir / name)
         ]
         for name in ("metrics.csv", "evaluations.csv")

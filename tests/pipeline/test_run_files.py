@@ -1,0 +1,303 @@
+from __future__ import annotations
+
+import io
+import json
+import math
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import matplotlib.image
+import numpy as np
+import pytest
+import torch
+from pipeline_helpers import read_csv, small_config, train_here
+from rich.console import Console
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor
+
+from envs import transition as transitions
+from envs.tasks.inverted_pendulum import InvertedPendulum
+from pipeline import checkpoint
+from pipeline import run as run_module
+from pipeline.config import Config
+from pipeline.learner import Learner
+from pipeline.logger import Logger
+from pipeline.run import Run
+from pipeline.train import train
+
+COLUMNS = {
+    "env_steps", "gradient_steps", "utd_ratio", "episodes", "episode_return", "episode_length", "unstable", "nonfinite",
+    "critic_loss", "td_error", "actor_loss", "alpha_loss", "alpha", "entropy", "reward_terms/reward_survive", "seconds",
+    "env_steps_per_second", "gradient_steps_per_second",
+}  # fmt: skip
+SETTINGS: dict[str, Any] = {"total_env_steps": 402, "num_envs": 3, "utd_ratio": 2 / 3, "log_every": 50, "seed": 5}
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of 402 env steps, logged every 50, evaluated every 200, saved every 100."""
+    path = tmp_path_factory.mktemp("runs") / "made" / "on-demand"
+    train_here(path, **SETTINGS)
+    return path
+
+
+@pytest.fixture(scope="module")
+def rows(run_dir: Path) -> list[dict[str, float]]:
+    return [{name: float(value) for name, value in row.items()} for row in read_csv(run_dir / "metrics.csv")]
+
+
+def test_a_run_directory_holds_what_the_run_was_and_what_came_of_it(run_dir: Path) -> None:
+    assert {path.name for path in run_dir.iterdir()} == {
+        "checkpoints", "config.json", "evaluations.csv", "learning_curve.png", "metrics.csv", "tensorboard",
+    }  # fmt: skip
+    content = json.loads((run_dir / "config.json").read_text())
+    assert Config.from_dict(content["config"]) == small_config(**SETTINGS)
+    assert content["versions"] == checkpoint.versions()
+    assert [int(path.stem) for path in checkpoint.find(run_dir / "checkpoints")] == [300, 402]
+
+
+def test_the_learning_curve_is_a_picture_with_something_in_it(run_dir: Path) -> None:
+    picture = matplotlib.image.imread(run_dir / "learning_curve.png")
+    assert min(picture.shape[:2]) > 200
+    assert np.std(picture) > 0.01
+
+
+def test_metrics_are_written_at_every_passed_multiple_and_at_the_end(rows: list[dict[str, float]]) -> None:
+    assert [row["env_steps"] for row in rows] == [51, 102, 150, 201, 252, 300, 351, 402]
+
+
+def test_the_rows_of_metrics_agree_with_the_configuration_and_with_each_other(rows: list[dict[str, float]]) -> None:
+    assert all(row.keys() == COLUMNS for row in rows)
+    before = dict.fromkeys(COLUMNS, 0.0)
+    for row in rows:
+        learned = sum(1 for steps in range(3, int(row["env_steps"]) + 1, 3) if steps > 40)
+        assert row["gradient_steps"] == 2 * learned
+        assert row["utd_ratio"] == pytest.approx(row["gradient_steps"] / row["env_steps"])
+        since = {name: row[name] - before[name] for name in ("env_steps", "gradient_steps", "episodes", "seconds")}
+        assert row["env_steps_per_second"] == pytest.approx(since["env_steps"] / since["seconds"], rel=0.1)
+        assert row["gradient_steps_per_second"] == pytest.approx(since["gradient_steps"] / since["seconds"], rel=0.1)
+        if since["episodes"]:
+            assert row["episode_return"] == pytest.approx(row["episode_length"] - 1)  # all but the fall is rewarded
+        falls = since["episodes"] / since["env_steps"]
+        assert row["reward_terms/reward_survive"] == pytest.approx(1 - falls)
+        assert row["unstable"] == row["nonfinite"] == 0
+        before = row
+
+
+def test_losses_are_there_from_the_first_update_and_finite(rows: list[dict[str, float]]) -> None:
+    names = ("critic_loss", "td_error", "actor_loss", "alpha_loss", "alpha", "entropy")
+    assert all(math.isfinite(row["critic_loss"]) for row in rows)
+    assert any(all(math.isfinite(row[name]) for name in names) for row in rows)
+
+
+def test_evaluations_are_of_whole_episodes_with_an_interval_around_the_mean(run_dir: Path) -> None:
+    evaluations = [{name: float(value) for name, value in row.items()} for row in read_csv(run_dir / "evaluations.csv")]
+    assert [row["env_steps"] for row in evaluations] == [201, 402]
+    for row in evaluations:
+        assert row["episodes"] == 2
+        assert row["return_low"] <= row["return_mean"] <= row["return_high"]
+        assert row["return_mean"] == pytest.approx(row["length_mean"] - 1)
+
+
+def test_tensorboard_has_the_numbers_of_the_tables(run_dir: Path) -> None:
+    events = EventAccumulator(str(run_dir / "tensorboard"))
+    events.Reload()
+    for file, prefix in (("metrics.csv", "train"), ("evaluations.csv", "evaluation")):
+        table = read_csv(run_dir / file)
+        for name in table[0]:
+            if name == "env_steps":
+                continue
+            found = [(event.step, event.value) for event in events.Scalars(f"{prefix}/{name}")]
+            assert [step for step, _ in found] == [int(row["env_steps"]) for row in table]
+            expected = [float(row[name]) for row in table]
+            assert [value for _, value in found] == pytest.approx(expected, rel=1e-6, nan_ok=True)
+
+
+def test_before_the_first_update_the_losses_are_no_numbers(tmp_path: Path) -> None:
+    train_here(tmp_path / "run", log_every=20, total_env_steps=60)
+    first = read_csv(tmp_path / "run" / "metrics.csv")[0]
+    assert int(first["env_steps"]) == 20
+    assert first["critic_loss"] == "nan"
+    assert first["gradient_steps"] == "0"
+
+
+def test_the_bytes_of_the_buffer_are_told_before_they_are_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    buffer_class = run_module.ReplayBuffer
+
+    def allocate(*args: Any) -> object:
+        events.append("allocated")
+        return buffer_class(*args)
+
+    monkeypatch.setattr(run_module, "ReplayBuffer", allocate)
+    run = Run(small_config(total_env_steps=100_000), tmp_path, announce=events.append)
+    assert len(events) == 2
+    assert events[1] == "allocated"
+    megabytes = 100_000 * transitions.num_bytes(4, 1) / 1e6
+    assert run.buffer.num_bytes == megabytes * 1e6
+    assert f"100,000 transitions, {megabytes:.0f} MB on cpu" in events[0]
+
+
+def test_a_run_whose_buffer_does_not_fit_leaves_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(MemoryError, match="set buffer_size below"):
+        train_here(tmp_path / "run", buffer_size=10**14, total_env_steps=10**14)
+    assert not (tmp_path / "run").exists()
+
+
+class FakeWandb(SimpleNamespace):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.started: list[dict[str, Any]] = []
+        self.logged: list[tuple[int, dict[str, float]]] = []
+        self.finished = 0
+
+    def init(self, **settings: Any) -> FakeWandb:
+        self.started.append(settings)
+        return self
+
+    def log(self, scalars: dict[str, float], step: int) -> None:
+        self.logged.append((step, scalars))
+
+    def finish(self) -> None:
+        self.finished += 1
+
+
+def test_weights_and_biases_gets_the_configuration_and_every_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wandb = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    train_here(tmp_path / "run", wandb=True)
+    (settings,) = wandb.started
+    assert settings["config"] == small_config(wandb=True).to_dict()
+    assert wandb.finished == 1
+    rows = read_csv(tmp_path / "run" / "metrics.csv")
+    train_rows = [(step, row) for step, row in wandb.logged if "train/critic_loss" in row]
+    assert [step for step, _ in train_rows] == [int(row["env_steps"]) for row in rows]
+    assert train_rows[-1][1]["train/gradient_steps"] == float(rows[-1]["gradient_steps"])
+    assert sum("evaluation/return_mean" in row for _, row in wandb.logged) == 2
+
+
+def test_without_wandb_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ValueError, match=r"pip install 'saltus\[wandb\]'"):
+        train_here(tmp_path / "run", wandb=True)
+
+
+def test_a_run_that_was_refused_for_want_of_wandb_leaves_its_directory_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ValueError, match="wandb"):
+        train_here(tmp_path / "run", wandb=True)
+    train_here(tmp_path / "run")
+
+
+def assert_last_checkpoint_is_sound(run_dir: Path, before: int) -> None:
+    last = checkpoint.find(run_dir / "checkpoints")[-1]
+    assert int(last.stem) <= before
+    numbers = checkpoint.load(last)["state"]["learner"]["loss"]
+    assert all(value.isfinite().all() for value in numbers.values())
+
+
+def test_a_loss_that_overflows_stops_the_run_by_name_and_the_last_good_checkpoint_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = 0
+
+    def reward(self: InvertedPendulum, state: Any, action: Tensor, next_state: Any) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return torch.full_like(next_state.qpos[:, 0], 1.0 if calls < 60 else 1e30)
+
+    monkeypatch.setattr(InvertedPendulum, "reward", reward)
+    with pytest.raises(FloatingPointError, match=r"critic_loss is inf at gradient step \d+.*diverged"):
+        train_here(tmp_path / "run")
+    assert_last_checkpoint_is_sound(tmp_path / "run", 240)
+    assert all(row["critic_loss"] not in ("inf", "nan") for row in read_csv(tmp_path / "run" / "metrics.csv")[1:])
+
+
+@pytest.mark.parametrize("poisoned", ["critic", "actor"])
+def test_a_parameter_that_is_no_number_stops_the_run_by_name_and_the_last_good_checkpoint_stays(
+    tmp_path: Path, poisoned: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update = Learner.round
+
+    def poisoning(self: Learner, *args: Any) -> Any:
+        metrics = update(self, *args)
+        if self.gradient_steps == 50:
+            parameters = {"critic": self._critic, "actor": self._actor}[poisoned]
+            with torch.no_grad():
+                next(iter(parameters.values())).fill_(math.nan)
+        return metrics
+
+    monkeypatch.setattr(Learner, "round", poisoning)
+    with pytest.raises(FloatingPointError, match=r"(critic_loss|actor_loss|action).* nan at gradient step \d+"):
+        train_here(tmp_path / "run")
+    assert_last_checkpoint_is_sound(tmp_path / "run", 240)
+
+
+def test_a_checkpoint_never_holds_a_parameter_that_is_no_number(tmp_path: Path) -> None:
+    config, console = small_config(total_env_steps=100), Console(file=io.StringIO())
+    run_module.create(config, tmp_path)
+    run = Run(config, tmp_path, announce=lambda _: None)
+    with Logger(tmp_path, config, 0, console) as logger:
+        train(run, logger)
+        with torch.no_grad():
+            next(iter(run.learner.actor.parameters())).fill_(math.nan)
+        run.env_steps += 4
+        with pytest.raises(FloatingPointError, match="nan"):
+            run.save(logger)
+    assert_last_checkpoint_is_sound(tmp_path, 100)
+
+
+def test_stopping_saves_where_the_run_stands(tmp_path: Path) -> None:
+    config = small_config()
+    run_module.create(config, tmp_path)
+    run = Run(config, tmp_path, announce=lambda _: None)
+    with Logger(tmp_path, config, 0, Console(file=io.StringIO())) as logger:
+        train(run, logger, stopping=lambda: run.env_steps >= 132)
+    assert run.env_steps == 132
+    read, content = run_module.open_run(tmp_path)
+    assert read == config
+    assert content["state"]["env_steps"] == 132
+    assert len(content["state"]["buffer"]["stored"]["observation"]) == 132
+
+
+def test_actions_are_uniform_until_learning_starts_and_the_policys_after(tmp_path: Path) -> None:
+    run = Run(small_config(num_envs=1000, learning_starts=2000, total_env_steps=10_000, utd_ratio=0.001), tmp_path)
+    for steps in (0, 1000):
+        run.env_steps = steps
+        action = run.act()
+        assert action.shape == (1000, 1)
+        assert action.abs().max() <= 1
+        observed = torch.histc(action, 10, -1, 1)
+        assert (observed - 100).abs().max() < 5 * 10
+    run.env_steps = 2000
+    torch.manual_seed(0)
+    action = run.act()
+    torch.manual_seed(0)
+    assert torch.equal(action, run.learner.actor.sample(run.observation))
+
+
+def test_runs_of_different_seeds_differ_in_everything_and_of_the_same_seed_in_nothing(tmp_path: Path) -> None:
+    seen = [Run(small_config(seed=seed), tmp_path, announce=lambda _: None) for seed in (0, 0, 1)]
+    for name in ("observation", "networks"):
+        first, same, other = (
+            run.observation if name == "observation" else run.learner.actor.body[0].weight.detach() for run in seen
+        )
+        assert torch.equal(first, same)
+        assert not torch.isclose(first, other).any()
+
+
+def test_the_cuda_device_is_refused_where_there_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="use --device cpu or auto"):
+        train_here(tmp_path / "run", device="cuda")
+    assert not (tmp_path / "run").exists()
+    assert run_module.resolve_device("auto") == torch.device("cpu")
