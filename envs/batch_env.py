@@ -144,7 +144,9 @@ class BatchEnv:
         self._count(reward32, done, diverged, failed)
         transition = transitions.make(observation, ctrl, next_observation, reward32, terminated, truncated)
         self._state, self._observation = self._reset_where(done, after, next_observation)
-        return transition.to(self.device), self._observation.to(self.device, copy=True)
+        if self.device != self.physics.device:
+            transition = transition.to(self.device)
+        return transition, self._observation.to(self.device, copy=True)
 
     def _checked_state(self, action: Tensor) -> State:
         if self._state is None:
