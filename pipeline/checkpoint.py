@@ -47,8 +47,9 @@ def save(folder: Path, env_steps: int, config: dict[str, Any], state: dict[str, 
         partial.unlink(missing_ok=True)
         kept = find(folder)
         last = f"the last good checkpoint is {kept[-1]}" if kept else "there is no earlier one"
+        cause = error.__context__ if isinstance(error.__context__, OSError) else error  # torch hides a full disk
         raise CheckpointError(
-            f"could not write checkpoint {path}: {error}. Nothing written before is lost: {last}. Make room on the "
+            f"could not write checkpoint {path}: {cause}. Nothing written before is lost: {last}. Make room on the "
             "disk, then resume the run"
         ) from error
     for old in find(folder)[:-KEEP]:

@@ -74,7 +74,7 @@ def main() -> None:
     console = Console()
     for package in ("torch", "tensordict", "torchrl"):  # their notes to developers are not for users of saltus
         warnings.filterwarnings("ignore", module=package)
-    warnings.showwarning = lambda message, *_args, **_kwargs: console.print(f"warning: {message}", highlight=False)
+    warnings.showwarning = lambda message, *_args, **_kwargs: _say(console, f"warning: {message}")
     if command not in commands:
         from envs import list_tasks
 
@@ -90,13 +90,21 @@ def main() -> None:
         sys.exit(130)
 
 
+def _say(console: Console, message: str) -> None:
+    """Print a line as it is: no markup, no colours, and no breaks that would cut a path in two."""
+    console.print(message, markup=False, highlight=False, soft_wrap=True)
+
+
 def train(arguments: list[str], console: Console) -> None:
     """``saltus train TASK``."""
+    from pipeline.logger import require_packages
+
     config, run_dir = _parse_train(arguments)
     if run_dir is None:
         name = config.task.rpartition(":")[2]
         run_dir = Path("runs") / f"{name}-s{config.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
     _require_free(run_dir)
+    require_packages(config)
     _run(config, run_dir, console)
 
 
@@ -118,19 +126,19 @@ def _run(config: Config, run_dir: Path, console: Console, content: dict[str, Any
     from pipeline.train import StopSignal
     from pipeline.train import train as train_loop
 
-    run = Run(config, run_dir, announce=lambda text: console.print(text, highlight=False))
+    run = Run(config, run_dir, announce=lambda text: _say(console, text))
     if content is None:
         create(config, run_dir)
     else:
         run.load_state_dict(content.pop("state"))
-    console.print(f"{config.task}, seed {config.seed}, on {run.device}; files in {run_dir}", highlight=False)
+    _say(console, f"{config.task}, seed {config.seed}, on {run.device}; files in {run_dir}")
     with StopSignal() as stop, Logger(run_dir, config, run.env_steps, console) as logger:
         train_loop(run, logger, stop)
     picture = learning_curve(run_dir, f"{config.task.rpartition(':')[2]}, {config.algorithm}, seed {config.seed}")
     if stop.received is not None and run.env_steps < config.total_env_steps:
-        console.print(f"stopped by {stop.received} and saved: `saltus resume {run_dir}` continues", highlight=False)
+        _say(console, f"stopped by {stop.received} and saved: `saltus resume {run_dir}` continues")
     else:
-        console.print(f"finished after {run.seconds:.0f} s; learning curve: {picture}", highlight=False)
+        _say(console, f"finished after {run.seconds:.0f} s; learning curve: {picture}")
 
 
 def evaluate(arguments: list[str], console: Console) -> None:
@@ -149,7 +157,7 @@ def evaluate(arguments: list[str], console: Console) -> None:
     }  # fmt: skip
     path = options.run / "evaluation.json"
     path.write_text(json.dumps(content, indent=1) + "\n")
-    console.print(f"{config.task} after {env_steps:,} env steps: {result.summary()}\n{path}", highlight=False)
+    _say(console, f"{config.task} after {env_steps:,} env steps: {result.summary()}\n{path}")
 
 
 def play(arguments: list[str], console: Console) -> None:
@@ -161,9 +169,7 @@ def play(arguments: list[str], console: Console) -> None:
     config, actor, env, _ = _load_policy(options.run, 1, options.seed)
     path = options.output or options.run / "play.mp4"
     total, steps = record(actor.mode, env, path)
-    console.print(
-        f"{config.task}: return {total:.1f} in {steps} steps ({steps * env.task.dt:.1f} s)\n{path}", highlight=False
-    )
+    _say(console, f"{config.task}: return {total:.1f} in {steps} steps ({steps * env.task.dt:.1f} s)\n{path}")
 
 
 def _choose_opengl() -> None:
@@ -222,10 +228,17 @@ def _parse_train(arguments: list[str]) -> tuple[Config, Path | None]:
         prog="saltus train",
         description="Train a policy. Defaults are those of the preset: " + ", ".join(presets.names()) + ".",
     )
-    defaults: dict[str, Any] = task().options()
-    chosen: dict[str, Any] = options.task.options() if dataclasses.is_dataclass(task) else {}
-    task_options = {name: value for name, value in chosen.items() if value != defaults[name]}
+    task_options = {
+        item.name: getattr(options.task, item.name)
+        for item in (dataclasses.fields(task) if dataclasses.is_dataclass(task) else ())
+        if getattr(options.task, item.name) != _default(item)
+    }
     return dataclasses.replace(options.config, task_options=task_options), options.run_dir
+
+
+def _default(option: dataclasses.Field[Any]) -> Any:
+    factory = option.default_factory
+    return option.default if factory is dataclasses.MISSING else factory()
 
 
 def _train_options(task: type[Task], default: Config) -> type:
@@ -238,12 +251,16 @@ def _train_options(task: type[Task], default: Config) -> type:
         ("run_dir", Annotated[Path | None, run_dir_help], dataclasses.field(default=None)),
     ]
     if dataclasses.is_dataclass(task):
-        fields.append(("task", task, dataclasses.field(default_factory=task)))
+        fields.insert(0, ("task", task))
     return dataclasses.make_dataclass("Train", fields)
 
 
 def _require_free(run_dir: Path) -> None:
-    if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
+    from pipeline.checkpoint import find
+
+    empty = not run_dir.exists() or (run_dir.is_dir() and not any(run_dir.iterdir()))
+    never_saved = (run_dir / "config.json").is_file() and not find(run_dir / "checkpoints")
+    if not (empty or never_saved):
         raise ValueError(
             f"{run_dir} exists: `saltus resume {run_dir}` continues the run in it; a new run takes another --run-dir"
         )

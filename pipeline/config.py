@@ -85,11 +85,15 @@ class Config:
     """Also log to Weights & Biases (pip install 'saltus[wandb]')."""
 
     def __post_init__(self) -> None:
-        for name in ("num_envs", "total_env_steps", "steps_per_round", "buffer_size", "batch_size", "num_critics",
-                     "policy_delay", "log_every", "eval_every", "eval_episodes", "checkpoint_every"):  # fmt: skip
-            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        for name in ("seed", "num_threads", "learning_starts"):
-            _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        for name in (
+            "num_envs", "total_env_steps", "learning_starts", "steps_per_round", "buffer_size", "batch_size",
+            "num_critics", "policy_delay", "log_every", "eval_every", "eval_episodes", "checkpoint_every",
+        ):  # fmt: skip
+            value = getattr(self, name)
+            _require(isinstance(value, int) and value >= 1, name, value, "a whole number, at least 1")
+        for name in ("seed", "num_threads"):
+            value = getattr(self, name)
+            _require(isinstance(value, int) and value >= 0, name, value, "a whole number, 0 or more")
         for name in ("utd_ratio", "actor_lr", "critic_lr", "alpha_lr", "alpha_init"):
             value = getattr(self, name)
             _require(math.isfinite(value) and value > 0, name, value, "a finite number above 0")
@@ -148,7 +152,7 @@ class Config:
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON has them (tuples as lists)."""
-        return json.loads(json.dumps(vars(self)))
+        return json.loads(json.dumps(vars(self), default=str))
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Config:
@@ -163,12 +167,14 @@ class Config:
             raise ValueError(
                 f"this configuration was written by another version of saltus (unknown: {unknown}, missing: {missing})"
             )
-        fields = _tuples(values)
-        return cls(**{**fields, "task_options": _tuples(values["task_options"])})
+        options = {name: _tuples(value) for name, value in values["task_options"].items()}
+        fields: dict[str, Any] = {name: _tuples(value) for name, value in values.items()}
+        return cls(**{**fields, "task_options": options})
 
 
-def _tuples(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+def _tuples(value: Any) -> Any:
+    """Lists, at any depth, as the tuples that they were before JSON."""
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
 
 
 def _require(holds: bool, name: str, value: object, accepted: str) -> None:

@@ -47,8 +47,9 @@ class Learner:
         self._update_critic: Update = self.update_critic
         self._update_actor: Update = self.update_actor
         if config.compile:
-            self._update_critic = _compiled(self.update_critic)
-            self._update_actor = _compiled(self.update_actor)
+            compiler = _Compiler()
+            self._update_critic = compiler(self.update_critic)
+            self._update_actor = compiler(self.update_actor)
 
     def round(self, buffer: ReplayBuffer, num_updates: int) -> Metrics:
         """Do `num_updates` updates; return the metrics of the last of each kind, scalars on the device."""
@@ -94,6 +95,15 @@ class Learner:
                     "Lower the learning rates, or look for extreme observations or rewards in the task"
                 )
 
+    def check_parameters(self) -> None:
+        """Raise FloatingPointError, naming the tensor, if one of the networks holds a number that is not finite."""
+        for name, value in self.loss.state_dict().items():
+            if isinstance(value, Tensor) and value.is_floating_point() and not torch.isfinite(value).all():
+                raise FloatingPointError(
+                    f"{name} is not finite at gradient step {self.gradient_steps}: learning has diverged. "
+                    "Lower the learning rates, or look for extreme observations or rewards in the task"
+                )
+
     def state_dict(self) -> dict[str, Any]:
         """Networks, targets, temperature, normalisation statistics, optimisers and counters."""
         return {
@@ -110,22 +120,26 @@ class Learner:
         self.gradient_steps = state["gradient_steps"]
 
 
-def _compiled(update: Update) -> Update:
-    """`update` under torch.compile; the plain function, after one warning, where compiling fails."""
-    torch._dynamo.config.trace_autograd_ops = True  # torch.autograd.grad inside the graph
-    # With the random numbers of the plain function: what is compiled computes the same, and resumes the same.
-    compiled = torch.compile(update, fullgraph=True, dynamic=False, options={"fallback_random": True})
+class _Compiler:
+    """Puts updates under torch.compile; where that fails, warns once, and all go on as the plain functions."""
 
-    def run(batch: TensorDict) -> Metrics:
-        nonlocal compiled
-        try:
-            return compiled(batch)
-        except (torch._dynamo.exc.TorchDynamoException, torch._inductor.exc.InductorError) as error:
-            if compiled is update:
-                raise
-            reason = str(error).strip().splitlines()[0]
-            warnings.warn(f"torch.compile failed, going on without it (slower): {reason}", stacklevel=2)
-            compiled = update
-            return update(batch)
+    def __init__(self) -> None:
+        self._failed = False
 
-    return run
+    def __call__(self, update: Update) -> Update:
+        torch._dynamo.config.trace_autograd_ops = True  # torch.autograd.grad inside the graph
+        # With the random numbers of the plain function: what is compiled computes the same, and resumes the same.
+        compiled = torch.compile(update, fullgraph=True, dynamic=False, options={"fallback_random": True})
+
+        def run(batch: TensorDict) -> Metrics:
+            if self._failed:
+                return update(batch)
+            try:
+                return compiled(batch)
+            except (torch._dynamo.exc.TorchDynamoException, torch._inductor.exc.InductorError) as error:
+                self._failed = True
+                reason = str(error).strip().splitlines()[0]
+                warnings.warn(f"torch.compile failed, going on without it (slower): {reason}", stacklevel=2)
+                return update(batch)
+
+        return run

@@ -7,6 +7,7 @@ import math
 import os
 import time
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -46,7 +47,7 @@ class Logger:
 
         self._config, self._console = config, console
         self._tables = {name: _CsvTable(run_dir / name, env_steps) for name in (METRICS, EVALUATIONS)}
-        self._tensorboard = SummaryWriter(run_dir / "tensorboard", purge_step=env_steps if env_steps else None)
+        self._tensorboard = SummaryWriter(run_dir / "tensorboard", purge_step=env_steps + 1)
         self._wandb = _wandb_run(run_dir, config) if config.wandb else None
         self._progress = Progress(
             SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(),
@@ -74,7 +75,7 @@ class Logger:
 
     def say(self, message: str) -> None:
         """Print a line above the display."""
-        self._console.print(message, highlight=False, soft_wrap=True)
+        self._console.print(message, markup=False, highlight=False, soft_wrap=True)
 
     def phase(self, name: str) -> None:
         """Tell what the run is doing: compiling looks like hanging otherwise."""
@@ -82,7 +83,7 @@ class Logger:
             self._phase = name
             self._progress.update(self._bar, description=name)
             if not self._console.is_terminal:
-                self.say(f"[{name}]".replace("[", r"\["))
+                self.say(f"[{name}]")
 
     def advance(self, env_steps: int) -> None:
         """Move the progress bar."""
@@ -156,9 +157,14 @@ def _drop_rows_after(path: Path, env_steps: int) -> list[str]:
     return header
 
 
+def require_packages(config: Config) -> None:
+    """Raise ValueError, saying what to install, if a package that the configuration asks for is missing."""
+    if config.wandb and find_spec("wandb") is None:
+        raise ValueError("--wandb needs the wandb package: pip install 'saltus[wandb]'")
+
+
 def _wandb_run(run_dir: Path, config: Config) -> Any:
-    try:
-        import wandb
-    except ImportError:
-        raise ValueError("--wandb needs the wandb package: pip install 'saltus[wandb]'") from None
-    return wandb.init(project="saltus", dir=run_dir, name=run_dir.name, config=config.to_dict(), resume="allow")
+    import wandb
+
+    name = run_dir.resolve().name
+    return wandb.init(project="saltus", dir=run_dir, id=name, name=name, config=config.to_dict(), resume="allow")

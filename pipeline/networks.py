@@ -55,13 +55,13 @@ class Actor(nn.Module):
 
     @torch.no_grad()
     def sample(self, observation: Tensor) -> Tensor:
-        """Actions drawn from the policy, (B, action_dim) in (-1, 1)."""
+        """Actions drawn from the policy, (B, action_dim) in [-1, 1]."""
         loc, scale = self(observation)
         return torch.tanh(loc + scale * torch.randn_like(loc))
 
     @torch.no_grad()
     def mode(self, observation: Tensor) -> Tensor:
-        """The deterministic policy, (B, action_dim) in (-1, 1)."""
+        """The deterministic policy, (B, action_dim) in [-1, 1]."""
         return torch.tanh(self(observation)[0])
 
 

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tensordict import TensorDict
 
 import envs
 from envs import transition as transitions
 from pipeline import checkpoint
 from pipeline.buffer import ReplayBuffer
 from pipeline.config import Config
-from pipeline.evaluate import Evaluation, evaluate
+from pipeline.evaluate import Evaluation, evaluate, scale_action
 from pipeline.learner import Learner
 from pipeline.logger import Logger
 from pipeline.seeding import stream_seed
@@ -72,6 +73,21 @@ class Run:
             return 2 * torch.rand(self.env.num_envs, self.env.action_dim, device=self.device) - 1
         return self.learner.actor.sample(self.observation)
 
+    def step(self, action: torch.Tensor) -> TensorDict:
+        """Apply actions in [-1, 1]; return the transition with those, which are what the learner knows.
+
+        Raises:
+            FloatingPointError: the actions are not finite, because learning has diverged.
+        """
+        try:
+            transition, self.observation = self.env.step(scale_action(action, self.env))
+        except ValueError:
+            self.learner.check_finite(self.metrics | {"action": action.sum()})
+            raise
+        self.env_steps += self.config.num_envs
+        self.vector_steps += 1
+        return transition.set("action", action)
+
     def log(self, logger: Logger) -> None:
         """Write a row of metrics: rates and means since the last row, losses of the last round."""
         self.learner.check_finite(self.metrics)
@@ -124,6 +140,7 @@ class Run:
         """Write a checkpoint."""
         logger.phase("saving")
         self.learner.check_finite(self.metrics)
+        self.learner.check_parameters()
         checkpoint.save(self.run_dir / "checkpoints", self.env_steps, self.config.to_dict(), self.state_dict())
 
     def state_dict(self) -> dict[str, Any]:
@@ -174,10 +191,9 @@ def open_run(run_dir: Path) -> tuple[Config, dict[str, Any]]:
     if not file.is_file():
         raise ValueError(f"{run_dir} is not the directory of a run: it has no config.json")
     try:
-        values = json.loads(file.read_text())["config"]
+        config = Config.from_dict(dict(json.loads(file.read_text())["config"]))
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{file} is damaged ({error}); a checkpoint of the run holds the same configuration") from None
-    config = Config.from_dict(values)
     found = checkpoint.find(run_dir / "checkpoints")
     if not found:
         raise checkpoint.CheckpointError(f"{run_dir} has no checkpoint: start the run again")

@@ -6,7 +6,6 @@ import signal
 from collections.abc import Callable
 from types import FrameType
 
-from pipeline.evaluate import scale_action
 from pipeline.logger import Logger
 from pipeline.run import Run
 
@@ -22,16 +21,12 @@ def train(run: Run, logger: Logger, stopping: Callable[[], bool] = lambda: False
     if run.env_steps == 0:
         run.save(logger)
     while run.env_steps < config.total_env_steps and not stopping():
-        action = run.act()
-        transition, run.observation = run.env.step(scale_action(action, run.env))
-        run.buffer.extend(transition.set("action", action))  # the learner knows actions in [-1, 1]
-        run.env_steps += config.num_envs
-        run.vector_steps += 1
+        run.buffer.extend(run.step(run.act()))
         if run.env_steps <= config.learning_starts:
             logger.phase("random actions")
         elif run.vector_steps % config.steps_per_round == 0:
             logger.phase("learning" if run.metrics or not config.compile else "compiling the updates")
-            run.metrics = run.learner.round(run.buffer, config.updates_per_round)
+            run.metrics |= run.learner.round(run.buffer, config.updates_per_round)
         logger.advance(run.env_steps)
         finished = run.env_steps >= config.total_env_steps
         if finished or run.due(config.log_every):

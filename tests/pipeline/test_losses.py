@@ -168,6 +168,15 @@ def assert_gradients_equal(
         assert_equal(left, right, f"gradient of {name}: ")
 
 
+def test_crossq_has_batch_norm_and_no_target_and_sac_has_targets_and_no_batch_norm() -> None:
+    sac, crossq = (Reference.of(randomized_loss(algorithm)) for algorithm in ALGORITHMS)
+    assert sac.target.keys() == sac.critic.keys()
+    assert not sac.running
+    assert not crossq.target
+    widths = [value.shape[1] for name, value in crossq.running.items() if name.endswith("running_mean")]
+    assert widths == [OBSERVATION_DIM + ACTION_DIM, 7, 5]
+
+
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("num_critics", [1, 2, 3])
 @pytest.mark.parametrize("seed", range(3))

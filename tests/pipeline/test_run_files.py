@@ -19,7 +19,7 @@ from torch import Tensor
 
 from envs import transition as transitions
 from envs.tasks.inverted_pendulum import InvertedPendulum
-from pipeline import checkpoint
+from pipeline import checkpoint, cli
 from pipeline import run as run_module
 from pipeline.config import Config
 from pipeline.learner import Learner
@@ -101,7 +101,7 @@ def test_evaluations_are_of_whole_episodes_with_an_interval_around_the_mean(run_
         assert row["return_mean"] == pytest.approx(row["length_mean"] - 1)
 
 
-def test_tensorboard_has_the_numbers_of_the_tables(run_dir: Path) -> None:
+def assert_tensorboard_has_the_tables(run_dir: Path) -> None:
     events = EventAccumulator(str(run_dir / "tensorboard"))
     events.Reload()
     for file, prefix in (("metrics.csv", "train"), ("evaluations.csv", "evaluation")):
@@ -110,9 +110,23 @@ def test_tensorboard_has_the_numbers_of_the_tables(run_dir: Path) -> None:
             if name == "env_steps":
                 continue
             found = [(event.step, event.value) for event in events.Scalars(f"{prefix}/{name}")]
-            assert [step for step, _ in found] == [int(row["env_steps"]) for row in table]
+            assert [step for step, _ in found] == [int(row["env_steps"]) for row in table], name
             expected = [float(row[name]) for row in table]
             assert [value for _, value in found] == pytest.approx(expected, rel=1e-6, nan_ok=True)
+
+
+def test_tensorboard_has_the_numbers_of_the_tables(run_dir: Path) -> None:
+    assert_tensorboard_has_the_tables(run_dir)
+
+
+@pytest.mark.parametrize("checkpoint_every", [100, 1000], ids=["from the middle", "from the start"])
+def test_tensorboard_has_the_numbers_of_the_tables_after_a_resume_too(tmp_path: Path, checkpoint_every: int) -> None:
+    run_dir = tmp_path / "run"
+    train_here(run_dir, checkpoint_every=checkpoint_every)
+    checkpoint.find(run_dir / "checkpoints")[-1].unlink()
+    cli.resume([str(run_dir)], Console(file=io.StringIO()))
+    assert [row["env_steps"] for row in read_csv(run_dir / "metrics.csv")] == ["100", "200", "300", "400"]
+    assert_tensorboard_has_the_tables(run_dir)
 
 
 def test_before_the_first_update_the_losses_are_no_numbers(tmp_path: Path) -> None:
