@@ -13,8 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-KINDS = ("body", "joint", "geom", "site", "sensor", "actuator", "tendon", "camera")
-
 
 class Task:
     """What to simulate, what to observe, what to reward and when to stop.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import platform
 import zipfile
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,20 @@ class CheckpointError(RuntimeError):
 
 
 def versions() -> dict[str, str]:
-    """The versions of saltus and of the packages that a run's numbers depend on."""
-    return {name: version(name) for name in PACKAGES}
+    """What a run's numbers depend on to the last bit: versions, torch's threads, the CPU's instructions."""
+    return {
+        **{name: _version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "torch threads": str(torch.get_num_threads()),
+        "cpu capability": torch.backends.cpu.get_cpu_capability(),
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # run from its folder
+        return "not installed"
 
 
 def save(folder: Path, env_steps: int, config: dict[str, Any], state: dict[str, Any]) -> Path:
@@ -52,7 +65,7 @@ def save(folder: Path, env_steps: int, config: dict[str, Any], state: dict[str, 
             f"could not write checkpoint {path}: {cause}. Nothing written before is lost: {last}. Make room on the "
             "disk, then resume the run"
         ) from error
-    for old in find(folder)[:-KEEP]:
+    for old in [*find(folder)[:-KEEP], *folder.glob("*.partial")]:
         old.unlink()
     return path
 

@@ -82,12 +82,21 @@ def main() -> None:
         sys.exit(0 if command in ("-h", "--help") else f"saltus: no command {command!r}" if command else 2)
     try:
         commands[command](arguments, console)
-    except (ValueError, MemoryError, OSError, RuntimeError, FloatingPointError, AttributeError) as error:
-        if not str(error):
-            raise
+    except (ValueError, MemoryError, OSError, RuntimeError, FloatingPointError) as error:
+        if not (isinstance(error, OSError) or _raised_here(error)):
+            raise  # from a task of the user's own, or a library: the traceback says where
         sys.exit(f"saltus: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _raised_here(error: BaseException) -> bool:
+    """Whether saltus itself raised the error, with words that say what to do."""
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    root = Path(__file__).parent.parent
+    return traceback is not None and Path(traceback.tb_frame.f_code.co_filename).is_relative_to(root)
 
 
 def _say(console: Console, message: str) -> None:
@@ -126,14 +135,19 @@ def _run(config: Config, run_dir: Path, console: Console, content: dict[str, Any
     from pipeline.train import StopSignal
     from pipeline.train import train as train_loop
 
-    run = Run(config, run_dir, announce=lambda text: _say(console, text))
-    if content is None:
-        create(config, run_dir)
-    else:
-        run.load_state_dict(content.pop("state"))
-    _say(console, f"{config.task}, seed {config.seed}, on {run.device}; files in {run_dir}")
-    with StopSignal() as stop, Logger(run_dir, config, run.env_steps, console) as logger:
-        train_loop(run, logger, stop)
+    with StopSignal() as stop:
+        run = Run(config, run_dir, announce=lambda text: _say(console, text))
+        if content is None:
+            create(config, run_dir)
+        else:
+            run.load_state_dict(content.pop("state"))
+        entropy = float(run.learner.loss.target_entropy)
+        _say(
+            console,
+            f"{config.task}, seed {config.seed}, on {run.device}, target entropy {entropy:g}; files in {run_dir}",
+        )
+        with Logger(run_dir, config, run.env_steps, console) as logger:
+            train_loop(run, logger, stop)
     picture = learning_curve(run_dir, f"{config.task.rpartition(':')[2]}, {config.algorithm}, seed {config.seed}")
     if stop.received is not None and run.env_steps < config.total_env_steps:
         _say(console, f"stopped by {stop.received} and saved: `saltus resume {run_dir}` continues")

@@ -45,7 +45,8 @@ class Config:
     """Transitions of one update."""
 
     algorithm: Literal["sac", "crossq"] = "crossq"
-    """sac: target networks (Haarnoja et al. 2018). crossq: batch-normalised critics, no target (Bhatt et al. 2024)."""
+    """sac: target networks (Haarnoja et al. 2018). crossq: batch-normalised critics, no target (Bhatt et al. 2024).
+    Settings that suit sac come with --preset sac."""
     gamma: float = 0.99
     """Discount per control step."""
     tau: float = 0.005
@@ -114,6 +115,11 @@ class Config:
             raise ValueError(
                 f"the replay buffer holds {self.capacity} transitions and {self.num_envs} worlds add more at a "
                 "step: raise buffer_size and total_env_steps, or lower num_envs"
+            )
+        if self.learning_starts >= self.total_env_steps:
+            raise ValueError(
+                f"learning_starts is {self.learning_starts} and the run ends after total_env_steps = "
+                f"{self.total_env_steps}: nothing would be learned. Raise total_env_steps or lower learning_starts"
             )
         if min(self.learning_starts, self.capacity) < self.batch_size:
             raise ValueError(

@@ -15,6 +15,8 @@ from pipeline.buffer import ReplayBuffer
 from pipeline.config import Config
 from pipeline.optimizer import Adam
 
+DRAWN_AT_ONCE = 32  # batches: few enough to take little memory, enough to hide the cost of drawing
+
 Metrics = dict[str, Tensor]
 Update = Callable[[TensorDict], Metrics]
 
@@ -28,6 +30,7 @@ class Learner:
     Attributes:
         actor: the policy.
         gradient_steps: critic updates done.
+        compiled: whether every update has been compiled, or none is to be: before that, a round takes long.
     """
 
     def __init__(self, config: Config, observation_dim: int, action_dim: int, device: torch.device | str = "cpu"):
@@ -44,6 +47,7 @@ class Learner:
             "alpha": Adam({"log_alpha": self.loss.log_alpha}, config.alpha_lr, final, delayed),
         }
         self.gradient_steps = 0
+        self.compiled = not config.compile
         self._update_critic: Update = self.update_critic
         self._update_actor: Update = self.update_actor
         if config.compile:
@@ -54,11 +58,13 @@ class Learner:
     def round(self, buffer: ReplayBuffer, num_updates: int) -> Metrics:
         """Do `num_updates` updates; return the metrics of the last of each kind, scalars on the device."""
         metrics: Metrics = {}
-        for batch in buffer.sample(self.config.batch_size, num_updates):
-            metrics |= self._update_critic(batch)
-            self.gradient_steps += 1
-            if self.gradient_steps % self.config.policy_delay == 0:
-                metrics |= self._update_actor(batch)
+        for drawn in range(0, num_updates, DRAWN_AT_ONCE):
+            for batch in buffer.sample(self.config.batch_size, min(DRAWN_AT_ONCE, num_updates - drawn)):
+                metrics |= self._update_critic(batch)
+                self.gradient_steps += 1
+                if self.gradient_steps % self.config.policy_delay == 0:
+                    metrics |= self._update_actor(batch)
+                    self.compiled = True
         return metrics
 
     def update_critic(self, batch: TensorDict) -> Metrics:
@@ -139,7 +145,11 @@ class _Compiler:
             except (torch._dynamo.exc.TorchDynamoException, torch._inductor.exc.InductorError) as error:
                 self._failed = True
                 reason = str(error).strip().splitlines()[0]
-                warnings.warn(f"torch.compile failed, going on without it (slower): {reason}", stacklevel=2)
+                warnings.warn(
+                    f"torch.compile failed, going on without it, at half the speed: {reason}. On the CPU it needs a "
+                    "C++ compiler and Python's headers (Debian, Ubuntu: apt install g++ python3-dev)",
+                    stacklevel=2,
+                )
                 return update(batch)
 
         return run

@@ -7,6 +7,7 @@ import math
 import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TextIO
@@ -67,11 +68,15 @@ class Logger:
     def __exit__(self, *_: object) -> None:
         if self._console.is_terminal:
             self._live.stop()
-        for table in self._tables.values():
-            table.close()
-        self._tensorboard.close()
+        for file in (*self._tables.values(), self._tensorboard):
+            with suppress(OSError):  # of a full disk, which has been reported already
+                file.close()
         if self._wandb is not None:
             self._wandb.finish()
+
+    def flush(self) -> None:
+        """Hand everything written so far to the system."""
+        self._tensorboard.flush()
 
     def say(self, message: str) -> None:
         """Print a line above the display."""
@@ -124,7 +129,7 @@ class Logger:
 
 
 class _CsvTable:
-    """Rows of a CSV file, each on the disk when `append` returns; the first row decides the columns."""
+    """Rows of a CSV file, each handed to the system when `append` returns; the first row decides the columns."""
 
     def __init__(self, path: Path, env_steps: int):
         self._path = path

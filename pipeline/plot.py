@@ -23,7 +23,8 @@ def learning_curve(run_dir: Path, title: str) -> Path | None:
     if not evaluations:
         return None
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), sharey=True, layout="constrained")
-    left.plot(training["env_steps"], training["episode_return"], color="0.7", label="training episodes")
+    if training:
+        left.plot(training["env_steps"], training["episode_return"], color="0.7", label="training episodes")
     for axes, x in ((left, "env_steps"), (right, "seconds")):
         axes.plot(evaluations[x], evaluations["return_mean"], color="C0", label="evaluation, mean and 95% interval")
         axes.fill_between(evaluations[x], evaluations["return_low"], evaluations["return_high"], color="C0", alpha=0.2)

@@ -40,6 +40,7 @@ class Run:
         self.config, self.run_dir = config, run_dir
         self.device = resolve_device(config.device)
         torch.manual_seed(stream_seed(config.seed, "learner"))
+        self._task = envs.find_task(config.task)  # once: a file that is edited meanwhile changes nothing
         self.env = self._make_env(config.num_envs, stream_seed(config.seed, "environment"))
         dimensions = self.env.observation_dim, self.env.action_dim
         size = config.capacity * transitions.num_bytes(*dimensions)
@@ -55,7 +56,7 @@ class Run:
     def _make_env(self, num_envs: int, seed: int) -> envs.BatchEnv:
         config = self.config
         return envs.make(
-            config.task, num_envs, device=self.device, seed=seed, num_threads=config.num_threads, **config.task_options
+            self._task, num_envs, device=self.device, seed=seed, num_threads=config.num_threads, **config.task_options
         )
 
     @property
@@ -139,6 +140,7 @@ class Run:
     def save(self, logger: Logger) -> None:
         """Write a checkpoint."""
         logger.phase("saving")
+        logger.flush()
         self.learner.check_finite(self.metrics)
         self.learner.check_parameters()
         checkpoint.save(self.run_dir / "checkpoints", self.env_steps, self.config.to_dict(), self.state_dict())
@@ -146,6 +148,7 @@ class Run:
     def state_dict(self) -> dict[str, Any]:
         """Everything that the rest of the run depends on."""
         return {
+            "device": self.device.type,
             "env_steps": self.env_steps,
             "vector_steps": self.vector_steps,
             "seconds": self.seconds,
@@ -160,7 +163,16 @@ class Run:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from what `state_dict` gave."""
+        """Continue from what `state_dict` gave.
+
+        Raises:
+            CheckpointError: it was written on another kind of device.
+        """
+        if state["device"] != self.device.type:
+            raise checkpoint.CheckpointError(
+                f"the run was on {state['device']} and would go on on {self.device.type}, where its random numbers are "
+                f"others: resume it on a machine with {state['device']}"
+            )
         self.env_steps, self.vector_steps = state["env_steps"], state["vector_steps"]
         self._seconds_before, self._started = state["seconds"], time.monotonic()
         self._logged = state["logged"]
@@ -178,7 +190,9 @@ def create(config: Config, run_dir: Path) -> None:
     """Make a run's directory with its config.json."""
     run_dir.mkdir(parents=True, exist_ok=True)
     content = {"config": config.to_dict(), "versions": checkpoint.versions()}
-    (run_dir / "config.json").write_text(json.dumps(content, indent=2) + "\n")
+    partial = run_dir / "config.json.partial"
+    partial.write_text(json.dumps(content, indent=2) + "\n")
+    partial.replace(run_dir / "config.json")
 
 
 def open_run(run_dir: Path) -> tuple[Config, dict[str, Any]]:

@@ -8,13 +8,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from envs.task import State, Task
-from envs.tasks.gymnasium_assets import asset
+from envs.task import State
+from envs.tasks.gymnasium_task import GymnasiumTask
 from envs.tasks.rewards import ordered_sum
 
 
 @dataclass
-class HalfCheetah(Task):
+class HalfCheetah(GymnasiumTask):
     """Observation: positions without x, and velocities. Options and defaults are Gymnasium's."""
 
     xml_file: str = "half_cheetah.xml"
@@ -26,10 +26,6 @@ class HalfCheetah(Task):
     exclude_current_positions_from_observation: bool = True
 
     fields: ClassVar[tuple[str, ...]] = ("qpos", "qvel")
-    fresh: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        self.mjcf = asset(self.xml_file)
 
     def reset(self, num_worlds: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         qpos, qvel = super().reset(num_worlds, generator)

@@ -8,13 +8,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from envs.task import State, Task
-from envs.tasks.gymnasium_assets import asset
+from envs.task import State
+from envs.tasks.gymnasium_task import GymnasiumTask
 from envs.tasks.rewards import ordered_sum
 
 
 @dataclass
-class Hopper(Task):
+class Hopper(GymnasiumTask):
     """Observation: positions without x, and velocities clipped to 10. Options and defaults are Gymnasium's."""
 
     xml_file: str = "hopper.xml"
@@ -31,10 +31,6 @@ class Hopper(Task):
     exclude_current_positions_from_observation: bool = True
 
     fields: ClassVar[tuple[str, ...]] = ("qpos", "qvel")
-    fresh: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        self.mjcf = asset(self.xml_file)
 
     def reset(self, num_worlds: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         qpos, qvel = super().reset(num_worlds, generator)

@@ -10,13 +10,13 @@ import mujoco
 import torch
 from torch import Tensor
 
-from envs.task import State, Task
-from envs.tasks.gymnasium_assets import asset
+from envs.task import State
+from envs.tasks.gymnasium_task import GymnasiumTask
 from envs.tasks.rewards import center_of_mass, ordered_sum
 
 
 @dataclass
-class Humanoid(Task):
+class Humanoid(GymnasiumTask):
     """Observation: positions without x and y, velocities, inertias, body velocities, actuator and contact forces.
 
     Options and defaults are Gymnasium's.
@@ -42,10 +42,6 @@ class Humanoid(Task):
     fields: ClassVar[tuple[str, ...]] = (
         "qpos", "qvel", "ctrl", "xipos", "cinert", "cvel", "qfrc_actuator", "cfrc_ext"
     )  # fmt: skip
-    fresh: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        self.mjcf = asset(self.xml_file)
 
     def bind(self, model: mujoco.MjModel, dtype: torch.dtype, device: torch.device) -> None:
         super().bind(model, dtype, device)

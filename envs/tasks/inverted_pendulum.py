@@ -8,12 +8,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from envs.task import State, Task
-from envs.tasks.gymnasium_assets import asset
+from envs.task import State
+from envs.tasks.gymnasium_task import GymnasiumTask
 
 
 @dataclass
-class InvertedPendulum(Task):
+class InvertedPendulum(GymnasiumTask):
     """Observation: positions and velocities. Options and defaults are Gymnasium's."""
 
     xml_file: str = "inverted_pendulum.xml"
@@ -22,10 +22,6 @@ class InvertedPendulum(Task):
     reset_noise_scale: float = 0.01
 
     fields: ClassVar[tuple[str, ...]] = ("qpos", "qvel")
-    fresh: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        self.mjcf = asset(self.xml_file)
 
     def reset(self, num_worlds: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         qpos, qvel = super().reset(num_worlds, generator)

@@ -1,0 +1,32 @@
+"""What Gymnasium's tasks share: their model files, read from the installed package."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import ClassVar
+
+from envs.task import Task
+
+
+class GymnasiumTask(Task):
+    """A task whose model is `xml_file`: one of Gymnasium's, or a path that starts with ``/``, ``.`` or ``~``.
+
+    Derived fields lag one physics step, as Gymnasium reads them.
+    """
+
+    xml_file: str
+    fresh: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if self.xml_file.startswith((".", "/", "~")):
+            # Made absolute, so that a run resumed from another folder finds the same file.
+            self.xml_file = str(Path(self.xml_file).expanduser().absolute())
+        self.mjcf = _gymnasium_assets() / self.xml_file
+
+
+def _gymnasium_assets() -> Path:
+    spec = find_spec("gymnasium")
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError("the model files of the built-in tasks are Gymnasium's: pip install gymnasium")
+    return Path(spec.origin).parent / "envs" / "mujoco" / "assets"
