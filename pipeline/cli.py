@@ -242,9 +242,10 @@ def _parse_train(arguments: list[str]) -> tuple[Config, Path | None]:
         prog="saltus train",
         description="Train a policy. Defaults are those of the preset: " + ", ".join(presets.names()) + ".",
     )
+    fields: Any = dataclasses.fields(task) if dataclasses.is_dataclass(task) else ()
     task_options = {
         item.name: getattr(options.task, item.name)
-        for item in (dataclasses.fields(task) if dataclasses.is_dataclass(task) else ())
+        for item in fields
         if getattr(options.task, item.name) != _default(item)
     }
     return dataclasses.replace(options.config, task_options=task_options), options.run_dir

@@ -8,7 +8,6 @@ import os
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -68,9 +67,9 @@ class Logger:
     def __exit__(self, *_: object) -> None:
         if self._console.is_terminal:
             self._live.stop()
-        for file in (*self._tables.values(), self._tensorboard):
+        for close in (*(table.close for table in self._tables.values()), self._tensorboard.close):
             with suppress(OSError):  # of a full disk, which has been reported already
-                file.close()
+                close()
         if self._wandb is not None:
             self._wandb.finish()
 
@@ -164,8 +163,11 @@ def _drop_rows_after(path: Path, env_steps: int) -> list[str]:
 
 def require_packages(config: Config) -> None:
     """Raise ValueError, saying what to install, if a package that the configuration asks for is missing."""
-    if config.wandb and find_spec("wandb") is None:
-        raise ValueError("--wandb needs the wandb package: pip install 'saltus[wandb]'")
+    if config.wandb:
+        try:
+            import wandb  # noqa: F401 - only to see that it is there
+        except ImportError:
+            raise ValueError("--wandb needs the wandb package: pip install 'saltus[wandb]'") from None
 
 
 def _wandb_run(run_dir: Path, config: Config) -> Any:

@@ -16,11 +16,11 @@ HINTS = typing.get_type_hints(Config)
 INTEGERS = [name for name, kind in HINTS.items() if kind is int]
 FLOATS = [name for name, kind in HINTS.items() if kind is float]
 POSITIVE = ["utd_ratio", "actor_lr", "critic_lr", "alpha_lr", "alpha_init"]
-AT_LEAST_ONE = [name for name in INTEGERS if name not in ("seed", "num_threads", "learning_starts")]
+AT_LEAST_ONE = [name for name in INTEGERS if name not in ("seed", "num_threads")]
 
 REFUSED = [
     *[(name, value, "at least 1") for name in AT_LEAST_ONE for value in (0, -1)],
-    *[(name, -1, "0 or more") for name in ("seed", "num_threads", "learning_starts")],
+    *[(name, -1, "0 or more") for name in ("seed", "num_threads")],
     *[(name, value, "above 0") for name in POSITIVE for value in (0.0, -1e-9, math.inf, math.nan)],
     *[("gamma", value, "[0, 1)") for value in (-0.01, 1.0, 1.5, math.nan)],
     *[("tau", value, "(0, 1]") for value in (0.0, -0.5, 1.01, math.nan)],
@@ -59,7 +59,7 @@ def test_a_count_is_a_whole_number(name: str) -> None:
     [
         ("gamma", 0.0), ("tau", 1.0), ("lr_final", 1.0), ("adam_beta1", 0.0), ("target_entropy", -3.5),
         ("target_entropy", 1), ("seed", 2**40), ("num_threads", 0), ("num_critics", 1), ("policy_delay", 1),
-        ("actor_hidden", (1,)), ("learning_starts", 10**9),
+        ("actor_hidden", (1,)), ("learning_starts", 399),
     ],
 )  # fmt: skip
 def test_the_limits_themselves_are_accepted(name: str, value: object) -> None:
@@ -104,12 +104,17 @@ def test_the_updates_of_a_round_are_the_ratio_times_its_env_steps(
 @pytest.mark.parametrize("limit", ["buffer_size", "total_env_steps"])
 def test_a_buffer_that_cannot_take_one_vector_step_is_refused(limit: str) -> None:
     with pytest.raises(ValueError, match=r"holds 31 transitions and 32 worlds") as refusal:
-        small_config(num_envs=32, batch_size=1, **{limit: 31})
+        small_config(num_envs=32, batch_size=1, learning_starts=1, **{limit: 31})
     assert limit in str(refusal.value)
-    small_config(num_envs=32, batch_size=1, **{limit: 32})
+    small_config(num_envs=32, batch_size=1, learning_starts=1, **{limit: 32})
 
 
-@pytest.mark.parametrize("limit", ["learning_starts", "buffer_size", "total_env_steps"])
+def test_a_run_that_would_end_before_it_learns_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"learning_starts is 400 .* total_env_steps = 400: nothing would be learned"):
+        small_config(learning_starts=400, total_env_steps=400)
+
+
+@pytest.mark.parametrize("limit", ["learning_starts", "buffer_size"])
 def test_a_batch_larger_than_what_the_first_update_finds_is_refused(limit: str) -> None:
     with pytest.raises(ValueError, match=r"batch_size = 33.*only 32 are stored") as refusal:
         small_config(batch_size=33, **{limit: 32})

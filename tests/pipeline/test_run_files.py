@@ -230,7 +230,7 @@ def test_a_loss_that_overflows_stops_the_run_by_name_and_the_last_good_checkpoin
         return torch.full_like(next_state.qpos[:, 0], 1.0 if calls < 60 else 1e30)
 
     monkeypatch.setattr(InvertedPendulum, "reward", reward)
-    with pytest.raises(FloatingPointError, match=r"critic_loss is inf at gradient step \d+.*diverged"):
+    with pytest.raises(FloatingPointError, match=r"critic_loss is (inf|nan) at gradient step \d+.*diverged"):
         train_here(tmp_path / "run")
     assert_last_checkpoint_is_sound(tmp_path / "run", 240)
     assert all(row["critic_loss"] not in ("inf", "nan") for row in read_csv(tmp_path / "run" / "metrics.csv")[1:])
@@ -265,7 +265,7 @@ def test_a_checkpoint_never_holds_a_parameter_that_is_no_number(tmp_path: Path) 
         with torch.no_grad():
             next(iter(run.learner.actor.parameters())).fill_(math.nan)
         run.env_steps += 4
-        with pytest.raises(FloatingPointError, match="nan"):
+        with pytest.raises(FloatingPointError, match="body.0.weight is not finite"):
             run.save(logger)
     assert_last_checkpoint_is_sound(tmp_path, 100)
 
