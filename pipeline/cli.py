@@ -95,8 +95,10 @@ def _raised_here(error: BaseException) -> bool:
     traceback = error.__traceback__
     while traceback is not None and traceback.tb_next is not None:
         traceback = traceback.tb_next
-    root = Path(__file__).parent.parent
-    return traceback is not None and Path(traceback.tb_frame.f_code.co_filename).is_relative_to(root)
+    if traceback is None:
+        return False
+    file, root = Path(traceback.tb_frame.f_code.co_filename), Path(__file__).parent.parent
+    return any(file.is_relative_to(root / package) for package in ("envs", "pipeline"))
 
 
 def _say(console: Console, message: str) -> None:

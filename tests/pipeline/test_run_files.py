@@ -265,7 +265,7 @@ def test_a_checkpoint_never_holds_a_parameter_that_is_no_number(tmp_path: Path) 
         with torch.no_grad():
             next(iter(run.learner.actor.parameters())).fill_(math.nan)
         run.env_steps += 4
-        with pytest.raises(FloatingPointError, match="body.0.weight is not finite"):
+        with pytest.raises(FloatingPointError, match=r"body\.0\.weight is not finite"):
             run.save(logger)
     assert_last_checkpoint_is_sound(tmp_path, 100)
 
