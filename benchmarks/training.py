@@ -94,7 +94,10 @@ def _train_and_evaluate(task: str, seed: int, limit: float, episodes: int, optio
     with TemporaryDirectory(prefix="saltus-") as folder:
         run_dir, cache = Path(folder) / "run", Path(folder) / "cache"
         arguments = [task, "--seed", str(seed), "--run-dir", str(run_dir), *options]
-        exit_code, seconds, output = _train(arguments, limit, cache)
+        exit_code, seconds, lines = _train(arguments, limit, cache)
+        output = [
+            (when, line.replace(str(run_dir), "RUN")) for when, line in lines
+        ]  # results name no folder of a machine
         times = [when for when, line in output if line.startswith("evaluation at ")]
         rows = _read(run_dir / "evaluations.csv")
         curve = [
