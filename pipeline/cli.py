@@ -133,7 +133,7 @@ def _run(config: Config, run_dir: Path, console: Console, content: dict[str, Any
     """Train, from the state in a checkpoint's `content` if there is one, which is taken out of it."""
     from pipeline.logger import Logger
     from pipeline.plot import learning_curve
-    from pipeline.run import Run, create
+    from pipeline.run import Run, create, locked
     from pipeline.train import StopSignal
     from pipeline.train import train as train_loop
 
@@ -148,7 +148,7 @@ def _run(config: Config, run_dir: Path, console: Console, content: dict[str, Any
             console,
             f"{config.task}, seed {config.seed}, on {run.device}, target entropy {entropy:g}; files in {run_dir}",
         )
-        with Logger(run_dir, config, run.env_steps, console) as logger:
+        with locked(run_dir), Logger(run_dir, config, run.env_steps, console) as logger:
             train_loop(run, logger, stop)
     picture = learning_curve(run_dir, f"{config.task.rpartition(':')[2]}, {config.algorithm}, seed {config.seed}")
     if stop.received is not None and run.env_steps < config.total_env_steps:

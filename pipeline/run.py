@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +195,21 @@ def create(config: Config, run_dir: Path) -> None:
     partial = run_dir / "config.json.partial"
     partial.write_text(json.dumps(content, indent=2) + "\n")
     partial.replace(run_dir / "config.json")
+
+
+@contextmanager
+def locked(run_dir: Path) -> Iterator[None]:
+    """Hold a run's directory, so that no second process writes into it; the lock ends with the process.
+
+    Raises:
+        ValueError: another process holds it.
+    """
+    with open(run_dir / "lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"another process is training in {run_dir}: wait for its end, or stop it") from None
+        yield
 
 
 def open_run(run_dir: Path) -> tuple[Config, dict[str, Any]]:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import warnings
@@ -12,10 +13,13 @@ from pathlib import Path
 
 import imageio.v2 as imageio
 import pytest
+import torch
 from pipeline_helpers import finish, read_csv, saltus, small_arguments, train_here
 
 import envs
+from envs.tasks import Hopper
 from pipeline import checkpoint, cli, presets
+from pipeline.run import locked
 
 SWINGER = '''
 from __future__ import annotations
@@ -469,3 +473,52 @@ def test_play_without_opengl_says_what_to_install(run_dir: Path) -> None:
     assert "Traceback" not in output
     assert not (run_dir / "play.mp4").exists()
     assert len(output.strip().splitlines()) == 1, output
+
+
+def test_an_error_in_a_users_own_task_keeps_its_traceback(
+    command: Command, swinger: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its message alone would not say where it comes from."""
+    file = tmp_path / "mine" / "swinger.py"
+    source, _, _ = SWINGER.partition("    def reward")
+    file.write_text(source + "    def reward(self, state, action, next_state):\n        return int('three')\n")
+    with pytest.raises(ValueError, match="three") as error:
+        command("train", swinger, *small_arguments(), "--run-dir", "run")
+    assert error.traceback[-1].path == file
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_given_by_a_relative_path_is_found_from_another_folder(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.xml").write_text(Hopper().mjcf.read_text())
+    monkeypatch.chdir(tmp_path)
+    arguments = [*small_arguments(total_env_steps=60), "--task.xml-file", "./mine.xml", "--run-dir", "run"]
+    assert command("train", "Hopper-v5", *arguments).code == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert command("evaluate", "../run", "--episodes", 1).code == 0
+
+
+def test_a_checkpoint_of_another_device_is_refused(command: Command, run_dir: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run_dir, copy)
+    last = checkpoint.find(copy / "checkpoints")[-1]
+    content = torch.load(last, weights_only=True)
+    content["state"]["device"] = "cuda"
+    torch.save(content, last)
+    outcome = command("resume", copy)
+    assert outcome.code == 1
+    assert "the run was on cuda and would go on on cpu" in outcome.text
+
+
+def test_a_run_that_goes_on_in_another_process_is_left_alone(command: Command, run_dir: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run_dir, copy)
+    before = contents(copy)
+    with locked(copy):
+        outcome = command("resume", copy)
+    assert outcome.code == 1
+    assert f"another process is training in {copy}" in outcome.err
+    assert contents(copy) == {**before, "lock": b""}
+    assert command("resume", copy).code == 0
