@@ -32,6 +32,7 @@ def learning_curve(run_dir: Path, title: str) -> Path | None:
     left.set_xlabel("env steps")
     left.set_ylabel("return")
     right.set_xlabel("wall-clock, s")
+    right.set_xlim(left=0)
     left.legend()
     figure.suptitle(title)
     path = run_dir / "learning_curve.png"
