@@ -126,6 +126,9 @@ class Learner:
         self.gradient_steps = state["gradient_steps"]
 
 
+_COMPILE_ERRORS = (torch._dynamo.exc.TorchDynamoException, torch._inductor.exc.InductorError)
+
+
 class _Compiler:
     """Puts updates under torch.compile; where that fails, warns once, and all go on as the plain functions."""
 
@@ -138,18 +141,22 @@ class _Compiler:
         compiled = torch.compile(update, fullgraph=True, dynamic=False, options={"fallback_random": True})
 
         def run(batch: TensorDict) -> Metrics:
-            if self._failed:
-                return update(batch)
-            try:
-                return compiled(batch)
-            except (torch._dynamo.exc.TorchDynamoException, torch._inductor.exc.InductorError) as error:
-                self._failed = True
-                reason = str(error).strip().splitlines()[0]
-                warnings.warn(
-                    f"torch.compile failed, going on without it, at half the speed: {reason}. On the CPU it needs a "
-                    "C++ compiler and Python's headers (Debian, Ubuntu: apt install g++ python3-dev)",
-                    stacklevel=2,
-                )
-                return update(batch)
+            if not self._failed:
+                for attempt in (1, 2):  # a Ctrl-C ends the compiler's processes, too: that is no reason to give up
+                    try:
+                        return compiled(batch)
+                    except _COMPILE_ERRORS as error:
+                        if attempt == 2:
+                            self._give_up(error)
+            return update(batch)
 
         return run
+
+    def _give_up(self, error: Exception) -> None:
+        self._failed = True
+        reason = str(error).strip().splitlines()[0]
+        warnings.warn(
+            f"torch.compile failed, going on without it, at half the speed: {reason}. On the CPU it needs a C++ "
+            "compiler and Python's headers (Debian, Ubuntu: apt install g++ python3-dev)",
+            stacklevel=4,
+        )

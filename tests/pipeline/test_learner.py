@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import math
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +14,7 @@ from pipeline_helpers import ACTION_DIM, OBSERVATION_DIM, differing, filled_buff
 from torch import Tensor
 
 from pipeline import losses
-from pipeline.learner import Learner
+from pipeline.learner import Learner, _Compiler
 
 ALGORITHMS = ["sac", "crossq"]
 pytestmark = pytest.mark.filterwarnings("ignore:No target network updater", "ignore::DeprecationWarning:torch")
@@ -158,9 +159,17 @@ def test_learning_reduces_the_error_of_a_value_that_can_be_known(algorithm: str)
     assert last < 0.2 * first
 
 
-def failing_compile(error: Exception) -> Callable[..., Callable[..., Any]]:
-    def compile_(_function: Callable[..., Any], **_options: Any) -> Callable[..., Any]:
-        def run(*_arguments: Any) -> Any:
+def failing_compile(error: Exception, times: float = math.inf) -> Callable[..., Callable[..., Any]]:
+    """A torch.compile whose functions fail as often as `times` says, and then run."""
+
+    def compile_(function: Callable[..., Any], **_options: Any) -> Callable[..., Any]:
+        failures = 0
+
+        def run(*arguments: Any) -> Any:
+            nonlocal failures
+            failures += 1
+            if failures > times:
+                return function(*arguments)
             raise error
 
         return run
@@ -199,6 +208,25 @@ def test_where_compiling_fails_one_warning_says_so(error: Exception, monkeypatch
     assert len(said) == 1, said
     assert "torch.compile failed" in said[0]
     assert "long story" not in said[0]
+
+
+def test_a_compilation_that_was_interrupted_is_tried_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C ends the compiler's processes, too; the round in which it came is to be computed as all others are."""
+    calls = 0
+    learner = make_learner("crossq", compile=False)
+
+    def update(batch: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return learner.update_critic(batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "compile", failing_compile(torch._inductor.exc.InductorError(RuntimeError("-2"), None), 1))
+        compiled_update = _Compiler()(update)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert "critic_loss" in compiled_update(next(iter(filled_buffer().sample(16))))
+    assert calls == 1
 
 
 def test_an_error_of_the_update_itself_is_not_taken_for_a_failure_to_compile(monkeypatch: pytest.MonkeyPatch) -> None:
