@@ -50,7 +50,8 @@ def rows(run_dir: Path) -> list[dict[str, float]]:
 
 def test_a_run_directory_holds_what_the_run_was_and_what_came_of_it(run_dir: Path) -> None:
     assert {path.name for path in run_dir.iterdir()} == {
-        "checkpoints", "config.json", "evaluations.csv", "learning_curve.png", "metrics.csv", "tensorboard",
+        "checkpoints", "config.json", "evaluations.csv", "learning_curve.png",
+        "lock", "metrics.csv", "tensorboard",
     }  # fmt: skip
     content = json.loads((run_dir / "config.json").read_text())
     assert Config.from_dict(content["config"]) == small_config(**SETTINGS)
