@@ -96,19 +96,19 @@ class Learner:
         """Raise FloatingPointError, naming the metric and the update, if one of `metrics` is not finite."""
         for name, value in metrics.items():
             if not torch.isfinite(value):
-                raise FloatingPointError(
-                    f"{name} is {float(value)} at gradient step {self.gradient_steps}: learning has diverged. "
-                    "Lower the learning rates, or look for extreme observations or rewards in the task"
-                )
+                raise self._diverged(f"{name} is {float(value)}")
 
     def check_parameters(self) -> None:
         """Raise FloatingPointError, naming the tensor, if one of the networks holds a number that is not finite."""
         for name, value in self.loss.state_dict().items():
             if isinstance(value, Tensor) and value.is_floating_point() and not torch.isfinite(value).all():
-                raise FloatingPointError(
-                    f"{name} is not finite at gradient step {self.gradient_steps}: learning has diverged. "
-                    "Lower the learning rates, or look for extreme observations or rewards in the task"
-                )
+                raise self._diverged(f"{name} is not finite")
+
+    def _diverged(self, what: str) -> FloatingPointError:
+        return FloatingPointError(
+            f"{what} at gradient step {self.gradient_steps}: learning has diverged. "
+            "Lower the learning rates, or look for extreme observations or rewards in the task"
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Networks, targets, temperature, normalisation statistics, optimisers and counters."""

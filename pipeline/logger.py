@@ -131,7 +131,6 @@ class _CsvTable:
     """Rows of a CSV file, each handed to the system when `append` returns; the first row decides the columns."""
 
     def __init__(self, path: Path, env_steps: int):
-        self._path = path
         self._columns: list[str] = []
         if path.exists():
             self._columns = _drop_rows_after(path, env_steps)

@@ -72,7 +72,7 @@ class CpuPhysics:
             )
         self.model, self.num_worlds = copy.copy(model), num_worlds
         if model.ntree == 1:
-            # One kinematic tree has one island of constraints: to look for it changes no bit and takes 7% of a step.
+            # One kinematic tree has one island of constraints: to look for it changes no bit, and takes time.
             self.model.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_ISLAND)
         self._post_constraint = tuple(field for field in fields if field in _POST_CONSTRAINT)
         # A batch that keeps each world's MjData can continue from stages computed ahead (fresh), and show it whole.
