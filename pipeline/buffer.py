@@ -7,6 +7,7 @@ from typing import Any
 import psutil
 import torch
 from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
 
 from envs import transition as transitions
 
@@ -21,21 +22,32 @@ class ReplayBuffer:
         observation_dim, action_dim: widths of a transition's entries (see `envs.transition`).
         device: where it lives.
         seed: seeds the sampling.
+        n_step: rewards that are summed in what `sample` gives.
+        gamma: discount of that sum.
 
     Raises:
         MemoryError: it would not fit; nothing has been allocated then.
     """
 
     def __init__(
-        self, capacity: int, observation_dim: int, action_dim: int, device: torch.device | str = "cpu", seed: int = 0
+        self,
+        capacity: int,
+        observation_dim: int,
+        action_dim: int,
+        device: torch.device | str = "cpu",
+        seed: int = 0,
+        n_step: int = 1,
+        gamma: float = 0.99,
     ):
         self.capacity, self.device = capacity, torch.device(device)
+        self.n_step, self.gamma = n_step, gamma
         self.num_bytes = capacity * transitions.num_bytes(observation_dim, action_dim)
         _require_memory(self.num_bytes, capacity, self.device)
         self._storage = transitions.zeros(capacity, observation_dim, action_dim, self.device)
         self._entries = {key: self._storage[key] for key in transitions.layout(observation_dim, action_dim)}
         self._cursor = torch.zeros((), dtype=torch.int64, device=self.device)
         self._size = torch.zeros((), dtype=torch.int64, device=self.device)
+        self._num_envs = 0
         self._added = 0  # the host's copy of what the device counts, so that len() need not wait
         self._generator = torch.Generator(self.device).manual_seed(seed)
 
@@ -57,32 +69,65 @@ class ReplayBuffer:
         self._cursor.add_(count).remainder_(self.capacity)
         self._size.add_(count).clamp_(max=self.capacity)
         self._added += count
+        self._num_envs = count
 
     def sample(self, batch_size: int, num_batches: int = 1) -> list[TensorDict]:
         """`num_batches` independent batches of `batch_size` transitions each.
+
+        With an `n_step` above 1, ``("next", "reward")`` is the discounted sum of that many rewards, what else is in
+        ``"next"`` belongs to the last of them, and ``"steps_to_next_obs"`` (B, 1) counts them, in the dtype of rewards.
+        There are fewer where the episode ends, terminated or truncated, or the newest transition is reached.
 
         Raises:
             ValueError: fewer transitions are stored than a batch has.
         """
         if len(self) < batch_size:
             raise ValueError(f"a batch of {batch_size} was asked for and {len(self)} transitions are stored")
-        draws = torch.rand(num_batches * batch_size, dtype=torch.float64, device=self.device, generator=self._generator)
+        count = num_batches * batch_size
+        draws = torch.rand(count, dtype=torch.float64, device=self.device, generator=self._generator)
         rows = (draws * self._size).long()
-        entries = {key: entry.index_select(0, rows).split(batch_size) for key, entry in self._entries.items()}
-        return [_nested({key: parts[i] for key, parts in entries.items()}, batch_size) for i in range(num_batches)]
+        entries = self._entries_at(rows) if self.n_step == 1 else self._n_step_entries_at(rows)
+        parts = {key: entry.split(batch_size) for key, entry in entries.items()}
+        return [_nested({key: part[i] for key, part in parts.items()}, batch_size) for i in range(num_batches)]
+
+    def _entries_at(self, rows: Tensor) -> dict[transitions.Key, Tensor]:
+        return {key: entry.index_select(0, rows) for key, entry in self._entries.items()}
+
+    def _n_step_entries_at(self, rows: Tensor) -> dict[transitions.Key, Tensor]:
+        """The transitions at `rows`, each joined with those that follow it in its world."""
+        reward, done = self._entries["next", "reward"], self._entries["next", "done"]
+        age = (rows - self._cursor) % self._size.clamp(min=1)  # 0 is the oldest, where the ring is full or not
+        last = rows
+        total = reward.index_select(0, rows)
+        steps = torch.ones_like(total)
+        going_on = ~done.index_select(0, rows).squeeze(-1)
+        for step in range(1, self.n_step):
+            # A vector step added num_envs rows: a world's next transition lies so many further on.
+            offset = step * self._num_envs
+            following = (rows + offset) % self.capacity
+            going_on = going_on & (age + offset < self._size)
+            total += torch.where(going_on.unsqueeze(-1), self.gamma**step * reward.index_select(0, following), 0.0)
+            steps += going_on.unsqueeze(-1)
+            last = torch.where(going_on, following, last)
+            going_on = going_on & ~done.index_select(0, following).squeeze(-1)
+        entries = {
+            key: entry.index_select(0, last if isinstance(key, tuple) else rows) for key, entry in self._entries.items()
+        }
+        return {**entries, ("next", "reward"): total, "steps_to_next_obs": steps}
 
     def state_dict(self) -> dict[str, Any]:
         """What is stored, where the ring stands, and the sampling's generator."""
         return {
             "stored": {_flat(key): _head(entry, len(self)) for key, entry in self._entries.items()},
             "added": self._added,
+            "num_envs": self._num_envs,
             "cursor": self._cursor,
             "generator": self._generator.get_state(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from what `state_dict` gave."""
-        self._added = state["added"]
+        self._added, self._num_envs = state["added"], state["num_envs"]
         self._cursor.copy_(state["cursor"])
         self._size.fill_(len(self))
         self._generator.set_state(state["generator"])
@@ -94,7 +139,7 @@ def _flat(key: transitions.Key) -> str:
     return key if isinstance(key, str) else ".".join(key)
 
 
-def _head(entry: torch.Tensor, count: int) -> torch.Tensor:
+def _head(entry: Tensor, count: int) -> Tensor:
     """The first `count` rows, in host memory, as a tensor whose storage ends with them.
 
     What is saved of a tensor is its whole storage. On the CPU NumPy gives a shorter one without copying.
@@ -102,7 +147,7 @@ def _head(entry: torch.Tensor, count: int) -> torch.Tensor:
     return torch.from_numpy(entry.numpy()[:count]) if entry.device.type == "cpu" else entry[:count].cpu()
 
 
-def _nested(entries: dict[transitions.Key, torch.Tensor], batch_size: int) -> TensorDict:
+def _nested(entries: dict[transitions.Key, Tensor], batch_size: int) -> TensorDict:
     flat: dict[str, Any] = {key: value for key, value in entries.items() if isinstance(key, str)}
     following = {key[1]: value for key, value in entries.items() if isinstance(key, tuple)}
     return TensorDict({**flat, "next": TensorDict(following, batch_size=[batch_size])}, batch_size=[batch_size])

@@ -164,8 +164,8 @@ def evaluate(arguments: list[str], console: Console) -> None:
     options = tyro.cli(Evaluate, args=arguments, prog="saltus evaluate")
     if options.episodes < 1:
         raise ValueError(f"episodes is {options.episodes}; at least 1 is needed")
-    config, actor, env, env_steps = _load_policy(options.run, options.episodes, options.seed)
-    result = play_episodes(actor.mode, env)
+    config, policy, env, env_steps = _load_policy(options.run, options.episodes, options.seed)
+    result = play_episodes(policy, env)
     low, high = result.interval
     content = {
         "task": config.task, "env_steps": env_steps, "seed": options.seed, "mean": result.mean, "std": result.std,
@@ -182,9 +182,9 @@ def play(arguments: list[str], console: Console) -> None:
     from pipeline.video import record
 
     options = tyro.cli(Play, args=arguments, prog="saltus play")
-    config, actor, env, _ = _load_policy(options.run, 1, options.seed)
+    config, policy, env, _ = _load_policy(options.run, 1, options.seed)
     path = options.output or options.run / "play.mp4"
-    total, steps = record(actor.mode, env, path)
+    total, steps = record(policy, env, path)
     _say(console, f"{config.task}: return {total:.1f} in {steps} steps ({steps * env.task.dt:.1f} s)\n{path}")
 
 
@@ -203,7 +203,7 @@ def _choose_opengl() -> None:
 
 
 def _load_policy(run_dir: Path, num_envs: int, seed: int) -> Any:
-    """Configuration, actor, a fresh environment, and the env steps after which the actor was saved."""
+    """Configuration, deterministic policy, a fresh environment, and the env steps after which the policy was saved."""
     import envs
     from pipeline.learner import Learner
     from pipeline.run import open_run, resolve_device
@@ -217,7 +217,7 @@ def _load_policy(run_dir: Path, num_envs: int, seed: int) -> Any:
     )
     learner = Learner(dataclasses.replace(config, compile=False), env.observation_dim, env.action_dim, device)
     learner.load_state_dict(content["state"]["learner"])
-    return config, learner.actor, env, content["state"]["env_steps"]
+    return config, learner.policy, env, content["state"]["env_steps"]
 
 
 def _parse_train(arguments: list[str]) -> tuple[Config, Path | None]:

@@ -44,35 +44,71 @@ class Config:
     batch_size: int = 256
     """Transitions of one update."""
 
-    algorithm: Literal["sac", "crossq"] = "crossq"
-    """sac: target networks (Haarnoja et al. 2018). crossq: batch-normalised critics, no target (Bhatt et al. 2024).
-    Settings that suit sac come with --preset sac."""
+    n_step: int = 1
+    """Rewards that a target sums before it bootstraps; fewer where the episode or what is stored ends."""
     gamma: float = 0.99
     """Discount per control step."""
+    critic_loss: Literal["squared", "categorical"] = "squared"
+    """squared: of the Bellman error. categorical: cross-entropy of a distribution over num_atoms values."""
+    num_atoms: int = 101
+    """Values of a categorical critic's distribution."""
+    value_range: float = 5.0
+    """The atoms lie evenly in [-value_range, value_range]."""
+    target_network: bool = False
+    """Bootstrap from slowly following copies of the critics; otherwise from the critics themselves."""
     tau: float = 0.005
-    """Share of the critics that a target update takes over (sac)."""
+    """Share of the critics that the target networks take over at an update."""
     num_critics: int = 2
-    """Critics; the smallest value counts."""
+    """Critics."""
+    target_subset: int = 0
+    """Critics, drawn anew for each update, whose smallest value makes the target; 0: all of them."""
+    actor_value: Literal["min", "mean"] = "min"
+    """What the actor climbs: the smallest of the critics' values, or their mean."""
     policy_delay: int = 3
     """Critic updates per actor and temperature update."""
+
+    network: Literal["mlp", "residual"] = "mlp"
+    """mlp: linear layers and ReLU. residual: blocks around skip connections, widened fourfold inside (FlashSAC)."""
     actor_hidden: tuple[int, ...] = (256, 256)
-    """Widths of the actor's hidden layers."""
+    """Widths of the actor's hidden layers, or of its residual blocks, which are all alike."""
     critic_hidden: tuple[int, ...] = (256, 256)
-    """Widths of each critic's hidden layers."""
+    """Widths of each critic's hidden layers, or of its residual blocks."""
+    actor_norm: Literal["none", "batch"] = "none"
+    """Normalisation within the actor."""
+    critic_norm: Literal["none", "batch", "layer"] = "batch"
+    """Normalisation within the critics. batch: of the pairs (s, a) and (s', a') in one pass."""
+    norm_order: Literal["after", "before"] = "after"
+    """Whether batch norm follows each ReLU (CrossQ) or comes before it (XQC)."""
+    dropout: float = 0.0
+    """Share of the critics' hidden units that an update drops."""
+    unit_weights: Literal["none", "linear", "all"] = "none"
+    """Rescale after every step. linear: each unit's weights to norm 1. all: the normalisations' scales, too."""
+
+    normalize_observations: bool = False
+    """Subtract the running mean of observations and divide by their running deviation."""
+    reward_scaling: Literal["none", "deviation", "bounded"] = "none"
+    """deviation: divide rewards by the running deviation of returns. bounded: so that no return exceeds value_range."""
+
     actor_lr: float = 1e-3
     """Adam's learning rate for the actor."""
     critic_lr: float = 1e-3
     """Adam's learning rate for the critics."""
     alpha_lr: float = 1e-3
     """Adam's learning rate for the temperature."""
+    lr_schedule: Literal["linear", "cosine"] = "linear"
+    """How the learning rates fall over the run."""
     lr_final: float = 0.1
-    """Share of the learning rates that is left at the end; they fall linearly over the run."""
+    """Share of the learning rates that is left at the end."""
     adam_beta1: float = 0.5
     """Adam's decay of the mean gradient, for actor and critics."""
     alpha_init: float = 1.0
     """First temperature."""
     target_entropy: float | Literal["auto"] = "auto"
-    """Entropy that the temperature aims at; auto is minus the action dimension."""
+    """Entropy that the temperature aims at; auto is minus the action dimension times target_entropy_scale."""
+    target_entropy_scale: float = 1.0
+    """Factor of the automatic target entropy."""
+    noise_repeat: int = 1
+    """Most steps for which the policy's noise is held; above 1, for k steps with a probability falling as 1/k^2."""
 
     log_every: int = 1_000
     """Env steps between rows of metrics."""
@@ -88,27 +124,31 @@ class Config:
     def __post_init__(self) -> None:
         for name in (
             "num_envs", "total_env_steps", "learning_starts", "steps_per_round", "buffer_size", "batch_size",
-            "num_critics", "policy_delay", "log_every", "eval_every", "eval_episodes", "checkpoint_every",
+            "n_step", "num_atoms", "num_critics", "policy_delay", "noise_repeat", "log_every", "eval_every", "eval_episodes", "checkpoint_every",
         ):  # fmt: skip
             value = getattr(self, name)
             _require(isinstance(value, int) and value >= 1, name, value, "a whole number, at least 1")
-        for name in ("seed", "num_threads"):
+        for name in ("seed", "num_threads", "target_subset"):
             value = getattr(self, name)
             _require(isinstance(value, int) and value >= 0, name, value, "a whole number, 0 or more")
-        for name in ("utd_ratio", "actor_lr", "critic_lr", "alpha_lr", "alpha_init"):
+        for name in ("utd_ratio", "actor_lr", "critic_lr", "alpha_lr", "alpha_init", "value_range"):
             value = getattr(self, name)
             _require(math.isfinite(value) and value > 0, name, value, "a finite number above 0")
         _require(0 <= self.gamma < 1, "gamma", self.gamma, "in [0, 1)")
         _require(0 < self.tau <= 1, "tau", self.tau, "in (0, 1]")
         _require(0 < self.lr_final <= 1, "lr_final", self.lr_final, "in (0, 1]")
+        _require(0 <= self.dropout < 1, "dropout", self.dropout, "in [0, 1)")
         _require(0 <= self.adam_beta1 < 1, "adam_beta1", self.adam_beta1, "in [0, 1)")
         for name in ("actor_hidden", "critic_hidden"):
             widths = getattr(self, name)
             _require(len(widths) > 0 and min(widths) >= 1, name, widths, "one or more widths, each at least 1")
         if self.target_entropy != "auto":
             _require(math.isfinite(self.target_entropy), "target_entropy", self.target_entropy, "finite, or auto")
+        scale = self.target_entropy_scale
+        _require(math.isfinite(scale), "target_entropy_scale", scale, "finite")
         self._check_buffer()
         self._check_round()
+        self._check_recipe()
 
     def _check_buffer(self) -> None:
         if self.capacity < self.num_envs:
@@ -139,6 +179,53 @@ class Config:
                 f"steps of {self.num_envs} worlds; it must be a whole number of at least 1. The nearest ratios that "
                 f"work are {ratios}; or change num_envs or steps_per_round"
             )
+
+    def _check_recipe(self) -> None:
+        """Refuse what cannot be combined, and say what can."""
+        for holds, reason in (
+            (
+                self.num_critics >= self.target_subset,
+                f"a target_subset of {self.target_subset} cannot be drawn from num_critics = {self.num_critics}: raise "
+                "num_critics or lower target_subset",
+            ),
+            (
+                self.target_network or self.critic_norm == "batch",
+                "without target networks critics are stable only with batch norm: set target_network or "
+                "--critic-norm batch",
+            ),
+            (
+                not (self.critic_loss == "squared" and self.target_network and self.critic_norm == "batch"),
+                "batch-normalised critics with target networks need --critic-loss categorical (as in XQC); with "
+                "--critic-loss squared, leave target_network out (CrossQ) or take another critic_norm",
+            ),
+            (
+                self.plain_ensemble or (self.critic_loss == "squared" and self.target_network),
+                "target_subset and --actor-value mean go with --critic-loss squared and target networks",
+            ),
+            (
+                self.dropout == 0 or (self.network == "mlp" and self.critic_norm != "batch"),
+                "dropout goes with --network mlp and --critic-norm layer or none",
+            ),
+            (
+                self.network == "mlp" or (self.actor_norm == self.critic_norm == "batch"),
+                "--network residual needs --actor-norm batch and --critic-norm batch",
+            ),
+            (
+                self.network == "mlp" or len({*self.actor_hidden}) == len({*self.critic_hidden}) == 1,
+                "--network residual has blocks of one width: give actor_hidden and critic_hidden equal numbers",
+            ),
+            (
+                self.critic_loss == "squared" or self.num_atoms >= 2,
+                f"a categorical critic needs num_atoms of 2 at least, not {self.num_atoms}",
+            ),
+        ):
+            if not holds:
+                raise ValueError(reason)
+
+    @property
+    def plain_ensemble(self) -> bool:
+        """Whether all critics make the target, and the smallest value guides the actor."""
+        return self.target_subset in (0, self.num_critics) and self.actor_value == "min"
 
     @property
     def capacity(self) -> int:

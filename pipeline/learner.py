@@ -2,35 +2,34 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from tensordict import TensorDict
+from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from pipeline import losses
 from pipeline.buffer import ReplayBuffer
 from pipeline.config import Config
+from pipeline.graph import Graph, Update
+from pipeline.normalize import ObservationNormalizer, RewardScaler
 from pipeline.optimizer import Adam
 
 DRAWN_AT_ONCE = 32  # batches: few enough to take little memory, enough to hide the cost of drawing
 
 Metrics = dict[str, Tensor]
-Update = Callable[[TensorDict], Metrics]
 
 
 class Learner:
     """Actor, critics and temperature, and how they learn.
 
-    An update is a plain function: losses, gradients, Adam, targets. Compiled, that same function becomes one graph,
-    its backward pass and optimiser included; both draw the same random numbers and agree within rounding.
+    An update is a plain function: normalisation, losses, gradients, Adam, targets. Compiled, that same function becomes
+    one graph, its backward pass and optimiser included; both draw the same random numbers and agree within rounding.
 
     Attributes:
-        actor: the policy.
+        actor: the policy's network.
         gradient_steps: critic updates done.
-        compiled: whether every update has been compiled, or none is to be: before that, a round takes long.
     """
 
     def __init__(self, config: Config, observation_dim: int, action_dim: int, device: torch.device | str = "cpu"):
@@ -39,21 +38,64 @@ class Learner:
         self._critic = losses.critic_parameters(self.loss)
         self._target = losses.target_parameters(self.loss)
         self._actor = losses.actor_parameters(self.loss)
-        total, beta1, final = config.total_gradient_steps, config.adam_beta1, config.lr_final
+        self._unit_weights = losses.unit_weights(config, self.loss)
+        total, final, schedule = config.total_gradient_steps, config.lr_final, config.lr_schedule
         delayed = max(1, total // config.policy_delay)
+        beta1 = config.adam_beta1
         self._optimizers = {
-            "critic": Adam(self._critic, config.critic_lr, final, total, beta1),
-            "actor": Adam(self._actor, config.actor_lr, final, delayed, beta1),
-            "alpha": Adam({"log_alpha": self.loss.log_alpha}, config.alpha_lr, final, delayed),
+            "critic": Adam(self._critic, config.critic_lr, final, total, schedule, beta1),
+            "actor": Adam(self._actor, config.actor_lr, final, delayed, schedule, beta1),
+            "alpha": Adam({"log_alpha": self.loss.log_alpha}, config.alpha_lr, final, delayed, schedule),
         }
+        self._normalizers: dict[str, ObservationNormalizer | RewardScaler] = {}
+        self._observations = self._rewards = None
+        if config.normalize_observations:
+            self._observations = ObservationNormalizer(observation_dim, self.device)
+            self._normalizers["observations"] = self._observations
+        if config.reward_scaling != "none":
+            bound = config.value_range if config.reward_scaling == "bounded" else None
+            self._rewards = RewardScaler(config.num_envs, config.gamma, bound, self.device)
+            self._normalizers["rewards"] = self._rewards
         self.gradient_steps = 0
-        self.compiled = not config.compile
         self._update_critic: Update = self.update_critic
         self._update_actor: Update = self.update_actor
         if config.compile:
-            compiler = _Compiler()
-            self._update_critic = compiler(self.update_critic)
-            self._update_actor = compiler(self.update_actor)
+            self._update_critic = Graph(self.update_critic, self._tensors)
+            self._update_actor = Graph(self.update_actor, self._tensors)
+
+    @property
+    def compiling(self) -> bool:
+        """Whether an update is still to be compiled, so that a round to come takes long."""
+        updates = self._update_critic, self._update_actor
+        return any(isinstance(update, Graph) and update.pending for update in updates)
+
+    def act(self, observation: Tensor, noise: Tensor) -> Tensor:
+        """Actions in [-1, 1] for observations (N, obs_dim) and standard normal noise (N, action_dim)."""
+        return self.actor.sample(self._normalized(observation), noise)
+
+    def policy(self, observation: Tensor) -> Tensor:
+        """The deterministic policy: actions in [-1, 1] for observations (N, obs_dim)."""
+        return self.actor.mode(self._normalized(observation))
+
+    def observe(self, transition: TensorDictBase) -> None:
+        """Take a vector step into the running statistics."""
+        if self._observations is not None:
+            self._observations.update(transition["observation"])
+        if self._rewards is not None:
+            self._rewards.update(transition["next", "reward"], transition["next", "done"])
+
+    def _normalized(self, observation: Tensor) -> Tensor:
+        return observation if self._observations is None else self._observations(observation)
+
+    def _prepared(self, batch: TensorDict) -> TensorDict:
+        """A copy of a batch, since losses write into what they are given, with the statistics of now applied."""
+        batch = batch.copy()
+        if self._observations is not None:
+            for key in ("observation", ("next", "observation")):
+                batch.set(key, self._observations(batch[key]))
+        if self._rewards is not None:
+            batch.set(("next", "reward"), self._rewards(batch["next", "reward"]))
+        return batch
 
     def round(self, buffer: ReplayBuffer, num_updates: int) -> Metrics:
         """Do `num_updates` updates; return the metrics of the last of each kind, scalars on the device."""
@@ -64,14 +106,15 @@ class Learner:
                 self.gradient_steps += 1
                 if self.gradient_steps % self.config.policy_delay == 0:
                     metrics |= self._update_actor(batch)
-                    self.compiled = True
         return metrics
 
     def update_critic(self, batch: TensorDict) -> Metrics:
         """One step of the critics, and of their targets where there are any."""
-        batch = batch.copy()  # the loss writes into what it is given
+        batch = self._prepared(batch)
         loss, metadata = losses.critic_loss(self.loss, batch)
         self._optimizers["critic"].step(torch.autograd.grad(loss, list(self._critic.values())))
+        if self._unit_weights is not None:
+            self._unit_weights[0].project()
         with torch.no_grad():
             for name, target in self._target.items():
                 target.lerp_(self._critic[name], self.config.tau)
@@ -79,9 +122,11 @@ class Learner:
 
     def update_actor(self, batch: TensorDict) -> Metrics:
         """One step of the actor, then of the temperature."""
-        batch = batch.copy()
+        batch = self._prepared(batch)
         loss, log_prob = losses.actor_loss(self.loss, batch)
         self._optimizers["actor"].step(torch.autograd.grad(loss, list(self._actor.values())))
+        if self._unit_weights is not None:
+            self._unit_weights[1].project()
         alpha = self.loss.log_alpha.detach().exp()
         alpha_loss = losses.alpha_loss(self.loss, log_prob)
         self._optimizers["alpha"].step(torch.autograd.grad(alpha_loss, [self.loss.log_alpha]))
@@ -115,6 +160,7 @@ class Learner:
         return {
             "loss": dict(self.loss.state_dict()),
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self._optimizers.items()},
+            "normalizers": {name: normalizer.state_dict() for name, normalizer in self._normalizers.items()},
             "gradient_steps": self.gradient_steps,
         }
 
@@ -123,40 +169,13 @@ class Learner:
         self.loss.load_state_dict(state["loss"])
         for name, optimizer in self._optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
+        for name, normalizer in self._normalizers.items():
+            for key, value in normalizer.state_dict().items():
+                value.copy_(state["normalizers"][name][key])
         self.gradient_steps = state["gradient_steps"]
 
-
-_COMPILE_ERRORS = (torch._dynamo.exc.TorchDynamoException, torch._inductor.exc.InductorError)
-
-
-class _Compiler:
-    """Puts updates under torch.compile; where that fails, warns once, and all go on as the plain functions."""
-
-    def __init__(self) -> None:
-        self._failed = False
-
-    def __call__(self, update: Update) -> Update:
-        torch._dynamo.config.trace_autograd_ops = True  # torch.autograd.grad inside the graph
-        # With the random numbers of the plain function: what is compiled computes the same, and resumes the same.
-        compiled = torch.compile(update, fullgraph=True, dynamic=False, options={"fallback_random": True})
-
-        def run(batch: TensorDict) -> Metrics:
-            if not self._failed:
-                for attempt in (1, 2):  # a Ctrl-C ends the compiler's processes, too: that is no reason to give up
-                    try:
-                        return compiled(batch)
-                    except _COMPILE_ERRORS as error:
-                        if attempt == 2:
-                            self._give_up(error)
-            return update(batch)
-
-        return run
-
-    def _give_up(self, error: Exception) -> None:
-        self._failed = True
-        reason = str(error).strip().splitlines()[0]
-        warnings.warn(
-            f"torch.compile failed, going on without it, at half the speed: {reason}. On the CPU it needs a C++ "
-            "compiler and Python's headers (Debian, Ubuntu: apt install g++ python3-dev)",
-            stacklevel=4,
-        )
+    def _tensors(self) -> Iterator[Tensor]:
+        """All that updates change."""
+        yield from (value for value in self.loss.state_dict().values() if isinstance(value, Tensor))
+        for optimizer in self._optimizers.values():
+            yield from optimizer.state_dict().values()

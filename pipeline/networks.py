@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 LOG_STD_RANGE = (-20.0, 2.0)
+TANH_LOG_STD_RANGE = (-10.0, 2.0)
 
 
 class BatchNorm(nn.Module):
@@ -42,22 +44,56 @@ class BatchNorm(nn.Module):
         return (x - mean) * torch.rsqrt(var + self.eps) * self.weight + self.bias
 
 
-class Actor(nn.Module):
-    """Gaussian policy before the tanh: observation (B, obs_dim) -> loc and scale, (B, action_dim) each."""
+class RMSNorm(nn.Module):
+    """Division by the root mean square of the features, (B, features) -> (B, features) (Zhang and Sennrich 2019)."""
 
-    def __init__(self, observation_dim: int, action_dim: int, hidden: Sequence[int]):
+    def __init__(self, features: int, eps: float = 1e-6):
         super().__init__()
-        self.body = mlp([observation_dim, *hidden, 2 * action_dim])
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps) * self.weight
+
+
+class ResidualBlock(nn.Module):
+    """``x + relu(norm(W2 relu(norm(W1 x))))``, four times as wide inside (Kim et al. 2026, FlashSAC)."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        layers = []
+        for inputs, outputs in ((width, 4 * width), (4 * width, width)):
+            layers += [nn.Linear(inputs, outputs, bias=False), BatchNorm(outputs, eps=1e-5), nn.ReLU()]
+        self.body = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.body(x)
+
+
+class Actor(nn.Module):
+    """Gaussian policy before the tanh: observation (B, obs_dim) -> loc and scale, (B, action_dim) each.
+
+    Args:
+        body: observation (B, obs_dim) -> (B, 2 action_dim), from which loc and the logarithm of scale are made.
+        bounded: squash the logarithm smoothly into its range instead of clipping it.
+    """
+
+    def __init__(self, body: nn.Module, bounded: bool = False):
+        super().__init__()
+        self.body, self.bounded = body, bounded
 
     def forward(self, observation: Tensor) -> tuple[Tensor, Tensor]:
         loc, log_std = self.body(observation).chunk(2, dim=-1)
+        if self.bounded:
+            low, high = TANH_LOG_STD_RANGE
+            return loc, (low + (high - low) / 2 * (1 + log_std.tanh())).exp()
         return loc, log_std.clamp(*LOG_STD_RANGE).exp()
 
     @torch.no_grad()
-    def sample(self, observation: Tensor) -> Tensor:
-        """Actions drawn from the policy, (B, action_dim) in [-1, 1]."""
+    def sample(self, observation: Tensor, noise: Tensor) -> Tensor:
+        """The policy's actions for standard normal `noise`, both (B, action_dim), in [-1, 1]."""
         loc, scale = self(observation)
-        return torch.tanh(loc + scale * torch.randn_like(loc))
+        return torch.tanh(loc + scale * noise)
 
     @torch.no_grad()
     def mode(self, observation: Tensor) -> Tensor:
@@ -66,26 +102,93 @@ class Actor(nn.Module):
 
 
 class Critic(nn.Module):
-    """Value of observation (B, obs_dim) and action (B, action_dim) in [-1, 1]: (B, 1).
+    """Value of observation (B, obs_dim) and action (B, action_dim) in [-1, 1].
 
-    With `batch_norm`, on the input and after each ReLU, as in CrossQ (Bhatt et al. 2024).
+    Args:
+        body: (B, obs_dim + action_dim) -> the value (B, 1), or the logits of its distribution (B, atoms).
     """
 
-    def __init__(self, observation_dim: int, action_dim: int, hidden: Sequence[int], batch_norm: bool):
+    def __init__(self, body: nn.Module):
         super().__init__()
-        self.body = mlp([observation_dim + action_dim, *hidden, 1], batch_norm)
+        self.body = body
 
     def forward(self, observation: Tensor, action: Tensor) -> Tensor:
         return self.body(torch.cat([observation, action], dim=-1))
 
 
-def mlp(widths: Sequence[int], batch_norm: bool = False) -> nn.Sequential:
-    """Linear layers of these widths with ReLU between them, and batch norm before each of them if asked for."""
-    layers: list[nn.Module] = []
-    for i, (width, following) in enumerate(pairwise(widths)):
-        if i > 0:
-            layers.append(nn.ReLU())
-        if batch_norm:
-            layers.append(BatchNorm(width))
-        layers.append(nn.Linear(width, following))
-    return nn.Sequential(*layers)
+def mlp(
+    widths: Sequence[int], norm: str = "none", order: Literal["after", "before"] = "after", dropout: float = 0.0
+) -> nn.Sequential:
+    """Linear layers of these widths with ReLU between them.
+
+    Args:
+        widths: of input, hidden layers and output.
+        norm: ``"batch"``: on the input and at each hidden layer; ``"layer"``: before each ReLU; or ``"none"``.
+        order: whether batch norm comes after each ReLU (CrossQ) or before it, where linear layers need no bias (XQC).
+        dropout: share of units dropped before each layer norm (DroQ).
+    """
+    batch, before = norm == "batch", norm == "batch" and order == "before"
+    layers: list[nn.Module] = [BatchNorm(widths[0])] if batch else []
+    for width, following in pairwise(widths[:-1]):
+        layers.append(nn.Linear(width, following, bias=not before))
+        if dropout > 0:
+            layers.append(nn.Dropout(dropout))
+        if norm == "layer":
+            layers.append(nn.LayerNorm(following))
+        layers += [BatchNorm(following), nn.ReLU()] if before else [nn.ReLU()]
+        if batch and not before:
+            layers.append(BatchNorm(following))
+    return nn.Sequential(*layers, nn.Linear(widths[-2], widths[-1]))
+
+
+def residual(widths: Sequence[int]) -> nn.Sequential:
+    """FlashSAC's network: batch norm, a linear embedding, blocks of the width ``widths[1]``, RMS norm, a head."""
+    inputs, width, outputs = widths[0], widths[1], widths[-1]
+    blocks = [ResidualBlock(width) for _ in widths[1:-1]]
+    embedding = [BatchNorm(inputs, eps=1e-5), nn.Linear(inputs, width, bias=False)]
+    return nn.Sequential(*embedding, *blocks, RMSNorm(width), nn.Linear(width, outputs))
+
+
+def initialize_units(network: nn.Module) -> None:
+    """Orthogonal weights, each unit's rescaled to norm 1; biases 0."""
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.orthogonal_(module.weight)
+            module.weight.data /= module.weight.data.norm(dim=-1, keepdim=True)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+class UnitWeights:
+    """Rescales parameters in place after an optimiser's step, which keeps the effective learning rate up.
+
+    Linear weights: each row to norm 1. With `scales`, also (weight, bias) of each batch norm together, and each RMS
+    norm's weight, to the norm of a vector of ones (FlashSAC; XQC leaves them free).
+
+    Args:
+        network: tells which parameter belongs to what kind of layer.
+        parameters: the parameters by name, which ends with their name in `network`; stacked over critics or not.
+        scales: whether to rescale normalisations.
+    """
+
+    def __init__(self, network: nn.Module, parameters: Mapping[str, Tensor], scales: bool):
+        self._rows: list[Tensor] = []
+        self._scales: list[list[Tensor]] = []
+        own = {name for name, _ in network.named_parameters()}
+        shared = min(parameters, key=len)
+        shared = next(shared.removesuffix(name) for name in own if {shared.removesuffix(name) + n for n in own} == {*parameters})
+        for layer, module in network.named_modules():
+            if isinstance(module, nn.Linear):
+                self._rows.append(parameters[f"{shared}{layer}.weight"])
+            elif isinstance(module, BatchNorm | RMSNorm) and scales:
+                self._scales.append([parameters[f"{shared}{layer}.{name}"] for name, _ in module.named_parameters()])
+
+    @torch.no_grad()
+    def project(self) -> None:
+        """Rescale."""
+        for weight in self._rows:
+            weight /= weight.norm(dim=-1, keepdim=True)
+        for group in self._scales:
+            square = sum(value.square().sum(-1, keepdim=True) for value in group)
+            for value in group:
+                value *= (value.shape[-1] / square) ** 0.5

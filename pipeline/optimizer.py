@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 
 class Adam:
-    """Adam (Kingma and Ba 2015, algorithm 1) with a linearly falling learning rate.
+    """Adam (Kingma and Ba 2015, algorithm 1) with a falling learning rate.
 
     Computes what torch.optim.Adam with a LambdaLR computes, but keeps step and rate on the parameters' device and
     branches on nothing, so that torch.compile takes it in whole.
@@ -19,6 +21,7 @@ class Adam:
         lr: learning rate of the first step.
         final: share of it that is left after `total_steps`.
         total_steps: over how many steps it falls.
+        schedule: ``"linear"``, or ``"cosine"``: along half a cosine (Loshchilov and Hutter 2017).
         beta1, beta2: decays of the mean and mean squared gradient.
     """
 
@@ -28,13 +31,14 @@ class Adam:
         lr: float,
         final: float,
         total_steps: int,
+        schedule: Literal["linear", "cosine"] = "linear",
         beta1: float = 0.9,
         beta2: float = 0.999,
         eps: float = 1e-8,
     ):
         self.names = list(parameters)
         self.parameters = list(parameters.values())
-        self.lr, self.final, self.total_steps = lr, final, total_steps
+        self.lr, self.final, self.total_steps, self.schedule = lr, final, total_steps, schedule
         self.beta1, self.beta2, self.eps = beta1, beta2, eps
         self.step_count = torch.zeros((), device=self.parameters[0].device)
         self.mean = [torch.zeros_like(parameter) for parameter in self.parameters]
@@ -43,7 +47,10 @@ class Adam:
     @torch.no_grad()
     def step(self, gradients: Sequence[Tensor]) -> None:
         """One step along `gradients`, in the order of the parameters."""
-        lr = self.lr * (1 - (1 - self.final) * (self.step_count / self.total_steps).clamp(max=1))
+        done = (self.step_count / self.total_steps).clamp(max=1)
+        if self.schedule == "cosine":
+            done = (1 - torch.cos(math.pi * done)) / 2
+        lr = self.lr * (1 - (1 - self.final) * done)
         self.step_count += 1
         step_size = lr / (1 - self.beta1**self.step_count)
         square_scale = (1 - self.beta2**self.step_count).sqrt()

@@ -6,24 +6,96 @@ from typing import Any
 
 from pipeline.config import Config
 
-DEFAULT = "crossq"
+DEFAULT = "fast"
 
+_SAC: dict[str, Any] = {
+    "num_envs": 1,
+    "utd_ratio": 1.0,
+    "target_network": True,
+    "critic_norm": "none",
+    "policy_delay": 1,
+    "actor_lr": 3e-4,
+    "critic_lr": 3e-4,
+    "alpha_lr": 3e-4,
+    "lr_final": 1.0,
+    "adam_beta1": 0.9,
+}
+_CATEGORICAL: dict[str, Any] = {
+    "num_envs": 1,
+    "critic_loss": "categorical",
+    "target_network": True,
+    "actor_norm": "batch",
+    "critic_norm": "batch",
+    "norm_order": "before",
+    "adam_beta1": 0.9,
+    "alpha_init": 0.01,
+}
+_FLASHSAC: dict[str, Any] = {
+    **_CATEGORICAL,
+    "network": "residual",
+    "actor_hidden": (128, 128),
+    "critic_hidden": (256, 256),
+    "unit_weights": "all",
+    "reward_scaling": "bounded",
+    "tau": 0.01,
+    "policy_delay": 2,
+    "actor_lr": 3e-4,
+    "critic_lr": 3e-4,
+    "alpha_lr": 3e-4,
+    "lr_schedule": "cosine",
+    "lr_final": 0.5,
+    "target_entropy_scale": 0.478,
+    "noise_repeat": 16,
+}
 _SETTINGS: dict[str, dict[str, Any]] = {
-    # Batch-normalised critics without target networks, thin enough for a CPU. Bhatt et al. 2024, "CrossQ", with
-    # 256 instead of 2048 wide critics, batch norm instead of batch renorm, and a linearly falling learning rate.
-    "crossq": {},
-    # The reference: Haarnoja et al. 2018, "Soft Actor-Critic Algorithms and Applications", as the usual
-    # implementations have it: one update an env step, constant learning rate 3e-4, two critics with targets.
-    "sac": {
-        "algorithm": "sac",
-        "num_envs": 1,
-        "utd_ratio": 1.0,
-        "policy_delay": 1,
+    "fast": {},
+    # Haarnoja et al. 2018, "Soft Actor-Critic Algorithms and Applications", as the usual implementations have it.
+    "sac": _SAC,
+    # Chen et al. 2021, "Randomized Ensembled Double Q-Learning".
+    "redq": {
+        **_SAC,
+        "utd_ratio": 20.0,
+        "num_critics": 10,
+        "target_subset": 2,
+        "actor_value": "mean",
+        "policy_delay": 20,
+    },
+    # Hiraoka et al. 2022, "Dropout Q-Functions for Doubly Efficient Reinforcement Learning".
+    "droq": {
+        **_SAC,
+        "utd_ratio": 20.0,
+        "critic_norm": "layer",
+        "dropout": 0.01,
+        "actor_value": "mean",
+        "policy_delay": 20,
+    },
+    # Bhatt et al. 2024, "CrossQ", with 256 instead of 2048 wide critics and batch norm instead of batch renorm.
+    "crossq": {"num_envs": 1, "utd_ratio": 1.0, "lr_final": 1.0},
+    # "XQC": batch norm, unit weights and cross-entropy, which condition the critics' loss well.
+    "xqc": {
+        **_CATEGORICAL,
+        "utd_ratio": 2.0,
+        "actor_hidden": (256,) * 4,
+        "critic_hidden": (512,) * 4,
+        "unit_weights": "linear",
+        "reward_scaling": "deviation",
+        "gamma": 0.995,
         "actor_lr": 3e-4,
         "critic_lr": 3e-4,
         "alpha_lr": 3e-4,
-        "lr_final": 1.0,
-        "adam_beta1": 0.9,
+        "lr_final": 0.1,
+        "target_entropy_scale": 0.5,
+    },
+    # Kim et al. 2026, "FlashSAC": one world, and thousands.
+    "flashsac": {**_FLASHSAC, "utd_ratio": 1.0, "batch_size": 512, "learning_starts": 10_000},
+    "flashsac-parallel": {
+        **_FLASHSAC,
+        "num_envs": 1024,
+        "utd_ratio": 2 / 1024,
+        "batch_size": 2048,
+        "buffer_size": 10_000_000,
+        "learning_starts": 100_000,
+        "total_env_steps": 50_000_000,
     },
 }
 

@@ -19,6 +19,7 @@ from pipeline import checkpoint
 from pipeline.buffer import ReplayBuffer
 from pipeline.config import Config
 from pipeline.evaluate import Evaluation, evaluate, scale_action
+from pipeline.exploration import HeldNoise
 from pipeline.learner import Learner
 from pipeline.logger import Logger
 from pipeline.seeding import stream_seed
@@ -47,8 +48,10 @@ class Run:
         dimensions = self.env.observation_dim, self.env.action_dim
         size = config.capacity * transitions.num_bytes(*dimensions)
         announce(f"replay buffer: {config.capacity:,} transitions, {size / 1e6:,.0f} MB on {self.device}")
-        self.buffer = ReplayBuffer(config.capacity, *dimensions, self.device, stream_seed(config.seed, "buffer"))
+        seed = stream_seed(config.seed, "buffer")
+        self.buffer = ReplayBuffer(config.capacity, *dimensions, self.device, seed, config.n_step, config.gamma)
         self.learner = Learner(config, *dimensions, self.device)
+        self.noise = HeldNoise(config.num_envs, self.env.action_dim, config.noise_repeat, self.device)
         self.observation = self.env.reset()
         self.metrics: dict[str, torch.Tensor] = {}
         self.env_steps = self.vector_steps = 0
@@ -74,7 +77,7 @@ class Run:
         """Actions in [-1, 1], (num_envs, action_dim): uniform at first, then the policy's."""
         if self.env_steps < self.config.learning_starts:
             return 2 * torch.rand(self.env.num_envs, self.env.action_dim, device=self.device) - 1
-        return self.learner.actor.sample(self.observation)
+        return self.learner.act(self.observation, self.noise())
 
     def step(self, action: torch.Tensor) -> TensorDict:
         """Apply actions in [-1, 1]; return the transition with those, which are what the learner knows.
@@ -89,6 +92,7 @@ class Run:
             raise
         self.env_steps += self.config.num_envs
         self.vector_steps += 1
+        self.learner.observe(transition)
         return transition.set("action", action)
 
     def log(self, logger: Logger) -> None:
@@ -123,7 +127,7 @@ class Run:
         """Play whole episodes with the deterministic policy, from starts that depend on the seed and the step."""
         logger.phase("evaluating")
         env = self._make_env(self.config.eval_episodes, stream_seed(self.config.seed, "evaluation", self.env_steps))
-        result = evaluate(self.learner.actor.mode, env)
+        result = evaluate(self.learner.policy, env)
         low, high = result.interval
         row = {
             "env_steps": self.env_steps,
@@ -160,6 +164,7 @@ class Run:
             "environment": self.env.get_state().to_dict(),
             "buffer": self.buffer.state_dict(),
             "learner": self.learner.state_dict(),
+            "noise": self.noise.state_dict(),
             "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
         }
@@ -183,6 +188,7 @@ class Run:
         self.env.set_state(state["environment"])
         self.buffer.load_state_dict(state["buffer"])
         self.learner.load_state_dict(state["learner"])
+        self.noise.load_state_dict(state["noise"])
         torch.set_rng_state(state["random"])
         if state["random_cuda"] is not None and self.device.type == "cuda":
             torch.cuda.set_rng_state(state["random_cuda"], self.device)

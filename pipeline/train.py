@@ -25,7 +25,7 @@ def train(run: Run, logger: Logger, stopping: Callable[[], bool] = lambda: False
         if run.env_steps <= config.learning_starts:
             logger.phase("random actions")
         elif run.vector_steps % config.steps_per_round == 0:
-            logger.phase("learning" if run.learner.compiled else "compiling the updates")
+            logger.phase("compiling the updates" if run.learner.compiling else "learning")
             run.metrics |= run.learner.round(run.buffer, config.updates_per_round)
         logger.advance(run.env_steps)
         finished = run.env_steps >= config.total_env_steps

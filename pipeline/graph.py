@@ -1,0 +1,143 @@
+"""An update as one compiled graph.
+
+torch.compile follows Python, and an update goes through TorchRL's and TensorDict's, which it would have to guard at every
+call. Here the update runs once on fake tensors, which records all it does to real ones: forward and backward passes, Adam,
+target networks, as one list of operations. Inductor compiles these, and at a call no Python of the update is left.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor, fx
+from torch._inductor import standalone_compile
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from pipeline.onednn import UseOneDNN
+
+Update = Callable[[TensorDict], dict[str, Tensor]]
+
+
+class Graph:
+    """A function of a batch, compiled at its first call; where that fails it goes on as it is, with one warning.
+
+    The compiled function changes the same tensors as the plain one, draws the same random numbers and agrees with it
+    within rounding.
+
+    Args:
+        function: batch -> tensors by name; it may change tensors of `state` in place, and its Python must not depend on
+            their values.
+        state: the tensors that the function changes. Tracing changes some; they are put back.
+
+    Attributes:
+        pending: whether the next call compiles.
+        seconds: what compilation took.
+    """
+
+    failed = False  # of every graph: what fails for one fails for all, and a warning is enough
+
+    def __init__(self, function: Update, state: Callable[[], Iterable[Tensor]]):
+        self.function, self._state = function, state
+        self.seconds = 0.0
+        self._run: Callable[..., Any] | None = None
+        self._names: list[str] = []
+        self._inputs: list[Tensor] = []
+
+    @property
+    def pending(self) -> bool:
+        return self._run is None and not Graph.failed
+
+    def __call__(self, batch: TensorDict) -> dict[str, Tensor]:
+        keys, values = _flat(batch)
+        if self.pending:
+            self._try_to_compile(batch, keys, values)
+        if self._run is None:
+            return self.function(batch)
+        with torch.no_grad():
+            return dict(zip(self._names, self._run(*self._inputs, *values), strict=True))
+
+    def _try_to_compile(self, batch: TensorDict, keys: list[Any], values: list[Tensor]) -> None:
+        start = time.monotonic()
+        for attempt in (1, 2):  # a Ctrl-C ends the compiler's processes, too: that is no reason to give up
+            try:
+                self._compile(batch, keys, values)
+                break
+            except Exception as error:  # whatever it is: the plain function computes the same
+                if attempt == 2:
+                    Graph.failed = True
+                    _warn(error)
+        self.seconds = time.monotonic() - start
+
+    def _compile(self, batch: TensorDict, keys: list[Any], values: list[Tensor]) -> None:
+        def flat_function(*tensors: Tensor) -> list[Tensor]:
+            # A TensorDict of its own: TorchRL's losses write into what they are given.
+            result = self.function(_nested(dict(zip(keys, tensors, strict=True)), batch.batch_size))
+            self._names = list(result)
+            return list(result.values())
+
+        state = list(self._state())
+        before = [tensor.detach().clone() for tensor in state]
+        try:
+            traced = make_fx(flat_function, tracing_mode="fake", _allow_non_fake_inputs=True)(*values)
+        finally:
+            with torch.no_grad():
+                for tensor, value in zip(state, before, strict=True):
+                    tensor.copy_(value)
+        self._inputs = _make_placeholders(traced)
+        options: Mapping[str, Any] = {"fallback_random": True}  # the random numbers of the plain function
+        if values[0].device.type == "cpu" and UseOneDNN.available():
+            options = {**options, "post_grad_custom_post_pass": UseOneDNN()}
+        with torch.no_grad(), torch._inductor.config.patch(options):
+            self._run = standalone_compile(
+                traced, [*self._inputs, *values], dynamic_shapes="from_example_inputs", options={}
+            )
+
+
+def _make_placeholders(traced: fx.GraphModule) -> list[Tensor]:
+    """Turn the tensors that a traced function found in its surroundings into its first inputs; return them.
+
+    Tensors that are the same memory become one input, so that what is written to one is read from the other.
+    """
+    graph = traced.graph
+    first = next(iter(graph.nodes))
+    inputs: dict[Any, tuple[fx.Node, Tensor]] = {}
+    for node in list(graph.nodes):
+        if node.op != "get_attr":
+            continue
+        tensor = traced.get_buffer(node.target) if node.target in dict(traced.named_buffers()) else getattr(traced, node.target)
+        identity = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+        if identity not in inputs:
+            with graph.inserting_before(first):
+                placeholder = graph.placeholder(f"state_{len(inputs)}")
+            placeholder.meta = dict(node.meta)
+            inputs[identity] = placeholder, tensor.detach()
+        node.replace_all_uses_with(inputs[identity][0])
+        graph.erase_node(node)
+    traced.recompile()
+    return [tensor for _, tensor in inputs.values()]
+
+
+def _flat(batch: TensorDict) -> tuple[list[Any], list[Tensor]]:
+    items = list(batch.items(include_nested=True, leaves_only=True))
+    return [key for key, _ in items], [value for _, value in items]
+
+
+def _nested(items: Mapping[Any, Tensor], batch_size: torch.Size) -> TensorDict:
+    result = TensorDict({}, batch_size=batch_size)
+    for key, value in items.items():
+        result.set(key, value)
+    return result
+
+
+def _warn(error: Exception) -> None:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    warnings.warn(
+        f"torch.compile failed, going on without it, at a third of the speed: {reason}. On the CPU it needs a C++ "
+        "compiler and Python's headers (Debian, Ubuntu: apt install g++ python3-dev)",
+        stacklevel=2,
+    )
