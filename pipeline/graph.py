@@ -109,7 +109,11 @@ def _make_placeholders(traced: fx.GraphModule) -> list[Tensor]:
     for node in list(graph.nodes):
         if node.op != "get_attr":
             continue
-        tensor = traced.get_buffer(node.target) if node.target in dict(traced.named_buffers()) else getattr(traced, node.target)
+        tensor = (
+            traced.get_buffer(node.target)
+            if node.target in dict(traced.named_buffers())
+            else getattr(traced, node.target)
+        )
         identity = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
         if identity not in inputs:
             with graph.inserting_before(first):

@@ -14,8 +14,8 @@ from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModule
 from torch import Tensor
 from torchrl.modules import ProbabilisticActor, TanhNormal
-from torchrl.objectives import CrossQLoss, SACLoss
 from torchrl.modules.distributions.utils import rsample_and_log_prob
+from torchrl.objectives import CrossQLoss, SACLoss
 from torchrl.objectives.utils import distance_loss
 
 from pipeline.config import Config

@@ -176,7 +176,9 @@ class UnitWeights:
         self._scales: list[list[Tensor]] = []
         own = {name for name, _ in network.named_parameters()}
         shared = min(parameters, key=len)
-        shared = next(shared.removesuffix(name) for name in own if {shared.removesuffix(name) + n for n in own} == {*parameters})
+        shared = next(
+            shared.removesuffix(name) for name in own if {shared.removesuffix(name) + n for n in own} == {*parameters}
+        )
         for layer, module in network.named_modules():
             if isinstance(module, nn.Linear):
                 self._rows.append(parameters[f"{shared}{layer}.weight"])
