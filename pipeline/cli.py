@@ -150,7 +150,7 @@ def _run(config: Config, run_dir: Path, console: Console, content: dict[str, Any
         )
         with locked(run_dir), Logger(run_dir, config, run.env_steps, console) as logger:
             train_loop(run, logger, stop)
-    picture = learning_curve(run_dir, f"{config.task.rpartition(':')[2]}, {config.algorithm}, seed {config.seed}")
+    picture = learning_curve(run_dir, f"{config.task.rpartition(':')[2]}, seed {config.seed}")
     if stop.received is not None and run.env_steps < config.total_env_steps:
         _say(console, f"stopped by {stop.received} and saved: `saltus resume {run_dir}` continues")
     else:

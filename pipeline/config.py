@@ -124,7 +124,8 @@ class Config:
     def __post_init__(self) -> None:
         for name in (
             "num_envs", "total_env_steps", "learning_starts", "steps_per_round", "buffer_size", "batch_size",
-            "n_step", "num_atoms", "num_critics", "policy_delay", "noise_repeat", "log_every", "eval_every", "eval_episodes", "checkpoint_every",
+            "n_step", "num_atoms", "num_critics", "policy_delay", "noise_repeat",
+            "log_every", "eval_every", "eval_episodes", "checkpoint_every",
         ):  # fmt: skip
             value = getattr(self, name)
             _require(isinstance(value, int) and value >= 1, name, value, "a whole number, at least 1")

@@ -1,8 +1,9 @@
 """An update as one compiled graph.
 
-torch.compile follows Python, and an update goes through TorchRL's and TensorDict's, which it would have to guard at every
-call. Here the update runs once on fake tensors, which records all it does to real ones: forward and backward passes, Adam,
-target networks, as one list of operations. Inductor compiles these, and at a call no Python of the update is left.
+torch.compile follows Python, and an update goes through TorchRL's and TensorDict's, which it would have to guard at
+every call. Here the update runs once on fake tensors, which records all it does to real ones: forward and backward
+passes, Adam, target networks, as one list of operations. Inductor (torch.compile's back end) compiles these, and at a
+call no Python of the update is left.
 """
 
 from __future__ import annotations
@@ -39,18 +40,16 @@ class Graph:
         seconds: what compilation took.
     """
 
-    failed = False  # of every graph: what fails for one fails for all, and a warning is enough
-
     def __init__(self, function: Update, state: Callable[[], Iterable[Tensor]]):
         self.function, self._state = function, state
-        self.seconds = 0.0
+        self.seconds, self._failed = 0.0, False
         self._run: Callable[..., Any] | None = None
         self._names: list[str] = []
         self._inputs: list[Tensor] = []
 
     @property
     def pending(self) -> bool:
-        return self._run is None and not Graph.failed
+        return self._run is None and not self._failed
 
     def __call__(self, batch: TensorDict) -> dict[str, Tensor]:
         keys, values = _flat(batch)
@@ -69,7 +68,7 @@ class Graph:
                 break
             except Exception as error:  # whatever it is: the plain function computes the same
                 if attempt == 2:
-                    Graph.failed = True
+                    self._failed = True
                     _warn(error)
         self.seconds = time.monotonic() - start
 
@@ -89,9 +88,9 @@ class Graph:
                 for tensor, value in zip(state, before, strict=True):
                     tensor.copy_(value)
         self._inputs = _make_placeholders(traced)
-        options: Mapping[str, Any] = {"fallback_random": True}  # the random numbers of the plain function
+        options: dict[str, Any] = {"fallback_random": True}  # the random numbers of the plain function
         if values[0].device.type == "cpu" and UseOneDNN.available():
-            options = {**options, "post_grad_custom_post_pass": UseOneDNN()}
+            options["post_grad_custom_post_pass"] = UseOneDNN()
         with torch.no_grad(), torch._inductor.config.patch(options):
             self._run = standalone_compile(
                 traced, [*self._inputs, *values], dynamic_shapes="from_example_inputs", options={}
@@ -109,11 +108,7 @@ def _make_placeholders(traced: fx.GraphModule) -> list[Tensor]:
     for node in list(graph.nodes):
         if node.op != "get_attr":
             continue
-        tensor = (
-            traced.get_buffer(node.target)
-            if node.target in dict(traced.named_buffers())
-            else getattr(traced, node.target)
-        )
+        tensor = getattr(traced, node.target)
         identity = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
         if identity not in inputs:
             with graph.inserting_before(first):

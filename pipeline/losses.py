@@ -115,7 +115,7 @@ class CategoricalLoss(SACLoss):
 
 
 def project(probabilities: Tensor, values: Tensor, atoms: Tensor) -> Tensor:
-    """The distribution over `atoms` whose mass is that of `values`, each split linearly between the two atoms around it.
+    """The distribution over `atoms` whose mass is that of `values`, each split linearly between the atoms around it.
 
     Values beyond the outermost atoms count as those (Bellemare et al. 2017, eq. 7).
 
