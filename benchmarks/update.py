@@ -1,4 +1,4 @@
-"""SAC updates per second: saltus, compiled and plain, and Stable-Baselines3."""
+"""SAC updates per second: saltus, compiled and plain, other presets, and other systems."""
 
 from __future__ import annotations
 
@@ -6,19 +6,25 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from tensordict import TensorDict
 
 import envs
-from benchmarks import result, runner
+from benchmarks import peers, result, runner
 from benchmarks.data import random_transitions
 from envs.physics.cpu import available_cores
 from pipeline import presets
 from pipeline.buffer import ReplayBuffer
 from pipeline.learner import Learner
 
-SAC, PLAIN, CROSSQ, SB3 = "saltus sac", "saltus sac, not compiled", "saltus crossq", "Stable-Baselines3 SAC"
+SAC, PLAIN = "saltus sac", "saltus sac, not compiled"
+PEERS = {
+    "Stable-Baselines3": peers.stable_baselines,
+    "SBX": peers.sbx,
+    "TorchRL": peers.torchrl,
+    "LeanRL's way": peers.leanrl,
+}
+TARGETS = {"Hopper-v5": {"Stable-Baselines3": 2.5, "SBX": 1.4}, "Humanoid-v5": {"Stable-Baselines3": 1.8, "SBX": 1.8}}
 BATCH_SIZE, HIDDEN = 256, (256, 256)
 
 
@@ -33,7 +39,8 @@ def update(
 ) -> None:
     """SAC updates/s from a filled replay buffer, sampling included: batch 256, 2x256 networks, all cores.
 
-    crossq stands there for information: its critics differ, and its actor learns at every third update only.
+    Presets other than sac learn with networks of the same widths here; their critics differ, and their actors learn at
+    every second to twentieth update only.
 
     Args:
         tasks: the tasks whose observation and action sizes to take.
@@ -50,19 +57,21 @@ def update(
     for task in tasks:
         env = envs.make(task, 1)
         data = random_transitions(buffer_size, env.observation_dim, env.action_dim)
+        saltus = partial(_saltus, task, data, updates_per_round)
         cases, missing = runner.build(
             {
-                SAC: partial(_saltus, "sac", True, task, data, updates_per_round),
-                PLAIN: partial(_saltus, "sac", False, task, data, updates_per_round),
-                CROSSQ: partial(_saltus, "crossq", True, task, data, updates_per_round),
-                SB3: partial(_stable_baselines, data, updates_per_round),
+                SAC: partial(saltus, "sac"),
+                PLAIN: partial(saltus, "sac", compile=False),
+                "saltus redq, twin critics": partial(saltus, "redq", num_critics=2),
+                **{f"saltus {name}": partial(saltus, name) for name in ("redq", "droq", "crossq", "xqc", "fast")},
+                **{name: partial(peer, data, BATCH_SIZE, HIDDEN, updates_per_round) for name, peer in PEERS.items()},
             }
         )
         measured = runner.measure(cases, repeats, seconds, warmup_rounds)
         sizes = f"observation {env.observation_dim}, action {env.action_dim}, batch {BATCH_SIZE}"
         title = f"{task}: updates/s, {sizes}, {threads} threads"
         measurements += result.rows_of(measured, task=task)
-        tables.append(result.comparison(title, measured, SAC, missing, {}))
+        tables.append(result.comparison(title, measured, SAC, missing, TARGETS.get(task, {})))
     settings = {
         "batch_size": BATCH_SIZE,
         "hidden": HIDDEN,
@@ -76,13 +85,13 @@ def update(
     result.publish("update", output, settings, measurements, tables)
 
 
-def _saltus(preset: str, compiled: bool, task: str, data: TensorDict, updates: int) -> runner.Work:
-    config = presets.preset(
-        preset, task, compile=compiled, batch_size=BATCH_SIZE, actor_hidden=HIDDEN, critic_hidden=HIDDEN
-    )
+def _saltus(task: str, data: TensorDict, updates: int, preset: str, **overrides: Any) -> runner.Work:
+    overrides = {"batch_size": BATCH_SIZE, "actor_hidden": HIDDEN, "critic_hidden": HIDDEN, **overrides}
+    config = presets.preset(preset, task, **overrides)
     dimensions = data["observation"].shape[1], data["action"].shape[1]
-    buffer = ReplayBuffer(len(data), *dimensions)
-    buffer.extend(data)
+    buffer = ReplayBuffer(len(data), *dimensions, n_step=config.n_step, gamma=config.gamma)
+    for vector_step in data.split(config.num_envs * (len(data) // 100 // config.num_envs)):
+        buffer.extend(vector_step)
     learner = Learner(config, *dimensions)
 
     def round() -> int:
@@ -90,35 +99,3 @@ def _saltus(preset: str, compiled: bool, task: str, data: TensorDict, updates: i
         return updates
 
     return round
-
-
-def _stable_baselines(data: TensorDict, updates: int) -> runner.Work:
-    from stable_baselines3 import SAC as Model
-    from stable_baselines3.common.logger import Logger
-
-    env = _sizes_only(data["observation"].shape[1], data["action"].shape[1])
-    model = Model("MlpPolicy", env, buffer_size=len(data), policy_kwargs={"net_arch": list(HIDDEN)}, device="cpu")
-    model.set_logger(Logger(None, []))
-    buffer: Any = model.replay_buffer
-    buffer.observations[:, 0] = data["observation"]
-    buffer.actions[:, 0] = data["action"]
-    buffer.next_observations[:, 0] = data["next", "observation"]
-    buffer.rewards[:] = data["next", "reward"]
-    buffer.dones[:] = data["next", "terminated"]
-    buffer.full = True
-
-    def train() -> int:
-        model.train(gradient_steps=updates, batch_size=BATCH_SIZE)
-        return updates
-
-    return train
-
-
-def _sizes_only(observation_dim: int, action_dim: int) -> Any:
-    """A Gymnasium environment that has spaces of these sizes and is never stepped."""
-    import gymnasium
-
-    env: Any = gymnasium.Env()
-    env.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (observation_dim,), np.float32)
-    env.action_space = gymnasium.spaces.Box(-1, 1, (action_dim,), np.float32)
-    return env
