@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -28,13 +29,15 @@ class Learner:
     one graph, its backward pass and optimiser included; both draw the same random numbers and agree within rounding.
 
     Attributes:
-        actor: the policy's network.
+        actor: the network that acts and learns.
+        average: the network that is evaluated: a running average of the actor, or the actor itself.
         gradient_steps: critic updates done.
     """
 
     def __init__(self, config: Config, observation_dim: int, action_dim: int, device: torch.device | str = "cpu"):
         self.config, self.device = config, torch.device(device)
         self.loss, self.actor = losses.make_loss(config, observation_dim, action_dim, self.device)
+        self.average = self.actor if config.policy_tau == 1 else deepcopy(self.actor).requires_grad_(False)
         self._critic = losses.critic_parameters(self.loss)
         self._target = losses.target_parameters(self.loss)
         self._actor = losses.actor_parameters(self.loss)
@@ -59,15 +62,20 @@ class Learner:
         self.gradient_steps = 0
         self._update_critic: Update = self.update_critic
         self._update_actor: Update = self.update_actor
+        self._graphs: list[Graph] = []
         if config.compile:
-            self._update_critic = Graph(self.update_critic, self._tensors)
-            self._update_actor = Graph(self.update_actor, self._tensors)
+            self._graphs = [Graph(update, self._tensors) for update in (self.update_critic, self.update_actor)]
+            self._update_critic, self._update_actor = self._graphs
 
     @property
     def compiling(self) -> bool:
         """Whether an update is still to be compiled, so that a round to come takes long."""
-        updates = self._update_critic, self._update_actor
-        return any(isinstance(update, Graph) and update.pending for update in updates)
+        return any(graph.pending for graph in self._graphs)
+
+    @property
+    def compile_seconds(self) -> float:
+        """What compiling has taken so far."""
+        return sum(graph.seconds for graph in self._graphs)
 
     def act(self, observation: Tensor, noise: Tensor) -> Tensor:
         """Actions in [-1, 1] for observations (N, obs_dim) and standard normal noise (N, action_dim)."""
@@ -75,7 +83,7 @@ class Learner:
 
     def policy(self, observation: Tensor) -> Tensor:
         """The deterministic policy: actions in [-1, 1] for observations (N, obs_dim)."""
-        return self.actor.mode(self._normalized(observation))
+        return self.average.mode(self._normalized(observation))
 
     def observe(self, transition: TensorDictBase) -> None:
         """Take a vector step into the running statistics."""
@@ -127,6 +135,10 @@ class Learner:
         self._optimizers["actor"].step(torch.autograd.grad(loss, list(self._actor.values())))
         if self._unit_weights is not None:
             self._unit_weights[1].project()
+        if self.average is not self.actor:
+            with torch.no_grad():
+                for averaged, value in self._averaged():
+                    averaged.lerp_(value, self.config.policy_tau)
         alpha = self.loss.log_alpha.detach().exp()
         alpha_loss = losses.alpha_loss(self.loss, log_prob)
         self._optimizers["alpha"].step(torch.autograd.grad(alpha_loss, [self.loss.log_alpha]))
@@ -159,6 +171,7 @@ class Learner:
         """Networks, targets, temperature, normalisation statistics, optimisers and counters."""
         return {
             "loss": dict(self.loss.state_dict()),
+            "average": {} if self.average is self.actor else dict(self.average.state_dict()),
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self._optimizers.items()},
             "normalizers": {name: normalizer.state_dict() for name, normalizer in self._normalizers.items()},
             "gradient_steps": self.gradient_steps,
@@ -169,13 +182,20 @@ class Learner:
         self.loss.load_state_dict(state["loss"])
         for name, optimizer in self._optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
+        if self.average is not self.actor:
+            self.average.load_state_dict(state["average"])
         for name, normalizer in self._normalizers.items():
             for key, value in normalizer.state_dict().items():
                 value.copy_(state["normalizers"][name][key])
         self.gradient_steps = state["gradient_steps"]
+
+    def _averaged(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The average's parameters and running statistics, each with the actor's."""
+        return zip(self.average.state_dict().values(), self.actor.state_dict().values(), strict=True)
 
     def _tensors(self) -> Iterator[Tensor]:
         """All that updates change."""
         yield from (value for value in self.loss.state_dict().values() if isinstance(value, Tensor))
         for optimizer in self._optimizers.values():
             yield from optimizer.state_dict().values()
+        yield from self.average.state_dict().values()

@@ -82,7 +82,7 @@ class Logger:
         self._console.print(message, markup=False, highlight=False, soft_wrap=True)
 
     def phase(self, name: str) -> None:
-        """Tell what the run is doing: compiling looks like hanging otherwise."""
+        """Tell what the run is doing."""
         if name != self._phase:
             self._phase = name
             self._progress.update(self._bar, description=name)

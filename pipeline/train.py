@@ -25,7 +25,7 @@ def train(run: Run, logger: Logger, stopping: Callable[[], bool] = lambda: False
         if run.env_steps <= config.learning_starts:
             logger.phase("random actions")
         elif run.vector_steps % config.steps_per_round == 0:
-            logger.phase("compiling the updates" if run.learner.compiling else "learning")
+            logger.phase(_phase(run))
             run.metrics |= run.learner.round(run.buffer, config.updates_per_round)
         logger.advance(run.env_steps)
         finished = run.env_steps >= config.total_env_steps
@@ -37,6 +37,14 @@ def train(run: Run, logger: Logger, stopping: Callable[[], bool] = lambda: False
             run.save(logger)
     if run.env_steps < config.total_env_steps:
         run.save(logger)
+
+
+def _phase(run: Run) -> str:
+    """What a round of updates is about to do, for a person: compiling looks like hanging otherwise."""
+    if run.learner.compiling:
+        return "compiling the updates"
+    seconds = run.learner.compile_seconds
+    return f"learning, updates compiled in {seconds:.0f} s" if seconds > 0 else "learning"
 
 
 class StopSignal:
