@@ -211,6 +211,10 @@ class Config:
                 "dropout goes with --network mlp and --critic-norm layer or none",
             ),
             (
+                self.actor_norm == "none" or self.critic_loss == "categorical",
+                "--actor-norm batch goes with --critic-loss categorical (XQC, FlashSAC)",
+            ),
+            (
                 self.network == "mlp" or (self.actor_norm == self.critic_norm == "batch"),
                 "--network residual needs --actor-norm batch and --critic-norm batch",
             ),

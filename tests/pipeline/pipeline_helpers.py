@@ -18,8 +18,12 @@ from envs import transition as transitions
 from pipeline import cli
 from pipeline.buffer import ReplayBuffer
 from pipeline.config import Config
+from pipeline.presets import preset as preset_config
 
 OBSERVATION_DIM, ACTION_DIM = 5, 3
+
+# Every code path: flashsac-parallel and fast differ from flashsac and crossq in numbers only.
+PRESETS = ["sac", "redq", "droq", "crossq", "xqc", "flashsac"]
 
 SMALL: dict[str, Any] = {
     "device": "cpu",
@@ -39,14 +43,14 @@ SMALL: dict[str, Any] = {
 }
 
 
-def small_config(task: str = "InvertedPendulum-v5", **overrides: Any) -> Config:
-    return Config(task, **{**SMALL, **overrides})
+def small_config(task: str = "InvertedPendulum-v5", preset: str = "crossq", **overrides: Any) -> Config:
+    return preset_config(preset, task, **{**SMALL, **overrides})
 
 
-def small_arguments(**overrides: Any) -> list[str]:
+def small_arguments(preset: str = "crossq", **overrides: Any) -> list[str]:
     """The settings of `small_config` as the command line takes them."""
     arguments = []
-    for name, value in {**SMALL, **overrides}.items():
+    for name, value in {"preset": preset, **SMALL, **overrides}.items():
         flag = name.replace("_", "-")
         if isinstance(value, bool):
             arguments += [f"--{flag}" if value else f"--no-{flag}"]
@@ -65,8 +69,8 @@ def random_transition(size: int, seed: int = 0, observation_dim: int = OBSERVATI
     return transitions.make(observation, action, following, reward, terminated, truncated)
 
 
-def filled_buffer(size: int = 256, seed: int = 0) -> ReplayBuffer:
-    buffer = ReplayBuffer(size, OBSERVATION_DIM, ACTION_DIM, seed=seed)
+def filled_buffer(size: int = 256, seed: int = 0, **options: Any) -> ReplayBuffer:
+    buffer = ReplayBuffer(size, OBSERVATION_DIM, ACTION_DIM, seed=seed, **options)
     buffer.extend(random_transition(size, seed=seed + 1))
     return buffer
 

@@ -1,15 +1,32 @@
 from __future__ import annotations
 
 import copy
+import math
+from itertools import pairwise
 
 import pytest
 import torch
+from pipeline_helpers import ACTION_DIM, OBSERVATION_DIM, random_transition, small_config
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
 
-from pipeline.networks import LOG_STD_RANGE, Actor, BatchNorm, Critic, mlp
+from pipeline import losses
+from pipeline.learner import Learner
+from pipeline.networks import (
+    LOG_STD_RANGE,
+    Actor,
+    BatchNorm,
+    Critic,
+    ResidualBlock,
+    RMSNorm,
+    UnitWeights,
+    initialize_units,
+    mlp,
+    residual,
+)
 
 FEATURES, BATCH = 6, 20
+pytestmark = pytest.mark.filterwarnings("ignore:No target network updater")
 
 
 def pair(seed: int, momentum: float = 0.03, eps: float = 1e-2) -> tuple[BatchNorm, nn.BatchNorm1d]:
@@ -74,9 +91,9 @@ def test_batch_norm_under_vmap_is_one_batch_norm_for_each_member(training: bool)
         torch.testing.assert_close(buffers[name], torch.stack([getattr(theirs, name) for _, theirs in members]))
 
 
-def constant_actor(loc: list[float], log_std: list[float]) -> Actor:
+def constant_actor(loc: list[float], log_std: list[float], bounded: bool = False) -> Actor:
     """An actor that says the same whatever it sees."""
-    actor = Actor(4, len(loc), (8,))
+    actor = Actor(mlp([4, 8, 2 * len(loc)]), bounded)
     last = actor.body[-1]
     with torch.no_grad():
         last.weight.zero_()
@@ -84,53 +101,50 @@ def constant_actor(loc: list[float], log_std: list[float]) -> Actor:
     return actor
 
 
-def test_the_samples_of_the_policy_are_tanh_of_a_gaussian_with_its_loc_and_scale() -> None:
-    loc, log_std = torch.tensor([0.3, -0.8, 0.0]), torch.tensor([-1.0, -3.0, 0.0])
-    actor = constant_actor(loc.tolist(), log_std.tolist())
-    torch.manual_seed(0)
-    count = 100_000
-    actions = actor.sample(torch.zeros(count, 4))
-    assert actions.shape == (count, 3)
-    assert actions.abs().max() < 1
-    noise = (actions.double().atanh() - loc) / log_std.exp()
-    assert noise.mean(0).abs().max() < 5 / count**0.5
-    assert (noise.std(0) - 1).abs().max() < 5 / (2 * count) ** 0.5
-    for quantile, share in ((-1.0, 0.158655), (0.5, 0.691462), (2.0, 0.977250)):
-        assert ((noise < quantile).double().mean(0) - share).abs().max() < 5 * (share * (1 - share) / count) ** 0.5
-    assert torch.corrcoef(noise.T).fill_diagonal_(0).abs().max() < 5 / count**0.5
+def test_the_samples_of_the_policy_are_tanh_of_loc_and_scaled_noise() -> None:
+    loc, log_std, noise = torch.tensor([0.3, -0.8, 0.0]), torch.tensor([-1.0, -3.0, 0.0]), torch.randn(50, 3)
+    actions = constant_actor(loc.tolist(), log_std.tolist()).sample(torch.randn(50, 4), noise)
+    torch.testing.assert_close(actions, torch.tanh(loc + log_std.exp() * noise))
 
 
-def test_samples_are_drawn_from_the_default_generator_and_afresh_each_time() -> None:
-    actor, observation = Actor(4, 2, (8,)), torch.randn(5, 4)
-    torch.manual_seed(0)
-    first, second = actor.sample(observation), actor.sample(observation)
-    torch.manual_seed(0)
-    assert torch.equal(actor.sample(observation), first)
-    assert not torch.equal(first, second)
-
-
-def test_the_deterministic_policy_is_tanh_of_loc() -> None:
-    actor, observation = Actor(4, 2, (8, 8)), torch.randn(50, 4) * 3
+def test_the_deterministic_policy_is_tanh_of_loc_and_the_sample_without_noise() -> None:
+    actor, observation = Actor(mlp([4, 8, 8, 4])), torch.randn(50, 4) * 3
     loc, scale = actor(observation)
     assert torch.equal(actor.mode(observation), torch.tanh(loc))
+    assert torch.equal(actor.mode(observation), actor.sample(observation, torch.zeros(50, 2)))
     assert loc.shape == scale.shape == (50, 2)
     assert not actor.mode(observation).requires_grad
-    assert not actor.sample(observation).requires_grad
+    assert not actor.sample(observation, torch.randn(50, 2)).requires_grad
 
 
-def test_the_scale_is_clamped_and_extreme_observations_stay_within_bounds() -> None:
-    _, scale = constant_actor([0.0, 0.0, 0.0], [-100.0, 100.0, 0.5])(torch.zeros(1, 4))
-    torch.testing.assert_close(scale[0], torch.tensor([LOG_STD_RANGE[0], LOG_STD_RANGE[1], 0.5]).exp())
-    actor = Actor(4, 2, (8,))
-    for policy in (actor.sample, actor.mode):
-        actions = policy(torch.tensor([[1e6, -1e6, 1e30, 0.0]]))
+@pytest.mark.parametrize("bounded", [False, True])
+def test_extreme_observations_stay_within_bounds(bounded: bool) -> None:
+    actor, observation = Actor(mlp([4, 8, 4]), bounded), torch.tensor([[1e6, -1e6, 1e30, 0.0]])
+    for actions in (actor.sample(observation, torch.randn(1, 2)), actor.mode(observation)):
         assert torch.isfinite(actions).all()
         assert (actions.abs() <= 1).all()
 
 
-@pytest.mark.parametrize("batch_norm", [True, False])
-def test_a_critic_gives_one_value_for_each_observation_and_action(batch_norm: bool) -> None:
-    critic = Critic(4, 2, (8, 6), batch_norm).eval()
+def test_the_scale_is_clamped() -> None:
+    _, scale = constant_actor([0.0, 0.0, 0.0], [-100.0, 100.0, 0.5])(torch.zeros(1, 4))
+    torch.testing.assert_close(scale[0], torch.tensor([LOG_STD_RANGE[0], LOG_STD_RANGE[1], 0.5]).exp())
+
+
+@pytest.mark.parametrize("z", [-100.0, -1.3, 0.0, 0.4, 100.0])
+def test_a_bounded_scale_lies_smoothly_between_minus_10_and_2(z: float) -> None:
+    actor = constant_actor([0.0], [z], bounded=True)
+    _, scale = actor(torch.zeros(1, 4))
+    assert -10 <= scale.log().item() <= 2 + 1e-6
+    assert scale.log().item() == pytest.approx(-10 + 6 * (1 + math.tanh(z)), abs=1e-5)
+    if abs(z) < 2:
+        scale.sum().backward()
+        assert actor.body[-1].bias.grad[1] > 0
+
+
+@pytest.mark.parametrize("norm", ["none", "batch", "layer"])
+@pytest.mark.parametrize("order", ["after", "before"])
+def test_a_critic_gives_one_value_for_each_observation_and_action(norm: str, order: str) -> None:
+    critic = Critic(mlp([6, 8, 6, 1], norm, order)).eval()
     observation, action = torch.randn(7, 4), torch.randn(7, 2)
     values = critic(observation, action)
     assert values.shape == (7, 1)
@@ -140,9 +154,168 @@ def test_a_critic_gives_one_value_for_each_observation_and_action(batch_norm: bo
     assert not torch.allclose(critic(observation + 1, action), values)
 
 
-def test_batch_norm_stands_before_every_linear_layer_and_relu_between() -> None:
-    kinds = [type(layer).__name__ for layer in mlp([5, 8, 6, 1], batch_norm=True)]
-    assert kinds == ["BatchNorm", "Linear", "ReLU"] * 2 + ["BatchNorm", "Linear"]
-    assert [type(layer).__name__ for layer in mlp([5, 8, 1])] == ["Linear", "ReLU", "Linear"]
-    widths = [(layer.in_features, layer.out_features) for layer in mlp([5, 8, 6, 1]) if isinstance(layer, nn.Linear)]
-    assert widths == [(5, 8), (8, 6), (6, 1)]
+@pytest.mark.parametrize(
+    ("options", "first", "hidden"),
+    [
+        ({}, "", "Linear ReLU"),
+        ({"order": "before"}, "", "Linear ReLU"),
+        ({"dropout": 0.1}, "", "Linear Dropout ReLU"),
+        ({"norm": "layer"}, "", "Linear LayerNorm ReLU"),
+        ({"norm": "layer", "order": "before"}, "", "Linear LayerNorm ReLU"),
+        ({"norm": "layer", "dropout": 0.1}, "", "Linear Dropout LayerNorm ReLU"),
+        ({"norm": "batch"}, "BatchNorm", "Linear ReLU BatchNorm"),
+        ({"norm": "batch", "order": "before"}, "BatchNorm", "Linear BatchNorm ReLU"),
+    ],
+)
+@pytest.mark.parametrize("widths", [[5, 8, 1], [5, 8, 6, 7, 3]])
+def test_layers_stand_in_the_order_of_their_recipe(
+    options: dict[str, str], first: str, hidden: str, widths: list[int]
+) -> None:
+    layers = list(mlp(widths, **options))
+    expected = [*first.split(), *hidden.split() * (len(widths) - 2), "Linear"]
+    assert [type(layer).__name__ for layer in layers] == expected
+    linear = [layer for layer in layers if isinstance(layer, nn.Linear)]
+    assert [(layer.in_features, layer.out_features) for layer in linear] == list(pairwise(widths))
+    before_batch_norm = [isinstance(layer, BatchNorm) for layer in [*layers[1:], None]]
+    for layer, normalised in zip(layers, before_batch_norm, strict=True):
+        assert not isinstance(layer, nn.Linear) or (layer.bias is None) == normalised
+    assert all(layer.p == 0.1 for layer in layers if isinstance(layer, nn.Dropout))
+    assert mlp(widths, **options)(torch.randn(4, 5)).shape == (4, widths[-1])
+
+
+def randomize(network: nn.Module) -> None:
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.normal_()
+
+
+def test_rms_norm_divides_by_the_root_mean_square() -> None:
+    norm, x = RMSNorm(6), torch.randn(5, 6) * 3
+    randomize(norm)
+    expected = [[v / math.sqrt(sum(u * u for u in row) / 6 + 1e-6) for v in row] for row in x.tolist()]
+    torch.testing.assert_close(norm(x), torch.tensor(expected) * norm.weight)
+    torch.testing.assert_close(norm(x * 1e4), norm(x))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_residual_block_adds_two_normalised_layers_to_what_it_gets(training: bool) -> None:
+    block, x = ResidualBlock(3), torch.randn(20, 3)
+    randomize(block)
+    inner, inner_norm, _, outer, outer_norm, _ = block.body
+    assert inner.weight.shape == (12, 3)
+    assert outer.weight.shape == (3, 12)
+    assert inner.bias is outer.bias is None
+
+    def norm(values: Tensor, layer: BatchNorm) -> Tensor:
+        mean, var = (values.mean(0), values.var(0, correction=0)) if training else (0.0, torch.tensor(1.0))
+        return (values - mean) / (var + 1e-5).sqrt() * layer.weight + layer.bias
+
+    block.train(training)
+    hidden = norm(x @ inner.weight.T, inner_norm).clamp(min=0)
+    expected = x + norm(hidden @ outer.weight.T, outer_norm).clamp(min=0)
+    torch.testing.assert_close(block(x), expected)
+
+
+def test_the_residual_network_is_an_embedding_blocks_a_norm_and_a_head() -> None:
+    network = residual([5, 8, 8, 8, 3])
+    kinds = [type(layer).__name__ for layer in network]
+    assert kinds == ["BatchNorm", "Linear", *["ResidualBlock"] * 3, "RMSNorm", "Linear"]
+    assert [tuple(network[i].weight.shape) for i in (1, -1)] == [(8, 5), (3, 8)]
+    assert (network[1].bias is None, network[-1].bias is None) == (True, False)
+    assert network(torch.randn(4, 5)).shape == (4, 3)
+
+
+def linear_weights(network: nn.Module) -> list[Tensor]:
+    return [module.weight for module in network.modules() if isinstance(module, nn.Linear)]
+
+
+def ones_like_norms(weight: Tensor) -> Tensor:
+    return torch.ones(weight.shape[:-1])
+
+
+@pytest.mark.parametrize("network", [mlp([5, 8, 3], "batch"), residual([5, 8, 8, 3])], ids=["mlp", "residual"])
+def test_units_begin_with_weights_of_norm_1_that_are_orthogonal_and_without_bias(network: nn.Module) -> None:
+    initialize_units(network)
+    for weight in linear_weights(network):
+        torch.testing.assert_close(weight.norm(dim=-1), ones_like_norms(weight))
+        if weight.shape[0] <= weight.shape[1]:
+            torch.testing.assert_close(weight @ weight.T, torch.eye(len(weight)), rtol=0, atol=1e-5)
+    assert all(not module.bias.any() for module in network.modules() if getattr(module, "bias", None) is not None)
+
+
+@pytest.mark.parametrize("scales", [False, True])
+@pytest.mark.parametrize("stacked", [(), (3,)], ids=["one", "stacked"])
+@pytest.mark.parametrize("prefix", ["", "module.0."])
+@pytest.mark.parametrize(
+    "body", [mlp([5, 8, 6, 3], "batch", "before"), residual([5, 8, 8, 3])], ids=["mlp", "residual"]
+)
+def test_projection_gives_units_norm_1_and_normalisations_the_norm_of_ones(
+    body: nn.Module, prefix: str, stacked: tuple[int, ...], scales: bool
+) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(body)
+    parameters = {prefix + name: torch.randn(*stacked, *value.shape) for name, value in network.named_parameters()}
+    before = {name: value.clone() for name, value in parameters.items()}
+    UnitWeights(network, parameters, scales).project()
+    touched = set()
+    for layer, module in network.named_modules():
+        own = [f"{prefix}{layer}.{name}" for name, _ in module.named_parameters(recurse=False)]
+        if isinstance(module, nn.Linear):
+            weight, old = parameters[own[0]], before[own[0]]
+            torch.testing.assert_close(weight, old / old.norm(dim=-1, keepdim=True))
+            touched.add(own[0])
+        elif isinstance(module, BatchNorm | RMSNorm) and scales:
+            joint = torch.cat([before[name] for name in own], -1)
+            factor = before[own[0]].shape[-1] ** 0.5 / joint.norm(dim=-1, keepdim=True)
+            assert len(own) == (2 if isinstance(module, BatchNorm) else 1)
+            for name in own:
+                torch.testing.assert_close(parameters[name], before[name] * factor)
+            touched |= {*own}
+    assert all(torch.equal(parameters[name], before[name]) for name in parameters.keys() - touched)
+
+
+def is_matrix(name: str, value: Tensor) -> bool:
+    return name.endswith("weight") and value.dim() == (2 if name.startswith("module.0.") else 3)
+
+
+@pytest.mark.parametrize("preset", ["xqc", "flashsac"])
+def test_weights_keep_norm_1_from_the_first_value_through_every_update(preset: str) -> None:
+    config = small_config(preset=preset, actor_lr=0.1, critic_lr=0.1)
+    learner, batch = Learner(config, OBSERVATION_DIM, ACTION_DIM), random_transition(16)
+    parameters = {**losses.critic_parameters(learner.loss), **losses.actor_parameters(learner.loss)}
+    matrices = [weight for name, weight in parameters.items() if is_matrix(name, weight)]
+    assert len(matrices) == {"xqc": 4, "flashsac": 8}[preset]
+    for _ in range(3):
+        for weight in matrices:
+            torch.testing.assert_close(weight.detach().norm(dim=-1), ones_like_norms(weight))
+        before = [weight.detach().clone() for weight in matrices]
+        learner.update_critic(batch)
+        learner.update_actor(batch)
+        assert not any(torch.equal(weight, old) for weight, old in zip(matrices, before, strict=True))
+
+
+@pytest.mark.parametrize("preset", ["xqc", "flashsac"])
+def test_the_actor_that_acts_sees_the_running_statistics_that_its_update_moved(preset: str) -> None:
+    learner = Learner(small_config(preset=preset), OBSERVATION_DIM, ACTION_DIM)
+    observation, batch = torch.randn(8, OBSERVATION_DIM), random_transition(16)
+    before = {name: value.clone() for name, value in learner.actor.named_buffers()}
+    with torch.no_grad():
+        mode = learner.actor(observation)[0]
+    learner.update_actor(batch)
+    held = learner.loss.actor_network_params.flatten_keys(".")
+    for name, value in learner.actor.named_buffers():
+        assert not torch.equal(value, before[name])
+        assert torch.equal(value, held[f"module.0.module.{name}"])
+    for name, value in learner.actor.named_parameters():
+        assert torch.equal(value, held[f"module.0.module.{name}"])
+    assert not torch.equal(learner.actor(observation)[0], mode)
+    torch.testing.assert_close(
+        learner.policy(observation)[:3], learner.policy(observation[:3])
+    )  # no batch's statistics
+
+
+def test_the_input_statistics_of_the_acting_actor_follow_the_states_of_a_batch() -> None:
+    learner, batch = Learner(small_config(preset="xqc"), OBSERVATION_DIM, ACTION_DIM), random_transition(16)
+    learner.update_actor(batch)
+    torch.testing.assert_close(learner.actor.body[0].running_mean, 0.01 * batch["observation"].mean(0))
+    torch.testing.assert_close(learner.actor.body[0].running_var, 0.99 + 0.01 * batch["observation"].var(0))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import math
 
 import pytest
 import torch
@@ -9,6 +10,8 @@ from torch import Tensor
 
 from pipeline.optimizer import Adam
 
+SHARES = {"linear": lambda done: 1 - done, "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2}
+schedules = pytest.mark.parametrize("schedule", SHARES)
 SHAPES = {"weight": (4, 3), "bias": (4,), "scalar": ()}
 
 
@@ -27,68 +30,89 @@ def gradients(step: int, dtype: torch.dtype = torch.float64) -> list[Tensor]:
 
 
 def trajectories(
-    final: float, beta1: float, total_steps: int, steps: int, dtype: torch.dtype = torch.float64
+    schedule: str, final: float, beta1: float, total_steps: int, steps: int, dtype: torch.dtype = torch.float64
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     ours, theirs = random_tensors(0, dtype), random_tensors(0, dtype)
-    adam = Adam(ours, lr=3e-3, final=final, total_steps=total_steps, beta1=beta1)
+    adam = Adam(ours, lr=3e-3, final=final, total_steps=total_steps, schedule=schedule, beta1=beta1)
     adam.step_count = adam.step_count.to(dtype)  # in single precision, 1 - beta2**1 is right to 1e-5 only
     reference = torch.optim.Adam([value.requires_grad_() for value in theirs.values()], lr=3e-3, betas=(beta1, 0.999))
-    schedule = torch.optim.lr_scheduler.LambdaLR(reference, lambda step: 1 - (1 - final) * min(step / total_steps, 1.0))
+    falling = torch.optim.lr_scheduler.LambdaLR(
+        reference, lambda step: final + (1 - final) * SHARES[schedule](min(step / total_steps, 1.0))
+    )
     for step in range(steps):
         adam.step(gradients(step, dtype))
         for value, gradient in zip(theirs.values(), gradients(step, dtype), strict=True):
             value.grad = gradient
         reference.step()
-        schedule.step()
+        falling.step()
     return ours, {name: value.detach() for name, value in theirs.items()}
 
 
+@schedules
 @pytest.mark.parametrize("beta1", [0.0, 0.5, 0.9])
 @pytest.mark.parametrize(("final", "total_steps"), [(1.0, 100), (0.1, 250), (0.1, 1000)])
-def test_it_is_torchs_adam_with_a_linearly_falling_rate(beta1: float, final: float, total_steps: int) -> None:
-    ours, theirs = trajectories(final, beta1, total_steps, steps=400)
+def test_it_is_torchs_adam_with_a_falling_rate(schedule: str, beta1: float, final: float, total_steps: int) -> None:
+    ours, theirs = trajectories(schedule, final, beta1, total_steps, steps=400)
     for name, start in random_tensors(0).items():
         travelled = (theirs[name] - start).abs().max()
         assert (ours[name] - theirs[name]).abs().max() < 1e-11 * travelled
 
 
+@schedules
 @pytest.mark.parametrize("beta1", [0.5, 0.9])
-def test_its_very_first_steps_are_torchs_too(beta1: float) -> None:
+def test_its_very_first_steps_are_torchs_too(schedule: str, beta1: float) -> None:
     for steps in (1, 2, 5):
-        ours, theirs = trajectories(0.1, beta1, 100, steps)
+        ours, theirs = trajectories(schedule, 0.1, beta1, 100, steps)
         for name, start in random_tensors(0).items():
             torch.testing.assert_close(ours[name] - start, theirs[name] - start, rtol=1e-10, atol=1e-14)
 
 
-def test_single_precision_stays_as_close_as_single_precision_can() -> None:
-    ours, theirs = trajectories(0.1, 0.9, 250, 400, torch.float32)
+@schedules
+def test_single_precision_stays_as_close_as_single_precision_can(schedule: str) -> None:
+    ours, theirs = trajectories(schedule, 0.1, 0.9, 250, 400, torch.float32)
     for name in SHAPES:
         torch.testing.assert_close(ours[name], theirs[name], rtol=1e-4, atol=1e-5)
 
 
-def test_the_rate_falls_to_its_final_share_and_stays_there() -> None:
-    # Under a constant gradient the mean and the root mean square are that gradient: a step is the learning rate.
-    parameters = {"x": torch.zeros((), dtype=torch.float64)}
-    adam = Adam(parameters, lr=0.1, final=0.25, total_steps=20)
-    taken = []
-    for _ in range(50):
+def rates(schedule: str, final: float, total_steps: int, steps: int) -> list[float]:
+    """Under a constant gradient the mean and the root mean square are that gradient: a step is the learning rate."""
+    parameters, taken = {"x": torch.zeros((), dtype=torch.float64)}, []
+    adam = Adam(parameters, lr=0.1, final=final, total_steps=total_steps, schedule=schedule)
+    for _ in range(steps):
         before = parameters["x"].clone()
         adam.step([torch.tensor(5.0, dtype=torch.float64)])
         taken.append(float(before - parameters["x"]))
+    return taken
+
+
+def test_a_linear_rate_falls_to_its_final_share_and_stays_there() -> None:
     expected = [0.1 * max(1 - 0.75 * step / 20, 0.25) for step in range(50)]
-    assert taken == pytest.approx(expected, rel=1e-4)
+    assert rates("linear", final=0.25, total_steps=20, steps=50) == pytest.approx(expected, rel=1e-4)
 
 
-def test_a_saved_optimizer_continues_bit_for_bit() -> None:
+def test_a_cosine_rate_is_torchs_until_the_end_and_stays_there() -> None:
+    reference = torch.optim.SGD([torch.zeros(())], lr=0.1)
+    falling = torch.optim.lr_scheduler.CosineAnnealingLR(reference, T_max=20, eta_min=0.1 * 0.25)
+    expected = []
+    for _ in range(20):
+        expected += falling.get_last_lr()
+        reference.step()
+        falling.step()
+    taken = rates("cosine", final=0.25, total_steps=20, steps=50)
+    assert taken == pytest.approx(expected + [0.1 * 0.25] * 30, rel=1e-4)
+
+
+@schedules
+def test_a_saved_optimizer_continues_bit_for_bit(schedule: str) -> None:
     parameters = random_tensors(0, torch.float32)
-    adam = Adam(parameters, lr=1e-3, final=0.1, total_steps=50)
+    adam = Adam(parameters, lr=1e-3, final=0.1, total_steps=50, schedule=schedule)
     for step in range(20):
         adam.step(gradients(step, torch.float32))
     file = io.BytesIO()
     torch.save(adam.state_dict(), file)
     file.seek(0)
     copies = {name: value.clone() for name, value in parameters.items()}
-    loaded = Adam(copies, lr=1e-3, final=0.1, total_steps=50)
+    loaded = Adam(copies, lr=1e-3, final=0.1, total_steps=50, schedule=schedule)
     loaded.load_state_dict(torch.load(file, weights_only=True))
     for step in range(20, 60):
         for optimizer in (adam, loaded):
