@@ -26,15 +26,15 @@ class Config:
     compile: bool = True
     """Compile the updates with torch.compile (up to a minute at first use, then cached)."""
 
-    num_envs: int = 16
+    num_envs: int = 64
     """Worlds that are simulated side by side."""
     num_threads: int = 0
     """CPU threads for the simulation; 0 takes every core."""
-    total_env_steps: int = 200_000
+    total_env_steps: int = 1_000_000
     """Control steps, summed over worlds, after which the run ends."""
     learning_starts: int = 5_000
     """Env steps with uniformly random actions, before the first update."""
-    utd_ratio: float = 0.5
+    utd_ratio: float = 0.125
     """Update-to-data ratio: gradient steps per env step; below 1 with many worlds, above 1 for sample efficiency."""
     steps_per_round: int = 1
     """Vector steps between rounds of updates."""
@@ -44,7 +44,7 @@ class Config:
     batch_size: int = 256
     """Transitions of one update."""
 
-    n_step: int = 1
+    n_step: int = 3
     """Rewards that a target sums before it bootstraps; fewer where the episode or what is stored ends."""
     gamma: float = 0.99
     """Discount per control step."""
@@ -107,18 +107,18 @@ class Config:
     """Entropy that the temperature aims at; auto is minus the action dimension times target_entropy_scale."""
     target_entropy_scale: float = 1.0
     """Factor of the automatic target entropy."""
-    policy_tau: float = 1.0
+    policy_tau: float = 0.005
     """Share of the actor that the policy to be evaluated takes over at an actor update; 1: it is the actor itself."""
     noise_repeat: int = 1
     """Most steps for which the policy's noise is held; above 1, for k steps with a probability falling as 1/k^2."""
 
-    log_every: int = 1_000
+    log_every: int = 5_000
     """Env steps between rows of metrics."""
-    eval_every: int = 10_000
+    eval_every: int = 25_000
     """Env steps between evaluations."""
     eval_episodes: int = 10
     """Whole episodes of one evaluation, played side by side."""
-    checkpoint_every: int = 25_000
+    checkpoint_every: int = 100_000
     """Env steps between checkpoints."""
     wandb: bool = False
     """Also log to Weights & Biases (pip install 'saltus[wandb]')."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import presets
 from pipeline.cli import _parse_train
 
 ROOT = Path(__file__).parent.parent
@@ -47,6 +48,28 @@ def test_the_example_trains_and_is_evaluated(tmp_path: Path):
 def test_the_commands_shown_are_accepted(command: str):
     config, _ = _parse_train(shlex.split(command)[1:])
     assert config.updates_per_round >= 1
+
+
+def test_the_table_of_recipes_is_true():
+    table = README[README.index("| setting | ") :].partition("\n\n")[0].splitlines()
+    head, _, *rows = [[cell.strip().strip("`") for cell in line.strip("|").split("|")] for line in table]
+    configs = [presets.preset(name, "Hopper-v5") for name in head[1:]]
+    assert sorted(head[1:]) == presets.names()
+    for setting, *cells in rows:
+        assert cells == [in_the_table(getattr(config, setting)) for config in configs], setting
+    different = {name for name, value in vars(configs[0]).items() if any(vars(c)[name] != value for c in configs)}
+    assert different - {"total_env_steps"} <= {setting for setting, *_ in rows}
+
+
+def in_the_table(value: object) -> str:
+    match value:
+        case bool():
+            return "yes" if value else "no"
+        case tuple():
+            return f"{len(value)}x{value[0]}"
+        case float():
+            return f"{value:g}"
+    return f"{value:,}" if isinstance(value, int) and value >= 10_000 else str(value)
 
 
 def test_the_tree_shown_is_there():
