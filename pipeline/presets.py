@@ -8,7 +8,16 @@ from pipeline.config import Config
 
 DEFAULT = "fast"
 
-_ONE_WORLD: dict[str, Any] = {"num_envs": 1, "utd_ratio": 1.0, "n_step": 1, "policy_tau": 1.0}
+_ONE_WORLD: dict[str, Any] = {
+    "num_envs": 1,
+    "total_env_steps": 1_000_000,
+    "utd_ratio": 1.0,
+    "n_step": 1,
+    "policy_tau": 1.0,
+    "log_every": 1_000,
+    "eval_every": 10_000,
+    "checkpoint_every": 25_000,
+}
 _SAC: dict[str, Any] = {
     **_ONE_WORLD,
     "target_network": True,
@@ -48,7 +57,7 @@ _FLASHSAC: dict[str, Any] = {
     "noise_repeat": 16,
 }
 _SETTINGS: dict[str, dict[str, Any]] = {
-    # Config's own values. CrossQ's thin critics and Adam with little momentum, 64 worlds, 3-step returns, falling
+    # Config's own values. CrossQ's thin critics and Adam with little momentum, 256 worlds, 3-step returns, falling
     # learning rates and an averaged policy: what reached a good policy soonest in wall-clock time, on two CPU cores.
     "fast": {},
     # Haarnoja et al. 2018, "Soft Actor-Critic Algorithms and Applications", as the usual implementations have it.
@@ -93,11 +102,14 @@ _SETTINGS: dict[str, dict[str, Any]] = {
     "flashsac-parallel": {
         **_FLASHSAC,
         "num_envs": 1024,
+        "total_env_steps": 50_000_000,
         "utd_ratio": 2 / 1024,
         "batch_size": 2048,
         "buffer_size": 10_000_000,
         "learning_starts": 100_000,
-        "total_env_steps": 50_000_000,
+        "log_every": 100_000,
+        "eval_every": 500_000,
+        "checkpoint_every": 5_000_000,
     },
 }
 
