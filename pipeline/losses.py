@@ -178,7 +178,9 @@ def make_loss(config: Config, observation_dim: int, action_dim: int, device: tor
     )
     loss.make_value_estimator(gamma=config.gamma)
     loss.to(device)
-    assert math.isclose(loss.target_entropy, target_entropy, rel_tol=1e-6)  # made a buffer now, at its first access
+    # Both are made at their first access, which must not be one on the fake tensors of `pipeline.graph`.
+    assert loss._cached_detached_qvalue_params is not None
+    assert math.isclose(loss.target_entropy, target_entropy, rel_tol=1e-6)
     actor.eval()
     return loss, actor
 

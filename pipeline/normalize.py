@@ -87,7 +87,7 @@ class RewardScaler:
 
     def update(self, reward: Tensor, done: Tensor) -> None:
         """Take in a step's rewards and ends of episodes, (num_envs, 1) each."""
-        self.returns.copy_(reward + self.gamma * ~done * self.returns)
+        self.returns.copy_(reward + self.gamma * (~done).double() * self.returns)
         self.moments.update(self.returns)
         self.largest.copy_(torch.maximum(self.largest, self.returns.abs().max()))
 

@@ -194,3 +194,174 @@ def test_a_batch_has_the_shapes_and_types_of_a_transition() -> None:
     for batch in buffer.sample(3, 4):
         transitions.check(batch, 2, 1)
         assert len(batch) == 3
+
+
+STARTS = [0, 1, 5, 7]  # vector steps before, which move the ring's seam
+
+
+class Worlds:
+    """A buffer filled by vector steps, and a plain record of all that it was given."""
+
+    def __init__(self, capacity: int, num_envs: int, n_step: int, gamma: float = 0.5):
+        self.buffer = ReplayBuffer(capacity, 2, 1, n_step=n_step, gamma=gamma)
+        self.num_envs, self.n_step, self.gamma = num_envs, n_step, gamma
+        self.rows: list[tuple[float, str]] = []
+
+    def step(self, *worlds: tuple[float, str]) -> None:
+        """A vector step: each world's reward, and how its episode ended: "" for not, "terminated", "truncated"."""
+        assert len(worlds) == self.num_envs
+        first = len(self.rows)
+        self.rows += worlds
+        number = torch.arange(first, len(self.rows), dtype=torch.float32)
+        observation = torch.stack([number, -number], dim=-1)
+        rewards = torch.tensor([reward for reward, _ in worlds])
+        terminated, truncated = (
+            torch.tensor([end == name for _, end in worlds]) for name in ("terminated", "truncated")
+        )
+        action = number[:, None] / 7
+        self.buffer.extend(transitions.make(observation, action, observation + 0.5, rewards, terminated, truncated))
+
+    def expected(self) -> dict[int, tuple[float, int, int, str]]:
+        """What is to be sampled, by number: reward, steps, number of the last transition, how it ended."""
+        found = {}
+        for number in range(max(0, len(self.rows) - self.buffer.capacity), len(self.rows)):
+            total, steps, last = 0.0, 0, number
+            for last in range(number, len(self.rows), self.num_envs)[: self.n_step]:
+                total += self.gamma**steps * self.rows[last][0]
+                steps += 1
+                if self.rows[last][1]:
+                    break
+            found[number] = total, steps, last, self.rows[last][1]
+        return found
+
+    def sampled(self) -> dict[int, tuple[float, int, int, str]]:
+        """What is sampled, as `expected` has it; each draw of the same transition is the same."""
+        found: dict[int, tuple[float, int, int, str]] = {}
+        batch = TensorDict.cat(self.buffer.sample(len(self.buffer), 40))
+        following, number = batch["next"], batch["observation"][:, :1]
+        assert torch.equal(batch["action"], number / 7)
+        assert torch.equal(following["done"], following["terminated"] | following["truncated"])
+        steps = batch.get("steps_to_next_obs", torch.ones_like(following["reward"]))
+        end = following["terminated"] + 2 * following["truncated"]
+        columns = (number, following["reward"], steps, following["observation"][:, :1] - 0.5, end)
+        for first, reward, count, last, ended in torch.cat([column.double() for column in columns], dim=1).tolist():
+            one = reward, int(count), int(last), ("", "terminated", "truncated")[int(ended)]
+            assert found.setdefault(int(first), one) == one
+        return found
+
+    def check(self) -> None:
+        sampled, expected = self.sampled(), self.expected()
+        assert sampled.keys() == expected.keys()
+        for number, (total, *rest) in expected.items():
+            assert sampled[number][0] == pytest.approx(total, abs=1e-6)
+            assert list(sampled[number][1:]) == rest
+
+
+def one_world(*ends: str, before: int = 0, capacity: int = 100) -> dict[int, tuple[float, int, int, str]]:
+    """One world's three-step transitions with rewards 1, 10, 100, ... and a discount of 1/2."""
+    world = Worlds(capacity, 1, 3)
+    for _ in range(before):
+        world.step((7.0, ""))
+    for power, end in enumerate(ends):
+        world.step((10.0**power, end))
+    return {number - before: (*one[:2], one[2] - before, one[3]) for number, one in world.sampled().items()}
+
+
+@pytest.mark.parametrize("before", STARTS)
+@pytest.mark.parametrize("capacity", [8, 100])
+def test_in_the_middle_of_an_episode_n_rewards_are_summed_and_at_the_newest_transition_fewer(
+    before: int, capacity: int
+) -> None:
+    found = one_world("", "", "", "", "", before=before, capacity=capacity)
+    assert found[0] == (1 + 5 + 25, 3, 2, "")
+    assert found[1] == (10 + 50 + 250, 3, 3, "")
+    assert found[2] == (100 + 500 + 2500, 3, 4, "")
+    assert found[3] == (1000 + 5000, 2, 4, "")
+    assert found[4] == (10_000, 1, 4, "")
+
+
+@pytest.mark.parametrize("before", STARTS)
+@pytest.mark.parametrize("end", ["terminated", "truncated"])
+def test_no_reward_of_the_next_episode_is_counted(before: int, end: str) -> None:
+    found = one_world("", "", end, "", "", before=before, capacity=8)
+    assert found[0] == (1 + 5 + 25, 3, 2, end)
+    assert found[1] == (10 + 50, 2, 2, end)
+    assert found[2] == (100, 1, 2, end)
+    assert found[3] == (1000 + 5000, 2, 4, "")
+    found = one_world("", end, end, "terminated", before=before, capacity=8)
+    assert found[0] == (1 + 5, 2, 1, end)
+    assert found[1] == (10, 1, 1, end)
+    assert found[2] == (100, 1, 2, end)
+    assert found[3] == (1000, 1, 3, "terminated")
+
+
+@pytest.mark.parametrize("count", [3, 4, 5, 9])
+def test_the_newest_transition_is_never_joined_with_the_oldest(count: int) -> None:
+    """In a ring of 4 that is not full, exactly full, and full for long."""
+    found = one_world(*[""] * count, capacity=4)
+    assert set(found) == set(range(max(0, count - 4), count))
+    assert found[count - 1] == (10.0 ** (count - 1), 1, count - 1, "")
+    assert found[count - 2] == (10.0 ** (count - 2) * 6, 2, count - 1, "")
+    assert found[count - 3] == (10.0 ** (count - 3) * 31, 3, count - 1, "")
+
+
+def test_worlds_do_not_mix() -> None:
+    worlds = Worlds(capacity=100, num_envs=2, n_step=2)
+    for rewards in ((1.0, 100.0), (2.0, 200.0), (4.0, 400.0)):
+        worlds.step((rewards[0], ""), (rewards[1], "terminated" if rewards[1] == 200 else ""))
+    assert worlds.sampled() == {
+        0: (1 + 1, 2, 2, ""), 1: (100 + 100, 2, 3, "terminated"),
+        2: (2 + 2, 2, 4, ""), 3: (200, 1, 3, "terminated"),
+        4: (4, 1, 4, ""), 5: (400, 1, 5, ""),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.9, 0.999])
+def test_the_kth_reward_counts_gamma_to_the_k(gamma: float) -> None:
+    world = Worlds(10, 1, 6, gamma)
+    for _ in range(6):
+        world.step((1.0, ""))
+    assert world.sampled()[0][0] == pytest.approx(sum(gamma**k for k in range(6)), rel=1e-6)
+
+
+def test_one_step_transitions_are_given_as_they_are() -> None:
+    world = Worlds(10, 2, 1)
+    for _ in range(7):
+        world.step((1.0, ""), (2.0, "truncated"))
+    (batch,) = world.buffer.sample(10)
+    assert "steps_to_next_obs" not in batch.keys()  # noqa: SIM118
+    world.check()
+
+
+@pytest.mark.parametrize(("capacity", "num_envs"), [(12, 3), (10, 3), (11, 4), (7, 7), (13, 1), (8, 5)])
+@pytest.mark.parametrize("n_step", [2, 3, 8])
+def test_transitions_are_joined_as_a_plain_record_of_them_would_be(capacity: int, num_envs: int, n_step: int) -> None:
+    """At every moment of a ring that fills and wraps, also where its capacity is no multiple of the worlds."""
+    generator, worlds = random.Random(0), Worlds(capacity, num_envs, n_step, gamma=0.9)
+    for _ in range(2 * capacity // num_envs + 4):
+        ends = generator.choices(["", "terminated", "truncated"], [6, 1, 1], k=num_envs)
+        worlds.step(*((generator.uniform(-1, 1), end) for end in ends))
+        worlds.check()
+
+
+def test_a_batch_of_n_step_transitions_has_their_shapes_and_types_and_the_count_of_steps() -> None:
+    world = Worlds(10, 2, 3)
+    for _ in range(4):
+        world.step((1.0, ""), (2.0, ""))
+    for batch in world.buffer.sample(5, 3):
+        transitions.check(batch, 2, 1)
+        assert batch["steps_to_next_obs"].shape == (5, 1)
+        assert batch["steps_to_next_obs"].dtype == torch.float32
+
+
+@pytest.mark.parametrize("steps", [2, 6])
+def test_a_loaded_buffer_joins_transitions_as_the_saved_one_would_have(steps: int) -> None:
+    original, loaded = (Worlds(10, 3, 3) for _ in range(2))
+    for step in range(steps):
+        original.step(*((10.0 * step + world, "") for world in range(3)))
+    loaded.buffer.load_state_dict(original.buffer.state_dict())
+    loaded.rows = list(original.rows)
+    for step in range(3):
+        assert loaded.sampled() == original.sampled() == original.expected()
+        for worlds in (original, loaded):
+            worlds.step(*((step + world / 8, "truncated" if world == step else "") for world in range(3)))

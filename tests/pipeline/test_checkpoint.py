@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from pipeline_helpers import differing
+from pipeline_helpers import differing, small_config
 
 from pipeline import checkpoint
 from pipeline.checkpoint import CheckpointError
@@ -138,6 +138,24 @@ def test_a_checkpoint_of_another_configuration_names_what_differs_and_nothing_el
     assert "seed 0 instead of 1" in text
     assert "actor_hidden [16, 16] instead of [16]" in text
     assert "gamma" not in text
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ({"n_step": 3}, "n_step 1 instead of 3"),
+        ({"unit_weights": "all"}, "unit_weights 'none' instead of 'all'"),
+        ({"normalize_observations": True}, "normalize_observations False instead of True"),
+        ({"dropout": 0.1, "critic_norm": "layer"}, "critic_norm 'none' instead of 'layer', dropout 0.0 instead of 0.1"),
+    ],
+)
+def test_a_checkpoint_of_another_recipe_is_refused_by_what_differs(
+    tmp_path: Path, overrides: dict[str, Any], said: str
+) -> None:
+    path = checkpoint.save(tmp_path, 1, small_config(preset="sac").to_dict(), state())
+    with pytest.raises(CheckpointError, match="of another run") as refusal:
+        checkpoint.load(path, small_config(preset="sac", **overrides).to_dict())
+    assert str(refusal.value).endswith(f"it was written with {said}")
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04" + b"\0" * 100, os.urandom(1000)])

@@ -14,7 +14,7 @@ from pathlib import Path
 import imageio.v2 as imageio
 import pytest
 import torch
-from pipeline_helpers import finish, read_csv, saltus, small_arguments, train_here
+from pipeline_helpers import PRESETS, finish, read_csv, saltus, small_arguments, train_here
 
 import envs
 from envs.tasks import Hopper
@@ -103,7 +103,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("runs") / "run"
-    train_here(path, "Hopper-v5", total_env_steps=200, eval_every=10**9, algorithm="sac")
+    train_here(path, "Hopper-v5", total_env_steps=200, eval_every=10**9, preset="sac")
     return path
 
 
@@ -186,6 +186,9 @@ REFUSED = [
     (["--buffer-size", "3"], "holds 3 transitions and 4 worlds"),
     (["--batch-size", "41"], "batch_size = 41"),
     (["--batch-size", "many"], "many"),
+    (["--dropout", "0.1"], "dropout goes with --network mlp and --critic-norm layer or none"),
+    (["--target-network"], "need --critic-loss categorical"),
+    (["--critic-loss", "hinge"], "hinge"),
     (["--critic-hidden", "16", "0"], "critic_hidden"),
     (["--no-such-option", "1"], "--no-such-option"),
     (["--task.reset-noise-scale", "much"], "much"),
@@ -305,9 +308,9 @@ def test_resuming_under_other_versions_warns_by_name(
     assert f"not bit for bit: versions differ (mujoco {now['mujoco']} -> 99.0)" in outcome.text
 
 
-@pytest.mark.parametrize("algorithm", ["sac", "crossq"])
-def test_a_run_that_goes_well_warns_of_nothing(command: Command, tmp_path: Path, algorithm: str) -> None:
-    arguments = small_arguments(total_env_steps=100, algorithm=algorithm)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_run_that_goes_well_warns_of_nothing(command: Command, tmp_path: Path, preset: str) -> None:
+    arguments = small_arguments(preset, total_env_steps=100)
     outcome = command("train", "InvertedPendulum-v5", *arguments, "--run-dir", tmp_path / "run")
     assert outcome.code == 0
     assert "warning" not in outcome.text.lower()

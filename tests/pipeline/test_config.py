@@ -7,27 +7,33 @@ import re
 import typing
 
 import pytest
-from pipeline_helpers import small_config
+from pipeline_helpers import ACTION_DIM, OBSERVATION_DIM, filled_buffer, small_config
 
 from pipeline import presets
 from pipeline.config import Config
+from pipeline.learner import Learner
 
+pytestmark = pytest.mark.filterwarnings("ignore:No target network updater")
 HINTS = typing.get_type_hints(Config)
 INTEGERS = [name for name, kind in HINTS.items() if kind is int]
 FLOATS = [name for name, kind in HINTS.items() if kind is float]
-POSITIVE = ["utd_ratio", "actor_lr", "critic_lr", "alpha_lr", "alpha_init"]
-AT_LEAST_ONE = [name for name in INTEGERS if name not in ("seed", "num_threads")]
+POSITIVE = ["utd_ratio", "actor_lr", "critic_lr", "alpha_lr", "alpha_init", "value_range"]
+AT_LEAST_ZERO = ["seed", "num_threads", "target_subset"]
+AT_LEAST_ONE = [name for name in INTEGERS if name not in AT_LEAST_ZERO]
 
 REFUSED = [
     *[(name, value, "at least 1") for name in AT_LEAST_ONE for value in (0, -1)],
-    *[(name, -1, "0 or more") for name in ("seed", "num_threads")],
+    *[(name, -1, "0 or more") for name in AT_LEAST_ZERO],
     *[(name, value, "above 0") for name in POSITIVE for value in (0.0, -1e-9, math.inf, math.nan)],
     *[("gamma", value, "[0, 1)") for value in (-0.01, 1.0, 1.5, math.nan)],
-    *[("tau", value, "(0, 1]") for value in (0.0, -0.5, 1.01, math.nan)],
-    *[("lr_final", value, "(0, 1]") for value in (0.0, -0.5, 1.01, math.nan)],
-    *[("adam_beta1", value, "[0, 1)") for value in (-0.01, 1.0, math.nan)],
+    *[(name, value, "(0, 1]") for name in ("tau", "policy_tau", "lr_final") for value in (0.0, -0.5, 1.01, math.nan)],
+    *[(name, value, "[0, 1)") for name in ("adam_beta1", "dropout") for value in (-0.01, 1.0, math.nan)],
     *[(name, value, "at least 1") for name in ("actor_hidden", "critic_hidden") for value in ((), (0,), (16, -1))],
-    *[("target_entropy", value, "finite") for value in (math.inf, -math.inf, math.nan)],
+    *[
+        (name, value, "finite")
+        for name in ("target_entropy", "target_entropy_scale")
+        for value in (math.inf, -math.inf, math.nan)
+    ],
 ]
 
 
@@ -42,7 +48,8 @@ def test_an_impossible_number_is_refused_with_field_value_and_what_is_accepted(
 
 @pytest.mark.parametrize("name", [*INTEGERS, *FLOATS])
 def test_no_number_may_be_below_zero_or_no_number_at_all(name: str) -> None:
-    for value in (-1, math.nan):
+    """But for the scale of an entropy, which is below 0 for a policy that is to be nearly deterministic."""
+    for value in (-1, math.nan) if name != "target_entropy_scale" else (math.nan,):
         with pytest.raises(ValueError, match=name):
             small_config(**{name: value})
 
@@ -57,7 +64,8 @@ def test_a_count_is_a_whole_number(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("gamma", 0.0), ("tau", 1.0), ("lr_final", 1.0), ("adam_beta1", 0.0), ("target_entropy", -3.5),
+        ("gamma", 0.0), ("tau", 1.0), ("policy_tau", 1.0), ("lr_final", 1.0),
+        ("dropout", 0.0), ("target_subset", 0), ("adam_beta1", 0.0), ("target_entropy", -3.5),
         ("target_entropy", 1), ("seed", 2**40), ("num_threads", 0), ("num_critics", 1), ("policy_delay", 1),
         ("actor_hidden", (1,)), ("learning_starts", 399),
     ],
@@ -161,16 +169,118 @@ def test_a_configuration_cannot_be_changed_behind_its_checks() -> None:
         config.gamma = 2.0  # type: ignore[misc]
 
 
+CATEGORICAL = {"critic_loss": "categorical", "target_network": True}
+RESIDUAL = {**CATEGORICAL, "network": "residual", "actor_norm": "batch"}
+RECIPES = [
+    (
+        "redq",
+        {"num_critics": 2, "target_subset": 3},
+        "a target_subset of 3 cannot be drawn from num_critics = 2: raise num_critics or lower target_subset",
+    ),
+    *[
+        (
+            "sac",
+            {"target_network": False, "critic_norm": norm},
+            "without target networks critics are stable only with batch norm: set target_network or "
+            "--critic-norm batch",
+        )
+        for norm in ("none", "layer")
+    ],
+    *[
+        (
+            preset,
+            overrides,
+            "batch-normalised critics with target networks need --critic-loss categorical (as in XQC); with "
+            "--critic-loss squared, leave target_network out (CrossQ) or take another critic_norm",
+        )
+        for preset, overrides in (("crossq", {"target_network": True}), ("sac", {"critic_norm": "batch"}))
+    ],
+    *[
+        (
+            preset,
+            overrides,
+            "target_subset and --actor-value mean go with --critic-loss squared and target networks",
+        )
+        for preset in ("crossq", "xqc", "flashsac")
+        for overrides in ({"actor_value": "mean"}, {"num_critics": 3, "target_subset": 2})
+    ],
+    *[
+        (preset, {"dropout": 0.1}, "dropout goes with --network mlp and --critic-norm layer or none")
+        for preset in ("crossq", "xqc", "flashsac")
+    ],
+    *[
+        (preset, {"actor_norm": "batch"}, "--actor-norm batch goes with --critic-loss categorical (XQC, FlashSAC)")
+        for preset in ("sac", "redq", "droq", "crossq")
+    ],
+    *[
+        (preset, overrides, "--network residual needs --actor-norm batch and --critic-norm batch")
+        for preset, overrides in (
+            ("flashsac", {"actor_norm": "none"}),
+            ("flashsac", {"critic_norm": "layer"}),
+            ("sac", {"network": "residual"}),
+        )
+    ],
+    *[
+        (
+            "flashsac",
+            {name: (8, 16)},
+            "--network residual has blocks of one width: give actor_hidden and critic_hidden equal numbers",
+        )
+        for name in ("actor_hidden", "critic_hidden")
+    ],
+    ("xqc", {"num_atoms": 1}, "a categorical critic needs num_atoms of 2 at least, not 1"),
+]
+
+
+@pytest.mark.parametrize(("preset", "overrides", "said"), RECIPES)
+def test_parts_that_do_not_go_together_are_refused_with_what_does(
+    preset: str, overrides: dict[str, object], said: str
+) -> None:
+    small_config(preset=preset)
+    with pytest.raises(ValueError, match=re.escape(said)) as refusal:
+        small_config(preset=preset, **overrides)
+    assert str(refusal.value) == said
+
+
+@pytest.mark.parametrize(
+    ("preset", "overrides"),
+    [
+        ("redq", {"target_subset": 10}),
+        ("sac", {"critic_norm": "layer"}),
+        ("sac", {"dropout": 0.1}),
+        ("sac", {"num_critics": 3, "target_subset": 3}),
+        ("crossq", {"critic_loss": "categorical"}),
+        ("sac", CATEGORICAL),
+        ("crossq", RESIDUAL),
+        ("crossq", {**RESIDUAL, "target_network": False}),
+        ("sac", {"num_atoms": 1}),
+        ("sac", {"n_step": 3, "normalize_observations": True, "reward_scaling": "bounded", "noise_repeat": 16}),
+        ("crossq", {"unit_weights": "all", "norm_order": "before", "policy_tau": 0.1}),
+    ],
+)
+def test_parts_that_go_together_are_accepted_and_learn(preset: str, overrides: dict[str, object]) -> None:
+    learner = Learner(small_config(preset=preset, policy_delay=1, **overrides), OBSERVATION_DIM, ACTION_DIM)
+    learner.check_finite(learner.round(filled_buffer(n_step=learner.config.n_step), 2))
+
+
 @pytest.mark.parametrize("name", presets.names())
 def test_every_preset_builds_and_gives_way_to_overrides(name: str) -> None:
-    assert presets.preset(name, "Hopper-v5").task == "Hopper-v5"
-    assert presets.preset(name, "Hopper-v5", gamma=0.5, seed=3).gamma == 0.5
+    config = presets.preset(name, "Hopper-v5")
+    assert config.task == "Hopper-v5"
+    assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert presets.preset(name, "Hopper-v5", gamma=0.5, seed=3) == dataclasses.replace(config, gamma=0.5, seed=3)
 
 
-def test_an_unknown_preset_lists_those_there_are() -> None:
-    with pytest.raises(ValueError, match="'sca'") as refusal:
-        presets.preset("sca", "Hopper-v5")
-    assert all(name in str(refusal.value) for name in presets.names())
+def test_no_two_presets_are_the_same() -> None:
+    configs = [presets.preset(name, "Hopper-v5").to_dict() for name in presets.names()]
+    assert all(configs.count(config) == 1 for config in configs)
+
+
+@pytest.mark.parametrize("name", ["sca", "", "SAC"])
+def test_an_unknown_preset_lists_those_there_are(name: str) -> None:
+    with pytest.raises(ValueError, match=f"there is no preset '{name}'") as refusal:
+        presets.preset(name, "Hopper-v5")
+    assert all(known in str(refusal.value) for known in presets.names())
 
 
 def test_the_default_preset_is_the_configuration_as_it_stands() -> None:

@@ -91,17 +91,41 @@ def sitting(config: Config, run_dir: Path, until: int) -> None:
         train_loop(run, logger, lambda: run.env_steps >= until)
 
 
-@pytest.mark.parametrize("task", ["InvertedPendulum-v5", "Hopper-v5"])
-@pytest.mark.parametrize(("algorithm", "steps_per_round"), [("sac", 1), ("crossq", 3)])
+# The presets, with what they leave out spread over them.
+CASES: list[tuple[str, str, dict[str, Any]]] = [
+    ("InvertedPendulum-v5", "sac", {}),
+    ("InvertedPendulum-v5", "redq", {"n_step": 3}),
+    ("InvertedPendulum-v5", "droq", {"noise_repeat": 8}),
+    ("InvertedPendulum-v5", "crossq", {"steps_per_round": 3}),
+    ("InvertedPendulum-v5", "xqc", {"n_step": 3, "normalize_observations": True}),
+    ("InvertedPendulum-v5", "flashsac", {"num_atoms": 11}),
+    ("Hopper-v5", "sac", {"n_step": 3, "normalize_observations": True, "noise_repeat": 16, "buffer_size": 70}),
+    ("Hopper-v5", "crossq", {"steps_per_round": 3, "reward_scaling": "bounded", "policy_tau": 0.1}),
+]
+
+
+@pytest.mark.parametrize(("task", "preset", "options"), CASES)
 @pytest.mark.filterwarnings("ignore:No target network updater")
 def test_a_run_may_be_stopped_at_any_vector_step(
-    tmp_path: Path, task: str, algorithm: str, steps_per_round: int
+    tmp_path: Path, task: str, preset: str, options: dict[str, Any]
 ) -> None:
-    config = small_config(
-        task, algorithm=algorithm, steps_per_round=steps_per_round, total_env_steps=160, log_every=4, eval_every=60
-    )
+    settings = {"policy_delay": 2, "total_env_steps": 160, "log_every": 4, "eval_every": 60, **options}
+    config = small_config(task, preset=preset, **settings)
     sitting(config, tmp_path / "reference", 160)
     for until in (4, 36, 40, 44, 48, 72, 76, 80, 100, 156, 160):
+        sitting(config, tmp_path / "run", until)
+    assert differing(numbers(tmp_path / "run"), numbers(tmp_path / "reference")) == []
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:No target network updater", "ignore::DeprecationWarning:torch")
+@pytest.mark.filterwarnings("error:torch.compile failed")
+def test_a_compiled_run_may_be_stopped_too(tmp_path: Path) -> None:
+    parts = {"n_step": 3, "normalize_observations": True, "noise_repeat": 8, "policy_tau": 0.1}
+    settings = {"num_atoms": 11, "policy_delay": 2, "total_env_steps": 120, "log_every": 4, "eval_every": 60}
+    config = small_config(preset="xqc", compile=True, **parts, **settings)
+    sitting(config, tmp_path / "reference", 120)
+    for until in (60, 120):
         sitting(config, tmp_path / "run", until)
     assert differing(numbers(tmp_path / "run"), numbers(tmp_path / "reference")) == []
 
@@ -151,7 +175,7 @@ def test_resuming_a_finished_run_changes_nothing(unstopped: Path) -> None:
 
 @pytest.mark.slow
 def test_a_signal_saves_ends_well_and_resumes_the_same(tmp_path: Path) -> None:
-    settings = {**RUN, "algorithm": "sac", "steps_per_round": 2, "policy_delay": 2, "seed": 3, "total_env_steps": 2000}
+    settings = {**RUN, "preset": "sac", "steps_per_round": 2, "policy_delay": 2, "seed": 3, "total_env_steps": 2000}
     reference, run_dir = tmp_path / "reference", tmp_path / "run"
     arguments = ["train", "Hopper-v5", *small_arguments(**settings), "--run-dir"]
     finish(saltus(*arguments, reference))

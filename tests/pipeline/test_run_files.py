@@ -297,7 +297,7 @@ def test_actions_are_uniform_until_learning_starts_and_the_policys_after(tmp_pat
     torch.manual_seed(0)
     action = run.act()
     torch.manual_seed(0)
-    assert torch.equal(action, run.learner.actor.sample(run.observation))
+    assert torch.equal(action, run.learner.act(run.observation, torch.randn(1000, 1)))
 
 
 def test_runs_of_different_seeds_differ_in_everything_and_of_the_same_seed_in_nothing(tmp_path: Path) -> None:

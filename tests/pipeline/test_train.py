@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from pipeline_helpers import read_csv, small_config
+from pipeline_helpers import PRESETS, read_csv, small_config
 from rich.console import Console
 
 from pipeline.config import Config
@@ -44,9 +44,11 @@ def test_a_round_follows_every_so_many_vector_steps_and_keeps_the_ratio(
     assert abs(run.learner.gradient_steps - config.total_gradient_steps) <= config.updates_per_round
 
 
-def test_once_there_is_a_loss_every_row_has_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.filterwarnings("ignore:No target network updater")
+def test_once_there_is_a_loss_every_row_has_one(tmp_path: Path, preset: str) -> None:
     """Also where a round is too short to update the actor in each."""
-    trained(small_config(log_every=4, policy_delay=3, total_env_steps=120), tmp_path)
+    trained(small_config(preset=preset, log_every=4, policy_delay=3, total_env_steps=120), tmp_path)
     rows = read_csv(tmp_path / "metrics.csv")
     for name in ("critic_loss", "actor_loss", "alpha_loss", "alpha", "entropy"):
         known = [math.isfinite(float(row[name])) for row in rows]

@@ -1,0 +1,280 @@
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from tensordict import TensorDict
+from torch import Tensor, fx
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from pipeline import graph as graph_module
+from pipeline.graph import Graph
+from pipeline.onednn import UseOneDNN
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
+STANDALONE = graph_module.standalone_compile
+needs_onednn = pytest.mark.skipif(not UseOneDNN.available(), reason="no oneDNN on this machine")
+
+
+class Regression:
+    """A small update with all that one has: noise, a gradient, state that is changed in place, nested entries."""
+
+    def __init__(self, seed: int = 0, width: int = 3):
+        generator = torch.Generator().manual_seed(seed)
+        self.weight = torch.randn(width, 2, generator=generator).requires_grad_()
+        self.alias = self.weight.detach()  # the same memory
+        self.count = torch.zeros(())
+        self.traced = 0
+
+    def state(self) -> list[Tensor]:
+        return [self.weight, self.count]
+
+    def update(self, batch: TensorDict) -> dict[str, Tensor]:
+        self.traced += 1
+        noise = torch.randn_like(batch["observation"])
+        error = (batch["observation"] + noise) @ self.weight - batch["next", "reward"]
+        loss = error.square().mean()
+        (gradient,) = torch.autograd.grad(loss, [self.weight])
+        with torch.no_grad():
+            self.weight -= 0.1 * gradient
+            self.count += 1
+        batch["scribble"] = error  # as TorchRL's losses do
+        return {"loss": loss.detach(), "noise": noise, "alias": self.alias.sum()}
+
+
+def make_batch(seed: int = 0, rows: int = 4, width: int = 3) -> TensorDict:
+    generator = torch.Generator().manual_seed(seed)
+    following = TensorDict({"reward": torch.randn(rows, 1, generator=generator)}, batch_size=[rows])
+    observation = torch.randn(rows, width, generator=generator)
+    return TensorDict({"observation": observation, "next": following}, batch_size=[rows])
+
+
+def play(update: Callable[[TensorDict], dict[str, Tensor]], count: int = 4) -> list[dict[str, Tensor]]:
+    torch.manual_seed(0)
+    return [{name: value.clone() for name, value in update(make_batch(seed)).items()} for seed in range(count)]
+
+
+@pytest.fixture(scope="module")
+def shared() -> tuple[Regression, Graph]:
+    """An update that has been compiled."""
+    regression = Regression()
+    graph = Graph(regression.update, regression.state)
+    play(graph, 1)
+    assert graph.seconds > 0
+    return regression, graph
+
+
+@pytest.fixture
+def compiled(shared: tuple[Regression, Graph], monkeypatch: pytest.MonkeyPatch) -> tuple[Regression, Graph]:
+    """The same in a fresh state; to compile or to trace again fails."""
+    regression, graph = shared
+    with torch.no_grad():
+        for mine, fresh in zip(regression.state(), Regression().state(), strict=True):
+            mine.copy_(fresh)
+    monkeypatch.setattr(graph_module, "standalone_compile", lambda *_, **__: pytest.fail("compiled again"))
+    return regression, graph
+
+
+def test_a_graph_computes_what_the_function_does_and_draws_the_same_random_numbers(
+    compiled: tuple[Regression, Graph],
+) -> None:
+    regression, graph = compiled
+    plain = Regression()
+    expected, expected_random = play(plain.update), torch.get_rng_state()
+    found, random = play(graph), torch.get_rng_state()
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(regression.state(), plain.state())
+    assert torch.equal(random, expected_random)
+    assert not torch.equal(found[0]["noise"], found[1]["noise"])
+    assert int(regression.count) == 4
+    assert regression.traced == 1, "at a call no Python of the function is left"
+
+
+def test_a_graph_reads_and_writes_its_tensors_where_they_are(compiled: tuple[Regression, Graph]) -> None:
+    regression, graph = compiled
+    other = Regression(seed=5)
+    with torch.no_grad():
+        regression.weight.copy_(other.weight)
+        regression.count.fill_(100)
+    torch.testing.assert_close(play(graph), play(other.update))
+    torch.testing.assert_close(regression.weight, other.weight)
+    assert int(regression.count) == 104
+    assert torch.equal(regression.alias, regression.weight)
+
+
+def test_a_graph_leaves_the_batches_it_is_given_as_they_were(compiled: tuple[Regression, Graph]) -> None:
+    batch = make_batch()
+    compiled[1](batch)
+    assert (batch == make_batch()).all()
+    assert set(batch.keys(True)) == set(make_batch().keys(True))
+
+
+def test_a_function_is_compiled_at_its_first_call_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    monkeypatch.setattr(graph_module, "standalone_compile", lambda *a, **k: calls.append(a) or STANDALONE(*a, **k))
+    regression = Regression()
+    graph = Graph(regression.update, regression.state)
+    assert graph.pending
+    assert not calls
+    play(graph)
+    assert not graph.pending
+    assert len(calls) == 1
+
+
+def test_tracing_leaves_the_state_and_the_random_stream_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    regression, seen = Regression(), []
+
+    def look(*_: Any, **__: Any) -> Any:
+        seen.append(([tensor.detach().clone() for tensor in regression.state()], torch.get_rng_state()))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(graph_module, "standalone_compile", look)
+    torch.manual_seed(0)
+    random = torch.get_rng_state()
+    with pytest.raises(KeyboardInterrupt):
+        Graph(regression.update, regression.state)(make_batch())
+    assert regression.traced == 1
+    ((state, random_then),) = seen
+    assert all(torch.equal(*pair) for pair in zip(state, Regression().state(), strict=True))
+    assert torch.equal(random, random_then)
+
+
+FAILURES = [
+    pytest.param(RuntimeError("no C++ compiler\nlong story"), "no C++ compiler", id="message"),
+    pytest.param(torch._inductor.exc.InductorError(ValueError("bad"), None), "bad", id="inductor"),
+    pytest.param(NotImplementedError(), "NotImplementedError", id="without a message"),
+]
+
+
+@pytest.mark.parametrize(("error", "reason"), FAILURES)
+def test_where_compiling_fails_the_function_goes_on_as_it_is_and_one_warning_says_why(
+    error: Exception, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = 0
+
+    def failing(*_: Any, **__: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        raise error
+
+    monkeypatch.setattr(graph_module, "standalone_compile", failing)
+    regression, plain = Regression(), Regression()
+    graph = Graph(regression.update, regression.state)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = play(graph)
+    said = [str(warning.message) for warning in caught]
+    assert len(said) == 1, said
+    assert "torch.compile failed, going on without it" in said[0]
+    assert reason in said[0]
+    assert "long story" not in said[0]
+    assert "apt install g++" in said[0]
+    assert calls == 2
+    assert not graph.pending
+    for left, right in zip(found, play(plain.update), strict=True):
+        assert all(torch.equal(left[name], right[name]) for name in right)
+    assert torch.equal(regression.weight, plain.weight)
+
+
+def test_a_compilation_that_was_interrupted_is_tried_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C ends the compiler's processes, too; the update in which it came is to be computed as all others are."""
+    errors = [RuntimeError("-2")]
+    monkeypatch.setattr(
+        graph_module,
+        "standalone_compile",
+        lambda *a, **k: (_ for _ in ()).throw(errors.pop()) if errors else STANDALONE(*a, **k),
+    )
+    regression, plain = Regression(), Regression()
+    graph = Graph(regression.update, regression.state)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="torch.compile")
+        torch.testing.assert_close(play(graph), play(plain.update))
+    assert regression.traced == 2
+    torch.testing.assert_close(regression.state(), plain.state())
+
+
+def test_an_error_of_the_function_itself_is_raised() -> None:
+    def broken(_batch: TensorDict) -> dict[str, Tensor]:
+        raise ZeroDivisionError("a bug")
+
+    with pytest.warns(UserWarning, match="a bug"), pytest.raises(ZeroDivisionError, match="a bug"):
+        Graph(broken, list)(make_batch())
+
+
+def products(function: Callable[..., Tensor], *shapes: tuple[int, ...], dtype: torch.dtype = torch.float32) -> set[str]:
+    """The matrix products that are left after the pass, once it is certain that they compute the same.
+
+    A shape is that of a tensor of random numbers.
+    """
+    generator = torch.Generator().manual_seed(0)
+    tensors = [torch.randn(shape, dtype=dtype, generator=generator) for shape in shapes]
+    traced: fx.GraphModule = make_fx(function, tracing_mode="fake")(*tensors)
+    UseOneDNN()(traced.graph)
+    traced.graph.lint()
+    traced.recompile()
+    exact = function(*(tensor.double() for tensor in tensors))
+    size = exact.abs().max().item()
+    torch.testing.assert_close(traced(*tensors).double(), exact, rtol=0, atol=2e-6 * size)
+    torch.testing.assert_close(function(*tensors).double(), exact, rtol=0, atol=2e-6 * size)
+    names = {str(node.target) for node in traced.graph.nodes}
+    return {name for name in names if "mm" in name or "matmul" in name}
+
+
+ONEDNN = {"saltus.matmul.default"}
+
+
+@needs_onednn
+@pytest.mark.parametrize(
+    ("function", "shapes"),
+    [
+        (lambda x, w: x @ w, [(64, 8), (8, 64)]),
+        (lambda x, w: x @ w.t(), [(256, 17), (256, 17)]),
+        (lambda x, g: x.t() @ g, [(100, 65), (100, 77)]),
+        (lambda x, g: x.t() @ g.t(), [(100, 65), (77, 100)]),
+        (lambda x, w: x[::2] @ w[:, 1:], [(200, 30), (30, 80)]),
+        (lambda x, w, b: torch.nn.functional.linear(x, w, b), [(64, 30), (80, 30), (80,)]),
+        (lambda x, w, b: torch.addmm(b, x, w), [(64, 30), (30, 80), (80,)]),
+        (lambda x, v, w: (x @ v).relu() @ w, [(64, 64), (64, 64), (64, 64)]),
+    ],
+    ids=["mm", "transposed right", "transposed left", "both transposed", "strided", "linear", "addmm", "two"],
+)
+def test_large_products_go_to_onednn_and_agree_within_rounding(
+    function: Callable[..., Tensor], shapes: list[tuple[int, ...]]
+) -> None:
+    assert products(function, *shapes) == ONEDNN
+
+
+@needs_onednn
+@pytest.mark.parametrize("shapes", [[(63, 8), (8, 64)], [(64, 7), (7, 64)], [(64, 8), (8, 63)], [(256, 256), (256, 1)]])
+def test_small_products_are_left_alone(shapes: list[tuple[int, int]]) -> None:
+    assert products(lambda x, w: x @ w, *shapes) == {"aten.mm.default"}
+
+
+@needs_onednn
+def test_what_onednn_would_not_compute_the_same_is_left_alone() -> None:
+    large = [(64, 64), (64, 64)]
+    assert products(lambda x, w: x @ w, *large, dtype=torch.float64) == {"aten.mm.default"}
+    assert products(lambda b, x, w: torch.addmm(b, x, w), (64, 64), *large) == {"aten.addmm.default"}
+    assert products(lambda b, x, w: torch.addmm(b, x, w, beta=2, alpha=0.5), (64,), *large) == {"aten.addmm.default"}
+    assert products(lambda x, w: torch.bmm(x, w), (3, 64, 64), (3, 64, 64)) == {"aten.bmm.default"}
+
+
+@needs_onednn
+@pytest.mark.slow
+def test_a_compiled_graph_calls_onednn_where_it_is_worth_it() -> None:
+    regression = Regression(width=64)
+    weight = torch.randn(64, 64)
+
+    def wide(batch: TensorDict) -> dict[str, Tensor]:
+        return {"product": torch.relu(batch["observation"]) @ weight} | regression.update(batch)
+
+    batch = make_batch(rows=64, width=64)
+    graph = Graph(wide, regression.state)
+    graph(batch)
+    with torch.profiler.profile() as profile:
+        found = graph(batch)["product"]
+    assert sum(event.name == "saltus::matmul" for event in profile.events()) == 1
+    torch.testing.assert_close(found, torch.relu(batch["observation"]) @ weight, rtol=1e-5, atol=1e-4)
