@@ -26,15 +26,15 @@ class Config:
     compile: bool = True
     """Compile the updates with torch.compile (up to a minute at first use, then cached)."""
 
-    num_envs: int = 256
+    num_envs: int = 128
     """Worlds that are simulated side by side."""
     num_threads: int = 0
     """CPU threads for the simulation; 0 takes every core."""
-    total_env_steps: int = 4_000_000
+    total_env_steps: int = 2_000_000
     """Control steps, summed over worlds, after which the run ends."""
     learning_starts: int = 5_000
     """Env steps with uniformly random actions, before the first update."""
-    utd_ratio: float = 1 / 32
+    utd_ratio: float = 1 / 16
     """Update-to-data ratio: gradient steps per env step; below 1 with many worlds, above 1 for sample efficiency."""
     steps_per_round: int = 1
     """Vector steps between rounds of updates."""
@@ -112,9 +112,9 @@ class Config:
     noise_repeat: int = 1
     """Most steps for which the policy's noise is held; above 1, for k steps with a probability falling as 1/k^2."""
 
-    log_every: int = 20_000
+    log_every: int = 10_000
     """Env steps between rows of metrics."""
-    eval_every: int = 100_000
+    eval_every: int = 50_000
     """Env steps between evaluations."""
     eval_episodes: int = 10
     """Whole episodes of one evaluation, played side by side."""

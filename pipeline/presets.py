@@ -57,7 +57,7 @@ _FLASHSAC: dict[str, Any] = {
     "noise_repeat": 16,
 }
 _SETTINGS: dict[str, dict[str, Any]] = {
-    # Config's own values. CrossQ's thin critics and Adam with little momentum, 256 worlds, 3-step returns, falling
+    # Config's own values. CrossQ's thin critics and Adam with little momentum, 128 worlds, 3-step returns, falling
     # learning rates and an averaged policy: what reached a good policy soonest in wall-clock time, on two CPU cores.
     "fast": {},
     # Haarnoja et al. 2018, "Soft Actor-Critic Algorithms and Applications", as the usual implementations have it.
