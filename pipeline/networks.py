@@ -167,23 +167,18 @@ class UnitWeights:
 
     Args:
         network: tells which parameter belongs to what kind of layer.
-        parameters: the parameters by name, which ends with their name in `network`; stacked over critics or not.
+        parameters: the parameters by their names in `network`; stacked over critics or not.
         scales: whether to rescale normalisations.
     """
 
     def __init__(self, network: nn.Module, parameters: Mapping[str, Tensor], scales: bool):
         self._rows: list[Tensor] = []
         self._scales: list[list[Tensor]] = []
-        own = {name for name, _ in network.named_parameters()}
-        shared = min(parameters, key=len)
-        shared = next(
-            shared.removesuffix(name) for name in own if {shared.removesuffix(name) + n for n in own} == {*parameters}
-        )
         for layer, module in network.named_modules():
             if isinstance(module, nn.Linear):
-                self._rows.append(parameters[f"{shared}{layer}.weight"])
+                self._rows.append(parameters[f"{layer}.weight"])
             elif isinstance(module, BatchNorm | RMSNorm) and scales:
-                self._scales.append([parameters[f"{shared}{layer}.{name}"] for name, _ in module.named_parameters()])
+                self._scales.append([parameters[f"{layer}.{name}"] for name, _ in module.named_parameters()])
 
     @torch.no_grad()
     def project(self) -> None:
