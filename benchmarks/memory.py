@@ -60,8 +60,7 @@ def peak_of_run(task: str, size: int) -> tuple[int, int]:
         run = Run(config, Path(folder))
         create(config, run.run_dir)
         while len(run.buffer) < size:
-            count = min(10_000, size)
-            run.buffer.extend(random_transitions(count, run.env.observation_dim, run.env.action_dim))
+            run.buffer.extend(random_transitions(config.num_envs, run.env.observation_dim, run.env.action_dim))
         with Logger(run.run_dir, config, 0, Console(quiet=True)) as logger:
             train(run, logger, stopping=lambda: run.vector_steps >= VECTOR_STEPS)
     return run.buffer.num_bytes, _peak_resident_bytes()

@@ -46,7 +46,7 @@ def _baselines(
     env = _sizes_only(data["observation"].shape[1], data["action"].shape[1])
     model = kind("MlpPolicy", env, buffer_size=len(data), policy_kwargs={"net_arch": list(hidden)}, **options)
     model.set_logger(Logger(None, []))
-    buffer = model.replay_buffer
+    buffer, data = model.replay_buffer, data.cpu()
     buffer.observations[:, 0] = data["observation"]
     buffer.actions[:, 0] = data["action"]
     buffer.next_observations[:, 0] = data["next", "observation"]
@@ -59,6 +59,12 @@ def _baselines(
         return updates
 
     return train
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until a device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def _sizes_only(observation_dim: int, action_dim: int) -> Any:
@@ -96,19 +102,19 @@ def torchrl(data: TensorDict, batch_size: int, hidden: tuple[int, ...], updates:
         optimizer.zero_grad()
         targets.step()
 
-    return _repeat(torch.compile(update), buffer, updates)
+    return _repeat(torch.compile(update), buffer, updates, data.device)
 
 
 def leanrl(data: TensorDict, batch_size: int, hidden: tuple[int, ...], updates: int) -> Work:
     """What LeanRL does: critic and actor updates compiled apart, on CUDA in CudaGraphModule; sampling outside."""
-    device, action_dim = data.device, data["action"].shape[1]
+    device, action_dim = torch.device(data.device), data["action"].shape[1]
     actor, critics = _networks(data, hidden)[0].to(device), [_networks(data, hidden)[1].to(device) for _ in range(2)]
     critic = critics[0]
     params, _ = stack_module_state(critics)
     live = {name: value.detach() for name, value in params.items()}
     targets = {name: value.clone() for name, value in live.items()}
     log_alpha = torch.zeros(1, requires_grad=True, device=device)
-    on_cuda = device is not None and device.type == "cuda"
+    on_cuda = device.type == "cuda"
     options: Any = {"lr": LEARNING_RATE, "capturable": on_cuda}
     critic_optimizer = torch.optim.Adam(params.values(), **options)
     actor_optimizer = torch.optim.Adam(actor.parameters(), **options)
@@ -158,7 +164,7 @@ def leanrl(data: TensorDict, batch_size: int, hidden: tuple[int, ...], updates: 
             function(batch)
         torch._foreach_lerp_(list(targets.values()), list(live.values()), TAU)
 
-    return _repeat(update, buffer, updates)
+    return _repeat(update, buffer, updates, device)
 
 
 def _networks(data: TensorDict, hidden: tuple[int, ...]) -> tuple[nn.Module, nn.Module]:
@@ -169,16 +175,19 @@ def _networks(data: TensorDict, hidden: tuple[int, ...]) -> tuple[nn.Module, nn.
 
 
 def _torchrl_buffer(data: TensorDict, batch_size: int) -> TensorDictReplayBuffer:
-    storage = LazyTensorStorage(len(data), device=data.device or "cpu")
+    storage = LazyTensorStorage(len(data), device=data.device)
     buffer = TensorDictReplayBuffer(storage=storage, batch_size=batch_size)
     buffer.extend(data)
     return buffer
 
 
-def _repeat(update: Callable[[TensorDict], Any], buffer: TensorDictReplayBuffer, updates: int) -> Work:
+def _repeat(
+    update: Callable[[TensorDict], Any], buffer: TensorDictReplayBuffer, updates: int, device: torch.device
+) -> Work:
     def work() -> int:
         for _ in range(updates):
             update(buffer.sample())
+        synchronize(device)
         return updates
 
     return work

@@ -23,7 +23,19 @@ from benchmarks.runner import Measurement, summarize
 from envs.physics.cpu import available_cores
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("saltus", "torch", "torchrl", "tensordict", "mujoco", "gymnasium", "numpy", "envpool", "stable-baselines3")
+PACKAGES = (
+    "saltus",
+    "torch",
+    "torchrl",
+    "tensordict",
+    "mujoco",
+    "gymnasium",
+    "numpy",
+    "envpool",
+    "stable-baselines3",
+    "sbx-rl",
+    "jax",
+)
 
 Cell = str | int | float | None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from tensordict import TensorDict
@@ -35,6 +35,7 @@ def update(
     repeats: int = 10,
     seconds: float = 5.0,
     warmup_rounds: int = 10,
+    device: Literal["cpu", "cuda"] = "cpu",
     output: Path | None = None,
 ) -> None:
     """SAC updates/s from a filled replay buffer, sampling included: batch 256, 2x256 networks, all cores.
@@ -49,6 +50,7 @@ def update(
         repeats: turns of every case.
         seconds: length of a turn.
         warmup_rounds: calls of every case before the first turn; the first compiles.
+        device: where saltus, TorchRL and LeanRL's way learn; the others choose for themselves.
         output: the file to write; by default benchmarks/results/update-<hardware>.json.
     """
     threads = available_cores()
@@ -56,7 +58,7 @@ def update(
     measurements, tables = [], []
     for task in tasks:
         env = envs.make(task, 1)
-        data = random_transitions(buffer_size, env.observation_dim, env.action_dim)
+        data = random_transitions(buffer_size, env.observation_dim, env.action_dim).to(device)
         saltus = partial(_saltus, task, data, updates_per_round)
         cases, missing = runner.build(
             {
@@ -81,6 +83,7 @@ def update(
         "repeats": repeats,
         "seconds": seconds,
         "warmup_rounds": warmup_rounds,
+        "device": device,
     }
     result.publish("update", output, settings, measurements, tables)
 
@@ -89,13 +92,15 @@ def _saltus(task: str, data: TensorDict, updates: int, preset: str, **overrides:
     overrides = {"batch_size": BATCH_SIZE, "actor_hidden": HIDDEN, "critic_hidden": HIDDEN, **overrides}
     config = presets.preset(preset, task, **overrides)
     dimensions = data["observation"].shape[1], data["action"].shape[1]
-    buffer = ReplayBuffer(len(data), *dimensions, n_step=config.n_step, gamma=config.gamma)
-    for vector_step in data.split(config.num_envs * (len(data) // 100 // config.num_envs)):
+    buffer = ReplayBuffer(len(data), *dimensions, data.device, n_step=config.n_step, gamma=config.gamma)
+    rows = len(data) // 100
+    for vector_step in data[: 100 * rows].split(rows):
         buffer.extend(vector_step)
-    learner = Learner(config, *dimensions)
+    learner = Learner(config, *dimensions, data.device)
 
     def round() -> int:
         learner.round(buffer, updates)
+        peers.synchronize(data.device)
         return updates
 
     return round

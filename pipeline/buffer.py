@@ -17,6 +17,8 @@ class ReplayBuffer:
 
     Cursor, size and random generator are on the device: neither `extend` nor `sample` waits for it.
 
+    With an `n_step` above 1 every `extend` adds the same number of transitions, one for each world, in the same order.
+
     Args:
         capacity: transitions it holds.
         observation_dim, action_dim: widths of a transition's entries (see `envs.transition`).
@@ -58,11 +60,16 @@ class ReplayBuffer:
         """Add a transition of batch size [N], overwriting the oldest.
 
         Raises:
-            ValueError: N is above the capacity.
+            ValueError: N is above the capacity, or differs from the last N while returns are summed over n steps.
         """
         count = transition.batch_size[0]
         if count > self.capacity:
             raise ValueError(f"{count} transitions do not fit into a buffer of {self.capacity}: raise buffer_size")
+        if self.n_step > 1 and self._num_envs not in (0, count):
+            raise ValueError(
+                f"{count} transitions came after vector steps of {self._num_envs}, and {self.n_step}-step returns follow "
+                "a world from one vector step to the next: add all worlds at each, or set n_step to 1"
+            )
         rows = (self._cursor + torch.arange(count, device=self.device)) % self.capacity
         for key, entry in self._entries.items():
             entry.index_copy_(0, rows, transition[key])

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -53,7 +53,7 @@ class Config:
     num_atoms: int = 101
     """Values of a categorical critic's distribution."""
     value_range: float = 5.0
-    """The atoms lie evenly in [-value_range, value_range]."""
+    """The atoms lie evenly in [-value_range, value_range], where (scaled) returns should fit."""
     target_network: bool = False
     """Bootstrap from slowly following copies of the critics; otherwise from the critics themselves."""
     tau: float = 0.005
@@ -110,7 +110,7 @@ class Config:
     policy_tau: float = 0.005
     """Share of the actor that the policy to be evaluated takes over at an actor update; 1: it is the actor itself."""
     noise_repeat: int = 1
-    """Most steps for which the policy's noise is held; above 1, for k steps with a probability falling as 1/k^2."""
+    """Most steps for which all worlds' noise is held; above 1, for k steps with a probability falling as 1/k^2."""
 
     log_every: int = 10_000
     """Env steps between rows of metrics."""
@@ -124,6 +124,10 @@ class Config:
     """Also log to Weights & Biases (pip install 'saltus[wandb]')."""
 
     def __post_init__(self) -> None:
+        for name, hint in get_type_hints(type(self)).items():
+            choices = get_args(hint)
+            if get_origin(hint) is Literal and getattr(self, name) not in choices:
+                _require(False, name, repr(getattr(self, name)), f"one of {', '.join(choices)}")
         for name in (
             "num_envs", "total_env_steps", "learning_starts", "steps_per_round", "buffer_size", "batch_size",
             "n_step", "num_atoms", "num_critics", "policy_delay", "noise_repeat",
@@ -203,12 +207,12 @@ class Config:
                 "--critic-loss squared, leave target_network out (CrossQ) or take another critic_norm",
             ),
             (
-                self.plain_ensemble or (self.critic_loss == "squared" and self.target_network),
+                self.min_of_all or (self.critic_loss == "squared" and self.target_network),
                 "target_subset and --actor-value mean go with --critic-loss squared and target networks",
             ),
             (
-                self.dropout == 0 or (self.network == "mlp" and self.critic_norm != "batch"),
-                "dropout goes with --network mlp and --critic-norm layer or none",
+                self.dropout == 0 or (self.critic_loss == "squared" and self.critic_norm != "batch"),
+                "dropout goes with --critic-loss squared and --critic-norm layer or none",
             ),
             (
                 self.actor_norm == "none" or self.critic_loss == "categorical",
@@ -223,6 +227,14 @@ class Config:
                 "--network residual has blocks of one width: give actor_hidden and critic_hidden equal numbers",
             ),
             (
+                self.unit_weights != "all" or self.critic_norm == "batch",
+                "--unit-weights all goes with --critic-norm batch, whose scales it keeps",
+            ),
+            (
+                "batch" not in (self.actor_norm, self.critic_norm) or self.batch_size >= 2,
+                "batch norm needs a batch_size of 2 at least",
+            ),
+            (
                 self.critic_loss == "squared" or self.num_atoms >= 2,
                 f"a categorical critic needs num_atoms of 2 at least, not {self.num_atoms}",
             ),
@@ -231,7 +243,7 @@ class Config:
                 raise ValueError(reason)
 
     @property
-    def plain_ensemble(self) -> bool:
+    def min_of_all(self) -> bool:
         """Whether all critics make the target, and the smallest value guides the actor."""
         return self.target_subset in (0, self.num_critics) and self.actor_value == "min"
 
@@ -266,7 +278,8 @@ class Config:
         if names != set(values):
             unknown, missing = sorted(set(values) - names), sorted(names - set(values))
             raise ValueError(
-                f"this configuration was written by another version of saltus (unknown: {unknown}, missing: {missing})"
+                "this configuration was written by another version of saltus "
+                f"(unknown: {unknown}, missing: {missing}): go on with that version, which the run's config.json names"
             )
         options = {name: _tuples(value) for name, value in values["task_options"].items()}
         fields: dict[str, Any] = {name: _tuples(value) for name, value in values.items()}

@@ -12,7 +12,7 @@ class HeldNoise:
     """Standard normal noise that is held for some steps, which takes a policy further than fresh noise at each.
 
     Held for k steps, k from 1 to `longest` with a probability proportional to 1 / k^2, the same for all worlds
-    (FlashSAC, Kim et al. 2026; Eberhard et al. 2023 on why). With `longest` 1 it is fresh at each step.
+    (FlashSAC, arXiv 2604.04539; Eberhard et al. 2023 on why). With `longest` 1 it is fresh at each step.
 
     Args:
         num_envs, action_dim: its shape.

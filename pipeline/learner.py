@@ -60,6 +60,7 @@ class Learner:
             self._rewards = RewardScaler(config.num_envs, config.gamma, bound, self.device)
             self._normalizers["rewards"] = self._rewards
         self.gradient_steps = 0
+        self._diverged_at = torch.zeros((), dtype=torch.float64, device=self.device)  # a gradient step, or 0
         self._update_critic: Update = self.update_critic
         self._update_actor: Update = self.update_actor
         self._graphs: list[Graph] = []
@@ -126,6 +127,7 @@ class Learner:
         with torch.no_grad():
             for name, target in self._target.items():
                 target.lerp_(self._critic[name], self.config.tau)
+        self._note(loss)
         return {"critic_loss": loss.detach(), "td_error": metadata["td_error"].detach().mean()}
 
     def update_actor(self, batch: TensorDict) -> Metrics:
@@ -142,12 +144,19 @@ class Learner:
         alpha = self.loss.log_alpha.detach().exp()
         alpha_loss = losses.alpha_loss(self.loss, log_prob)
         self._optimizers["alpha"].step(torch.autograd.grad(alpha_loss, [self.loss.log_alpha]))
+        self._note(loss)
         return {
             "actor_loss": loss.detach(),
             "alpha_loss": alpha_loss.detach(),
             "alpha": alpha,
             "entropy": -log_prob.detach().mean(),
         }
+
+    @torch.no_grad()
+    def _note(self, loss: Tensor) -> None:
+        """Keep, on the device, the number of the first update whose loss is not finite."""
+        first = (self._diverged_at == 0) & ~torch.isfinite(loss)
+        self._diverged_at.copy_(torch.where(first, self._optimizers["critic"].step_count, self._diverged_at))
 
     def check_finite(self, metrics: Metrics) -> None:
         """Raise FloatingPointError, naming the metric and the update, if one of `metrics` is not finite."""
@@ -162,8 +171,9 @@ class Learner:
                 raise self._diverged(f"{name} is not finite")
 
     def _diverged(self, what: str) -> FloatingPointError:
+        step = int(self._diverged_at) or self.gradient_steps
         return FloatingPointError(
-            f"{what} at gradient step {self.gradient_steps}: learning has diverged. "
+            f"{what} at gradient step {step}: learning has diverged. "
             "Lower the learning rates, or look for extreme observations or rewards in the task"
         )
 
@@ -188,6 +198,7 @@ class Learner:
             for key, value in normalizer.state_dict().items():
                 value.copy_(state["normalizers"][name][key])
         self.gradient_steps = state["gradient_steps"]
+        self._diverged_at.zero_()
 
     def _averaged(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The average's parameters and running statistics, each with the actor's."""
@@ -199,3 +210,4 @@ class Learner:
         for optimizer in self._optimizers.values():
             yield from optimizer.state_dict().values()
         yield from self.average.state_dict().values()
+        yield self._diverged_at

@@ -6,7 +6,6 @@ task's own bounds.
 
 from __future__ import annotations
 
-import math
 from typing import Any, TypeAlias
 
 import torch
@@ -67,6 +66,8 @@ class CategoricalLoss(SACLoss):
     """SAC with critics that are distributions over atoms, and cross-entropy (XQC, FlashSAC; Bellemare et al. 2017).
 
     Critics, live and target, see current and next pairs as one batch, as batch norm needs it (Bhatt et al. 2024).
+    Reads ``"observation"``, ``"action"``, ``("next", "observation" | "reward" | "terminated")`` and, where it is there,
+    ``"steps_to_next_obs"`` (see `ReplayBuffer.sample`).
 
     Args:
         atoms: the values, (atoms,), evenly spaced; critics give ``"logits"`` (B, atoms).
@@ -127,7 +128,7 @@ def project(probabilities: Tensor, values: Tensor, atoms: Tensor) -> Tensor:
     position = (values.clamp(atoms[0], atoms[-1]) - atoms[0]) / (atoms[1] - atoms[0])
     below = position.floor().clamp(max=len(atoms) - 2)
     share = position - below
-    index = below.long()
+    index = below.nan_to_num(0).long()  # what is not a number makes the result so, and not an index out of bounds
     result = torch.zeros_like(probabilities)
     result = result.scatter_add(-1, index, probabilities * (1 - share))
     return result.scatter_add(-1, index + 1, probabilities * share)
@@ -179,8 +180,7 @@ def make_loss(config: Config, observation_dim: int, action_dim: int, device: tor
     loss.make_value_estimator(gamma=config.gamma)
     loss.to(device)
     # Both are made at their first access, which must not be one on the fake tensors of `pipeline.graph`.
-    assert loss._cached_detached_qvalue_params is not None
-    assert math.isclose(loss.target_entropy, target_entropy, rel_tol=1e-6)
+    _ = loss.target_entropy, loss._cached_detached_qvalue_params
     actor.eval()
     return loss, actor
 
@@ -192,7 +192,7 @@ def _kind(config: Config) -> tuple[type[Loss], str, dict[str, Any]]:
         return CategoricalLoss, "logits", {"atoms": atoms, "delay_qvalue": config.target_network}
     if not config.target_network:
         return CrossQLoss, "state_action_value", {}
-    if config.plain_ensemble:
+    if config.min_of_all:
         return SACLoss, "state_action_value", {}
     subset = config.target_subset or config.num_critics
     return EnsembleLoss, "state_action_value", {"target_subset": subset, "actor_value": config.actor_value}

@@ -57,7 +57,7 @@ class RMSNorm(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """``x + relu(norm(W2 relu(norm(W1 x))))``, four times as wide inside (Kim et al. 2026, FlashSAC)."""
+    """``x + relu(norm(W2 relu(norm(W1 x))))``, four times as wide inside (FlashSAC, arXiv 2604.04539)."""
 
     def __init__(self, width: int):
         super().__init__()

@@ -40,7 +40,8 @@ class Adam:
         self.parameters = list(parameters.values())
         self.lr, self.final, self.total_steps, self.schedule = lr, final, total_steps, schedule
         self.beta1, self.beta2, self.eps = beta1, beta2, eps
-        self.step_count = torch.zeros((), device=self.parameters[0].device)
+        # In float64, which counts beyond 2**24; a number of no dimension leaves the parameters' dtype as it is.
+        self.step_count = torch.zeros((), dtype=torch.float64, device=self.parameters[0].device)
         self.mean = [torch.zeros_like(parameter) for parameter in self.parameters]
         self.square = [torch.zeros_like(parameter) for parameter in self.parameters]
 

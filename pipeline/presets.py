@@ -82,7 +82,7 @@ _SETTINGS: dict[str, dict[str, Any]] = {
     },
     # Bhatt et al. 2024, "CrossQ", with 256 instead of 2048 wide critics and batch norm instead of batch renorm.
     "crossq": {**_ONE_WORLD, "lr_final": 1.0},
-    # "XQC": batch norm, unit weights and cross-entropy, which condition the critics' loss well.
+    # Palenicek et al. 2025, "XQC": batch norm, unit weights and cross-entropy, which condition the critics' loss well.
     "xqc": {
         **_CATEGORICAL,
         "utd_ratio": 2.0,
@@ -97,7 +97,7 @@ _SETTINGS: dict[str, dict[str, Any]] = {
         "lr_final": 0.1,
         "target_entropy_scale": 0.5,
     },
-    # Kim et al. 2026, "FlashSAC": one world, and thousands.
+    # "FlashSAC" (2026, arXiv 2604.04539): one world, and a thousand.
     "flashsac": {**_FLASHSAC, "batch_size": 512, "learning_starts": 10_000},
     "flashsac-parallel": {
         **_FLASHSAC,

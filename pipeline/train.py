@@ -25,8 +25,11 @@ def train(run: Run, logger: Logger, stopping: Callable[[], bool] = lambda: False
         if run.env_steps <= config.learning_starts:
             logger.phase("random actions")
         elif run.vector_steps % config.steps_per_round == 0:
-            logger.phase(_phase(run))
+            compiling = run.learner.compiling
+            logger.phase("compiling the updates" if compiling else "learning")
             run.metrics |= run.learner.round(run.buffer, config.updates_per_round)
+            if compiling and not run.learner.compiling:
+                logger.say(f"compiling took {run.learner.compile_seconds:.0f} s")
         logger.advance(run.env_steps)
         finished = run.env_steps >= config.total_env_steps
         if finished or run.due(config.log_every):
@@ -37,14 +40,6 @@ def train(run: Run, logger: Logger, stopping: Callable[[], bool] = lambda: False
             run.save(logger)
     if run.env_steps < config.total_env_steps:
         run.save(logger)
-
-
-def _phase(run: Run) -> str:
-    """What a round of updates is about to do, for a person: compiling looks like hanging otherwise."""
-    if run.learner.compiling:
-        return "compiling the updates"
-    seconds = run.learner.compile_seconds
-    return f"learning, updates compiled in {seconds:.0f} s" if seconds > 0 else "learning"
 
 
 class StopSignal:

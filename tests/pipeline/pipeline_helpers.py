@@ -22,7 +22,7 @@ from pipeline.presets import preset as preset_config
 
 OBSERVATION_DIM, ACTION_DIM = 5, 3
 
-# Every code path: flashsac-parallel and fast differ from flashsac and crossq in numbers only.
+# Every loss and network: those of flashsac-parallel are flashsac's, those of fast crossq's.
 PRESETS = ["sac", "redq", "droq", "crossq", "xqc", "flashsac"]
 
 SMALL: dict[str, Any] = {

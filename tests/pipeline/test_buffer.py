@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from pipeline_helpers import differing
+from pipeline_helpers import ACTION_DIM, OBSERVATION_DIM, differing, random_transition
 from tensordict import TensorDict
 
 from envs import transition as transitions
@@ -365,3 +365,11 @@ def test_a_loaded_buffer_joins_transitions_as_the_saved_one_would_have(steps: in
         assert loaded.sampled() == original.sampled() == original.expected()
         for worlds in (original, loaded):
             worlds.step(*((step + world / 8, "truncated" if world == step else "") for world in range(3)))
+
+
+def test_n_step_returns_refuse_vector_steps_of_another_size() -> None:
+    buffer = ReplayBuffer(100, OBSERVATION_DIM, ACTION_DIM, n_step=3)
+    buffer.extend(random_transition(4))
+    with pytest.raises(ValueError, match=r"5 transitions came after vector steps of 4.*set n_step to 1"):
+        buffer.extend(random_transition(5))
+    assert len(buffer) == 4

@@ -205,7 +205,7 @@ RECIPES = [
         for overrides in ({"actor_value": "mean"}, {"num_critics": 3, "target_subset": 2})
     ],
     *[
-        (preset, {"dropout": 0.1}, "dropout goes with --network mlp and --critic-norm layer or none")
+        (preset, {"dropout": 0.1}, "dropout goes with --critic-loss squared and --critic-norm layer or none")
         for preset in ("crossq", "xqc", "flashsac")
     ],
     *[
@@ -285,3 +285,25 @@ def test_an_unknown_preset_lists_those_there_are(name: str) -> None:
 
 def test_the_default_preset_is_the_configuration_as_it_stands() -> None:
     assert presets.preset(presets.DEFAULT, "Hopper-v5") == Config("Hopper-v5")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("critic_norm", "Layer"), ("lr_schedule", "cos"), ("reward_scaling", "bounds"), ("unit_weights", "rows")],
+)
+def test_a_choice_that_is_none_is_refused_with_those_there_are(field: str, value: str) -> None:
+    with pytest.raises(ValueError, match=f"{field} is '{value}'; it must be one of .*, "):
+        small_config(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("preset", "parts", "message"),
+    [
+        ("xqc", {"critic_norm": "layer", "dropout": 0.1}, "dropout goes with --critic-loss squared"),
+        ("droq", {"unit_weights": "all"}, "--unit-weights all goes with --critic-norm batch"),
+        ("crossq", {"batch_size": 1}, "batch norm needs a batch_size of 2"),
+    ],
+)
+def test_parts_that_would_silently_do_less_are_refused(preset: str, parts: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        small_config(preset=preset, **parts)

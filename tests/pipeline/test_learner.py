@@ -219,8 +219,10 @@ COMPILED: dict[str, dict[str, Any]] = {
     "sac": {"actor_hidden": (64,), "critic_hidden": (64,), "batch_size": 64, "learning_starts": 100},
     "redq": {"normalize_observations": True, "policy_tau": 0.1},
     "droq": {"n_step": 3},
-    "crossq": {
-        "normalize_observations": True,
+    "crossq": {  # with what makes it fast
+        "n_step": 3,
+        "policy_tau": 0.1,
+        "lr_final": 0.1,
         "actor_hidden": (64,),
         "critic_hidden": (64,),
         "batch_size": 64,
@@ -382,3 +384,12 @@ def test_where_compiling_fails_the_plain_updates_go_on_as_if_nothing_had_been_tr
         assert not learner.compiling
         found.append([metrics, learner.state_dict(), torch.get_rng_state()])
     assert differing(*found) == []
+
+
+def test_divergence_is_reported_with_the_first_update_whose_loss_was_not_finite() -> None:
+    learner, buffer = make_learner("sac"), filled_buffer()
+    learner.round(buffer, 2)
+    learner.loss.log_alpha.data.fill_(float("nan"))
+    metrics = learner.round(buffer, 5)
+    with pytest.raises(FloatingPointError, match=r"critic_loss is nan at gradient step 3: learning has diverged"):
+        learner.check_finite(metrics)

@@ -644,3 +644,10 @@ def test_projection_keeps_the_mass_and_within_the_range_the_mean(num_atoms: int)
     torch.testing.assert_close(
         losses.project(probabilities, atoms.expand(1000, -1), atoms), probabilities, rtol=0, atol=1e-4
     )
+
+
+@pytest.mark.parametrize("preset", CATEGORICAL)
+def test_a_reward_that_is_not_a_number_makes_the_loss_so_and_no_other_error(preset: str) -> None:
+    loss, batch = randomized_loss(preset), random_transition(BATCH)
+    batch["next", "reward"][3] = math.nan
+    assert losses.critic_loss(loss, batch)[0].isnan()
