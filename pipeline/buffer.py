@@ -67,8 +67,8 @@ class ReplayBuffer:
             raise ValueError(f"{count} transitions do not fit into a buffer of {self.capacity}: raise buffer_size")
         if self.n_step > 1 and self._num_envs not in (0, count):
             raise ValueError(
-                f"{count} transitions came after vector steps of {self._num_envs}, and {self.n_step}-step returns follow "
-                "a world from one vector step to the next: add all worlds at each, or set n_step to 1"
+                f"{count} transitions came after vector steps of {self._num_envs}, and {self.n_step}-step returns "
+                "follow a world from one vector step to the next: add all worlds at each, or set n_step to 1"
             )
         rows = (self._cursor + torch.arange(count, device=self.device)) % self.capacity
         for key, entry in self._entries.items():
