@@ -10,6 +10,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from statistics import median
 
 Work = Callable[[], int]
@@ -56,6 +58,46 @@ def build(makers: Mapping[str, Callable[[], Work]]) -> tuple[dict[str, Work], di
         except ModuleNotFoundError as error:
             missing[name] = f"{error.name} is not installed"
     return cases, missing
+
+
+def isolated(make: Callable[[], Work]) -> Work:
+    """Make and do some work in a process of its own, out of reach of what other cases do to torch.compile's caches.
+
+    Args:
+        make: makes the work; it can be pickled.
+
+    Raises:
+        Exception: what making the work or doing it raised there.
+    """
+    context = get_context("spawn")
+    here, there = context.Pipe()
+    context.Process(target=_serve, args=(there, make), daemon=True).start()
+
+    def answer() -> int:
+        received = here.recv()
+        if isinstance(received, Exception):
+            raise received
+        return received
+
+    def work() -> int:
+        here.send(None)
+        return answer()
+
+    answer()
+    return work
+
+
+def _serve(pipe: Connection, make: Callable[[], Work]) -> None:
+    try:
+        work = make()
+        pipe.send(0)
+        while True:
+            pipe.recv()
+            pipe.send(work())
+    except EOFError:  # the other process has ended
+        pass
+    except Exception as error:
+        pipe.send(error)
 
 
 def measure(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -18,12 +19,15 @@ from pipeline.buffer import ReplayBuffer
 from pipeline.learner import Learner
 
 SAC, PLAIN = "saltus sac", "saltus sac, not compiled"
-PEERS = {
+PEERS: dict[str, Callable[..., runner.Work]] = {
     "Stable-Baselines3": peers.stable_baselines,
     "SBX": peers.sbx,
     "TorchRL": peers.torchrl,
     "LeanRL's way": peers.leanrl,
 }
+PRESETS = ("redq", "droq", "crossq", "xqc", "fast")
+TWIN = "saltus redq, twin critics"
+CASES = (SAC, PLAIN, TWIN, *(f"saltus {name}" for name in PRESETS), *PEERS)
 TARGETS = {"Hopper-v5": {"Stable-Baselines3": 2.5, "SBX": 1.4}, "Humanoid-v5": {"Stable-Baselines3": 1.8, "SBX": 1.8}}
 BATCH_SIZE, HIDDEN = 256, (256, 256)
 
@@ -36,14 +40,16 @@ def update(
     seconds: float = 5.0,
     warmup_rounds: int = 10,
     device: Literal["cpu", "cuda"] = "cpu",
+    cases: tuple[str, ...] = CASES,
     output: Path | None = None,
 ) -> None:
     """SAC updates/s from a filled replay buffer, sampling included: batch 256, 2x256 networks, all cores.
 
     Presets other than sac learn with networks of the same widths here; their critics differ, and their actors learn at
-    every second to twentieth update only.
+    every second to twentieth update only. Every other system has a process of its own.
 
     Args:
+        cases: what to measure; the first is what the others are compared with.
         tasks: the tasks whose observation and action sizes to take.
         updates_per_round: updates of one call.
         buffer_size: transitions in the buffer.
@@ -59,21 +65,12 @@ def update(
     for task in tasks:
         env = envs.make(task, 1)
         data = random_transitions(buffer_size, env.observation_dim, env.action_dim).to(device)
-        saltus = partial(_saltus, task, data, updates_per_round)
-        cases, missing = runner.build(
-            {
-                SAC: partial(saltus, "sac"),
-                PLAIN: partial(saltus, "sac", compile=False),
-                "saltus redq, twin critics": partial(saltus, "redq", num_critics=2),
-                **{f"saltus {name}": partial(saltus, name) for name in ("redq", "droq", "crossq", "xqc", "fast")},
-                **{name: partial(peer, data, BATCH_SIZE, HIDDEN, updates_per_round) for name, peer in PEERS.items()},
-            }
-        )
-        measured = runner.measure(cases, repeats, seconds, warmup_rounds)
+        made, missing = runner.build({name: partial(_make, name, task, data, updates_per_round) for name in cases})
+        measured = runner.measure(made, repeats, seconds, warmup_rounds)
         sizes = f"observation {env.observation_dim}, action {env.action_dim}, batch {BATCH_SIZE}"
         title = f"{task}: updates/s, {sizes}, {threads} threads"
         measurements += result.rows_of(measured, task=task)
-        tables.append(result.comparison(title, measured, SAC, missing, TARGETS.get(task, {})))
+        tables.append(result.comparison(title, measured, cases[0], missing, TARGETS.get(task, {})))
     settings = {
         "batch_size": BATCH_SIZE,
         "hidden": HIDDEN,
@@ -86,6 +83,13 @@ def update(
         "device": device,
     }
     result.publish("update", output, settings, measurements, tables)
+
+
+def _make(case: str, task: str, data: TensorDict, updates: int) -> runner.Work:
+    if case in PEERS:
+        return runner.isolated(partial(PEERS[case], data, BATCH_SIZE, HIDDEN, updates))
+    overrides: dict[str, Any] = {SAC: {}, PLAIN: {"compile": False}, TWIN: {"num_critics": 2}}.get(case, {})
+    return _saltus(task, data, updates, case.split()[1].strip(","), **overrides)
 
 
 def _saltus(task: str, data: TensorDict, updates: int, preset: str, **overrides: Any) -> runner.Work:

@@ -12,6 +12,7 @@ import torch
 from benchmarks import report, result, runner
 from benchmarks.environment import environment
 from benchmarks.update import update
+from pipeline import graph
 
 
 class Clock:
@@ -122,11 +123,32 @@ def test_environment_runs_to_the_end_without_envpool(tmp_path, capsys, monkeypat
 
 
 def test_update_runs_to_the_end_without_stable_baselines(tmp_path, monkeypatch, without_packages):
-    monkeypatch.setattr(torch, "compile", lambda function, **_: function)  # takes a minute, and is not the point here
+    monkeypatch.setattr(
+        graph, "standalone_compile", lambda traced, *_, **__: traced
+    )  # takes long, and is not the point
+    monkeypatch.setattr(runner, "isolated", lambda make: make())
     path = tmp_path / "update.json"
-    update(updates_per_round=1, buffer_size=256, repeats=1, seconds=0.01, warmup_rounds=1, output=path)
-    cases = {"saltus sac", "saltus sac, not compiled", "saltus crossq"}
-    check(path, cases, 1, "Stable-Baselines3 SAC", "stable_baselines3 is not installed")
+    cases = ("saltus sac", "saltus sac, not compiled", "saltus redq, twin critics", "saltus fast")
+    update(
+        updates_per_round=1, buffer_size=512, repeats=1, seconds=0.01, warmup_rounds=1, output=path,
+        cases=(*cases, "Stable-Baselines3"),
+    )  # fmt: skip
+    check(path, {*cases}, 1, "Stable-Baselines3", "stable_baselines3 is not installed")
+
+
+def one_unit():
+    return lambda: 1
+
+
+def not_installed():
+    raise ModuleNotFoundError("No module named 'peer'", name="peer")
+
+
+def test_isolated_work_is_done_elsewhere_and_its_errors_arrive():
+    assert runner.isolated(one_unit)() == 1
+    with pytest.raises(ModuleNotFoundError) as caught:
+        runner.isolated(not_installed)
+    assert caught.value.args == ("No module named 'peer'",)
 
 
 def test_environment_counts_no_reset_as_a_step():

@@ -186,7 +186,7 @@ REFUSED = [
     (["--buffer-size", "3"], "holds 3 transitions and 4 worlds"),
     (["--batch-size", "41"], "batch_size = 41"),
     (["--batch-size", "many"], "many"),
-    (["--dropout", "0.1"], "dropout goes with --network mlp and --critic-norm layer or none"),
+    (["--dropout", "0.1"], "dropout goes with --critic-loss squared and --critic-norm layer or none"),
     (["--target-network"], "need --critic-loss categorical"),
     (["--critic-loss", "hinge"], "hinge"),
     (["--critic-hidden", "16", "0"], "critic_hidden"),

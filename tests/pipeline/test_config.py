@@ -112,9 +112,9 @@ def test_the_updates_of_a_round_are_the_ratio_times_its_env_steps(
 @pytest.mark.parametrize("limit", ["buffer_size", "total_env_steps"])
 def test_a_buffer_that_cannot_take_one_vector_step_is_refused(limit: str) -> None:
     with pytest.raises(ValueError, match=r"holds 31 transitions and 32 worlds") as refusal:
-        small_config(num_envs=32, batch_size=1, learning_starts=1, **{limit: 31})
+        small_config(num_envs=32, batch_size=2, learning_starts=2, **{limit: 31})
     assert limit in str(refusal.value)
-    small_config(num_envs=32, batch_size=1, learning_starts=1, **{limit: 32})
+    small_config(num_envs=32, batch_size=2, learning_starts=2, **{limit: 32})
 
 
 def test_a_run_that_would_end_before_it_learns_is_refused() -> None:

@@ -478,6 +478,7 @@ def test_an_ensembles_losses_are_those_of_torchrls_redq(monkeypatch: pytest.Monk
     noise, order = seeded_noise(seed).float(), torch.rand(num_critics).argsort()
     ours = randomized_loss("redq", seed, num_critics=num_critics)
     monkeypatch.setattr(losses, "_kind", lambda config: (REDQLoss, "state_action_value", {"sub_sample_len": 2}))
+    monkeypatch.setattr(REDQLoss, "_cached_detached_qvalue_params", None, raising=False)  # which only SACLoss has
     theirs = randomized_loss("redq", seed, num_critics=num_critics)
     # Both see the same noise, theirs for s and s' in one draw, and take the same two critics.
     monkeypatch.setattr(torch.distributions.normal, "_standard_normal", lambda shape, **_: noise.expand(shape))
