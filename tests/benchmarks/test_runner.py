@@ -167,4 +167,8 @@ def test_environment_counts_no_reset_as_a_step():
 
 def test_every_result_file_can_be_reported(capsys):
     report.report()
-    assert capsys.readouterr().out.count("`python -m benchmarks") == len(list(result.RESULTS.glob("*.json")))
+    printed = capsys.readouterr().out
+    for path in result.RESULTS.glob("*.json"):
+        content = json.loads(path.read_text())
+        assert f"`{content['command']}`" in printed
+        assert all(table["title"] in printed for table in content["summary"])
