@@ -88,8 +88,8 @@ def update(
 def _make(case: str, task: str, data: TensorDict, updates: int) -> runner.Work:
     if case in PEERS:
         return runner.isolated(partial(PEERS[case], data, BATCH_SIZE, HIDDEN, updates))
-    overrides: dict[str, Any] = {SAC: {}, PLAIN: {"compile": False}, TWIN: {"num_critics": 2}}.get(case, {})
-    return _saltus(task, data, updates, case.split()[1].strip(","), **overrides)
+    overrides: dict[str, dict[str, Any]] = {PLAIN: {"compile": False}, TWIN: {"num_critics": 2}}
+    return _saltus(task, data, updates, case.split()[1].strip(","), **overrides.get(case, {}))
 
 
 def _saltus(task: str, data: TensorDict, updates: int, preset: str, **overrides: Any) -> runner.Work:
