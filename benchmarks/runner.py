@@ -72,6 +72,7 @@ def isolated(make: Callable[[], Work]) -> Work:
     context = get_context("spawn")
     here, there = context.Pipe()
     context.Process(target=_serve, args=(there, make), daemon=True).start()
+    there.close()  # so that reading ends where that process does
 
     def answer() -> int:
         received = here.recv()
