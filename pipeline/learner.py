@@ -61,12 +61,13 @@ class Learner:
             self._normalizers["rewards"] = self._rewards
         self.gradient_steps = 0
         self._diverged_at = torch.zeros((), dtype=torch.float64, device=self.device)  # a gradient step, or 0
-        self._update_critic: Update = self.update_critic
-        self._update_actor: Update = self.update_actor
+        self._updates: list[tuple[int, Update]] = [(1, self.update_critic), (config.policy_delay, self.update_actor)]
+        if config.policy_delay == 1:
+            self._updates = [(1, self.update_both)]
         self._graphs: list[Graph] = []
         if config.compile:
-            self._graphs = [Graph(update, self._tensors) for update in (self.update_critic, self.update_actor)]
-            self._update_critic, self._update_actor = self._graphs
+            self._graphs = [Graph(update, self._tensors) for _, update in self._updates]
+            self._updates = [(every, graph) for (every, _), graph in zip(self._updates, self._graphs, strict=True)]
 
     @property
     def compiling(self) -> bool:
@@ -111,11 +112,15 @@ class Learner:
         metrics: Metrics = {}
         for drawn in range(0, num_updates, DRAWN_AT_ONCE):
             for batch in buffer.sample(self.config.batch_size, min(DRAWN_AT_ONCE, num_updates - drawn)):
-                metrics |= self._update_critic(batch)
                 self.gradient_steps += 1
-                if self.gradient_steps % self.config.policy_delay == 0:
-                    metrics |= self._update_actor(batch)
+                for every, update in self._updates:
+                    if self.gradient_steps % every == 0:
+                        metrics |= update(batch)
         return metrics
+
+    def update_both(self, batch: TensorDict) -> Metrics:
+        """One step of all: what is done together compiles together."""
+        return self.update_critic(batch) | self.update_actor(batch)
 
     def update_critic(self, batch: TensorDict) -> Metrics:
         """One step of the critics, and of their targets where there are any."""

@@ -33,6 +33,10 @@ class BatchNorm(nn.Module):
         self.register_buffer("running_var", torch.ones(features))
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.standardize(x) * self.weight + self.bias
+
+    def standardize(self, x: Tensor) -> Tensor:
+        """What `forward` does before it scales and shifts."""
         if self.training:
             mean, var = x.mean(0), x.var(0, correction=0)
             unbiased = var.detach() * (x.shape[0] / (x.shape[0] - 1))
@@ -41,7 +45,7 @@ class BatchNorm(nn.Module):
             self.running_var.mul_(1 - self.momentum).add_(unbiased * self.momentum)
         else:
             mean, var = self.running_mean, self.running_var
-        return (x - mean) * torch.rsqrt(var + self.eps) * self.weight + self.bias
+        return (x - mean) * torch.rsqrt(var + self.eps)
 
 
 class RMSNorm(nn.Module):
@@ -68,6 +72,27 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.body(x)
+
+
+class Layers(nn.Sequential):
+    """Layers in a row, (B, inputs) -> (B, outputs).
+
+    A batch norm on the input leaves its scale and shift to the linear layer after it: their gradients then come from
+    the weights' and the bias's, and not from a matrix product as large as that layer's.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, following, *layers = self
+        if isinstance(first, BatchNorm) and isinstance(following, nn.Linear):
+            bias = following.weight @ first.bias
+            if following.bias is not None:
+                bias = bias + following.bias
+            x = nn.functional.linear(first.standardize(x), following.weight * first.weight, bias)
+        else:
+            x = following(first(x))
+        for layer in layers:
+            x = layer(x)
+        return x
 
 
 class Actor(nn.Module):
@@ -118,7 +143,7 @@ class Critic(nn.Module):
 
 def mlp(
     widths: Sequence[int], norm: str = "none", order: Literal["after", "before"] = "after", dropout: float = 0.0
-) -> nn.Sequential:
+) -> Layers:
     """Linear layers of these widths with ReLU between them.
 
     Args:
@@ -138,15 +163,15 @@ def mlp(
         layers += [BatchNorm(following), nn.ReLU()] if before else [nn.ReLU()]
         if batch and not before:
             layers.append(BatchNorm(following))
-    return nn.Sequential(*layers, nn.Linear(widths[-2], widths[-1]))
+    return Layers(*layers, nn.Linear(widths[-2], widths[-1]))
 
 
-def residual(widths: Sequence[int]) -> nn.Sequential:
+def residual(widths: Sequence[int]) -> Layers:
     """FlashSAC's network: batch norm, a linear embedding, blocks of the width ``widths[1]``, RMS norm, a head."""
     inputs, width, outputs = widths[0], widths[1], widths[-1]
     blocks = [ResidualBlock(width) for _ in widths[1:-1]]
     embedding = [BatchNorm(inputs, eps=1e-5), nn.Linear(inputs, width, bias=False)]
-    return nn.Sequential(*embedding, *blocks, RMSNorm(width), nn.Linear(width, outputs))
+    return Layers(*embedding, *blocks, RMSNorm(width), nn.Linear(width, outputs))
 
 
 def initialize_units(network: nn.Module) -> None:

@@ -55,6 +55,8 @@ class Adam:
         self.step_count += 1
         step_size = lr / (1 - self.beta1**self.step_count)
         square_scale = (1 - self.beta2**self.step_count).sqrt()
+        # Stacked, they are computed once. Inductor would else compute both powers at every sixteenth element.
+        step_size, square_scale = torch.stack([step_size, square_scale]).to(self.mean[0].dtype).unbind()
         for parameter, gradient, mean, square in zip(self.parameters, gradients, self.mean, self.square, strict=True):
             mean.lerp_(gradient, 1 - self.beta1)
             square.lerp_(gradient * gradient, 1 - self.beta2)
