@@ -513,7 +513,8 @@ def test_one_batched_product_for_all_critics_gives_what_a_product_for_each_gives
         statistics = [value for name, value in loss.state_dict().items() if ".running_" in name]
         found.append([critic, actor, *gradients, *statistics])
     for left, right in zip(*found, strict=True):
-        torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-5 * float(right.detach().abs().max()))
+        # 1e-7: some gradients are 0 but for rounding, where a batch norm takes out again what they would change.
+        torch.testing.assert_close(left, right, rtol=1e-4, atol=max(1e-7, 1e-5 * float(right.detach().abs().max())))
 
 
 def dropout_masks(share: float, num_passes: int) -> list[Tensor]:
