@@ -10,7 +10,7 @@ import importlib.util
 import sys
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -86,7 +86,11 @@ def make(
     *,
     device: torch.device | str = "cpu",
     seed: int = 0,
+    physics: Literal["cpu", "warp"] | None = None,
     num_threads: int = 0,
+    solver: Literal["model", "newton"] = "model",
+    max_contacts: int = 0,
+    max_constraints: int = 0,
     **task_options: Any,
 ) -> BatchEnv:
     """Make `num_envs` worlds of a task.
@@ -96,20 +100,29 @@ def make(
         num_envs: how many worlds.
         device: where actions come from and transitions go.
         seed: seeds the first states of all episodes of all worlds; another seed shares no stream with it.
-        num_threads: threads for the physics; 0 takes every core.
+        physics, num_threads, solver, max_contacts, max_constraints: see `BatchEnv`.
         **task_options: the task's options, e.g. ``reset_noise_scale=0.01``.
 
     Raises:
         ValueError: an unknown task or option, or what `BatchEnv` refuses.
     """
+    options: dict[str, Any] = {
+        "device": device,
+        "seed": seed,
+        "physics": physics,
+        "num_threads": num_threads,
+        "solver": solver,
+        "max_contacts": max_contacts,
+        "max_constraints": max_constraints,
+    }
     if isinstance(task, Task):
         if task_options:
             raise ValueError(f"give options {sorted(task_options)} to {type(task).__name__}(...) itself, not to make()")
-        return BatchEnv(task, num_envs, device=device, seed=seed, num_threads=num_threads)
+        return BatchEnv(task, num_envs, **options)
     cls = find_task(task) if isinstance(task, str) else task
     try:
         instance = cls(**task_options)
     except TypeError as error:
-        options = [name for name in getattr(cls, "__dataclass_fields__", {})]
-        raise ValueError(f"task {cls.__name__}: {error}; its options are {', '.join(options) or 'none'}") from error
-    return BatchEnv(instance, num_envs, device=device, seed=seed, num_threads=num_threads)
+        known = [name for name in getattr(cls, "__dataclass_fields__", {})]
+        raise ValueError(f"task {cls.__name__}: {error}; its options are {', '.join(known) or 'none'}") from error
+    return BatchEnv(instance, num_envs, **options)

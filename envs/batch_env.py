@@ -6,8 +6,9 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
+import mujoco
 import numpy as np
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -16,6 +17,7 @@ from torch import Tensor
 from envs import transition as transitions
 from envs.physics import Physics
 from envs.physics.cpu import CpuPhysics
+from envs.physics.warp import WarpPhysics, require_warp
 from envs.task import Names, State, Task, load_model
 
 
@@ -54,11 +56,17 @@ class BatchEnv:
         num_envs: how many worlds.
         device: where actions come from and transitions go.
         seed: seeds the first states of all episodes of all worlds.
-        num_threads: threads for the physics; 0 takes every core.
+        physics: ``"cpu"`` (`mujoco.batch`, float64, the reference), ``"warp"`` (`mujoco_warp`, float32, on `device`),
+            or None: warp where `device` is CUDA.
+        num_threads: threads for the physics on the CPU; 0 takes every core.
+        solver: ``"model"``, what the model asks for, or ``"newton"``.
+        max_contacts, max_constraints: what Warp has memory for in each world (see `WarpPhysics`); 0: as a rollout
+            suggests. On the CPU the model itself says (``<size memory=.../>``).
 
     Raises:
-        ValueError: an impossible argument, a model that does not compile, an actuator without bounds, or a task
-            function whose result has a wrong shape, dtype or device.
+        ValueError: an impossible argument, a model that does not compile or that the engine cannot simulate, an
+            actuator without bounds, or a task function whose result has a wrong shape, dtype or device.
+        MemoryError: more worlds than fit into the GPU's memory.
     """
 
     def __init__(
@@ -68,7 +76,11 @@ class BatchEnv:
         *,
         device: torch.device | str = "cpu",
         seed: int = 0,
+        physics: Literal["cpu", "warp"] | None = None,
         num_threads: int = 0,
+        solver: Literal["model", "newton"] = "model",
+        max_contacts: int = 0,
+        max_constraints: int = 0,
     ):
         if num_envs < 1:
             raise ValueError(f"num_envs is {num_envs}; at least 1 world is needed")
@@ -76,18 +88,43 @@ class BatchEnv:
             raise ValueError(f"seed is {seed}; it must be 0 or more")
         if num_threads < 0:
             raise ValueError(f"num_threads is {num_threads}; give a number of threads, or 0 for every core")
+        for name, count in (("max_contacts", max_contacts), ("max_constraints", max_constraints)):
+            if count < 0:
+                raise ValueError(f"{name} is {count}; give a number for each world, or 0 for what a rollout suggests")
+        if physics not in ("cpu", "warp", None):
+            raise ValueError(f"physics is {physics!r}; there are cpu, warp, and None for what suits the device")
+        if solver not in ("model", "newton"):
+            raise ValueError(f"solver is {solver!r}; there are model (what the model asks for) and newton")
         for name in ("frame_skip", "max_episode_steps"):
             if getattr(task, name) < 1:
                 raise ValueError(f"{name} of task {type(task).__name__} is {getattr(task, name)}; at least 1 is needed")
         self.task, self.num_envs, self.device = task, num_envs, torch.device(device)
         model = load_model(task)
         self.action_low, self.action_high = _action_bounds(model, type(task).__name__, self.device)
-        task.bind(model, CpuPhysics.dtype, CpuPhysics.device)
+        if solver == "newton":
+            model.opt.solver = mujoco.mjtSolver.mjSOL_NEWTON
+        on_gpu = physics == "warp" or (physics is None and self.device.type == "cuda")
+        if (max_contacts or max_constraints) and not on_gpu:
+            raise ValueError(
+                "max_contacts and max_constraints go with physics warp; on the CPU the model says how much memory "
+                'contacts and constraints may take: <size memory="..."/>'
+            )
+        where = self.device if on_gpu else torch.device("cpu")
+        if on_gpu:
+            require_warp(where)
+        task.bind(model, (WarpPhysics if on_gpu else CpuPhysics).dtype, where)
         # torch's CPU generator takes the low 32 bits of its seed: hashed, seeds alike in those differ, too.
         hashed = int(np.random.SeedSequence(seed).generate_state(1)[0])
-        self._generator = torch.Generator(CpuPhysics.device).manual_seed(hashed)
+        self._generator = torch.Generator(where).manual_seed(hashed)
         model_fields = _randomized(task, num_envs, self._generator)
-        self.physics: Physics = CpuPhysics(model, num_envs, task.fields, task.fresh, model_fields, num_threads)
+        self.physics: Physics
+        if on_gpu:
+            sizes = {"max_contacts": max_contacts, "max_constraints": max_constraints}
+            self.physics = WarpPhysics(model, num_envs, task.fields, task.fresh, model_fields, where, **sizes)
+        else:
+            self.physics = CpuPhysics(model, num_envs, task.fields, task.fresh, model_fields, num_threads)
+        # Looking at a value makes the host wait for the GPU: there nothing is skipped, and bad actions are counted.
+        self._may_look = where.type == "cpu"
         self._names = Names(model, task.fields)
         self.action_dim = model.nu
         self.observation_dim = _check_functions(task, self.physics, self._names, num_envs, model.nu)
@@ -125,6 +162,8 @@ class BatchEnv:
         """
         before, observation = self._checked_state(action), self._observation
         ctrl = action.to(self.physics.device, copy=True)
+        usable = torch.isfinite(ctrl).all(dim=-1)
+        ctrl = torch.where(usable[:, None], ctrl, 0.0)
         self.physics.step(ctrl, self.task.frame_skip)
         after = State(self.physics.read(), self._names)
 
@@ -132,7 +171,8 @@ class BatchEnv:
         self.reward_terms = {name: term.clone() for name, term in terms.items()}
         next_observation, reward32 = self.task.observation(after).float(), reward.float()
         diverged = self.physics.unstable()
-        failed = diverged | ~torch.isfinite(next_observation).all(dim=-1) | ~torch.isfinite(reward32)
+        finite = usable & torch.isfinite(next_observation).all(dim=-1) & torch.isfinite(reward32)
+        failed = diverged | ~finite
         next_observation = torch.where(failed[:, None], observation, next_observation)
         reward32 = torch.where(failed, 0.0, reward32)
         self._elapsed = self._elapsed + 1
@@ -156,7 +196,7 @@ class BatchEnv:
                 f"the action is {action.dtype} of shape {tuple(action.shape)}; "
                 f"expected torch.float32 of shape {(self.num_envs, self.action_dim)}"
             )
-        if not torch.isfinite(action).all():
+        if self._may_look and not torch.isfinite(action).all():
             world = int((~torch.isfinite(action)).any(dim=-1).nonzero()[0])
             raise ValueError(f"the action of world {world} is not finite: {action[world].tolist()}")
         return self._state
@@ -170,6 +210,11 @@ class BatchEnv:
         state, first = self._place(mask, *self.task.reset(self.num_envs, self._generator))
         diverged = mask & self.physics.unstable()
         failed = diverged | (mask & ~torch.isfinite(first).all(dim=-1))
+        if not self._may_look:
+            self._add("unstable", diverged)
+            self._add("nonfinite", failed & ~diverged)
+            # To try again would cost every step another reset: the world fails at its next step, and starts anew then.
+            return state, torch.where(failed[:, None], 0.0, first)
         if failed.any():
             self._add("unstable", diverged)
             self._add("nonfinite", failed & ~diverged)
@@ -187,7 +232,7 @@ class BatchEnv:
 
     def _reset_where(self, done: Tensor, state: State, observation: Tensor) -> tuple[State, Tensor]:
         """The states and observations to go on from, with a new episode where `done`."""
-        if not done.any():
+        if self._may_look and not done.any():
             return state, observation.clone()  # the transition keeps the other one
         state, first = self._start(done)
         self._elapsed = torch.where(done, 0, self._elapsed)
@@ -225,7 +270,7 @@ class BatchEnv:
         totals = {name: float(value) for name, value in self._totals.items()}
         self._tell(totals, "unstable", "physics diverged: a smaller timestep, or actions less extreme, may help")
         self._tell(totals, "nonfinite", "observation or reward was not finite: look at the task's own functions")
-        self._tell(totals, "overflowed", "contacts or constraints did not fit: raise <size memory=.../> in the MJCF")
+        self._tell(totals, "overflowed", f"contacts or constraints did not fit: {self.physics.overflow_advice}")
         return totals
 
     def _tell(self, totals: dict[str, float], name: str, what: str) -> None:

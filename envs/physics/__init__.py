@@ -14,6 +14,9 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
+POST_CONSTRAINT = ("cacc", "cfrc_int", "cfrc_ext")
+"""Fields that mj_step leaves as they were; mj_rnePostConstraint, which Gymnasium calls after it, computes them."""
+
 
 class Physics(Protocol):
     """N worlds of one model. Every tensor is in the engine's `dtype` and on its `device`."""
@@ -41,6 +44,11 @@ class Physics(Protocol):
 
     def overflowed(self) -> Tensor:
         """Worlds in which the last `step` or `reset` dropped contacts or constraints for lack of memory, (N,) bool."""
+        ...
+
+    @property
+    def overflow_advice(self) -> str:
+        """What to do where worlds overflowed."""
         ...
 
     def get_state(self) -> TensorDict:

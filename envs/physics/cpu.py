@@ -15,8 +15,8 @@ from mujoco.batch import DATA_FIELDS, Batch, SimulationError
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
-# mj_step leaves these as they were: mj_rnePostConstraint computes them, which Gymnasium calls after every step.
-_POST_CONSTRAINT = ("cacc", "cfrc_int", "cfrc_ext")
+from envs.physics import POST_CONSTRAINT
+
 _NONE, _VELOCITY = int(mujoco.mjtStage.mjSTAGE_NONE), int(mujoco.mjtStage.mjSTAGE_VEL)
 
 _log = logging.getLogger("saltus.mujoco")
@@ -55,6 +55,7 @@ class CpuPhysics:
 
     dtype = torch.float64
     device = torch.device("cpu")
+    overflow_advice = "raise <size memory=.../> in the MJCF"
 
     def __init__(
         self,
@@ -74,7 +75,7 @@ class CpuPhysics:
         if model.ntree == 1:
             # One kinematic tree has one island of constraints: to look for it changes no bit, and takes time.
             self.model.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_ISLAND)
-        self._post_constraint = tuple(field for field in fields if field in _POST_CONSTRAINT)
+        self._post_constraint = tuple(field for field in fields if field in POST_CONSTRAINT)
         # A batch that keeps each world's MjData can continue from stages computed ahead (fresh), and show it whole.
         persistent = fresh or bool(self._post_constraint)
         self._batch = Batch(self.model, num_worlds, num_threads or available_cores(), persistent)

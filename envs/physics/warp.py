@@ -1,0 +1,411 @@
+"""GPU physics: `mujoco_warp` in float32, one CUDA graph for a control step and one for a reset.
+
+On a device without CUDA Warp runs the same kernels on the CPU, slowly: that is for tests.
+
+Nothing here waits for the device, and no shape depends on a value. What differs from the CPU engine, beside float32:
+no solver but Newton and CG, the order of floating-point sums on CUDA (so that two runs differ in the last bits), and
+contacts and constraints in arrays of fixed size.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import importlib.util
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import mujoco
+import numpy as np
+import psutil
+import torch
+from mujoco.batch import Batch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
+
+from envs.physics import POST_CONSTRAINT
+
+_LARGEST = 1e10  # mjMAXVAL: beyond it MuJoCo, too, takes a state for diverged
+# All that the next step depends on.
+_STATE = (
+    "time", "qpos", "qvel", "act", "history", "plastic", "qacc_warmstart", "ctrl", "qfrc_applied", "xfrc_applied",
+    "eq_active", "mocap_pos", "mocap_quat", "userdata",
+)  # fmt: skip
+# What follows from model fields that differ between worlds, and so differs, too.
+_DERIVED = (
+    "body_subtreemass", "body_invweight0", "dof_invweight0", "geom_aabb", "geom_rbound", "eq_data", "cam_pos0",
+    "cam_poscom0", "cam_mat0", "light_pos0", "light_poscom0", "light_dir0", "tendon_length0", "tendon_invweight0",
+    "actuator_acc0",
+)  # fmt: skip
+
+
+def require_warp(device: torch.device) -> None:
+    """Raise ValueError, with the way out, where Warp physics cannot run on `device`."""
+    missing = [name for name in ("warp", "mujoco_warp") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ValueError(f"physics warp needs {' and '.join(missing)}: pip install 'saltus[warp]', or take physics cpu")
+    if device.type == "cpu":
+        return
+    if not torch.cuda.is_available():
+        raise ValueError("physics warp on cuda: torch sees no CUDA device. Take physics cpu, or device cpu for tests")
+    wp, _ = _modules()
+    if not wp.is_cuda_available():
+        raise ValueError(
+            "physics warp on cuda: torch sees the GPU and warp does not, most likely because the driver is older than "
+            "the CUDA that warp was built with. Update the driver, or take physics cpu"
+        )
+
+
+def _modules() -> tuple[Any, Any]:
+    """warp and mujoco_warp, imported when they are first needed: they are optional, and slow to import."""
+    import warp
+
+    warp.config.log_level = warp.LOG_WARNING  # it would print a line for each of a hundred kernels
+    import mujoco_warp
+
+    return warp, mujoco_warp
+
+
+class WarpPhysics:
+    """The Physics protocol on `mujoco_warp`.
+
+    Args:
+        model: the compiled model. A PGS solver becomes Newton's, with a warning: Warp has no PGS.
+        num_worlds: how many worlds of it.
+        fields: the MjData fields that `read` returns.
+        fresh: whether `read` gives position- and velocity-dependent fields of the state after the step, or of the last
+            evaluation within it, as a plain mj_step leaves them.
+        model_fields: MjModel fields that differ between worlds, (num_worlds, ...) by name.
+        device: ``cuda``, or ``cpu`` for tests.
+        max_contacts: contacts for which there is memory, per world; worlds share it. 0: as a rollout with random
+            controls suggests (`calibrate`).
+        max_constraints: rows of constraints (a contact has several) for which there is memory in each world; 0:
+            likewise.
+
+    Raises:
+        ValueError: no Warp, no CUDA, an old driver; a model with something that Warp does not have; a field that cannot
+            be read or cannot differ between worlds.
+        MemoryError: more worlds than the device's memory holds; nothing has been allocated then.
+    """
+
+    dtype = torch.float32
+
+    def __init__(
+        self,
+        model: mujoco.MjModel,
+        num_worlds: int,
+        fields: tuple[str, ...],
+        fresh: bool,
+        model_fields: dict[str, Tensor] | None = None,
+        device: torch.device | str = "cuda",
+        max_contacts: int = 0,
+        max_constraints: int = 0,
+    ):
+        self.device = torch.device(device)
+        require_warp(self.device)
+        self._warp, self._mujoco_warp = _modules()
+        self.model, self.num_worlds = with_supported_solver(model), num_worlds
+        if not max_contacts or not max_constraints:
+            contacts, constraints = calibrate(self.model)
+            max_contacts, max_constraints = max_contacts or contacts, max_constraints or constraints
+        self.max_contacts, self.max_constraints = max_contacts, max_constraints
+        self._fields, self._fresh, self._model_fields = fields, fresh, dict(model_fields or {})
+        self._post_constraint = any(field in POST_CONSTRAINT for field in fields)
+        with self._scope():
+            self.num_bytes = num_bytes(self.model, num_worlds, max_contacts, max_constraints)
+            self._require_memory()
+            self._warp_model = self._put_model()
+            self._data = self._make_data(num_worlds)
+            self._set_model_fields()
+            self._views = {field: self._view(field) for field in fields}
+            self._state = {field: view for field in _STATE if (view := self._view(field)).numel()}
+            self._make_inputs()
+        self._place_worlds = Captured(self._reset_and_forward, self.device)
+        self._control_steps: dict[int, Captured] = {}
+        self._overflow_seen = torch.zeros((), dtype=torch.int32, device=self.device)
+        self._unstable = torch.zeros(num_worlds, dtype=torch.bool, device=self.device)
+        self._last = {field: view.clone() for field, view in self._views.items()}
+        everywhere = torch.ones_like(self._unstable)
+        self.reset(everywhere, self._inputs["_qpos"].clone(), self._inputs["_qvel"].clone())
+
+    @contextmanager
+    def _scope(self) -> Iterator[None]:
+        """Warp on this engine's device and on torch's stream, so that both see each other's work in order."""
+        wp = self._warp
+        if self.device.type == "cpu":
+            with wp.ScopedDevice("cpu"):
+                yield
+            return
+        stream = wp.stream_from_torch(torch.cuda.current_stream(self.device))
+        with torch.cuda.device(self.device), wp.ScopedDevice(stream.device), wp.ScopedStream(stream):
+            yield
+
+    def _require_memory(self) -> None:
+        free = free_bytes(self.device)
+        if self.num_bytes > 0.95 * free:
+            raise MemoryError(
+                f"{self.num_worlds} worlds take {self.num_bytes / 1e9:.2f} GB on {self.device}, where "
+                f"{free / 1e9:.2f} GB are free: lower num_envs (each world takes "
+                f"{self.num_bytes / self.num_worlds / 1e3:.0f} kB), max_constraints ({self.max_constraints}) or "
+                f"max_contacts ({self.max_contacts})"
+            )
+
+    def _put_model(self) -> Any:
+        expanded = {*self._model_fields, *_DERIVED} if self._model_fields else set()
+        specs = {item.name: item.type for item in dataclasses.fields(self._mujoco_warp.Model)}
+        batched = {name for name, spec in specs.items() if getattr(spec, "shape", ())[:1] == ("*",)}
+        unknown = sorted(set(self._model_fields) - batched)
+        if unknown:
+            raise ValueError(
+                f"model fields that cannot differ between worlds in Warp: {', '.join(unknown)}. Leave them out of "
+                f"randomize, or take physics cpu; there are {', '.join(sorted(batched))}"
+            )
+        try:
+            model = self._mujoco_warp.put_model(
+                self.model, batch_sizes={name: self.num_worlds for name in sorted(expanded & batched)}
+            )
+        except (NotImplementedError, ValueError) as error:
+            raise ValueError(
+                f"Warp cannot simulate this model: {error} Change the model, or take physics cpu, which can"
+            ) from error
+        model.opt.warn_overflow = 0  # printed from within kernels; counted here instead
+        if self.device.type == "cuda" and not self._warp.is_conditional_graph_supported():
+            model.opt.graph_conditional = False  # a driver before 12.4: every solver iteration runs in every world
+        return model
+
+    def _make_data(self, num_worlds: int) -> Any:
+        return self._mujoco_warp.make_data(
+            self.model, nworld=num_worlds, nconmax=self.max_contacts, njmax=self.max_constraints
+        )
+
+    def _set_model_fields(self) -> None:
+        for name, values in self._model_fields.items():
+            view = self._warp.to_torch(getattr(self._warp_model, name))
+            view.copy_(values.to(self.device, self.dtype).reshape(view.shape))
+        if self._model_fields:
+            self._mujoco_warp.set_const(self._warp_model, self._data)
+
+    def _view(self, field: str) -> Tensor:
+        """An array of Warp's, without copying, in the shape that MjData has it in."""
+        array = getattr(self._data, field, None)
+        shape = getattr(mujoco.MjData(self.model), field, np.empty(0))
+        shape = np.shape(shape)
+        if not isinstance(array, self._warp.array) or array.shape[:1] != (self.num_worlds,):
+            raise ValueError(f"not readable fields of MjData in Warp: {field}; there are {', '.join(self._readable())}")
+        if 0 in array.shape:
+            return torch.zeros((self.num_worlds, *shape), dtype=self.dtype, device=self.device)
+        return self._warp.to_torch(array).reshape(self.num_worlds, *shape)
+
+    def _readable(self) -> list[str]:
+        names = (item.name for item in dataclasses.fields(self._data))
+        data = mujoco.MjData(self.model)
+        return sorted(
+            name
+            for name in names
+            if hasattr(data, name)
+            and isinstance(array := getattr(self._data, name), self._warp.array)
+            and array.shape[:1] == (self.num_worlds,)
+        )
+
+    def _make_inputs(self) -> None:
+        """Arrays at fixed addresses, from which graphs read, and the kernel that places worlds."""
+        wp = self._warp
+        self._ctrl, self._qacc = wp.to_torch(self._data.ctrl), wp.to_torch(self._data.qacc)
+        self._overflow = wp.to_torch(self._data.overflow)
+        kinds = self._mujoco_warp.OverflowType
+        self._dropping = int(kinds.ALL & ~(kinds.ITERATIONS | kinds.LS_ITERATIONS))
+        self._mask = wp.zeros(self.num_worlds, dtype=bool)
+        self._qpos, self._qvel = wp.clone(self._data.qpos), wp.zeros_like(self._data.qvel)
+        self._inputs = {name: wp.to_torch(getattr(self, name)) for name in ("_mask", "_qpos", "_qvel")}
+
+        @wp.kernel(enable_backward=False)
+        def place(mask: wp.array[bool], source: wp.array2d[float], target: wp.array2d[float]) -> None:  # type: ignore
+            world, index = wp.tid()
+            if mask[world]:
+                target[world, index] = source[world, index]
+
+        self._place = place
+
+    def read(self) -> dict[str, Tensor]:
+        return {field: values.clone() for field, values in self._last.items()}
+
+    def step(self, ctrl: Tensor, frame_skip: int) -> None:
+        if frame_skip not in self._control_steps:
+            self._control_steps[frame_skip] = Captured(lambda: self._control_step(frame_skip), self.device)
+        with self._scope():
+            self._ctrl.copy_(ctrl)
+            self._overflow.zero_()
+            self._control_steps[frame_skip]()
+        self._look_for_failures()
+        self._last = {field: view.clone() for field, view in self._views.items()}
+
+    def _control_step(self, frame_skip: int) -> None:
+        mjw, model, data = self._mujoco_warp, self._warp_model, self._data
+        for _ in range(frame_skip):
+            mjw.step(model, data)
+        if self._post_constraint:
+            mjw.rne_postconstraint(model, data)
+        if self._fresh:
+            mjw.fwd_position(model, data)
+            mjw.sensor_pos(model, data)
+            mjw.fwd_velocity(model, data)
+            mjw.sensor_vel(model, data)
+
+    def reset(self, mask: Tensor, qpos: Tensor, qvel: Tensor) -> None:
+        with self._scope():
+            for name, values in (("_mask", mask), ("_qpos", qpos), ("_qvel", qvel)):
+                self._inputs[name].copy_(values)
+            self._overflow.zero_()
+            self._place_worlds()
+        self._look_for_failures()
+        # Every world has been computed anew; the others keep showing what their last step left.
+        for field, last in self._last.items():
+            shown = mask.reshape(-1, *[1] * (last.dim() - 1))
+            # As mj_resetData and mj_forward leave it.
+            new = torch.zeros_like(last) if field in POST_CONSTRAINT else self._views[field]
+            self._last[field] = torch.where(shown, new, last)
+
+    def _reset_and_forward(self) -> None:
+        wp, mjw, data = self._warp, self._mujoco_warp, self._data
+        mjw.reset_data(self._warp_model, data, reset=self._mask)
+        for source, target in ((self._qpos, data.qpos), (self._qvel, data.qvel)):
+            wp.launch(self._place, dim=target.shape, inputs=[self._mask, source], outputs=[target])
+        mjw.forward(self._warp_model, data)
+
+    def _look_for_failures(self) -> None:
+        """On the device: Warp itself neither looks for bad states nor resets them."""
+        state = (self._state["qpos"], self._state["qvel"], self._qacc)
+        sound = torch.stack([(part.abs() <= _LARGEST).all(dim=-1) for part in state]).all(dim=0)
+        self._unstable = ~sound
+        dropped = self._overflow & self._dropping
+        self._overflowed = dropped != 0
+        self._overflow_seen |= dropped.amax()
+
+    def unstable(self) -> Tensor:
+        return self._unstable.clone()
+
+    def overflowed(self) -> Tensor:
+        return self._overflowed.clone()
+
+    @property
+    def overflow_advice(self) -> str:
+        full, kinds = int(self._overflow_seen), self._mujoco_warp.OverflowType
+        options = []
+        if full & ~int(kinds.NEFC | kinds.NJMAX_NNZ):
+            options.append(f"max_contacts (it is {self.max_contacts})")
+        if full & int(kinds.NEFC | kinds.NJMAX_NNZ):
+            options.append(f"max_constraints (it is {self.max_constraints})")
+        return f"raise {' and '.join(options) or 'max_contacts or max_constraints'}"
+
+    def get_state(self) -> TensorDict:
+        return TensorDict({field: view.clone() for field, view in self._state.items()}, batch_size=[self.num_worlds])
+
+    def set_state(self, state: TensorDictBase | Mapping[str, Any]) -> None:
+        for field, view in self._state.items():
+            view.copy_(state[field])
+
+    def mj_data(self, world: int) -> mujoco.MjData:
+        model = self._model_of(world)
+        data = mujoco.MjData(model)
+        for field, view in self._state.items():
+            if field != "qacc_warmstart":
+                setattr(data, field, view[world].double().cpu().numpy() if view.dim() > 1 else float(view[world]))
+        mujoco.mj_forward(model, data)
+        return data
+
+    def _model_of(self, world: int) -> mujoco.MjModel:
+        if not self._model_fields:
+            return self.model
+        model = copy.copy(self.model)
+        for name, values in self._model_fields.items():
+            getattr(model, name)[...] = values[world].cpu().numpy()
+        mujoco.mj_setConst(model, mujoco.MjData(model))
+        return model
+
+
+class Captured:
+    """Work on the device, as a CUDA graph from its second time on: the first compiles, which a capture must not."""
+
+    def __init__(self, work: Callable[[], None], device: torch.device):
+        self._work, self._device = work, device
+        self._calls, self._graph = 0, None
+
+    def __call__(self) -> None:
+        self._calls += 1
+        if self._device.type == "cuda" and self._calls == 2:
+            self._graph = self._capture()
+        if self._graph is None:
+            self._work()
+        else:
+            _modules()[0].capture_launch(self._graph)
+
+    def _capture(self) -> Any:
+        wp, _ = _modules()
+        stream = torch.cuda.Stream(self._device)  # torch's default stream cannot be captured
+        stream.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(stream), wp.ScopedStream(wp.stream_from_torch(stream)), wp.ScopedCapture() as capture:
+            self._work()
+        torch.cuda.current_stream(self._device).wait_stream(stream)
+        return capture.graph
+
+
+def with_supported_solver(model: mujoco.MjModel) -> mujoco.MjModel:
+    """A copy of the model with Newton's solver in the place of PGS, which Warp does not have."""
+    model = copy.copy(model)
+    if model.opt.solver == mujoco.mjtSolver.mjSOL_PGS:
+        warnings.warn(
+            "the model asks for the PGS solver, which Warp does not have: Newton's is used, which solves the same "
+            "problem to a smaller error. On the CPU, solver newton does the same",
+            stacklevel=2,
+        )
+        model.opt.solver = mujoco.mjtSolver.mjSOL_NEWTON
+    return model
+
+
+def calibrate(model: mujoco.MjModel, num_worlds: int = 32, num_steps: int = 1000) -> tuple[int, int]:
+    """Contacts and rows of constraints for which to have memory in each world: twice what a rollout needed, and 8.
+
+    The rollout, on the CPU engine, goes from the model's initial state under random controls, and is not cut where an
+    episode would end: what falls lies on the floor, with all its contacts.
+    """
+    generator = np.random.default_rng(0)
+    batch = Batch(model, num_worlds, min(num_worlds, 8), False)
+    batch.reset()
+    low, high = np.where(model.actuator_ctrllimited[:, None], model.actuator_ctrlrange, [-1.0, 1.0]).T
+    most = np.zeros(2, dtype=int)
+    for _ in range(num_steps // 10):
+        batch.bind("ctrl")[...] = generator.uniform(low, high, (num_worlds, model.nu))
+        batch.step(nstep=10)
+        most = np.maximum(most, [batch.bind("ncon").max(), batch.bind("nefc").max()])
+    contacts, constraints = (8 * math.ceil((2 * int(count) + 8) / 8) for count in most)
+    return contacts, constraints
+
+
+def num_bytes(model: mujoco.MjModel, num_worlds: int, max_contacts: int, max_constraints: int) -> int:
+    """What Warp allocates for so many worlds, on whatever device is current: the same for each world."""
+    _, mjw = _modules()
+    one, two = (
+        _array_bytes(mjw.make_data(model, nworld=count, nconmax=max_contacts, njmax=max_constraints))
+        for count in (1, 2)
+    )
+    return one + (two - one) * (num_worlds - 1)
+
+
+def _array_bytes(data: Any) -> int:
+    wp, _ = _modules()
+    total = 0
+    for item in dataclasses.fields(data):
+        value = getattr(data, item.name)
+        if isinstance(value, wp.array):
+            total += value.capacity
+        elif dataclasses.is_dataclass(value):
+            total += _array_bytes(value)
+    return total
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that is free on a device."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available

@@ -1,0 +1,369 @@
+"""One contract, two engines. Warp runs on its CPU device here: the same kernels as on a GPU, without graphs."""
+
+from __future__ import annotations
+
+import copy
+import re
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import mujoco
+import numpy as np
+import pytest
+import torch
+from env_helpers import MODEL
+from torch import Tensor
+
+from envs.physics import Physics
+from envs.physics.cpu import CpuPhysics
+from envs.physics.warp import WarpPhysics, calibrate, num_bytes
+
+ENGINES = ["cpu", "warp"]
+FIELDS = ("qpos", "qvel", "xpos", "xmat", "sensordata", "cfrc_ext", "time")
+SKIP, WORLDS = 3, 4
+TOLERANCE = {"cpu": 0.0, "warp": 2e-4}  # relative to the largest number of a field, over a few control steps
+
+both_engines = pytest.mark.parametrize("engine", ENGINES)
+
+
+def make(
+    engine: str, fields: tuple[str, ...] = FIELDS, fresh: bool = False, xml: str = MODEL, **options: Any
+) -> Physics:
+    model = mujoco.MjModel.from_xml_string(xml)
+    if engine == "cpu":
+        return CpuPhysics(model, WORLDS, fields, fresh, **options)
+    return WarpPhysics(
+        model, WORLDS, fields, fresh, device="cpu", **{"max_contacts": 16, "max_constraints": 48, **options}
+    )
+
+
+def starts(physics: Physics, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """First states, off the model's own, with the ball just above the floor."""
+    generator = torch.Generator().manual_seed(seed)
+    model = physics.model
+    qpos = torch.as_tensor(model.qpos0).repeat(WORLDS, 1)
+    qpos[:, :2] += 0.2 * torch.rand(WORLDS, 2, generator=generator, dtype=torch.float64)
+    qpos[:, 4] = 0.12
+    qvel = 0.2 * torch.rand(WORLDS, model.nv, generator=generator, dtype=torch.float64) - 0.1
+    # Numbers that both precisions have.
+    return qpos.float().to(physics.dtype), qvel.float().to(physics.dtype)
+
+
+def controls(step: int) -> Tensor:
+    return 2 * torch.rand(WORLDS, 2, generator=torch.Generator().manual_seed(100 + step)) - 1
+
+
+def started(engine: str, **options: Any) -> Physics:
+    physics = make(engine, **options)
+    physics.reset(torch.ones(WORLDS, dtype=torch.bool), *starts(physics))
+    return physics
+
+
+def stepped(physics: Physics, count: int, first: int = 0) -> dict[str, Tensor]:
+    for step in range(first, first + count):
+        physics.step(controls(step), SKIP)
+    return physics.read()
+
+
+def by_mujoco(physics: Physics, world: int, count: int, model: mujoco.MjModel | None = None) -> mujoco.MjData:
+    """The world's motion, step by step, as MuJoCo itself has it."""
+    model = model or physics.model
+    data = mujoco.MjData(model)
+    qpos, qvel = starts(physics)
+    data.qpos[:], data.qvel[:] = qpos[world], qvel[world]
+    mujoco.mj_forward(model, data)
+    for step in range(count):
+        data.ctrl[:] = controls(step)[world]
+        mujoco.mj_step(model, data, SKIP)
+    return data
+
+
+def assert_near(found: Tensor, expected: Any, tolerance: float, what: str) -> None:
+    expected = expected.double() if isinstance(expected, Tensor) else torch.tensor(expected, dtype=torch.float64)
+    size = max(1.0, float(expected.abs().max()))
+    torch.testing.assert_close(
+        found.double(), expected, rtol=0, atol=tolerance * size, msg=lambda text: f"{what}: {text}"
+    )
+
+
+def same(left: dict[str, Tensor], right: dict[str, Tensor], worlds: Any = slice(None)) -> bool:
+    return left.keys() == right.keys() and all(torch.equal(left[key][worlds], right[key][worlds]) for key in left)
+
+
+@both_engines
+def test_fields_have_mujocos_shapes_and_belong_to_the_caller(engine: str):
+    physics = started(engine)
+    fields, data = stepped(physics, 2), mujoco.MjData(physics.model)
+    assert tuple(fields) == FIELDS
+    for name, values in fields.items():
+        assert values.shape == (WORLDS, *np.shape(getattr(data, name)))
+        assert (values.dtype, values.device) == (physics.dtype, physics.device)
+    kept = {name: values.clone() for name, values in fields.items()}
+    for values in fields.values():
+        values.fill_(7)
+    assert same(physics.read(), kept)
+    physics.unstable().fill_(True)
+    assert not physics.unstable().any()
+    taken = physics.read()
+    stepped(physics, 2)
+    assert same(taken, kept), "a later step changed what had been read"
+
+
+@both_engines
+def test_a_step_is_mujocos(engine: str):
+    physics = started(engine)
+    fields = stepped(physics, 5)
+    for world in range(WORLDS):
+        data = by_mujoco(physics, world, 5)
+        assert data.ncon, "the ball is to touch the floor"
+        mujoco.mj_rnePostConstraint(physics.model, data)
+        for name in FIELDS:
+            # A contact's forces, and what accelerometers feel of them, are a difference of large numbers.
+            loose = 20 if name in ("cfrc_ext", "sensordata") else 1
+            assert_near(fields[name][world], getattr(data, name), loose * TOLERANCE[engine], name)
+
+
+@both_engines
+@pytest.mark.parametrize("fields", [("qpos", "qvel", "xpos", "sensordata"), FIELDS], ids=["plain", "contact forces"])
+def test_fresh_fields_are_those_of_the_state_after_the_step(engine: str, fields: tuple[str, ...]):
+    fresh, stale = started(engine, fields=fields, fresh=True), started(engine, fields=fields)
+    new, old = stepped(fresh, 4), stepped(stale, 4)
+    for name in ("qpos", "qvel"):
+        assert torch.equal(new[name], old[name]), "freshness changed the motion"
+    model, data = fresh.model, mujoco.MjData(fresh.model)
+    for world in range(WORLDS):
+        data.qpos[:], data.qvel[:] = new["qpos"][world], new["qvel"][world]
+        mujoco.mj_forward(model, data)
+        assert_near(new["xpos"][world], data.xpos, 1e-6, "xpos")
+        assert_near(new["sensordata"][world, :4], data.sensordata[:4], 1e-5, "position and velocity sensors")
+        assert np.abs(old["xpos"][world].numpy() - data.xpos).max() > 1e-4
+    # The accelerometer describes the last physics step.
+    assert_near(new["sensordata"][:, 4:], old["sensordata"][:, 4:], 1e-6, "accelerometer")
+
+
+@both_engines
+def test_a_reset_is_seen_and_felt_where_the_mask_holds_and_nowhere_else(engine: str):
+    physics, undisturbed = started(engine), started(engine)
+    before = stepped(physics, 4)
+    stepped(undisturbed, 4)
+    mask = torch.tensor([False, True, False, True])
+    qpos, qvel = starts(physics, seed=5)
+    physics.reset(mask, qpos, qvel)
+    after = physics.read()
+    assert same(after, before, ~mask)
+    assert torch.equal(after["qpos"][mask], qpos[mask])
+    assert torch.equal(after["qvel"][mask], qvel[mask])
+    assert (after["time"][mask] == 0).all()
+    assert (after["cfrc_ext"][mask] == 0).all(), "as after mj_resetData"
+    data = mujoco.MjData(physics.model)
+    data.qpos[:], data.qvel[:] = qpos[1], qvel[1]
+    mujoco.mj_forward(physics.model, data)
+    assert_near(after["xpos"][1], data.xpos, 1e-6, "xpos at once")
+    assert same(stepped(physics, 3, first=4), stepped(undisturbed, 3, first=4), ~mask)
+
+
+@both_engines
+def test_nothing_of_an_earlier_episode_is_left_in_a_new_one(engine: str):
+    physics, new = started(engine), make(engine)
+    stepped(physics, 7)
+    everywhere = torch.ones(WORLDS, dtype=torch.bool)
+    for one in (physics, new):
+        one.reset(everywhere, *starts(physics, seed=2))
+    assert same(stepped(physics, 4), stepped(new, 4))
+
+
+@both_engines
+@pytest.mark.parametrize(("field", "value"), [("qpos", np.nan), ("qvel", np.nan), ("qvel", 1e12), ("qpos", -np.inf)])
+def test_a_diverged_world_is_named_and_mended_and_the_others_do_not_notice(engine: str, field: str, value: float):
+    physics, sound = started(engine), started(engine)
+    stepped(physics, 2)
+    stepped(sound, 2)
+    if engine == "cpu":
+        physics._batch.bind(field)[1] = value
+    else:
+        physics._state[field][1] = value
+    others = torch.tensor([True, False, True, True])
+    found, expected = stepped(physics, 1, first=2), stepped(sound, 1, first=2)
+    assert physics.unstable().tolist() == (~others).tolist()
+    assert same(found, expected, others)
+    qpos, qvel = starts(physics, seed=3)
+    for one in (physics, sound):
+        one.reset(~others, qpos, qvel)
+    assert not physics.unstable().any()
+    assert same(stepped(physics, 3, first=3), stepped(sound, 3, first=3)), "something of the failure is left"
+    assert not physics.unstable().any()
+
+
+@both_engines
+def test_a_first_state_that_is_no_state_is_named(engine: str):
+    physics = make(engine)
+    qpos, qvel = starts(physics)
+    qvel[2, 0] = np.nan
+    physics.reset(torch.ones(WORLDS, dtype=torch.bool), qpos, qvel)
+    assert physics.unstable().tolist() == [False, False, True, False]
+
+
+@both_engines
+def test_a_state_continues_bit_for_bit(engine: str):
+    physics, other = started(engine), make(engine)
+    stepped(physics, 4)
+    state = physics.get_state()
+    assert state.batch_size == (WORLDS,)
+    expected = stepped(physics, 3, first=4)
+    other.set_state(state)
+    assert same(stepped(other, 3, first=4), expected)
+    physics.set_state(state)
+    assert same(stepped(physics, 3, first=4), expected), "the state changed when the simulation went on"
+
+
+@both_engines
+def test_mj_data_is_the_world_with_everything_computed(engine: str):
+    physics = started(engine)
+    fields = stepped(physics, 3)
+    data = physics.mj_data(2)
+    assert_near(fields["qpos"][2], data.qpos, 0, "qpos")
+    assert data.time == pytest.approx(float(fields["time"][2]))
+    assert np.abs(data.site_xpos).max() > 0.1
+    assert_near(
+        stepped(physics, 1, first=3)["qpos"][2], by_mujoco(physics, 2, 4).qpos, TOLERANCE[engine], "undisturbed"
+    )
+
+
+@both_engines
+def test_worlds_of_models_of_their_own_move_as_those(engine: str):
+    mass = torch.as_tensor(mujoco.MjModel.from_xml_string(MODEL).body_mass).repeat(WORLDS, 1)
+    mass[:, 2] *= torch.tensor([1.0, 2.0, 3.0, 4.0])
+    physics = started(engine, model_fields={"body_mass": mass})
+    fields = stepped(physics, 5)
+    for world in range(WORLDS):
+        model = copy.copy(physics.model)
+        model.body_mass[:] = mass[world]
+        mujoco.mj_setConst(model, mujoco.MjData(model))
+        data = by_mujoco(physics, world, 5, model)
+        assert_near(fields["qpos"][world], data.qpos, TOLERANCE[engine], "qpos")
+        # Rendering shows the world with its own model, at rest as well as in motion.
+        shown = mujoco.MjData(model)
+        shown.qpos[:], shown.qvel[:], shown.ctrl[:] = fields["qpos"][world], fields["qvel"][world], controls(4)[world]
+        mujoco.mj_forward(model, shown)
+        assert_near(torch.as_tensor(physics.mj_data(world).qfrc_bias), shown.qfrc_bias, 1e-6, "qfrc_bias")
+    assert (fields["qvel"][0] - fields["qvel"][3]).abs().max() > 0.01
+
+
+# Spheres that lie on a floor: a contact each.
+HEAP = (
+    "<mujoco>{size}<worldbody><geom type='plane' size='5 5 .1'/>"
+    + "".join(f"<body pos='{x} 0 .1'><freejoint/><geom size='.1' mass='1'/></body>" for x in (0, 0.5, 1, 1.5, 2, 2.5))
+    + "<body pos='0 1 1'><joint name='j'/><geom size='.1'/></body></worldbody>"
+    "<actuator><motor joint='j' ctrlrange='-1 1'/></actuator></mujoco>"
+)
+OVERFLOWS = [
+    pytest.param("cpu", "<size memory='12000'/>", {}, "<size memory=.../>", id="cpu"),
+    pytest.param("warp", "", {"max_contacts": 2, "max_constraints": 99}, "max_contacts (it is 2)", id="contacts"),
+    pytest.param("warp", "", {"max_contacts": 16, "max_constraints": 8}, "max_constraints (it is 8)", id="constraints"),
+]
+
+
+@pytest.mark.parametrize(("engine", "size", "options", "advice"), OVERFLOWS)
+def test_what_did_not_fit_is_noticed_and_the_way_out_named(engine: str, size: str, options: dict, advice: str):
+    small = make(engine, fields=("qpos",), xml=HEAP.format(size=size), **options)
+    ample = make(
+        engine, fields=("qpos",), xml=HEAP.format(size=""), **({} if engine == "cpu" else {"max_constraints": 99})
+    )
+    for physics in (small, ample):
+        physics.step(torch.zeros(WORLDS, 1), 2)
+    assert small.overflowed().any()
+    assert advice in small.overflow_advice
+    assert not ample.overflowed().any()
+
+
+@both_engines
+def test_a_field_that_cannot_be_read_is_answered_with_those_that_can(engine: str):
+    with pytest.raises(ValueError, match=r"not readable fields of MjData.*: xpostion; there are .*xpos, xquat"):
+        make(engine, fields=("qpos", "xpostion"))
+
+
+# What only Warp has.
+
+
+def quiet(work: Callable[[], Any]) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return work()
+
+
+def test_pgs_becomes_newton_with_one_warning_that_says_so():
+    xml = MODEL.replace('timestep="0.005"', 'timestep="0.005" solver="PGS"')
+    with pytest.warns(
+        UserWarning, match=r"PGS solver, which Warp does not have: Newton's is used.*solver newton"
+    ) as said:
+        physics = make("warp", xml=xml)
+    assert len([one for one in said if "PGS" in str(one.message)]) == 1
+    assert physics.model.opt.solver == mujoco.mjtSolver.mjSOL_NEWTON
+    quiet(lambda: make("warp"))
+
+
+def test_a_model_that_warp_cannot_simulate_is_refused_with_the_reason_and_the_way_out():
+    xml = MODEL.replace('timestep="0.005"', 'timestep="0.005" jacobian="dense"')
+    many = "".join("<body><joint type='slide' axis='1 0 0'/><geom size='.1' mass='1'/></body>" for _ in range(70))
+    xml = xml.replace("</worldbody>", many + "</worldbody>")
+    with pytest.raises(ValueError, match=r"Warp cannot simulate this model: Dense is unsupported.*physics cpu"):
+        make("warp", xml=xml)
+
+
+def test_a_model_field_that_cannot_differ_is_named():
+    with pytest.raises(ValueError, match=r"cannot differ between worlds in Warp: opt.*body_mass"):
+        make("warp", model_fields={"opt": torch.zeros(WORLDS)})
+
+
+def test_more_worlds_than_the_memory_holds_are_refused_before_they_are_made(monkeypatch: pytest.MonkeyPatch):
+    from envs.physics import warp as module
+
+    monkeypatch.setattr(module, "free_bytes", lambda device: 1_000)
+    with pytest.raises(MemoryError, match=r"4 worlds take .* GB on cpu, where 0.00 GB are free: lower num_envs.*48"):
+        make("warp")
+
+
+def test_the_bytes_announced_are_those_allocated():
+    physics = make("warp")
+    allocated = {}
+
+    def collect(data: Any) -> None:
+        for value in vars(data).values():
+            if type(value).__name__ in ("Contact", "Constraint"):
+                collect(value)
+            elif hasattr(value, "capacity"):
+                allocated[id(value)] = value.capacity
+
+    collect(physics._data)
+    assert physics.num_bytes == sum(allocated.values())
+    assert physics.num_bytes == num_bytes(physics.model, WORLDS, 16, 48)
+
+
+def test_calibration_leaves_room_for_what_lies_on_the_floor():
+    model = mujoco.MjModel.from_xml_string(HEAP.format(size=""))
+    contacts, constraints = calibrate(model)
+    assert contacts >= 2 * 6
+    assert constraints >= 2 * 6 * 4
+    assert calibrate(model) == (contacts, constraints)
+    physics = make("warp", fields=("qpos",), xml=HEAP.format(size=""), max_contacts=0, max_constraints=0)
+    assert (physics.max_contacts, physics.max_constraints) == (contacts, constraints)
+    for _ in range(20):
+        physics.step(torch.ones(WORLDS, 1), 5)
+        assert not physics.overflowed().any()
+
+
+def test_without_warp_or_cuda_the_message_names_the_way_out(monkeypatch: pytest.MonkeyPatch):
+    from envs.physics import warp as module
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=r"torch sees no CUDA device. Take physics cpu"):
+        module.require_warp(torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(
+        ValueError, match=r"torch sees the GPU and warp does not.*Update the driver, or take physics cpu"
+    ):
+        module.require_warp(torch.device("cuda"))
+    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=re.escape("needs warp and mujoco_warp: pip install 'saltus[warp]'")):
+        module.require_warp(torch.device("cpu"))
