@@ -99,19 +99,21 @@ class BatchEnv:
             if getattr(task, name) < 1:
                 raise ValueError(f"{name} of task {type(task).__name__} is {getattr(task, name)}; at least 1 is needed")
         self.task, self.num_envs, self.device = task, num_envs, torch.device(device)
+        if self.device.type == "cuda" and not torch.cuda.is_available():
+            raise ValueError(f"device {self.device} was asked for and torch sees no CUDA device: take device cpu")
+        on_gpu = physics == "warp" or (physics is None and self.device.type == "cuda")
+        where = self.device if on_gpu else torch.device("cpu")
+        if on_gpu:
+            require_warp(where)
         model = load_model(task)
         self.action_low, self.action_high = _action_bounds(model, type(task).__name__, self.device)
         if solver == "newton":
             model.opt.solver = mujoco.mjtSolver.mjSOL_NEWTON
-        on_gpu = physics == "warp" or (physics is None and self.device.type == "cuda")
         if (max_contacts or max_constraints) and not on_gpu:
             raise ValueError(
                 "max_contacts and max_constraints go with physics warp; on the CPU the model says how much memory "
                 'contacts and constraints may take: <size memory="..."/>'
             )
-        where = self.device if on_gpu else torch.device("cpu")
-        if on_gpu:
-            require_warp(where)
         task.bind(model, (WarpPhysics if on_gpu else CpuPhysics).dtype, where)
         # torch's CPU generator takes the low 32 bits of its seed: hashed, seeds alike in those differ, too.
         hashed = int(np.random.SeedSequence(seed).generate_state(1)[0])
@@ -300,7 +302,8 @@ class BatchEnv:
         Raises:
             ValueError: the state of another number of worlds or of another task.
         """
-        fields = {name: values.clone() for name, values in state["fields"].items()}
+        where = self.physics.device
+        fields = {name: values.to(where, copy=True) for name, values in state["fields"].items()}
         if set(fields) != set(self.task.fields) or state["elapsed"].shape != (self.num_envs,):
             raise ValueError(
                 f"this state is of {state['elapsed'].shape[0]} worlds with fields {sorted(fields)}; the environment "
@@ -308,10 +311,10 @@ class BatchEnv:
             )
         self.physics.set_state(state["physics"])
         self._state = State(fields, self._names)
-        self._observation = state["observation"].clone()
-        self._elapsed, self._return = state["elapsed"].clone(), state["return"].clone()
-        self._totals = {name: value.clone() for name, value in state["totals"].items()}
-        self._generator.set_state(state["generator"].clone())
+        self._observation = state["observation"].to(where, copy=True)
+        self._elapsed, self._return = (state[name].to(where, copy=True) for name in ("elapsed", "return"))
+        self._totals = {name: value.to(where, copy=True) for name, value in state["totals"].items()}
+        self._generator.set_state(state["generator"].cpu().clone())
 
     def _per_world(self, dtype: torch.dtype) -> Tensor:
         return torch.zeros(self.num_envs, dtype=dtype, device=self.physics.device)

@@ -213,7 +213,13 @@ def _load_policy(run_dir: Path, num_envs: int, seed: int) -> Any:
     device = resolve_device("auto" if config.device == "cuda" else config.device)
     seed = stream_seed(seed, "play")
     env = envs.make(
-        config.task, num_envs, device=device, seed=seed, num_threads=config.num_threads, **config.task_options
+        config.task,
+        num_envs,
+        device=device,
+        seed=seed,
+        physics="cpu",  # the reference, whatever the policy was trained on
+        num_threads=config.num_threads,
+        **config.task_options,
     )
     learner = Learner(dataclasses.replace(config, compile=False), env.observation_dim, env.action_dim, device)
     learner.load_state_dict(content["state"]["learner"])

@@ -28,8 +28,16 @@ class Config:
 
     num_envs: int = 128
     """Worlds that are simulated side by side."""
+    physics: Literal["auto", "cpu", "warp"] = "auto"
+    """Engine: mujoco.batch on the CPU, or mujoco_warp where the learner is; auto takes warp on cuda."""
     num_threads: int = 0
-    """CPU threads for the simulation; 0 takes every core."""
+    """CPU threads for the simulation on the CPU; 0 takes every core."""
+    solver: Literal["model", "newton"] = "model"
+    """Constraint solver: what the model asks for, or Newton's (warp has no PGS, which Humanoid's model asks for)."""
+    max_contacts: int = 0
+    """Contacts for which warp has memory, per world; 0: as a rollout with random actions suggests."""
+    max_constraints: int = 0
+    """Rows of constraints for which warp has memory in each world; 0: likewise."""
     total_env_steps: int = 2_000_000
     """Control steps, summed over worlds, after which the run ends."""
     learning_starts: int = 5_000
@@ -135,7 +143,7 @@ class Config:
         ):  # fmt: skip
             value = getattr(self, name)
             _require(isinstance(value, int) and value >= 1, name, value, "a whole number, at least 1")
-        for name in ("seed", "num_threads", "target_subset"):
+        for name in ("seed", "num_threads", "max_contacts", "max_constraints", "target_subset"):
             value = getattr(self, name)
             _require(isinstance(value, int) and value >= 0, name, value, "a whole number, 0 or more")
         for name in ("utd_ratio", "actor_lr", "critic_lr", "alpha_lr", "alpha_init", "value_range"):

@@ -15,6 +15,7 @@ from tensordict import TensorDict
 
 import envs
 from envs import transition as transitions
+from envs.physics.warp import WarpPhysics
 from pipeline import checkpoint
 from pipeline.buffer import ReplayBuffer
 from pipeline.config import Config
@@ -33,10 +34,10 @@ class Run:
     Args:
         config: what to run.
         run_dir: where its files are.
-        announce: told how much memory the replay buffer takes, before it takes it.
+        announce: told what memory is needed, and of what takes long.
 
     Raises:
-        ValueError: a task that does not work; MemoryError: a buffer that does not fit.
+        ValueError: a task that does not work; MemoryError: worlds or a buffer that do not fit.
     """
 
     def __init__(self, config: Config, run_dir: Path, announce: Callable[[str], None] = print):
@@ -44,7 +45,9 @@ class Run:
         self.device = resolve_device(config.device)
         torch.manual_seed(stream_seed(config.seed, "learner"))
         self._task = envs.find_task(config.task)  # once: a file that is edited meanwhile changes nothing
-        self.env = self._make_env(config.num_envs, stream_seed(config.seed, "environment"))
+        self.env = self._make_training_env()
+        if isinstance(self.env.physics, WarpPhysics):
+            announce(_memory_of(self.env.physics))
         dimensions = self.env.observation_dim, self.env.action_dim
         size = config.capacity * transitions.num_bytes(*dimensions)
         announce(f"replay buffer: {config.capacity:,} transitions, {size / 1e6:,.0f} MB on {self.device}")
@@ -58,10 +61,32 @@ class Run:
         self._logged: dict[str, float] = {}
         self._seconds_before, self._started = 0.0, time.monotonic()
 
-    def _make_env(self, num_envs: int, seed: int) -> envs.BatchEnv:
+    def _make_training_env(self) -> envs.BatchEnv:
         config = self.config
         return envs.make(
-            self._task, num_envs, device=self.device, seed=seed, num_threads=config.num_threads, **config.task_options
+            self._task,
+            config.num_envs,
+            device=self.device,
+            seed=stream_seed(config.seed, "environment"),
+            physics=None if config.physics == "auto" else config.physics,
+            num_threads=config.num_threads,
+            solver=config.solver,
+            max_contacts=config.max_contacts,
+            max_constraints=config.max_constraints,
+            **config.task_options,
+        )
+
+    def _make_evaluation_env(self) -> envs.BatchEnv:
+        """Worlds of the reference engine, whatever the policy is trained on."""
+        config = self.config
+        return envs.make(
+            self._task,
+            config.eval_episodes,
+            device=self.device,
+            seed=stream_seed(config.seed, "evaluation", self.env_steps),
+            physics="cpu",
+            num_threads=config.num_threads,
+            **config.task_options,
         )
 
     @property
@@ -115,6 +140,7 @@ class Run:
             "episode_length": since["episode_length"] / episodes,
             "unstable": int(totals["unstable"]),
             "nonfinite": int(totals["nonfinite"]),
+            "overflowed": int(totals["overflowed"]),
             **{name: float(self.metrics[name]) if name in self.metrics else float("nan") for name in LEARNER_METRICS},
             **{name: value / since["steps"] for name, value in since.items() if name.startswith("reward_terms/")},
             "seconds": self.seconds,
@@ -124,10 +150,12 @@ class Run:
         logger.metrics(row)
 
     def evaluate(self, logger: Logger) -> Evaluation:
-        """Play whole episodes with the deterministic policy, from starts that depend on the seed and the step."""
+        """Play whole episodes with the deterministic policy, from starts that depend on the seed and the step.
+
+        They are played on the CPU engine with the model's own solver, so that returns mean the same everywhere.
+        """
         logger.phase("evaluating")
-        env = self._make_env(self.config.eval_episodes, stream_seed(self.config.seed, "evaluation", self.env_steps))
-        result = evaluate(self.learner.policy, env)
+        result = evaluate(self.learner.policy, self._make_evaluation_env())
         low, high = result.interval
         row = {
             "env_steps": self.env_steps,
@@ -192,6 +220,14 @@ class Run:
         torch.set_rng_state(state["random"])
         if state["random_cuda"] is not None and self.device.type == "cuda":
             torch.cuda.set_rng_state(state["random_cuda"], self.device)
+
+
+def _memory_of(physics: WarpPhysics) -> str:
+    return (
+        f"physics: {physics.num_worlds:,} worlds, {physics.num_bytes / 1e6:,.0f} MB on {physics.device}, with room for "
+        f"{physics.max_contacts} contacts and {physics.max_constraints} rows of constraints each (--max-contacts, "
+        "--max-constraints)"
+    )
 
 
 def create(config: Config, run_dir: Path) -> None:

@@ -18,7 +18,7 @@ HINTS = typing.get_type_hints(Config)
 INTEGERS = [name for name, kind in HINTS.items() if kind is int]
 FLOATS = [name for name, kind in HINTS.items() if kind is float]
 POSITIVE = ["utd_ratio", "actor_lr", "critic_lr", "alpha_lr", "alpha_init", "value_range"]
-AT_LEAST_ZERO = ["seed", "num_threads", "target_subset"]
+AT_LEAST_ZERO = ["seed", "num_threads", "max_contacts", "max_constraints", "target_subset"]
 AT_LEAST_ONE = [name for name in INTEGERS if name not in AT_LEAST_ZERO]
 
 REFUSED = [

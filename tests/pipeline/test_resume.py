@@ -102,6 +102,7 @@ CASES: list[tuple[str, str, dict[str, Any]]] = [
     ("InvertedPendulum-v5", "flashsac", {"num_atoms": 11}),
     ("Hopper-v5", "sac", {"n_step": 3, "normalize_observations": True, "noise_repeat": 16, "buffer_size": 70}),
     ("Hopper-v5", "crossq", {"steps_per_round": 3, "reward_scaling": "bounded", "policy_tau": 0.1}),
+    ("Hopper-v5", "crossq", {"physics": "warp"}),
 ]
 
 

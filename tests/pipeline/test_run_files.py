@@ -28,7 +28,7 @@ from pipeline.run import Run
 from pipeline.train import train
 
 COLUMNS = {
-    "env_steps", "gradient_steps", "utd_ratio", "episodes", "episode_return", "episode_length", "unstable", "nonfinite",
+    "env_steps", "gradient_steps", "utd_ratio", "episodes", "episode_return", "episode_length", "unstable", "nonfinite", "overflowed",
     "critic_loss", "td_error", "actor_loss", "alpha_loss", "alpha", "entropy", "reward_terms/reward_survive", "seconds",
     "env_steps_per_second", "gradient_steps_per_second",
 }  # fmt: skip
@@ -83,7 +83,7 @@ def test_the_rows_of_metrics_agree_with_the_configuration_and_with_each_other(ro
             assert row["episode_return"] == pytest.approx(row["episode_length"] - 1)  # all but the fall is rewarded
         falls = since["episodes"] / since["env_steps"]
         assert row["reward_terms/reward_survive"] == pytest.approx(1 - falls)
-        assert row["unstable"] == row["nonfinite"] == 0
+        assert row["unstable"] == row["nonfinite"] == row["overflowed"] == 0
         before = row
 
 
