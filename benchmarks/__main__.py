@@ -8,6 +8,7 @@ from typing import Any
 import tyro
 
 from benchmarks.environment import environment
+from benchmarks.gpu import gpu
 from benchmarks.memory import memory
 from benchmarks.report import report
 from benchmarks.training import training
@@ -21,6 +22,7 @@ def main() -> None:
         "update": update,
         "training": training,
         "memory": memory,
+        "gpu": gpu,
         "report": report,
     }
     tyro.extras.subcommand_cli_from_dict(commands, prog="python -m benchmarks")

@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 import rich.table
+import torch
 from rich.console import Console
 from rich.table import Column
 
@@ -29,6 +30,8 @@ PACKAGES = (
     "torchrl",
     "tensordict",
     "mujoco",
+    "mujoco-warp",
+    "warp-lang",
     "gymnasium",
     "numpy",
     "envpool",
@@ -54,7 +57,9 @@ def hardware() -> dict[str, Any]:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    gpu = torch.cuda.get_device_properties(0) if torch.cuda.is_available() else None
     return {
+        "gpu": f"{gpu.name}, {gpu.total_memory / 1e9:.0f} GB" if gpu else None,
         "cpu": models[0] if models else platform.machine(),
         "cores": available_cores(),
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
@@ -115,12 +120,20 @@ def publish(
         measurements: everything that was measured.
         tables: the summary.
     """
-    machine = hardware()
-    path = output or RESULTS / f"{command}-cpu{machine['cores']}.json"
+    path = output or RESULTS / f"{command}-cpu{available_cores()}.json"
+    write(path, settings, measurements, tables)
+    show(tables, path)
+    return path
+
+
+def write(
+    path: Path, settings: Mapping[str, Any], measurements: Iterable[Mapping[str, Any]], tables: Sequence[Table]
+) -> None:
+    """Write a result's file."""
     content = {
         "command": shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]),
         "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "hardware": machine,
+        "hardware": hardware(),
         "versions": versions(),
         "settings": dict(settings),
         "measurements": list(measurements),
@@ -128,11 +141,14 @@ def publish(
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def show(tables: Sequence[Table], path: Path) -> None:
+    """Print a result's tables, and where it is."""
     console = Console()
     for table in tables:
         console.print(_rendered(table))
     console.print(str(path), highlight=False, soft_wrap=True)
-    return path
 
 
 def rows_of(measurements: Sequence[Measurement], **labels: Any) -> list[dict[str, Any]]:

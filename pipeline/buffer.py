@@ -27,6 +27,9 @@ class ReplayBuffer:
         n_step: rewards that are summed in what `sample` gives.
         gamma: discount of that sum.
 
+    Attributes:
+        generator: the random stream of `sample`, on `device`.
+
     Raises:
         MemoryError: it would not fit; nothing has been allocated then.
     """
@@ -51,7 +54,7 @@ class ReplayBuffer:
         self._size = torch.zeros((), dtype=torch.int64, device=self.device)
         self._num_envs = 0
         self._added = 0  # the host's copy of what the device counts, so that len() need not wait
-        self._generator = torch.Generator(self.device).manual_seed(seed)
+        self.generator = torch.Generator(self.device).manual_seed(seed)
 
     def __len__(self) -> int:
         return min(self._added, self.capacity)
@@ -91,7 +94,7 @@ class ReplayBuffer:
         if len(self) < batch_size:
             raise ValueError(f"a batch of {batch_size} was asked for and {len(self)} transitions are stored")
         count = num_batches * batch_size
-        draws = torch.rand(count, dtype=torch.float64, device=self.device, generator=self._generator)
+        draws = torch.rand(count, dtype=torch.float64, device=self.device, generator=self.generator)
         rows = (draws * self._size).long()
         entries = self._entries_at(rows) if self.n_step == 1 else self._n_step_entries_at(rows)
         parts = {key: entry.split(batch_size) for key, entry in entries.items()}
@@ -129,7 +132,7 @@ class ReplayBuffer:
             "added": self._added,
             "num_envs": self._num_envs,
             "cursor": self._cursor,
-            "generator": self._generator.get_state(),
+            "generator": self.generator.get_state(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -137,7 +140,7 @@ class ReplayBuffer:
         self._added, self._num_envs = state["added"], state["num_envs"]
         self._cursor.copy_(state["cursor"])
         self._size.fill_(len(self))
-        self._generator.set_state(state["generator"])
+        self.generator.set_state(state["generator"])
         for key, entry in self._entries.items():
             entry[: len(self)] = state["stored"][_flat(key)]
 

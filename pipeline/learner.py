@@ -13,7 +13,7 @@ from torch import Tensor
 from pipeline import losses
 from pipeline.buffer import ReplayBuffer
 from pipeline.config import Config
-from pipeline.graph import Graph, Update
+from pipeline.graph import CudaGraph, Graph, Update
 from pipeline.normalize import ObservationNormalizer, RewardScaler
 from pipeline.optimizer import Adam
 
@@ -65,6 +65,7 @@ class Learner:
         if config.policy_delay == 1:
             self._updates = [(1, self.update_both)]
         self._graphs: list[Graph] = []
+        self._captured: dict[tuple[ReplayBuffer, int, int], CudaGraph] = {}
         if config.compile:
             self._graphs = [Graph(update, self._tensors) for _, update in self._updates]
             self._updates = [(every, graph) for (every, _), graph in zip(self._updates, self._graphs, strict=True)]
@@ -108,13 +109,28 @@ class Learner:
         return batch
 
     def round(self, buffer: ReplayBuffer, num_updates: int) -> Metrics:
-        """Do `num_updates` updates; return the metrics of the last of each kind, scalars on the device."""
+        """Do `num_updates` updates; return the metrics of the last of each kind, scalars on the device.
+
+        Compiled, on CUDA, a round is one CUDA graph, sampling included; the host does not wait for it.
+        """
+        before = self.gradient_steps % self.config.policy_delay
+        self.gradient_steps += num_updates
+        if not (self._graphs and self.device.type == "cuda"):
+            return self._do_updates(buffer, num_updates, before)
+        key = buffer, num_updates, before
+        if key not in self._captured:
+            self._captured[key] = CudaGraph(lambda: self._do_updates(*key), buffer.generator)
+        return self._captured[key]()
+
+    def _do_updates(self, buffer: ReplayBuffer, num_updates: int, before: int) -> Metrics:
+        """Updates after `before` of those between two of the actor's."""
         metrics: Metrics = {}
+        number = before
         for drawn in range(0, num_updates, DRAWN_AT_ONCE):
             for batch in buffer.sample(self.config.batch_size, min(DRAWN_AT_ONCE, num_updates - drawn)):
-                self.gradient_steps += 1
+                number += 1
                 for every, update in self._updates:
-                    if self.gradient_steps % every == 0:
+                    if number % every == 0:
                         metrics |= update(batch)
         return metrics
 

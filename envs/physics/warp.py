@@ -233,14 +233,18 @@ class WarpPhysics:
         return {field: values.clone() for field, values in self._last.items()}
 
     def step(self, ctrl: Tensor, frame_skip: int) -> None:
+        self.advance(ctrl, frame_skip)
+        self._look_for_failures()
+        self._last = {field: view.clone() for field, view in self._views.items()}
+
+    def advance(self, ctrl: Tensor, frame_skip: int) -> None:
+        """The simulation's part of `step`, which looks for failures and keeps what `read` returns, too."""
         if frame_skip not in self._control_steps:
             self._control_steps[frame_skip] = Captured(lambda: self._control_step(frame_skip), self.device)
         with self._scope():
             self._ctrl.copy_(ctrl)
             self._overflow.zero_()
             self._control_steps[frame_skip]()
-        self._look_for_failures()
-        self._last = {field: view.clone() for field, view in self._views.items()}
 
     def _control_step(self, frame_skip: int) -> None:
         mjw, model, data = self._mujoco_warp, self._warp_model, self._data

@@ -9,7 +9,7 @@ import pytest
 import torch
 from env_helpers import NAMES, Actions, CartBall, equal, is_finite
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from waiting import Waits
 
 import envs
 from envs import BatchEnv
@@ -22,23 +22,6 @@ WORLDS = 4
 
 def make(task: Any, num_envs: int = WORLDS, **options: Any) -> BatchEnv:
     return envs.make(task, num_envs, physics="warp", **{"seed": 1, **options})
-
-
-class Waits(TorchDispatchMode):
-    """Notes every operation that would make the host wait for a GPU, or whose shape depends on a value."""
-
-    NAMES = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "unique")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func._schema.name.removeprefix("aten::")
-        masked = name == "index" and any(isinstance(one, Tensor) and one.dtype == torch.bool for one in args[1])
-        if any(name.startswith(one) for one in self.NAMES) or masked:
-            self.found.append(name)
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("task", TASKS)

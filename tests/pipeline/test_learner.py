@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -15,7 +16,8 @@ from pipeline_helpers import (
     random_transition,
     small_config,
 )
-from torch import Tensor
+from torch import Tensor, fx
+from waiting import WAITING, Waits
 
 from pipeline import graph, losses
 from pipeline.learner import Learner
@@ -368,6 +370,82 @@ def test_wide_layers_go_to_onednn_and_narrow_ones_do_not(plain_and_compiled: tup
     used = sum(event.name == "mkldnn::_linear_pointwise" for event in profile.events())
     # A residual block is four times as wide inside.
     assert bool(used) == (learner.config.critic_hidden == (64,) or learner.config.network == "residual"), used
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_nothing_of_a_round_would_wait_for_a_gpu(preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither what the updates trace to, nor sampling, writing and observing."""
+    traced = []
+
+    def look(graph_module: fx.GraphModule, *_arguments: Any, **_options: Any) -> Any:
+        traced.append([str(node.target) for node in graph_module.graph.nodes])
+        raise RuntimeError("seen")
+
+    monkeypatch.setattr(graph, "standalone_compile", look)
+    parts = {"normalize_observations": True, "reward_scaling": "deviation", "n_step": 3, "policy_tau": 0.1}
+    learner = make_learner(preset, compile=True, **parts)
+    buffer = filled_buffer(n_step=3)
+    with pytest.warns(UserWarning, match="seen"):
+        learner.round(buffer, 2)
+    assert traced
+    assert [name for names in traced for name in names if name.removeprefix("aten.").startswith(WAITING)] == []
+    observed, added = random_transition(learner.config.num_envs), random_transition(buffer._num_envs)
+    with Waits() as waits:
+        learner.observe(observed)
+        buffer.extend(added)
+        buffer.sample(learner.config.batch_size, 3)
+    assert waits.found == []
+
+
+class Recorder:
+    """In the place of torch.cuda.CUDAGraph: counts, and does the recorded work again at a replay."""
+
+    def __init__(self) -> None:
+        self.generators: list[torch.Generator] = []
+        self.replays = 0
+
+    def register_generator_state(self, generator: torch.Generator) -> None:
+        self.generators.append(generator)
+
+    def replay(self) -> None:
+        self.replays += 1
+
+
+@pytest.fixture
+def recorders(monkeypatch: pytest.MonkeyPatch) -> list[Recorder]:
+    made: list[Recorder] = []
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: made.append(Recorder()) or made[-1])
+    monkeypatch.setattr(torch.cuda, "graph", lambda recorded: nullcontext())
+    return made
+
+
+def test_a_round_on_cuda_is_recorded_once_for_each_place_of_the_actors_updates(recorders: list[Recorder]) -> None:
+    """Rounds of 4 updates of which every third is the actor's: three kinds, by what is left of the last third."""
+    learner = make_learner("crossq", policy_delay=3, compile=True)
+    learner._graphs, learner.device = [object()], torch.device("cuda")  # type: ignore[list-item]
+    learner._updates = [(1, lambda batch: {"critic_loss": batch["observation"].sum()}), (3, lambda batch: {"alpha": 1})]
+    buffer = filled_buffer()
+    seen = [set(learner.round(buffer, 4)) for _ in range(15)]
+    assert learner.gradient_steps == 60
+    assert seen == [{"critic_loss", "alpha"}] * 15
+    assert len(recorders) == 3
+    assert [one.replays for one in recorders] == [3, 3, 3], "five calls each: two as they are, three replays"
+    assert all(one.generators == [buffer.generator] for one in recorders)
+
+
+def test_the_actor_learns_with_the_same_updates_whether_recorded_or_not(recorders: list[Recorder]) -> None:
+    done: list[list[int]] = []
+    for on_cuda in (False, True):
+        learner, updates = make_learner("crossq", policy_delay=3, compile=False), []
+        learner._updates = [(1, lambda _, u=updates: u.append(0) or {}), (3, lambda _, u=updates: u.append(1) or {})]
+        if on_cuda:
+            learner._graphs, learner.device = [object()], torch.device("cuda")  # type: ignore[list-item]
+        buffer = filled_buffer()
+        for count in (1, 4, 7, 5):
+            learner.round(buffer, count)
+        done.append(updates)
+    assert done[0] == done[1]
+    assert sum(done[0]) == 17 // 3
 
 
 def failing(*_arguments: Any, **_options: Any) -> Any:

@@ -28,9 +28,9 @@ from pipeline.run import Run
 from pipeline.train import train
 
 COLUMNS = {
-    "env_steps", "gradient_steps", "utd_ratio", "episodes", "episode_return", "episode_length", "unstable", "nonfinite", "overflowed",
-    "critic_loss", "td_error", "actor_loss", "alpha_loss", "alpha", "entropy", "reward_terms/reward_survive", "seconds",
-    "env_steps_per_second", "gradient_steps_per_second",
+    "env_steps", "gradient_steps", "utd_ratio", "episodes", "episode_return", "episode_length", "unstable", "nonfinite",
+    "overflowed", "critic_loss", "td_error", "actor_loss", "alpha_loss", "alpha", "entropy",
+    "reward_terms/reward_survive", "seconds", "env_steps_per_second", "gradient_steps_per_second",
 }  # fmt: skip
 SETTINGS: dict[str, Any] = {"total_env_steps": 402, "num_envs": 3, "utd_ratio": 2 / 3, "log_every": 50, "seed": 5}
 

@@ -1,0 +1,532 @@
+"""The proof kit: every GPU test and GPU benchmark in one run, one JSON and one set of tables.
+
+Sections follow each other in the order of their worth, each within what time is left. One that fails is reported with
+its reason and stops nothing; the file is written anew after each, so that a run that is cut short leaves what it has.
+Without a GPU the same sections run in a reduced form, on Warp's CPU device, which shows that the kit works.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import subprocess
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any, Literal, TypeAlias
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+import envs
+from benchmarks import peers, result, runner
+from benchmarks.data import random_transitions
+from benchmarks.training import SALTUS
+from benchmarks.update import BATCH_SIZE, HIDDEN
+from envs.physics.warp import WarpPhysics
+from pipeline import presets
+from pipeline.buffer import ReplayBuffer
+from pipeline.evaluate import scale_action
+from pipeline.learner import Learner
+
+TASKS = ("Hopper-v5", "Humanoid-v5")
+Solver: TypeAlias = Literal["model", "newton"]
+Engine: TypeAlias = Literal["cpu", "warp"]
+SOLVERS: tuple[Solver, ...] = ("model", "newton")
+ENGINES: tuple[Engine, ...] = ("cpu", "warp")
+PARITY_TASKS = ("Hopper-v5", "HalfCheetah-v5", "InvertedPendulum-v5", "Humanoid-v5")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much of everything, on a GPU and in the reduced form."""
+
+    worlds: dict[str, tuple[int, ...]]
+    repeats: int
+    seconds: float
+    updates: tuple[tuple[int, int], ...]  # batch size, updates a round
+    buffer: int
+    parity_worlds: int
+    parity_steps: int
+    rollout_worlds: int
+    rollout_steps: int
+    training: tuple[tuple[str, float, tuple[str, ...]], ...]  # task, seconds, options
+
+
+ON_GPU = Sizes(
+    worlds={"Hopper-v5": (1024, 4096, 16384), "Humanoid-v5": (1024, 4096, 8192)},
+    repeats=3,
+    seconds=0.7,
+    updates=((256, 20), (256, 80), (2048, 20), (8192, 20)),
+    buffer=100_000,
+    parity_worlds=256,
+    parity_steps=50,
+    rollout_worlds=1024,
+    rollout_steps=1000,
+    training=(
+        ("Hopper-v5", 75, ("--num-envs", "1024", "--utd-ratio", "0.03125", "--total-env-steps", "20000000")),
+        ("Humanoid-v5", 110, ("--num-envs", "2048", "--utd-ratio", "0.015625", "--total-env-steps", "60000000")),
+    ),
+)
+SHORT = "--physics warp --num-envs 8 --utd-ratio 0.125 --total-env-steps 1200 --learning-starts 400 --eval-every 600"
+REDUCED = Sizes(
+    worlds={"Hopper-v5": (4, 8), "Humanoid-v5": (4,)},
+    repeats=2,
+    seconds=0.2,
+    updates=((64, 2),),
+    buffer=2_000,
+    parity_worlds=4,
+    parity_steps=10,
+    rollout_worlds=4,
+    rollout_steps=20,
+    training=(("Hopper-v5", 60, (*SHORT.split(), "--eval-episodes", "2", "--no-compile")),),
+)
+
+
+@dataclass
+class Kit:
+    """What the sections share, and what they found."""
+
+    device: torch.device
+    sizes: Sizes
+    deadline: float
+    measurements: list[dict[str, Any]] = field(default_factory=list)
+    tables: list[result.Table] = field(default_factory=list)
+
+    def note(self, section: str, **values: Any) -> None:
+        """Keep one measurement."""
+        self.measurements.append({"section": section, **values})
+
+    def compare(self, section: str, title: str, cases: Mapping[str, Callable[[], runner.Work]], subject: str) -> None:
+        """Measure cases side by side, and keep rates and their table."""
+        made, missing = runner.build(cases)
+        measured = runner.measure(made, self.sizes.repeats, self.sizes.seconds, warmup_calls=4)
+        self.measurements += result.rows_of(measured, section=section, title=title)
+        self.tables.append(result.comparison(title, measured, subject, missing, {}))
+
+    def left(self) -> float:
+        """Seconds."""
+        return self.deadline - time.monotonic()
+
+
+def gpu(minutes: float = 8.5, sections: tuple[str, ...] = (), output: Path | None = None) -> None:
+    """Run every GPU test and benchmark; without a GPU, a reduced form of them.
+
+    Args:
+        minutes: after which no further section begins.
+        sections: which ones; by default all.
+        output: the file to write; by default benchmarks/results/gpu-<device>.json.
+    """
+    on_gpu = torch.cuda.is_available()
+    device = torch.device("cuda" if on_gpu else "cpu")
+    unknown = sorted(set(sections) - set(SECTIONS))
+    if unknown:
+        raise SystemExit(f"no such section: {', '.join(unknown)}; there are {', '.join(SECTIONS)}")
+    kit = Kit(device, ON_GPU if on_gpu else REDUCED, time.monotonic() + 60 * minutes)
+    warnings.filterwarnings("ignore", message="the model asks for the PGS solver")
+    name = torch.cuda.get_device_name().lower().replace(" ", "-") if on_gpu else "reduced"
+    path = output or result.RESULTS / f"gpu-{name}.json"
+    rows: list[list[result.Cell]] = []
+    for section in sections or tuple(SECTIONS):
+        rows.append([section, *_attempt(kit, section)])
+        outcome = result.Table("Sections", ["section", "outcome", "seconds"], rows)
+        settings = {"minutes": minutes, "device": str(device), "reduced": not on_gpu}
+        content = settings | {"sections": [row[0] for row in rows]}
+        result.write(path, content, kit.measurements, [*kit.tables, outcome])
+    result.show([*kit.tables, outcome], path)
+    if any(str(row[1]).startswith("failed") for row in rows):
+        raise SystemExit(1)
+
+
+def _attempt(kit: Kit, section: str) -> tuple[str, float]:
+    """Run a section; return how it went, and its seconds."""
+    if kit.left() <= 0:
+        return "not run: no time was left", 0.0
+    print(f"== {section} ({kit.left():.0f} s left)", flush=True)
+    start = time.monotonic()
+    try:
+        SECTIONS[section](kit)
+        outcome = "done"
+    except Exception as error:  # whatever it is: the other sections are worth having
+        traceback.print_exc()
+        reason = (str(error).strip().splitlines() or [""])[0]
+        outcome = f"failed: {type(error).__name__}: {reason}"[:300]
+    if kit.device.type == "cuda":
+        torch.cuda.empty_cache()
+    return outcome, time.monotonic() - start
+
+
+def run_tests(kit: Kit) -> None:
+    """The tests that need a GPU (and, without one, those of the Warp engine on the CPU's kernels are CI's business)."""
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-rf", "-p", "no:cacheprovider", "tests"]
+    root = Path(__file__).parents[1]
+    ended = subprocess.run(command, cwd=root, text=True, capture_output=True, timeout=max(30.0, kit.left()))
+    lines = [line for line in ended.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    summary = next((line for line in reversed(ended.stdout.splitlines()) if line.strip()), "nothing")
+    kit.note("tests", exit_code=ended.returncode, summary=summary, failed=lines)
+    kit.tables.append(result.Table("GPU tests", ["result"], [[summary], *[[line] for line in lines]]))
+    if ended.returncode not in (0, 5):  # 5: none were selected
+        print(ended.stdout[-6000:], flush=True)
+        raise RuntimeError(summary)
+
+
+def parity(kit: Kit) -> None:
+    """One control step from the same states on both engines, and returns of random rollouts."""
+    rows: list[list[result.Cell]] = []
+    for task in PARITY_TASKS:
+        for solver in SOLVERS if task == "Humanoid-v5" else SOLVERS[:1]:
+            errors = _step_errors(kit, task, solver)
+            row = {name: float(torch.quantile(errors, share)) for name, share in (("median", 0.5), ("99%", 0.99))}
+            kit.note("parity", task=task, solver=solver, worst=float(errors.max()), states=len(errors), **row)
+            rows.append([f"{task}, CPU solver: {solver}", *[f"{value:.1e}" for value in (*row.values(), errors.max())]])
+        if task == "Humanoid-v5":
+            rows.append([f"{task}, CPU, newton against model", *_solver_error(kit, task)])
+    columns = ["one control step: relative difference of the observation", "median", "99%", "worst"]
+    kit.tables.append(result.Table("Warp against the CPU engine", columns, rows))
+    rows = []
+    for task in PARITY_TASKS:
+        for engine in ENGINES:
+            values = _rollout(kit, task, engine)
+            kit.note("rollouts", task=task, engine=engine, **{name: _interval(one) for name, one in values.items()})
+            rows.append([f"{task}, {engine}", *["{:.4g} +- {:.2g}".format(*_interval(one)) for one in values.values()]])
+    columns = ["random actions: mean, and half of its 95% interval", "return", "length", "height"]
+    kit.tables.append(result.Table("Statistics of random episodes", columns, rows))
+
+
+def _step_errors(kit: Kit, task: str, solver: Solver) -> Tensor:
+    """Per state: the largest difference of an observation's entry, over the largest entry."""
+    worlds = kit.sizes.parity_worlds
+    reference = envs.make(task, worlds, seed=3, solver=solver)
+    other = envs.make(task, worlds, seed=3, physics="warp", device=kit.device)
+    return _differences(kit, reference, other)
+
+
+def _solver_error(kit: Kit, task: str) -> list[result.Cell]:
+    pair = (envs.make(task, kit.sizes.parity_worlds, seed=3, solver=solver) for solver in SOLVERS)
+    errors = _differences(kit, *pair)
+    shares = [float(torch.quantile(errors, share)) for share in (0.5, 0.99)]
+    kit.note("parity", task=task, solver="newton against model on the CPU", median=shares[0], worst=float(errors.max()))
+    return [f"{value:.1e}" for value in (*shares, float(errors.max()))]
+
+
+def _differences(kit: Kit, reference: envs.BatchEnv, other: envs.BatchEnv) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    errors = []
+    reference.reset()
+    other.reset()
+    for _ in range(kit.sizes.parity_steps):
+        unit = 2 * torch.rand(reference.num_envs, reference.action_dim, generator=generator) - 1
+        fields = reference.get_state()["fields"]
+        found = []
+        for env in (reference, other):
+            # States that single precision has.
+            qpos, qvel = (fields[name].float().to(env.physics.device, env.physics.dtype) for name in ("qpos", "qvel"))
+            env.physics.reset(torch.ones(env.num_envs, dtype=torch.bool, device=env.physics.device), qpos, qvel)
+            env._state = envs.State(env.physics.read(), env._names)
+            action = scale_action(unit.to(env.device), env)
+            transition, _ = env.step(action)
+            found.append(transition["next", "observation"].cpu())
+        size = found[0].abs().amax(1).clamp(min=1)
+        errors.append((found[0] - found[1]).abs().amax(1) / size)
+    return torch.cat(errors)
+
+
+def _rollout(kit: Kit, task: str, engine: Engine) -> dict[str, Tensor]:
+    """Return and length of every world's first episode, and its mean height, under random actions."""
+    worlds, steps = kit.sizes.rollout_worlds, kit.sizes.rollout_steps
+    env = envs.make(task, worlds, seed=5, physics=engine, device=kit.device if engine == "warp" else "cpu")
+    generator = torch.Generator(env.device).manual_seed(1)
+    env.reset()
+    height = {"Hopper-v5": 1, "Humanoid-v5": 2}.get(task, 1)
+    totals = torch.zeros(3, worlds, device=env.device)
+    running = torch.ones(worlds, dtype=torch.bool, device=env.device)
+    for _ in range(steps):
+        unit = 2 * torch.rand(worlds, env.action_dim, generator=generator, device=env.device) - 1
+        assert env._state is not None
+        above = env._state.qpos[:, height].float()
+        transition, _ = env.step(scale_action(unit, env))
+        step = torch.stack([transition["next", "reward"].squeeze(-1), torch.ones_like(above), above])
+        totals += torch.where(running, step, 0.0)
+        running &= ~transition["next", "done"].squeeze(-1)
+    returns, lengths, heights = totals.cpu()
+    return {"return": returns, "length": lengths, "height": heights / lengths}
+
+
+def _interval(values: Tensor) -> tuple[float, float]:
+    return float(values.mean()), float(1.96 * values.std() / len(values) ** 0.5)
+
+
+def steps(kit: Kit) -> None:
+    """Env steps/s of BatchEnv beside mujoco_warp's own captured step of the same model."""
+    for task, worlds in [(name, count) for name in TASKS for count in kit.sizes.worlds[name]]:
+        env = _warp_env(kit, task, worlds)
+        cases = {"saltus": partial(_stepping, kit, env), "bare mujoco_warp": partial(_bare, kit, env)}
+        kit.compare("steps", f"{task}, {worlds} worlds: env steps/s", cases, "saltus")
+        physics = env.physics
+        assert isinstance(physics, WarpPhysics)
+        kit.note(
+            "memory",
+            task=task,
+            worlds=worlds,
+            bytes=physics.num_bytes,
+            allocated=torch.cuda.memory_reserved() if kit.device.type == "cuda" else 0,
+        )
+
+
+def _warp_env(kit: Kit, task: str, worlds: int) -> envs.BatchEnv:
+    env = envs.make(task, worlds, physics="warp", device=kit.device)
+    env.reset()
+    return env
+
+
+def _actions(env: envs.BatchEnv) -> itertools.cycle:
+    generator = torch.Generator(env.device).manual_seed(0)
+    size = (16, env.num_envs, env.action_dim)
+    return itertools.cycle(scale_action(2 * torch.rand(size, generator=generator, device=env.device) - 1, env))
+
+
+def _stepping(kit: Kit, env: envs.BatchEnv, at_once: int = 10) -> runner.Work:
+    actions = _actions(env)
+
+    def step() -> int:
+        for _ in range(at_once):
+            env.step(next(actions))
+        peers.synchronize(kit.device)
+        return at_once * env.num_envs
+
+    return step
+
+
+def _bare(kit: Kit, env: envs.BatchEnv, at_once: int = 10) -> runner.Work:
+    """The engine's captured control step, and nothing else: no reading, no reward, no reset."""
+    physics, actions, frame_skip = env.physics, _actions(env), env.task.frame_skip
+    assert isinstance(physics, WarpPhysics)
+
+    def step() -> int:
+        for _ in range(at_once):
+            physics.advance(next(actions), frame_skip)
+        peers.synchronize(kit.device)
+        return at_once * env.num_envs
+
+    return step
+
+
+def updates(kit: Kit) -> None:
+    """Updates/s of sac, captured, and LeanRL's way, over batch size and updates a round."""
+    first = kit.sizes.updates[0]
+    pairs = [("Hopper-v5", one) for one in kit.sizes.updates] + [("Humanoid-v5", first)]
+    for task, (batch_size, count) in pairs:
+        data = _data(kit, task)
+        ours = partial(_learning, kit, task, data, count, batch_size=batch_size)
+        cases: dict[str, Callable[[], runner.Work]] = {"saltus sac": partial(ours, preset="sac")}
+        if batch_size == first[0]:
+            cases["saltus fast"] = partial(ours, preset="fast")
+            cases["LeanRL's way"] = partial(runner.isolated, partial(_leanrl, kit, task, batch_size, count))
+        if (batch_size, count) == first:
+            cases["saltus sac, not compiled"] = partial(ours, preset="sac", compile=False)
+        kit.compare("updates", f"{task}: updates/s, batch {batch_size}, {count} a round", cases, "saltus sac")
+
+
+def _data(kit: Kit, task: str) -> TensorDict:
+    env = envs.make(task, 1)
+    return random_transitions(kit.sizes.buffer, env.observation_dim, env.action_dim).to(kit.device)
+
+
+def _leanrl(kit: Kit, task: str, batch_size: int, count: int) -> runner.Work:
+    return peers.leanrl(_data(kit, task), batch_size, HIDDEN, count)
+
+
+def _learning(kit: Kit, task: str, data: TensorDict, count: int, *, preset: str, **overrides: Any) -> runner.Work:
+    learner, buffer = _learner(kit, task, data, preset, **overrides)
+
+    def round() -> int:
+        learner.round(buffer, count)
+        peers.synchronize(kit.device)
+        return count
+
+    return round
+
+
+def _learner(kit: Kit, task: str, data: TensorDict, preset: str, **overrides: Any) -> tuple[Learner, ReplayBuffer]:
+    settings = {"batch_size": BATCH_SIZE, "learning_starts": 10_000, "actor_hidden": HIDDEN, "critic_hidden": HIDDEN}
+    config = presets.preset(preset, task, **settings | overrides)
+    dimensions = data["observation"].shape[1], data["action"].shape[1]
+    buffer = ReplayBuffer(len(data), *dimensions, kit.device, n_step=config.n_step, gamma=config.gamma)
+    rows = len(data) // 10
+    for vector_step in data[: 10 * rows].split(rows):
+        buffer.extend(vector_step)
+    return Learner(config, *dimensions, kit.device), buffer
+
+
+def synchronization(kit: Kit) -> None:
+    """Host synchronisations inside a round of updates and inside a control step, by torch's sync debug mode."""
+    task = "Hopper-v5"
+    env = _warp_env(kit, task, kit.sizes.worlds[task][0])
+    data = _data(kit, task)
+    batch_size, count = kit.sizes.updates[0]
+    learner, buffer = _learner(kit, task, data, "sac", batch_size=batch_size)
+    actions = _actions(env)
+    work: dict[str, Callable[[], Any]] = {
+        "round of updates": lambda: learner.round(buffer, count),
+        "control step": lambda: env.step(next(actions)),
+    }
+    rows: list[list[result.Cell]] = []
+    for name, call in work.items():
+        for _ in range(4):
+            call()
+        found = _synchronizations(kit, call) if kit.device.type == "cuda" else []
+        kit.note("synchronization", work=name, count=len(found), places=found)
+        rows.append([name, len(found) if kit.device.type == "cuda" else "needs CUDA", "; ".join(found[:3])])
+    kit.tables.append(
+        result.Table("Host synchronisations, by torch's sync debug mode", ["in a", "found", "where"], rows)
+    )
+
+
+def _synchronizations(kit: Kit, call: Callable[[], Any]) -> list[str]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            for _ in range(3):
+                call()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    peers.synchronize(kit.device)
+    return [f"{Path(one.filename).name}:{one.lineno}" for one in caught if "synchroniz" in str(one.message)]
+
+
+def profile(kit: Kit) -> None:
+    """Kernels of a round, and the share of the time that one runs."""
+    batch_size, count = kit.sizes.updates[0]
+    rows: list[list[result.Cell]] = []
+    for preset in ("sac", "fast"):
+        data = _data(kit, "Hopper-v5")
+        learner, buffer = _learner(kit, "Hopper-v5", data, preset, batch_size=batch_size)
+        for _ in range(2 + 3 * learner.config.policy_delay):
+            learner.round(buffer, count)
+        peers.synchronize(kit.device)
+        activities = [torch.profiler.ProfilerActivity.CPU]
+        if kit.device.type == "cuda":
+            activities.append(torch.profiler.ProfilerActivity.CUDA)
+        start = time.perf_counter()
+        with torch.profiler.profile(activities=activities) as profiled:
+            for _ in range(5):
+                learner.round(buffer, count)
+            peers.synchronize(kit.device)
+        seconds = time.perf_counter() - start
+        kernels = [event for event in profiled.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+        busy = sum(event.time_range.elapsed_us() for event in kernels) / 1e6
+        each = len(kernels) / (5 * count)
+        kit.note("profile", preset=preset, kernels_per_update=each, busy_share=busy / seconds, seconds=seconds)
+        rows.append([preset, each, busy / seconds])
+    kit.tables.append(result.Table("Profile of rounds", ["preset", "kernels an update", "share of time busy"], rows))
+
+
+def loop(kit: Kit) -> None:
+    """Acting, stepping, storing and learning, beside the sum of stepping alone and learning alone."""
+    count = kit.sizes.updates[0][1]
+    rows: list[list[result.Cell]] = []
+    for task in TASKS:
+        worlds = kit.sizes.worlds[task][-1]
+        step, learn = _parts_of_the_loop(kit, task, worlds, count)
+        seconds = {
+            "stepping": _seconds(kit, step),
+            "learning": _seconds(kit, learn),
+            "both": _seconds(kit, step, learn),
+        }
+        ratio = (seconds["stepping"] + seconds["learning"]) / seconds["both"]
+        kit.note("loop", task=task, worlds=worlds, updates_a_step=count, ratio=ratio, **seconds)
+        title = f"{task}, {worlds} worlds, {count} updates a step"
+        rows.append([title, *[1e3 * value for value in seconds.values()], ratio, worlds / seconds["both"]])
+    columns = ["", "stepping, ms", "learning, ms", "both, ms", "sum of parts / both", "env steps/s"]
+    kit.tables.append(result.Table("The loop on the device", columns, rows))
+
+
+def _parts_of_the_loop(
+    kit: Kit, task: str, worlds: int, count: int
+) -> tuple[Callable[[], object], Callable[[], object]]:
+    env = _warp_env(kit, task, worlds)
+    data = random_transitions(10 * worlds, env.observation_dim, env.action_dim).to(kit.device)
+    settings = {"batch_size": min(BATCH_SIZE, 5 * worlds), "num_envs": worlds, "utd_ratio": count / worlds}
+    learner, buffer = _learner(kit, task, data, "sac", total_env_steps=10**9, **settings)
+    observation = env.reset()
+
+    def step() -> None:
+        nonlocal observation
+        action = learner.act(observation, torch.randn(worlds, env.action_dim, device=kit.device))
+        transition, observation = env.step(scale_action(action, env))
+        buffer.extend(transition.set("action", action))
+
+    return step, lambda: learner.round(buffer, count)
+
+
+def _seconds(kit: Kit, *calls: Callable[[], object]) -> float:
+    """Median seconds of the calls together."""
+    for _ in range(4):
+        for call in calls:
+            call()
+    peers.synchronize(kit.device)
+    times = []
+    for _ in range(kit.sizes.repeats):
+        start, done = time.perf_counter(), 0
+        while time.perf_counter() - start < kit.sizes.seconds:
+            for call in calls:
+                call()
+            peers.synchronize(kit.device)
+            done += 1
+        times.append((time.perf_counter() - start) / done)
+    return median(times)
+
+
+def training(kit: Kit) -> None:
+    """Short training curves, wall-clock from process start, evaluated on the CPU engine."""
+    rows: list[list[result.Cell]] = []
+    for task, seconds, options in kit.sizes.training:
+        limit = min(seconds, kit.left())
+        if limit < 20:
+            rows.append([task, "no time was left", None, None, None])
+            continue
+        with TemporaryDirectory(prefix="saltus-") as folder:
+            run_dir = Path(folder) / "run"
+            command = [*SALTUS, "train", task, "--device", kit.device.type, "--run-dir", str(run_dir), *options]
+            start = time.monotonic()
+            with open(Path(folder) / "log", "w+") as log:
+                with subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT) as process:
+                    try:
+                        process.wait(limit)
+                    except subprocess.TimeoutExpired:
+                        process.kill()
+                log.seek(0)
+                said = log.read().replace(folder, "RUN")
+            file = run_dir / "evaluations.csv"
+            curve = list(csv.DictReader(file.read_text().splitlines())) if file.exists() else []
+        points = [(float(row["seconds"]), float(row["return_mean"])) for row in curve]
+        kit.note("training", task=task, options=options, wall_seconds=time.monotonic() - start, curve=points,
+                 output=said.splitlines()[-40:])  # fmt: skip
+        best = max(points, key=lambda point: point[1], default=(0.0, float("nan")))
+        last = points[-1] if points else (0.0, float("nan"))
+        rows.append([f"{task} {' '.join(options)}", len(points), best[1], best[0], last[1]])
+        if not points:
+            print(said[-4000:], flush=True)
+    columns = ["run", "evaluations", "best return", "after s of training", "last return"]
+    kit.tables.append(result.Table("Short training runs", columns, rows))
+
+
+SECTIONS: dict[str, Callable[[Kit], None]] = {
+    "tests": run_tests,
+    "synchronization": synchronization,
+    "updates": updates,
+    "steps": steps,
+    "training": training,
+    "parity": parity,
+    "loop": loop,
+    "profile": profile,
+}

@@ -1,0 +1,27 @@
+"""What would make the host wait for a GPU, found without one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+# Their result, or its shape, depends on values.
+WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "_unique")
+
+
+class Waits(TorchDispatchMode):
+    """Notes every operation that would make the host wait for a GPU, or whose shape depends on a value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func._schema.name.removeprefix("aten::")
+        masked = name == "index" and any(isinstance(one, Tensor) and one.dtype == torch.bool for one in args[1])
+        if any(name.startswith(one) for one in WAITING) or masked:
+            self.found.append(name)
+        return func(*args, **(kwargs or {}))
