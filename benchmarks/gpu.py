@@ -166,7 +166,7 @@ def _attempt(kit: Kit, section: str) -> tuple[str, float]:
 
 def run_tests(kit: Kit) -> None:
     """The tests that need a GPU (and, without one, those of the Warp engine on the CPU's kernels are CI's business)."""
-    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-rf", "-p", "no:cacheprovider", "tests"]
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-rf", "-p", "no:cacheprovider", "tests"]
     root = Path(__file__).parents[1]
     ended = subprocess.run(command, cwd=root, text=True, capture_output=True, timeout=max(30.0, kit.left()))
     lines = [line for line in ended.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
