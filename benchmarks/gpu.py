@@ -83,10 +83,10 @@ REDUCED = Sizes(
     seconds=0.2,
     updates=((64, 2),),
     buffer=2_000,
-    parity_worlds=4,
-    parity_steps=10,
-    rollout_worlds=4,
-    rollout_steps=20,
+    parity_worlds=32,
+    parity_steps=25,
+    rollout_worlds=32,
+    rollout_steps=100,
     training=(("Hopper-v5", 60, (*SHORT.split(), "--eval-episodes", "2", "--no-compile")),),
 )
 

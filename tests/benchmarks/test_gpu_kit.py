@@ -1,0 +1,65 @@
+"""The proof kit in its reduced form: what it finds, how it fails, what it leaves."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import gpu
+from benchmarks.report import markdown
+
+TINY = dataclasses.replace(
+    gpu.REDUCED, worlds={"Hopper-v5": (3,), "Humanoid-v5": (2,)}, repeats=1, seconds=0.01, updates=((32, 2),),
+    buffer=500, parity_worlds=2, parity_steps=2, rollout_worlds=2, rollout_steps=3, training=(),
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "REDUCED", TINY)
+    monkeypatch.setattr(gpu, "ON_GPU", TINY)
+
+
+def boom(kit: gpu.Kit) -> None:
+    raise RuntimeError("first line\nsecond line")
+
+
+@pytest.mark.slow
+def test_a_section_that_fails_is_reported_and_the_others_are_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(gpu.SECTIONS, "steps", boom)
+    file = tmp_path / "result.json"
+    with pytest.raises(SystemExit) as ended:
+        gpu.gpu(sections=("synchronization", "steps", "parity", "loop", "profile"), output=file)
+    assert ended.value.code == 1
+    content = json.loads(file.read_text())
+    outcome = {row[0]: row[1] for row in content["summary"][-1]["rows"]}
+    assert outcome["steps"] == "failed: RuntimeError: first line"
+    assert {outcome[name] for name in ("synchronization", "parity", "loop", "profile")} == {"done"}
+    found = {one["section"] for one in content["measurements"]}
+    assert {"synchronization", "parity", "rollouts", "loop", "profile"} <= found
+    worst = {
+        (one["task"], one["solver"]): one["worst"] for one in content["measurements"] if one["section"] == "parity"
+    }
+    assert 0 < worst["Hopper-v5", "model"] < 1e-4
+    printed = capsys.readouterr().out
+    assert printed.rindex("Sections") > printed.rindex("Profile of rounds"), "the outcome comes last"
+    assert "failed: RuntimeError" in markdown(content)
+    assert str(tmp_path) not in json.dumps(content["measurements"])
+
+
+def test_what_there_is_no_time_for_is_said(tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    gpu.gpu(minutes=0, sections=("steps", "parity"), output=file)
+    rows = json.loads(file.read_text())["summary"][-1]["rows"]
+    assert [row[:2] for row in rows] == [[name, "not run: no time was left"] for name in ("steps", "parity")]
+
+
+def test_an_unknown_section_is_answered_with_those_there_are(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"no such section: parities; there are tests, .*parity"):
+        gpu.gpu(sections=("parities",), output=tmp_path / "result.json")
+    assert not list(tmp_path.iterdir())
