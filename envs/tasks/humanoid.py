@@ -12,7 +12,7 @@ from torch import Tensor
 
 from envs.task import State
 from envs.tasks.gymnasium_task import GymnasiumTask
-from envs.tasks.rewards import center_of_mass, ordered_sum
+from envs.tasks.rewards import ordered_sum, weighted_positions
 
 
 @dataclass
@@ -45,7 +45,7 @@ class Humanoid(GymnasiumTask):
 
     def bind(self, model: mujoco.MjModel, dtype: torch.dtype, device: torch.device) -> None:
         super().bind(model, dtype, device)
-        self._body_mass = model.body_mass.tolist()
+        self._body_mass = torch.as_tensor(model.body_mass, dtype=dtype, device=device).clone()
         self._total_mass = float(model.body_mass.sum())
 
     def reset(self, num_worlds: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -69,7 +69,8 @@ class Humanoid(GymnasiumTask):
         return torch.cat(parts, dim=-1)
 
     def reward(self, state: State, action: Tensor, next_state: State) -> tuple[Tensor, dict[str, Tensor]]:
-        before, after = center_of_mass(self._body_mass, torch.stack([state.xipos, next_state.xipos])) / self._total_mass
+        positions = torch.stack([state.xipos, next_state.xipos])
+        before, after = weighted_positions(self._body_mass, positions) / self._total_mass
         x_velocity = (after[:, 0] - before[:, 0]) / self.dt
         forward = self.forward_reward_weight * x_velocity
         survive = self._healthy(next_state).to(forward) * self.healthy_reward

@@ -12,8 +12,10 @@ def ordered_sum(values: Tensor) -> Tensor:
 
     Floating-point sums depend on their order. Gymnasium's tasks sum with NumPy, which keeps eight running sums
     over blocks of at most 128 elements and adds the halves of anything longer, so a sum that is to equal theirs bit
-    for bit has to be made in the same way.
+    for bit has to be made in the same way. On a GPU nothing equals theirs, and one kernel does.
     """
+    if values.is_cuda:
+        return values.sum(-1)
     n = values.shape[-1]
     if n > _BLOCK:
         half = n // 2
@@ -39,9 +41,12 @@ def _sum_in_turn(values: Tensor) -> Tensor:
     return total
 
 
-def center_of_mass(mass: list[float], xipos: Tensor) -> Tensor:
-    """Center of mass (..., 3) of bodies of `mass` (nbody) at `xipos` (..., nbody, 3), added body by body."""
-    total = mass[0] * xipos[..., 0, :]
+def weighted_positions(mass: Tensor, xipos: Tensor) -> Tensor:
+    """Sum (..., 3) of the positions `xipos` (..., nbody, 3), weighted with `mass` (nbody,), added body by body."""
+    weighted = mass[:, None] * xipos
+    if xipos.is_cuda:
+        return weighted.sum(-2)
+    total = weighted[..., 0, :]
     for body in range(1, len(mass)):
-        total = total + mass[body] * xipos[..., body, :]
+        total = total + weighted[..., body, :]
     return total
