@@ -1,22 +1,24 @@
 """The proof kit: every GPU test and GPU benchmark in one run, one JSON and one set of tables.
 
-Sections follow each other in the order of their worth, each within what time is left. One that fails is reported with
+Sections follow each other in the order of their worth, each in a process of its own. One that fails is reported with
 its reason and stops nothing; the file is written anew after each, so that a run that is cut short leaves what it has.
 Without a GPU the same sections run in a reduced form, on Warp's CPU device, which shows that the kit works.
 """
 
 from __future__ import annotations
 
-import csv
 import itertools
+import re
 import subprocess
 import sys
 import time
 import traceback
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -29,9 +31,9 @@ from torch import Tensor
 import envs
 from benchmarks import peers, result, runner
 from benchmarks.data import random_transitions
-from benchmarks.training import SALTUS
+from benchmarks.training import train_for
 from benchmarks.update import BATCH_SIZE, HIDDEN
-from envs.physics.warp import WarpPhysics
+from envs.physics.warp import WarpPhysics, free_bytes
 from pipeline import presets
 from pipeline.buffer import ReplayBuffer
 from pipeline.evaluate import scale_action
@@ -58,9 +60,10 @@ class Sizes:
     parity_steps: int
     rollout_worlds: int
     rollout_steps: int
-    training: tuple[tuple[str, float, tuple[str, ...]], ...]  # task, seconds, options
+    training: tuple[tuple[str, float, str], ...]  # task, seconds, options
 
 
+RARELY = "--eval-every 1000000 --log-every 100000 --checkpoint-every 1000000000"
 ON_GPU = Sizes(
     worlds={"Hopper-v5": (1024, 4096, 16384), "Humanoid-v5": (1024, 4096, 8192)},
     repeats=3,
@@ -72,10 +75,12 @@ ON_GPU = Sizes(
     rollout_worlds=1024,
     rollout_steps=1000,
     training=(
-        ("Hopper-v5", 75, ("--num-envs", "1024", "--utd-ratio", "0.03125", "--total-env-steps", "20000000")),
-        ("Humanoid-v5", 110, ("--num-envs", "2048", "--utd-ratio", "0.015625", "--total-env-steps", "60000000")),
+        ("Hopper-v5", 75, f"--num-envs 1024 --utd-ratio 0.03125 --total-env-steps 20000000 {RARELY}"),
+        ("Humanoid-v5", 110, f"--num-envs 2048 --utd-ratio 0.015625 --total-env-steps 60000000 {RARELY}"),
     ),
 )
+EVALUATION = re.compile(r"evaluation at .*: return (-?[\d.]+) ")
+LEVELS = (1000, 3000, 5000, 8000)
 SHORT = "--physics warp --num-envs 8 --utd-ratio 0.125 --total-env-steps 1200 --learning-starts 400 --eval-every 600"
 REDUCED = Sizes(
     worlds={"Hopper-v5": (4, 8), "Humanoid-v5": (4,)},
@@ -87,30 +92,59 @@ REDUCED = Sizes(
     parity_steps=25,
     rollout_worlds=32,
     rollout_steps=100,
-    training=(("Hopper-v5", 60, (*SHORT.split(), "--eval-episodes", "2", "--no-compile")),),
+    training=(("Hopper-v5", 60, f"{SHORT} --eval-episodes 2 --no-compile"),),
 )
+
+
+# A measurement, or a table of them.
+Finding: TypeAlias = dict[str, Any] | result.Table
+# Calls of a case before it is measured: enough for every round of updates to have been recorded.
+WARMUP_CALLS = 12
 
 
 @dataclass
 class Kit:
-    """What the sections share, and what they found."""
+    """What a section works with, and what it found.
+
+    Attributes:
+        deadline: of the whole kit, by time.monotonic().
+        send: takes every finding at once, so that it is kept whatever comes after it.
+    """
 
     device: torch.device
     sizes: Sizes
     deadline: float
-    measurements: list[dict[str, Any]] = field(default_factory=list)
-    tables: list[result.Table] = field(default_factory=list)
+    send: Callable[[Finding], None]
 
     def note(self, section: str, **values: Any) -> None:
         """Keep one measurement."""
-        self.measurements.append({"section": section, **values})
+        self.send({"section": section, **values})
+
+    def table(self, title: str, columns: list[str], rows: list[list[result.Cell]]) -> None:
+        """Keep one table."""
+        self.send(result.Table(title, columns, rows))
 
     def compare(self, section: str, title: str, cases: Mapping[str, Callable[[], runner.Work]], subject: str) -> None:
-        """Measure cases side by side, and keep rates and their table."""
-        made, missing = runner.build(cases)
-        measured = runner.measure(made, self.sizes.repeats, self.sizes.seconds, warmup_calls=4)
-        self.measurements += result.rows_of(measured, section=section, title=title)
-        self.tables.append(result.comparison(title, measured, subject, missing, {}))
+        """Measure cases side by side, and keep rates and their table; one that fails is left out, with its reason."""
+        made: dict[str, runner.Work] = {}
+        missing: dict[str, str] = {}
+        for name, make in cases.items():
+            try:
+                work = make()
+                for _ in range(WARMUP_CALLS):
+                    work()
+                made[name] = work
+            except Exception as error:
+                traceback.print_exc()
+                missing[name] = f"failed: {_first_line(error)}"
+        if subject not in made:
+            raise RuntimeError(f"{title}: {subject} {missing[subject]}")
+        measured = runner.measure(made, self.sizes.repeats, self.sizes.seconds, warmup_calls=0)
+        for row in result.rows_of(measured, section=section, title=title):
+            self.send(row)
+        self.send(result.comparison(title, measured, subject, missing, {}))
+        if missing:
+            raise RuntimeError(f"{title}: {', '.join(missing)} failed")
 
     def left(self) -> float:
         """Seconds."""
@@ -120,8 +154,11 @@ class Kit:
 def gpu(minutes: float = 8.5, sections: tuple[str, ...] = (), output: Path | None = None) -> None:
     """Run every GPU test and benchmark; without a GPU, a reduced form of them.
 
+    Each section has a process of its own, which is ended when the time is over: neither a hang nor a GPU in a bad state
+    spoils the others.
+
     Args:
-        minutes: after which no further section begins.
+        minutes: for everything.
         sections: which ones; by default all.
         output: the file to write; by default benchmarks/results/gpu-<device>.json.
     """
@@ -130,49 +167,73 @@ def gpu(minutes: float = 8.5, sections: tuple[str, ...] = (), output: Path | Non
     unknown = sorted(set(sections) - set(SECTIONS))
     if unknown:
         raise SystemExit(f"no such section: {', '.join(unknown)}; there are {', '.join(SECTIONS)}")
-    kit = Kit(device, ON_GPU if on_gpu else REDUCED, time.monotonic() + 60 * minutes)
-    warnings.filterwarnings("ignore", message="the model asks for the PGS solver")
+    sizes, deadline = ON_GPU if on_gpu else REDUCED, time.monotonic() + 60 * minutes
     name = torch.cuda.get_device_name().lower().replace(" ", "-") if on_gpu else "reduced"
     path = output or result.RESULTS / f"gpu-{name}.json"
+    settings = {"minutes": minutes, "device": str(device), "reduced": not on_gpu}
     rows: list[list[result.Cell]] = []
+    found: list[Finding] = []
     for section in sections or tuple(SECTIONS):
-        rows.append([section, *_attempt(kit, section)])
-        outcome = result.Table("Sections", ["section", "outcome", "seconds"], rows)
-        settings = {"minutes": minutes, "device": str(device), "reduced": not on_gpu}
-        content = settings | {"sections": [row[0] for row in rows]}
-        result.write(path, content, kit.measurements, [*kit.tables, outcome])
-    result.show([*kit.tables, outcome], path)
-    if any(str(row[1]).startswith("failed") for row in rows):
+        start = time.monotonic()
+        outcome = _in_a_process_of_its_own(section, device, sizes, deadline, found.append)
+        rows.append([section, outcome, time.monotonic() - start])
+        tables = [one for one in found if isinstance(one, result.Table)]
+        tables.append(result.Table("Sections", ["section", "outcome", "seconds"], rows))
+        result.write(path, settings, [one for one in found if not isinstance(one, result.Table)], tables)
+    result.show(tables, path)
+    if any(row[1] != "done" for row in rows):
         raise SystemExit(1)
 
 
-def _attempt(kit: Kit, section: str) -> tuple[str, float]:
-    """Run a section; return how it went, and its seconds."""
-    if kit.left() <= 0:
-        return "not run: no time was left", 0.0
-    print(f"== {section} ({kit.left():.0f} s left)", flush=True)
-    start = time.monotonic()
+def _in_a_process_of_its_own(
+    section: str, device: torch.device, sizes: Sizes, deadline: float, keep: Callable[[Finding], None]
+) -> str:
+    """Run a section, keep what it finds as it finds it, and return how it went."""
+    if time.monotonic() >= deadline:
+        return "not run: no time was left"
+    print(f"== {section} ({deadline - time.monotonic():.0f} s left)", flush=True)
+    here, there = get_context("spawn").Pipe()
+    process = get_context("spawn").Process(target=_run_section, args=(there, section, device, sizes, deadline))
+    process.start()
+    there.close()
     try:
-        SECTIONS[section](kit)
-        outcome = "done"
+        while here.poll(max(0.0, deadline - time.monotonic())):
+            received = here.recv()
+            if isinstance(received, str):
+                return received
+            keep(received)
+        return "stopped: no time was left"
+    except EOFError:
+        process.join(10)
+        return f"failed: its process ended with exit code {process.exitcode}"
+    finally:
+        process.kill()
+
+
+def _run_section(pipe: Connection, section: str, device: torch.device, sizes: Sizes, deadline: float) -> None:
+    warnings.filterwarnings("ignore", message="the model asks for the PGS solver")
+    try:
+        SECTIONS[section](Kit(device, sizes, deadline, pipe.send))
+        pipe.send("done")
     except Exception as error:  # whatever it is: the other sections are worth having
         traceback.print_exc()
-        reason = (str(error).strip().splitlines() or [""])[0]
-        outcome = f"failed: {type(error).__name__}: {reason}"[:300]
-    if kit.device.type == "cuda":
-        torch.cuda.empty_cache()
-    return outcome, time.monotonic() - start
+        pipe.send(f"failed: {_first_line(error)}")
+
+
+def _first_line(error: Exception) -> str:
+    reason = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {reason}"[:300]
 
 
 def run_tests(kit: Kit) -> None:
-    """The tests that need a GPU (and, without one, those of the Warp engine on the CPU's kernels are CI's business)."""
+    """The tests that need a GPU; without one they are skipped."""
     command = [sys.executable, "-m", "pytest", "-m", "gpu", "-rf", "-p", "no:cacheprovider", "tests"]
     root = Path(__file__).parents[1]
-    ended = subprocess.run(command, cwd=root, text=True, capture_output=True, timeout=max(30.0, kit.left()))
+    ended = subprocess.run(command, cwd=root, text=True, capture_output=True, timeout=min(200.0, kit.left()))
     lines = [line for line in ended.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
     summary = next((line for line in reversed(ended.stdout.splitlines()) if line.strip()), "nothing")
     kit.note("tests", exit_code=ended.returncode, summary=summary, failed=lines)
-    kit.tables.append(result.Table("GPU tests", ["result"], [[summary], *[[line] for line in lines]]))
+    kit.table("GPU tests", ["result"], [[summary], *[[line] for line in lines]])
     if ended.returncode not in (0, 5):  # 5: none were selected
         print(ended.stdout[-6000:], flush=True)
         raise RuntimeError(summary)
@@ -190,15 +251,15 @@ def parity(kit: Kit) -> None:
         if task == "Humanoid-v5":
             rows.append([f"{task}, CPU, newton against model", *_solver_error(kit, task)])
     columns = ["one control step: relative difference of the observation", "median", "99%", "worst"]
-    kit.tables.append(result.Table("Warp against the CPU engine", columns, rows))
+    kit.table("Warp against the CPU engine", columns, rows)
     rows = []
     for task in PARITY_TASKS:
         for engine in ENGINES:
             values = _rollout(kit, task, engine)
             kit.note("rollouts", task=task, engine=engine, **{name: _interval(one) for name, one in values.items()})
             rows.append([f"{task}, {engine}", *["{:.4g} +- {:.2g}".format(*_interval(one)) for one in values.values()]])
-    columns = ["random actions: mean, and half of its 95% interval", "return", "length", "height"]
-    kit.tables.append(result.Table("Statistics of random episodes", columns, rows))
+    columns = ["random actions: mean, and half of its 95% interval", "return", "length", "height (or angle)"]
+    kit.table("Statistics of random episodes", columns, rows)
 
 
 def _step_errors(kit: Kit, task: str, solver: Solver) -> Tensor:
@@ -249,6 +310,8 @@ def _rollout(kit: Kit, task: str, engine: Engine) -> dict[str, Tensor]:
     totals = torch.zeros(3, worlds, device=env.device)
     running = torch.ones(worlds, dtype=torch.bool, device=env.device)
     for _ in range(steps):
+        if not running.any():
+            break
         unit = 2 * torch.rand(worlds, env.action_dim, generator=generator, device=env.device) - 1
         assert env._state is not None
         above = env._state.qpos[:, height].float()
@@ -267,18 +330,12 @@ def _interval(values: Tensor) -> tuple[float, float]:
 def steps(kit: Kit) -> None:
     """Env steps/s of BatchEnv beside mujoco_warp's own captured step of the same model."""
     for task, worlds in [(name, count) for name in TASKS for count in kit.sizes.worlds[name]]:
-        env = _warp_env(kit, task, worlds)
-        cases = {"saltus": partial(_stepping, kit, env), "bare mujoco_warp": partial(_bare, kit, env)}
+        free = free_bytes(kit.device)
+        ours, bare = _warp_env(kit, task, worlds), _warp_env(kit, task, worlds)
+        cases = {"saltus": partial(_stepping, kit, ours), "bare mujoco_warp": partial(_bare, kit, bare)}
         kit.compare("steps", f"{task}, {worlds} worlds: env steps/s", cases, "saltus")
-        physics = env.physics
-        assert isinstance(physics, WarpPhysics)
-        kit.note(
-            "memory",
-            task=task,
-            worlds=worlds,
-            bytes=physics.num_bytes,
-            allocated=torch.cuda.memory_reserved() if kit.device.type == "cuda" else 0,
-        )
+        announced = sum(env.physics.num_bytes for env in (ours, bare) if isinstance(env.physics, WarpPhysics))
+        kit.note("memory", task=task, worlds=worlds, announced=announced, taken=free - free_bytes(kit.device))
 
 
 def _warp_env(kit: Kit, task: str, worlds: int) -> envs.BatchEnv:
@@ -306,11 +363,16 @@ def _stepping(kit: Kit, env: envs.BatchEnv, at_once: int = 10) -> runner.Work:
 
 
 def _bare(kit: Kit, env: envs.BatchEnv, at_once: int = 10) -> runner.Work:
-    """The engine's captured control step, and nothing else: no reading, no reward, no reset."""
+    """The engine's captured control step, and nothing else: no reading, no reward, no reset.
+
+    Every call begins anew: worlds that nobody resets would lie on the floor, which takes the solver longer.
+    """
     physics, actions, frame_skip = env.physics, _actions(env), env.task.frame_skip
     assert isinstance(physics, WarpPhysics)
+    start = physics.get_state()
 
     def step() -> int:
+        physics.set_state(start)
         for _ in range(at_once):
             physics.advance(next(actions), frame_skip)
         peers.synchronize(kit.device)
@@ -385,9 +447,7 @@ def synchronization(kit: Kit) -> None:
         found = _synchronizations(kit, call) if kit.device.type == "cuda" else []
         kit.note("synchronization", work=name, count=len(found), places=found)
         rows.append([name, len(found) if kit.device.type == "cuda" else "needs CUDA", "; ".join(found[:3])])
-    kit.tables.append(
-        result.Table("Host synchronisations, by torch's sync debug mode", ["in a", "found", "where"], rows)
-    )
+    kit.table("Host synchronisations, by torch's sync debug mode", ["in a", "found", "where"], rows)
 
 
 def _synchronizations(kit: Kit, call: Callable[[], Any]) -> list[str]:
@@ -410,24 +470,24 @@ def profile(kit: Kit) -> None:
     for preset in ("sac", "fast"):
         data = _data(kit, "Hopper-v5")
         learner, buffer = _learner(kit, "Hopper-v5", data, preset, batch_size=batch_size)
-        for _ in range(2 + 3 * learner.config.policy_delay):
+        for _ in range(WARMUP_CALLS):
             learner.round(buffer, count)
         peers.synchronize(kit.device)
         activities = [torch.profiler.ProfilerActivity.CPU]
         if kit.device.type == "cuda":
             activities.append(torch.profiler.ProfilerActivity.CUDA)
-        start = time.perf_counter()
         with torch.profiler.profile(activities=activities) as profiled:
+            start = time.perf_counter()
             for _ in range(5):
                 learner.round(buffer, count)
             peers.synchronize(kit.device)
-        seconds = time.perf_counter() - start
+            seconds = time.perf_counter() - start
         kernels = [event for event in profiled.events() if event.device_type == torch.autograd.DeviceType.CUDA]
         busy = sum(event.time_range.elapsed_us() for event in kernels) / 1e6
         each = len(kernels) / (5 * count)
         kit.note("profile", preset=preset, kernels_per_update=each, busy_share=busy / seconds, seconds=seconds)
         rows.append([preset, each, busy / seconds])
-    kit.tables.append(result.Table("Profile of rounds", ["preset", "kernels an update", "share of time busy"], rows))
+    kit.table("Profile of rounds", ["preset", "kernels an update", "share of time busy"], rows)
 
 
 def loop(kit: Kit) -> None:
@@ -447,7 +507,7 @@ def loop(kit: Kit) -> None:
         title = f"{task}, {worlds} worlds, {count} updates a step"
         rows.append([title, *[1e3 * value for value in seconds.values()], ratio, worlds / seconds["both"]])
     columns = ["", "stepping, ms", "learning, ms", "both, ms", "sum of parts / both", "env steps/s"]
-    kit.tables.append(result.Table("The loop on the device", columns, rows))
+    kit.table("The loop on the device", columns, rows)
 
 
 def _parts_of_the_loop(
@@ -489,35 +549,23 @@ def _seconds(kit: Kit, *calls: Callable[[], object]) -> float:
 def training(kit: Kit) -> None:
     """Short training curves, wall-clock from process start, evaluated on the CPU engine."""
     rows: list[list[result.Cell]] = []
+    failed = []
     for task, seconds, options in kit.sizes.training:
-        limit = min(seconds, kit.left())
-        if limit < 20:
-            rows.append([task, "no time was left", None, None, None])
-            continue
         with TemporaryDirectory(prefix="saltus-") as folder:
-            run_dir = Path(folder) / "run"
-            command = [*SALTUS, "train", task, "--device", kit.device.type, "--run-dir", str(run_dir), *options]
-            start = time.monotonic()
-            with open(Path(folder) / "log", "w+") as log:
-                with subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT) as process:
-                    try:
-                        process.wait(limit)
-                    except subprocess.TimeoutExpired:
-                        process.kill()
-                log.seek(0)
-                said = log.read().replace(folder, "RUN")
-            file = run_dir / "evaluations.csv"
-            curve = list(csv.DictReader(file.read_text().splitlines())) if file.exists() else []
-        points = [(float(row["seconds"]), float(row["return_mean"])) for row in curve]
-        kit.note("training", task=task, options=options, wall_seconds=time.monotonic() - start, curve=points,
-                 output=said.splitlines()[-40:])  # fmt: skip
-        best = max(points, key=lambda point: point[1], default=(0.0, float("nan")))
-        last = points[-1] if points else (0.0, float("nan"))
-        rows.append([f"{task} {' '.join(options)}", len(points), best[1], best[0], last[1]])
-        if not points:
-            print(said[-4000:], flush=True)
-    columns = ["run", "evaluations", "best return", "after s of training", "last return"]
-    kit.tables.append(result.Table("Short training runs", columns, rows))
+            arguments = [task, "--device", kit.device.type, "--run-dir", f"{folder}/run", *options.split()]
+            exit_code, took, lines = train_for(min(seconds, kit.left() - 15), arguments, Path(folder) / "cache")
+        curve = [(when, float(found[1])) for when, line in lines if (found := EVALUATION.match(line))]
+        output = [line.replace(folder, "RUN") for _, line in lines[-40:]]
+        kit.note("training", task=task, options=options, exit_code=exit_code, seconds=took, curve=curve, output=output)
+        reached = [next((when for when, value in curve if value >= level), None) for level in LEVELS]
+        best = max((value for _, value in curve), default=None)
+        rows.append([f"{task} {options}", len(curve), best, *reached])
+        if exit_code != 0:
+            failed.append(f"{task}: exit code {exit_code}: {output[-1] if output else 'no output'}")
+    columns = ["run", "evaluations", "best return", *[f"s to {level:,}" for level in LEVELS]]
+    kit.table("Short training runs, seconds from process start", columns, rows)
+    if failed:
+        raise RuntimeError("; ".join(failed))
 
 
 SECTIONS: dict[str, Callable[[Kit], None]] = {

@@ -131,7 +131,7 @@ def leanrl(data: TensorDict, batch_size: int, hidden: tuple[int, ...], updates: 
         action = raw.tanh()
         return action, (normal.log_prob(raw) - torch.log(1 - action.square() + 1e-6)).sum(1, keepdim=True)
 
-    def update_critics(batch: TensorDict) -> Tensor:
+    def update_critics(batch: TensorDict) -> None:
         critic_optimizer.zero_grad()
         following = batch["next"]
         with torch.no_grad():
@@ -142,9 +142,8 @@ def leanrl(data: TensorDict, batch_size: int, hidden: tuple[int, ...], updates: 
         loss = (found - target).square().mean((1, 2)).sum()
         loss.backward()
         critic_optimizer.step()
-        return loss.detach()
 
-    def update_actor(batch: TensorDict) -> Tensor:
+    def update_actor(batch: TensorDict) -> None:
         actor_optimizer.zero_grad()
         action, log_prob = draw(batch["observation"])
         loss = (log_alpha.exp().detach() * log_prob - batched(live, batch["observation"], action).amin(0)).mean()
@@ -153,7 +152,6 @@ def leanrl(data: TensorDict, batch_size: int, hidden: tuple[int, ...], updates: 
         alpha_optimizer.zero_grad()
         (-log_alpha.exp() * (log_prob.detach() - action_dim)).mean().backward()
         alpha_optimizer.step()
-        return loss.detach()
 
     functions: list[Callable[[TensorDict], Any]] = [torch.compile(update_critics), torch.compile(update_actor)]
     if on_cuda:

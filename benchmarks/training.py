@@ -94,7 +94,7 @@ def _train_and_evaluate(task: str, seed: int, limit: float, episodes: int, optio
     with TemporaryDirectory(prefix="saltus-") as folder:
         run_dir, cache = Path(folder) / "run", Path(folder) / "cache"
         arguments = [task, "--seed", str(seed), "--run-dir", str(run_dir), *options]
-        exit_code, seconds, lines = _train(arguments, limit, cache)
+        exit_code, seconds, lines = train_for(limit, arguments, cache)
         output = [
             (when, line.replace(str(run_dir), "RUN")) for when, line in lines
         ]  # results name no folder of a machine
@@ -109,7 +109,7 @@ def _train_and_evaluate(task: str, seed: int, limit: float, episodes: int, optio
     return Trained(seed, exit_code, seconds, curve, final, output)
 
 
-def _train(arguments: Sequence[str], limit: float, cache: Path) -> tuple[int, float, list[tuple[float, str]]]:
+def train_for(limit: float, arguments: Sequence[str], cache: Path) -> tuple[int, float, list[tuple[float, str]]]:
     """Run `saltus train`, with SIGTERM after `limit` seconds; return exit code, seconds and timed lines of output."""
     output = []
     environment = os.environ | {"PYTHONUNBUFFERED": "1", "TORCHINDUCTOR_CACHE_DIR": str(cache)}

@@ -17,7 +17,7 @@ from torch import Tensor
 from envs import transition as transitions
 from envs.physics import Physics
 from envs.physics.cpu import CpuPhysics
-from envs.physics.warp import WarpPhysics, require_warp
+from envs.physics.warp import WarpPhysics, missing_packages, require_warp
 from envs.task import Names, State, Task, load_model
 
 
@@ -101,7 +101,8 @@ class BatchEnv:
         self.task, self.num_envs, self.device = task, num_envs, torch.device(device)
         if self.device.type == "cuda" and not torch.cuda.is_available():
             raise ValueError(f"device {self.device} was asked for and torch sees no CUDA device: take device cpu")
-        on_gpu = physics == "warp" or (physics is None and self.device.type == "cuda")
+        self.device = torch.empty(0, device=self.device).device  # cuda by its number, as tensors name it
+        on_gpu = (physics or _suited_physics(self.device)) == "warp"
         where = self.device if on_gpu else torch.device("cpu")
         if on_gpu:
             require_warp(where)
@@ -318,6 +319,16 @@ class BatchEnv:
 
     def _per_world(self, dtype: torch.dtype) -> Tensor:
         return torch.zeros(self.num_envs, dtype=dtype, device=self.physics.device)
+
+
+def _suited_physics(device: torch.device) -> str:
+    """The engine that suits a device."""
+    if device.type != "cuda":
+        return "cpu"
+    if missing_packages():
+        warnings.warn("Warp is not installed, so the CPU simulates: pip install 'saltus[warp]'", stacklevel=3)
+        return "cpu"
+    return "warp"
 
 
 def _action_bounds(model: Any, task_name: str, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ import torch
 
 FORMAT = 2
 KEEP = 2
-PACKAGES = ("saltus", "torch", "torchrl", "tensordict", "mujoco", "gymnasium", "numpy")
+PACKAGES = ("saltus", "torch", "torchrl", "tensordict", "mujoco", "mujoco-warp", "warp-lang", "gymnasium", "numpy")
 
 
 class CheckpointError(RuntimeError):

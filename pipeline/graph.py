@@ -8,6 +8,7 @@ call no Python of the update is left.
 
 from __future__ import annotations
 
+import gc
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -50,6 +51,11 @@ class Graph:
     @property
     def pending(self) -> bool:
         return self._run is None and not self._failed
+
+    @property
+    def compiled(self) -> bool:
+        """Whether calls run what was compiled."""
+        return self._run is not None
 
     def __call__(self, batch: TensorDict) -> dict[str, Tensor]:
         keys, values = _flat(batch)
@@ -101,7 +107,8 @@ class CudaGraph:
     """Work on a CUDA device, recorded at its third call and replayed from then on as one CUDA graph.
 
     The first two calls do the work as it is: they compile, and let libraries choose their kernels. At a replay nothing
-    of the work's Python is left, and random numbers go on where the last call left them.
+    of the work's Python is left, and random numbers go on where the last call left them. The tensors that replays give
+    are the same ones: the next replay writes into them.
 
     Args:
         work: gives tensors by name; it must neither wait for the device nor depend on a value there.
@@ -122,10 +129,11 @@ class CudaGraph:
             return self._work()
         if self._calls == self.CALLS_BEFORE + 1:
             self._graph.register_generator_state(self._generator)
+            gc.collect()  # a graph that is freed during the recording would spoil it
             with torch.cuda.graph(self._graph):  # records, and does nothing
                 self._result = self._work()
         self._graph.replay()
-        return self._result
+        return dict(self._result)
 
 
 def _make_placeholders(traced: fx.GraphModule) -> list[Tensor]:

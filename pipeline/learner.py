@@ -80,6 +80,11 @@ class Learner:
         """What compiling has taken so far."""
         return sum(graph.seconds for graph in self._graphs)
 
+    @property
+    def num_bytes(self) -> int:
+        """What networks, targets and optimisers take."""
+        return sum({tensor.data_ptr(): tensor.nbytes for tensor in self._tensors()}.values())
+
     def act(self, observation: Tensor, noise: Tensor) -> Tensor:
         """Actions in [-1, 1] for observations (N, obs_dim) and standard normal noise (N, action_dim)."""
         return self.actor.sample(self._normalized(observation), noise)
@@ -111,27 +116,31 @@ class Learner:
     def round(self, buffer: ReplayBuffer, num_updates: int) -> Metrics:
         """Do `num_updates` updates; return the metrics of the last of each kind, scalars on the device.
 
-        Compiled, on CUDA, a round is one CUDA graph, sampling included; the host does not wait for it.
+        On CUDA compiled updates, up to `DRAWN_AT_ONCE` of them with their sampling, are one CUDA graph; the host does
+        not wait for it. There the metrics' tensors are those of the next round, too.
         """
-        before = self.gradient_steps % self.config.policy_delay
-        self.gradient_steps += num_updates
-        if not (self._graphs and self.device.type == "cuda"):
-            return self._do_updates(buffer, num_updates, before)
-        key = buffer, num_updates, before
+        metrics: Metrics = {}
+        for done in range(0, num_updates, DRAWN_AT_ONCE):
+            count = min(DRAWN_AT_ONCE, num_updates - done)
+            metrics |= self._block(buffer, count, self.gradient_steps % self.config.policy_delay)
+            self.gradient_steps += count
+        return metrics
+
+    def _block(self, buffer: ReplayBuffer, count: int, before: int) -> Metrics:
+        """Updates on batches drawn at once, after `before` of those between two of the actor's."""
+        key = buffer, count, before
+        if not (self.device.type == "cuda" and self._graphs and all(graph.compiled for graph in self._graphs)):
+            return self._updates_on_new_batches(*key)
         if key not in self._captured:
-            self._captured[key] = CudaGraph(lambda: self._do_updates(*key), buffer.generator)
+            self._captured[key] = CudaGraph(lambda: self._updates_on_new_batches(*key), buffer.generator)
         return self._captured[key]()
 
-    def _do_updates(self, buffer: ReplayBuffer, num_updates: int, before: int) -> Metrics:
-        """Updates after `before` of those between two of the actor's."""
+    def _updates_on_new_batches(self, buffer: ReplayBuffer, count: int, before: int) -> Metrics:
         metrics: Metrics = {}
-        number = before
-        for drawn in range(0, num_updates, DRAWN_AT_ONCE):
-            for batch in buffer.sample(self.config.batch_size, min(DRAWN_AT_ONCE, num_updates - drawn)):
-                number += 1
-                for every, update in self._updates:
-                    if number % every == 0:
-                        metrics |= update(batch)
+        for number, batch in enumerate(buffer.sample(self.config.batch_size, count), start=before + 1):
+            for every, update in self._updates:
+                if number % every == 0:
+                    metrics |= update(batch)
         return metrics
 
     def update_both(self, batch: TensorDict) -> Metrics:

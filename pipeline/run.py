@@ -46,14 +46,11 @@ class Run:
         torch.manual_seed(stream_seed(config.seed, "learner"))
         self._task = envs.find_task(config.task)  # once: a file that is edited meanwhile changes nothing
         self.env = self._make_training_env()
-        if isinstance(self.env.physics, WarpPhysics):
-            announce(_memory_of(self.env.physics))
         dimensions = self.env.observation_dim, self.env.action_dim
-        size = config.capacity * transitions.num_bytes(*dimensions)
-        announce(f"replay buffer: {config.capacity:,} transitions, {size / 1e6:,.0f} MB on {self.device}")
+        self.learner = Learner(config, *dimensions, self.device)
+        announce(self._memory(dimensions))
         seed = stream_seed(config.seed, "buffer")
         self.buffer = ReplayBuffer(config.capacity, *dimensions, self.device, seed, config.n_step, config.gamma)
-        self.learner = Learner(config, *dimensions, self.device)
         self.noise = HeldNoise(config.num_envs, self.env.action_dim, config.noise_repeat, self.device)
         self.observation = self.env.reset()
         self.metrics: dict[str, torch.Tensor] = {}
@@ -88,6 +85,19 @@ class Run:
             num_threads=config.num_threads,
             **config.task_options,
         )
+
+    def _memory(self, dimensions: tuple[int, int]) -> str:
+        """What takes memory on the device, how much, and the options that decide it."""
+        size = self.config.capacity * transitions.num_bytes(*dimensions)
+        parts = [f"replay buffer: {self.config.capacity:,} transitions, {size / 1e6:,.0f} MB (--buffer-size)"]
+        physics = self.env.physics
+        if isinstance(physics, WarpPhysics):
+            parts.append(
+                f"physics: {physics.num_worlds:,} worlds, {physics.num_bytes / 1e6:,.0f} MB (--num-envs; room for "
+                f"--max-contacts {physics.max_contacts}, --max-constraints {physics.max_constraints} in each)"
+            )
+        parts.append(f"learner: {self.learner.num_bytes / 1e6:,.1f} MB (--actor-hidden, --critic-hidden)")
+        return f"memory on {self.device}: " + "; ".join(parts)
 
     @property
     def seconds(self) -> float:
@@ -222,14 +232,6 @@ class Run:
             torch.cuda.set_rng_state(state["random_cuda"], self.device)
 
 
-def _memory_of(physics: WarpPhysics) -> str:
-    return (
-        f"physics: {physics.num_worlds:,} worlds, {physics.num_bytes / 1e6:,.0f} MB on {physics.device}, with room for "
-        f"{physics.max_contacts} contacts and {physics.max_constraints} rows of constraints each (--max-contacts, "
-        "--max-constraints)"
-    )
-
-
 def create(config: Config, run_dir: Path) -> None:
     """Make a run's directory with its config.json."""
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -283,4 +285,4 @@ def resolve_device(name: str) -> torch.device:
         raise ValueError("device cuda was asked for and torch sees no CUDA device: use --device cpu or auto")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    return torch.empty(0, device=name).device  # cuda by its number, as tensors name it

@@ -1,4 +1,4 @@
-"""What would make the host wait for a GPU, found without one."""
+"""Operations whose result or shape depends on values, for which the host would wait for a GPU, found without one."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-# Their result, or its shape, depends on values.
-WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "_unique")
+WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "_unique", "repeat_interleave")
 
 
 class Waits(TorchDispatchMode):
@@ -21,7 +20,9 @@ class Waits(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func._schema.name.removeprefix("aten::")
-        masked = name == "index" and any(isinstance(one, Tensor) and one.dtype == torch.bool for one in args[1])
+        masked = name in ("index", "index_put", "index_put_") and any(
+            isinstance(one, Tensor) and one.dtype == torch.bool for one in args[1]
+        )
         if any(name.startswith(one) for one in WAITING) or masked:
             self.found.append(name)
         return func(*args, **(kwargs or {}))

@@ -42,10 +42,14 @@ _DERIVED = (
 )  # fmt: skip
 
 
+def missing_packages() -> list[str]:
+    """What Warp physics needs and is not installed."""
+    return [name for name in ("warp", "mujoco_warp") if importlib.util.find_spec(name) is None]
+
+
 def require_warp(device: torch.device) -> None:
     """Raise ValueError, with the way out, where Warp physics cannot run on `device`."""
-    missing = [name for name in ("warp", "mujoco_warp") if importlib.util.find_spec(name) is None]
-    if missing:
+    if missing := missing_packages():
         raise ValueError(f"physics warp needs {' and '.join(missing)}: pip install 'saltus[warp]', or take physics cpu")
     if device.type == "cpu":
         return
@@ -89,6 +93,9 @@ class WarpPhysics:
         ValueError: no Warp, no CUDA, an old driver; a model with something that Warp does not have; a field that cannot
             be read or cannot differ between worlds.
         MemoryError: more worlds than the device's memory holds; nothing has been allocated then.
+
+    Attributes:
+        num_bytes: what the state's arrays take.
     """
 
     dtype = torch.float32
@@ -104,10 +111,11 @@ class WarpPhysics:
         max_contacts: int = 0,
         max_constraints: int = 0,
     ):
-        self.device = torch.device(device)
-        require_warp(self.device)
+        require_warp(torch.device(device))
+        self.device = torch.empty(0, device=device).device  # cuda by its number, as tensors name it
         self._warp, self._mujoco_warp = _modules()
         self.model, self.num_worlds = with_supported_solver(model), num_worlds
+        self._mj_data = mujoco.MjData(self.model)
         if not max_contacts or not max_constraints:
             contacts, constraints = calibrate(self.model)
             max_contacts, max_constraints = max_contacts or contacts, max_constraints or constraints
@@ -125,7 +133,7 @@ class WarpPhysics:
             self._make_inputs()
         self._place_worlds = Captured(self._reset_and_forward, self.device)
         self._control_steps: dict[int, Captured] = {}
-        self._overflow_seen = torch.zeros((), dtype=torch.int32, device=self.device)
+        self._ever_full = torch.zeros(3, dtype=torch.bool, device=self.device)  # contacts, constraints, others
         self._unstable = torch.zeros(num_worlds, dtype=torch.bool, device=self.device)
         self._last = {field: view.clone() for field, view in self._views.items()}
         everywhere = torch.ones_like(self._unstable)
@@ -140,17 +148,17 @@ class WarpPhysics:
                 yield
             return
         stream = wp.stream_from_torch(torch.cuda.current_stream(self.device))
-        with torch.cuda.device(self.device), wp.ScopedDevice(stream.device), wp.ScopedStream(stream):
+        with torch.cuda.device(self.device), wp.ScopedStream(stream):
             yield
 
     def _require_memory(self) -> None:
-        free = free_bytes(self.device)
-        if self.num_bytes > 0.95 * free:
+        """Twice the state's arrays: what integrator and solver work on takes less than these."""
+        needed, free = 2 * self.num_bytes, free_bytes(self.device)
+        if needed > free:
             raise MemoryError(
-                f"{self.num_worlds} worlds take {self.num_bytes / 1e9:.2f} GB on {self.device}, where "
-                f"{free / 1e9:.2f} GB are free: lower num_envs (each world takes "
-                f"{self.num_bytes / self.num_worlds / 1e3:.0f} kB), max_constraints ({self.max_constraints}) or "
-                f"max_contacts ({self.max_contacts})"
+                f"{self.num_worlds} worlds take {needed / 1e9:.2f} GB on {self.device}, where {free / 1e9:.2f} GB are "
+                f"free: lower num_envs (each world takes {needed / self.num_worlds / 1e3:.0f} kB), max_constraints "
+                f"({self.max_constraints}) or max_contacts ({self.max_contacts})"
             )
 
     def _put_model(self) -> Any:
@@ -162,6 +170,11 @@ class WarpPhysics:
             raise ValueError(
                 f"model fields that cannot differ between worlds in Warp: {', '.join(unknown)}. Leave them out of "
                 f"randomize, or take physics cpu; there are {', '.join(sorted(batched))}"
+            )
+        if self.model.opt.enableflags & int(mujoco.mjtEnableBit.mjENBL_SLEEP):
+            raise ValueError(
+                "the model enables sleeping, of which a reset of some worlds would wake others in Warp: leave out "
+                '<flag sleep="enable"/>, or take physics cpu'
             )
         try:
             model = self._mujoco_warp.put_model(
@@ -191,8 +204,7 @@ class WarpPhysics:
     def _view(self, field: str) -> Tensor:
         """An array of Warp's, without copying, in the shape that MjData has it in."""
         array = getattr(self._data, field, None)
-        shape = getattr(mujoco.MjData(self.model), field, np.empty(0))
-        shape = np.shape(shape)
+        shape = np.shape(getattr(self._mj_data, field, ()))
         if not isinstance(array, self._warp.array) or array.shape[:1] != (self.num_worlds,):
             raise ValueError(f"not readable fields of MjData in Warp: {field}; there are {', '.join(self._readable())}")
         if 0 in array.shape:
@@ -201,11 +213,10 @@ class WarpPhysics:
 
     def _readable(self) -> list[str]:
         names = (item.name for item in dataclasses.fields(self._data))
-        data = mujoco.MjData(self.model)
         return sorted(
             name
             for name in names
-            if hasattr(data, name)
+            if hasattr(self._mj_data, name)
             and isinstance(array := getattr(self._data, name), self._warp.array)
             and array.shape[:1] == (self.num_worlds,)
         )
@@ -216,7 +227,10 @@ class WarpPhysics:
         self._ctrl, self._qacc = wp.to_torch(self._data.ctrl), wp.to_torch(self._data.qacc)
         self._overflow = wp.to_torch(self._data.overflow)
         kinds = self._mujoco_warp.OverflowType
-        self._dropping = int(kinds.ALL & ~(kinds.ITERATIONS | kinds.LS_ITERATIONS))
+        contacts, constraints = kinds.BROADPHASE | kinds.NARROWPHASE | kinds.CCD, kinds.NEFC | kinds.NJMAX_NNZ
+        others = kinds.ALL & ~(contacts | constraints | kinds.ITERATIONS | kinds.LS_ITERATIONS)
+        masks = [int(contacts), int(constraints), int(others)]
+        self._full_kinds = torch.tensor(masks, dtype=torch.int32, device=self.device)
         self._mask = wp.zeros(self.num_worlds, dtype=bool)
         self._qpos, self._qvel = wp.clone(self._data.qpos), wp.zeros_like(self._data.qvel)
         self._inputs = {name: wp.to_torch(getattr(self, name)) for name in ("_mask", "_qpos", "_qvel")}
@@ -284,25 +298,26 @@ class WarpPhysics:
         state = (self._state["qpos"], self._state["qvel"], self._qacc)
         sound = torch.stack([(part.abs() <= _LARGEST).all(dim=-1) for part in state]).all(dim=0)
         self._unstable = ~sound
-        dropped = self._overflow & self._dropping
-        self._overflowed = dropped != 0
-        self._overflow_seen |= dropped.amax()
+        full = (self._overflow[:, None] & self._full_kinds) != 0
+        self._overflowed = full.any(dim=-1)
+        self._ever_full |= full.any(dim=0)
 
     def unstable(self) -> Tensor:
         return self._unstable.clone()
 
     def overflowed(self) -> Tensor:
+        """As the protocol says; where the worlds' common memory for contacts was full, that is every world."""
         return self._overflowed.clone()
 
     @property
     def overflow_advice(self) -> str:
-        full, kinds = int(self._overflow_seen), self._mujoco_warp.OverflowType
-        options = []
-        if full & ~int(kinds.NEFC | kinds.NJMAX_NNZ):
-            options.append(f"max_contacts (it is {self.max_contacts})")
-        if full & int(kinds.NEFC | kinds.NJMAX_NNZ):
-            options.append(f"max_constraints (it is {self.max_constraints})")
-        return f"raise {' and '.join(options) or 'max_contacts or max_constraints'}"
+        ways_out = (
+            f"raise max_contacts (it is {self.max_contacts})",
+            f"raise max_constraints (it is {self.max_constraints})",
+            "take physics cpu, since another of Warp's limits was reached",
+        )
+        full = [way for way, was in zip(ways_out, self._ever_full.tolist(), strict=True) if was]
+        return " and ".join(full or ways_out[:2])
 
     def get_state(self) -> TensorDict:
         return TensorDict({field: view.clone() for field, view in self._state.items()}, batch_size=[self.num_worlds])
@@ -315,8 +330,7 @@ class WarpPhysics:
         model = self._model_of(world)
         data = mujoco.MjData(model)
         for field, view in self._state.items():
-            if field != "qacc_warmstart":
-                setattr(data, field, view[world].double().cpu().numpy() if view.dim() > 1 else float(view[world]))
+            setattr(data, field, view[world].double().cpu().numpy() if view.dim() > 1 else float(view[world]))
         mujoco.mj_forward(model, data)
         return data
 
@@ -331,7 +345,7 @@ class WarpPhysics:
 
 
 class Captured:
-    """Work on the device, as a CUDA graph from its second time on: the first compiles, which a capture must not."""
+    """Work on the device, as a CUDA graph from its second time on: the first loads and compiles its kernels."""
 
     def __init__(self, work: Callable[[], None], device: torch.device):
         self._work, self._device = work, device
@@ -389,7 +403,7 @@ def calibrate(model: mujoco.MjModel, num_worlds: int = 32, num_steps: int = 1000
 
 
 def num_bytes(model: mujoco.MjModel, num_worlds: int, max_contacts: int, max_constraints: int) -> int:
-    """What Warp allocates for so many worlds, on whatever device is current: the same for each world."""
+    """Bytes of the state's arrays of so many worlds, found by making those of one and of two."""
     _, mjw = _modules()
     one, two = (
         _array_bytes(mjw.make_data(model, nworld=count, nconmax=max_contacts, njmax=max_constraints))

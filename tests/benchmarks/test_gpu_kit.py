@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from pathlib import Path
 
 import pytest
+import torch
 
-from benchmarks import gpu
+from benchmarks import gpu, result, runner
 from benchmarks.report import markdown
 
 TINY = dataclasses.replace(
@@ -23,25 +25,22 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "ON_GPU", TINY)
 
 
-def boom(kit: gpu.Kit) -> None:
-    raise RuntimeError("first line\nsecond line")
-
-
 @pytest.mark.slow
 def test_a_section_that_fails_is_reported_and_the_others_are_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(gpu.SECTIONS, "steps", boom)
+    monkeypatch.setattr(gpu, "REDUCED", dataclasses.replace(TINY, training=(("Hoper-v5", 30.0, ""),)))
+    monkeypatch.setattr(gpu, "ON_GPU", gpu.REDUCED)
     file = tmp_path / "result.json"
     with pytest.raises(SystemExit) as ended:
-        gpu.gpu(sections=("synchronization", "steps", "parity", "loop", "profile"), output=file)
+        gpu.gpu(sections=("training", "synchronization", "steps", "parity", "loop", "profile"), output=file)
     assert ended.value.code == 1
     content = json.loads(file.read_text())
     outcome = {row[0]: row[1] for row in content["summary"][-1]["rows"]}
-    assert outcome["steps"] == "failed: RuntimeError: first line"
-    assert {outcome[name] for name in ("synchronization", "parity", "loop", "profile")} == {"done"}
+    assert outcome.pop("training").startswith("failed: RuntimeError: Hoper-v5: exit code 2: saltus: there is no task")
+    assert set(outcome.values()) == {"done"}
     found = {one["section"] for one in content["measurements"]}
-    assert {"synchronization", "parity", "rollouts", "loop", "profile"} <= found
+    assert {"training", "synchronization", "steps", "memory", "parity", "rollouts", "loop", "profile"} <= found
     worst = {
         (one["task"], one["solver"]): one["worst"] for one in content["measurements"] if one["section"] == "parity"
     }
@@ -52,9 +51,33 @@ def test_a_section_that_fails_is_reported_and_the_others_are_done(
     assert str(tmp_path) not in json.dumps(content["measurements"])
 
 
+def test_a_case_that_fails_leaves_the_others_to_be_measured() -> None:
+    def broken() -> runner.Work:
+        raise ZeroDivisionError("no such thing\nmore")
+
+    found: list[gpu.Finding] = []
+    kit = gpu.Kit(torch.device("cpu"), TINY, time.monotonic() + 60, found.append)
+    with pytest.raises(RuntimeError, match="title: theirs failed"):
+        kit.compare("section", "title", {"ours": lambda: lambda: 1, "theirs": broken}, "ours")
+    table = next(one for one in found if isinstance(one, result.Table))
+    assert [row[0] for row in table.rows] == ["ours", "theirs"]
+    assert table.rows[1][1] == "failed: ZeroDivisionError: no such thing"
+    with pytest.raises(RuntimeError, match="title: theirs failed: ZeroDivisionError"):
+        kit.compare("section", "title", {"theirs": broken}, "theirs")
+
+
+@pytest.mark.slow
+def test_a_section_that_takes_too_long_is_stopped_and_what_it_found_is_kept(tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    with pytest.raises(SystemExit):
+        gpu.gpu(minutes=0.02, sections=("parity",), output=file)
+    assert json.loads(file.read_text())["summary"][-1]["rows"][0][1] == "stopped: no time was left"
+
+
 def test_what_there_is_no_time_for_is_said(tmp_path: Path) -> None:
     file = tmp_path / "result.json"
-    gpu.gpu(minutes=0, sections=("steps", "parity"), output=file)
+    with pytest.raises(SystemExit):
+        gpu.gpu(minutes=0, sections=("steps", "parity"), output=file)
     rows = json.loads(file.read_text())["summary"][-1]["rows"]
     assert [row[:2] for row in rows] == [[name, "not run: no time was left"] for name in ("steps", "parity")]
 

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import io
 import warnings
-from contextlib import nullcontext
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any, TypeAlias
 
 import pytest
 import torch
@@ -398,54 +400,78 @@ def test_nothing_of_a_round_would_wait_for_a_gpu(preset: str, monkeypatch: pytes
 
 
 class Recorder:
-    """In the place of torch.cuda.CUDAGraph: counts, and does the recorded work again at a replay."""
+    """In the place of torch.cuda.CUDAGraph: what is recorded is taken out of `updates`, and added at each replay."""
 
-    def __init__(self) -> None:
+    def __init__(self, updates: list[str]) -> None:
+        self.updates, self.recorded = updates, list[str]()
         self.generators: list[torch.Generator] = []
         self.replays = 0
 
     def register_generator_state(self, generator: torch.Generator) -> None:
         self.generators.append(generator)
 
+    @contextmanager
+    def record(self) -> Iterator[None]:
+        before = len(self.updates)
+        yield
+        self.recorded = self.updates[before:]
+        del self.updates[before:]
+
     def replay(self) -> None:
         self.replays += 1
+        self.updates += self.recorded
+
+
+Recording: TypeAlias = tuple[Learner, list[str], list[Recorder]]
 
 
 @pytest.fixture
-def recorders(monkeypatch: pytest.MonkeyPatch) -> list[Recorder]:
+def recording(monkeypatch: pytest.MonkeyPatch) -> Recording:
+    """A learner as if on CUDA, whose updates do nothing but note which they are, and the graphs that it makes."""
+    learner, updates = make_learner("crossq", policy_delay=3, compile=False), list[str]()
+    learner._updates = [
+        (every, lambda batch, name=name: updates.append(name) or {name: batch["observation"].sum()})
+        for every, name in ((1, "critic"), (3, "actor"))
+    ]
+    learner._graphs, learner.device = [SimpleNamespace(compiled=True)], torch.device("cuda")  # type: ignore[list-item]
     made: list[Recorder] = []
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: made.append(Recorder()) or made[-1])
-    monkeypatch.setattr(torch.cuda, "graph", lambda recorded: nullcontext())
-    return made
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: made.append(Recorder(updates)) or made[-1])
+    monkeypatch.setattr(torch.cuda, "graph", lambda recorder: recorder.record())
+    return learner, updates, made
 
 
-def test_a_round_on_cuda_is_recorded_once_for_each_place_of_the_actors_updates(recorders: list[Recorder]) -> None:
+def test_a_round_on_cuda_is_recorded_once_for_each_place_of_the_actors_updates(recording: Recording) -> None:
     """Rounds of 4 updates of which every third is the actor's: three kinds, by what is left of the last third."""
-    learner = make_learner("crossq", policy_delay=3, compile=True)
-    learner._graphs, learner.device = [object()], torch.device("cuda")  # type: ignore[list-item]
-    learner._updates = [(1, lambda batch: {"critic_loss": batch["observation"].sum()}), (3, lambda batch: {"alpha": 1})]
-    buffer = filled_buffer()
+    (learner, _, recorders), buffer = recording, filled_buffer()
     seen = [set(learner.round(buffer, 4)) for _ in range(15)]
     assert learner.gradient_steps == 60
-    assert seen == [{"critic_loss", "alpha"}] * 15
-    assert len(recorders) == 3
+    assert seen == [{"critic", "actor"}] * 15
     assert [one.replays for one in recorders] == [3, 3, 3], "five calls each: two as they are, three replays"
     assert all(one.generators == [buffer.generator] for one in recorders)
 
 
-def test_the_actor_learns_with_the_same_updates_whether_recorded_or_not(recorders: list[Recorder]) -> None:
-    done: list[list[int]] = []
-    for on_cuda in (False, True):
-        learner, updates = make_learner("crossq", policy_delay=3, compile=False), []
-        learner._updates = [(1, lambda _, u=updates: u.append(0) or {}), (3, lambda _, u=updates: u.append(1) or {})]
-        if on_cuda:
-            learner._graphs, learner.device = [object()], torch.device("cuda")  # type: ignore[list-item]
-        buffer = filled_buffer()
-        for count in (1, 4, 7, 5):
-            learner.round(buffer, count)
-        done.append(updates)
-    assert done[0] == done[1]
-    assert sum(done[0]) == 17 // 3
+@pytest.mark.parametrize("counts", [(4,) * 15, (1, 7, 5) * 6, (40,) * 9])
+def test_the_actor_learns_with_the_same_updates_whether_recorded_or_not(
+    counts: tuple[int, ...], recording: Recording
+) -> None:
+    (learner, updates, recorders), buffer = recording, filled_buffer()
+    for count in counts:
+        learner.round(buffer, count)
+    one_third = ["critic", "critic", "critic", "actor"]
+    total = sum(counts)
+    assert updates == one_third * (total // 3) + ["critic"] * (total % 3)
+    assert sum(one.replays for one in recorders) > 0
+    assert learner.gradient_steps == total
+
+
+def test_an_update_that_did_not_compile_is_not_recorded(recording: Recording) -> None:
+    """It may wait for the device, which a recording must not."""
+    (learner, updates, recorders), buffer = recording, filled_buffer()
+    learner._graphs += [SimpleNamespace(compiled=False)]  # type: ignore[list-item]
+    for _ in range(5):
+        learner.round(buffer, 4)
+    assert not recorders
+    assert len(updates) == 26
 
 
 def failing(*_arguments: Any, **_options: Any) -> Any:
