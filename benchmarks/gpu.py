@@ -233,7 +233,7 @@ def run_tests(kit: Kit) -> None:
     lines = [line for line in ended.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
     summary = next((line for line in reversed(ended.stdout.splitlines()) if line.strip()), "nothing")
     kit.note("tests", exit_code=ended.returncode, summary=summary, failed=lines)
-    kit.table("GPU tests", ["result"], [[summary], *[[line] for line in lines]])
+    kit.table("GPU tests", ["result"], [[line] for line in (summary, *lines)])
     if ended.returncode not in (0, 5):  # 5: none were selected
         print(ended.stdout[-6000:], flush=True)
         raise RuntimeError(summary)
