@@ -450,7 +450,7 @@ def test_a_round_on_cuda_is_recorded_once_for_each_place_of_the_actors_updates(r
     assert all(one.generators == [buffer.generator] for one in recorders)
 
 
-@pytest.mark.parametrize("counts", [(4,) * 15, (1, 7, 5) * 6, (40,) * 9])
+@pytest.mark.parametrize("counts", [(4,) * 15, (1, 7, 5) * 12, (40,) * 9])
 def test_the_actor_learns_with_the_same_updates_whether_recorded_or_not(
     counts: tuple[int, ...], recording: Recording
 ) -> None:
