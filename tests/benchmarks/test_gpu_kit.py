@@ -37,7 +37,7 @@ def test_a_section_that_fails_is_reported_and_the_others_are_done(
     assert ended.value.code == 1
     content = json.loads(file.read_text())
     outcome = {row[0]: row[1] for row in content["summary"][-1]["rows"]}
-    assert outcome.pop("training").startswith("failed: RuntimeError: Hoper-v5: exit code 2: saltus: there is no task")
+    assert outcome.pop("training").startswith("failed: RuntimeError: Hoper-v5: exit code 1: saltus: there is no task")
     assert set(outcome.values()) == {"done"}
     found = {one["section"] for one in content["measurements"]}
     assert {"training", "synchronization", "steps", "memory", "parity", "rollouts", "loop", "profile"} <= found

@@ -154,7 +154,7 @@ def test_the_bytes_of_the_buffer_are_told_before_they_are_taken(
     assert events[1] == "allocated"
     megabytes = 100_000 * transitions.num_bytes(4, 1) / 1e6
     assert run.buffer.num_bytes == megabytes * 1e6
-    assert f"100,000 transitions, {megabytes:.0f} MB on cpu" in events[0]
+    assert f"memory on cpu: replay buffer: 100,000 transitions, {megabytes:.0f} MB" in events[0]
 
 
 def test_a_run_whose_buffer_does_not_fit_leaves_nothing_behind(tmp_path: Path) -> None:
