@@ -17,7 +17,7 @@ from torch import Tensor
 from envs import transition as transitions
 from envs.physics import Physics
 from envs.physics.cpu import CpuPhysics
-from envs.physics.warp import WarpPhysics, missing_packages, require_warp
+from envs.physics.warp import WarpPhysics, missing_packages
 from envs.task import Names, State, Task, load_model
 
 
@@ -57,7 +57,7 @@ class BatchEnv:
         device: where actions come from and transitions go.
         seed: seeds the first states of all episodes of all worlds.
         physics: ``"cpu"`` (`mujoco.batch`, float64, the reference), ``"warp"`` (`mujoco_warp`, float32, on `device`),
-            or None: warp where `device` is CUDA.
+            or None: warp where `device` is CUDA and Warp is installed.
         num_threads: threads for the physics on the CPU; 0 takes every core.
         solver: ``"model"``, what the model asks for, or ``"newton"``.
         max_contacts, max_constraints: what Warp has memory for in each world (see `WarpPhysics`); 0: as a rollout
@@ -104,8 +104,6 @@ class BatchEnv:
         self.device = torch.empty(0, device=self.device).device  # cuda by its number, as tensors name it
         on_gpu = (physics or _suited_physics(self.device)) == "warp"
         where = self.device if on_gpu else torch.device("cpu")
-        if on_gpu:
-            require_warp(where)
         model = load_model(task)
         self.action_low, self.action_high = _action_bounds(model, type(task).__name__, self.device)
         if solver == "newton":

@@ -29,7 +29,7 @@ class Config:
     num_envs: int = 128
     """Worlds that are simulated side by side."""
     physics: Literal["auto", "cpu", "warp"] = "auto"
-    """Engine: mujoco.batch on the CPU, or mujoco_warp where the learner is; auto takes warp on cuda."""
+    """Engine: mujoco.batch on the CPU, or mujoco_warp where the learner is; auto takes warp on cuda, if installed."""
     num_threads: int = 0
     """CPU threads for the simulation on the CPU; 0 takes every core."""
     solver: Literal["model", "newton"] = "model"

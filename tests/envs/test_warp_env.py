@@ -12,7 +12,7 @@ from torch import Tensor
 from waiting import Waits
 
 import envs
-from envs import BatchEnv
+from envs import BatchEnv, batch_env
 from envs import transition as transitions
 
 pytestmark = pytest.mark.filterwarnings("ignore:the model asks for the PGS solver")
@@ -209,6 +209,14 @@ def test_impossible_choices_are_named(options: dict[str, Any], message: str, mon
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match=message):
         envs.make("Hopper-v5", 2, **options)
+
+
+def test_a_gpu_simulates_unless_warp_is_missing(monkeypatch: pytest.MonkeyPatch):
+    assert batch_env._suited_physics(torch.device("cpu")) == "cpu"
+    assert batch_env._suited_physics(torch.device("cuda")) == "warp"
+    monkeypatch.setattr(batch_env, "missing_packages", lambda: ["mujoco_warp"])
+    with pytest.warns(UserWarning, match=r"the CPU simulates: pip install 'saltus\[warp\]'"):
+        assert batch_env._suited_physics(torch.device("cuda")) == "cpu"
 
 
 def test_the_solver_is_a_choice_on_the_cpu_too():
