@@ -18,7 +18,7 @@ from torchrl.objectives import CrossQLoss, SACLoss
 from torchrl.objectives.utils import distance_loss
 
 from pipeline.config import Config
-from pipeline.networks import Actor, Critic, UnitWeights, initialize_units, mlp, residual
+from pipeline.networks import Actor, Critic, UnitWeights, initialize_units, mlp, residual, set_matmul_dtype
 
 Loss: TypeAlias = SACLoss | CrossQLoss
 
@@ -203,6 +203,7 @@ def _actor(config: Config, observation_dim: int, action_dim: int) -> Actor:
     body = residual(widths) if config.network == "residual" else mlp(widths, config.actor_norm, config.norm_order)
     if config.unit_weights != "none":
         initialize_units(body)
+    set_matmul_dtype(body, getattr(torch, config.matmul_dtype))
     return Actor(body, bounded=config.network == "residual")
 
 
@@ -214,6 +215,7 @@ def _critic(config: Config, inputs: int) -> Critic:
         body = mlp(widths, config.critic_norm, config.norm_order, config.dropout)
     if config.unit_weights != "none":
         initialize_units(body)
+    set_matmul_dtype(body, getattr(torch, config.matmul_dtype))
     return Critic(body)
 
 

@@ -60,6 +60,26 @@ class RMSNorm(nn.Module):
         return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps) * self.weight
 
 
+class HiddenLinear(nn.Linear):
+    """A linear layer, (B, inputs) -> (B, outputs) float32, whose product may round its factors.
+
+    Attributes:
+        matmul_dtype: of the matrix products' factors and results, in the backward pass, too.
+    """
+
+    matmul_dtype = torch.float32
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.affine(x, self.weight, self.bias)
+
+    def affine(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """``x @ weight.T + bias``, of weights that need not be the layer's own."""
+        if self.matmul_dtype == torch.float32:
+            return nn.functional.linear(x, weight, bias)
+        result = nn.functional.linear(x.to(self.matmul_dtype), weight.to(self.matmul_dtype)).float()
+        return result if bias is None else result + bias
+
+
 class ResidualBlock(nn.Module):
     """``x + relu(norm(W2 relu(norm(W1 x))))``, four times as wide inside (FlashSAC, arXiv 2604.04539)."""
 
@@ -67,7 +87,7 @@ class ResidualBlock(nn.Module):
         super().__init__()
         layers = []
         for inputs, outputs in ((width, 4 * width), (4 * width, width)):
-            layers += [nn.Linear(inputs, outputs, bias=False), BatchNorm(outputs, eps=1e-5), nn.ReLU()]
+            layers += [HiddenLinear(inputs, outputs, bias=False), BatchNorm(outputs, eps=1e-5), nn.ReLU()]
         self.body = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -83,11 +103,11 @@ class Layers(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         first, following, *layers = self
-        if isinstance(first, BatchNorm) and isinstance(following, nn.Linear):
+        if isinstance(first, BatchNorm) and isinstance(following, HiddenLinear):
             bias = following.weight @ first.bias
             if following.bias is not None:
                 bias = bias + following.bias
-            x = nn.functional.linear(first.standardize(x), following.weight * first.weight, bias)
+            x = following.affine(first.standardize(x), following.weight * first.weight, bias)
         else:
             x = following(first(x))
         for layer in layers:
@@ -155,7 +175,7 @@ def mlp(
     batch, before = norm == "batch", norm == "batch" and order == "before"
     layers: list[nn.Module] = [BatchNorm(widths[0])] if batch else []
     for width, following in pairwise(widths[:-1]):
-        layers.append(nn.Linear(width, following, bias=not before))
+        layers.append(HiddenLinear(width, following, bias=not before))
         if dropout > 0:
             layers.append(nn.Dropout(dropout))
         if norm == "layer":
@@ -170,7 +190,7 @@ def residual(widths: Sequence[int]) -> Layers:
     """FlashSAC's network: batch norm, a linear embedding, blocks of the width ``widths[1]``, RMS norm, a head."""
     inputs, width, outputs = widths[0], widths[1], widths[-1]
     blocks = [ResidualBlock(width) for _ in widths[1:-1]]
-    embedding = [BatchNorm(inputs, eps=1e-5), nn.Linear(inputs, width, bias=False)]
+    embedding = [BatchNorm(inputs, eps=1e-5), HiddenLinear(inputs, width, bias=False)]
     return Layers(*embedding, *blocks, RMSNorm(width), nn.Linear(width, outputs))
 
 
@@ -182,6 +202,13 @@ def initialize_units(network: nn.Module) -> None:
             module.weight.data /= module.weight.data.norm(dim=-1, keepdim=True)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+
+
+def set_matmul_dtype(network: nn.Module, dtype: torch.dtype) -> None:
+    """Let the hidden layers' matrix products have factors of `dtype`; heads, norms and losses keep float32."""
+    for module in network.modules():
+        if isinstance(module, HiddenLinear):
+            module.matmul_dtype = dtype
 
 
 class UnitWeights:

@@ -17,7 +17,9 @@ from torch._inductor.lowering import register_lowering
 
 _SMALLEST = 8  # rows, summed dimension and columns, and
 _LEAST_WORK = 64 * 8 * 64  # their product; below, oneDNN's calls cost more than MKL's
+_DTYPES = torch.float32, torch.bfloat16
 _aten = torch.ops.aten
+_convert = torch.ops.prims.convert_element_type.default
 _library = torch.library.Library("saltus", "DEF")
 # left @ right.T + bias, then "none" or "relu".
 _library.define("matmul(Tensor left, Tensor right, Tensor? bias, str then) -> Tensor")
@@ -46,8 +48,8 @@ def _lower(left: Any, right: Any, bias: Any, then: str) -> Any:
 class UseOneDNN(CustomGraphPass):
     """Inductor's pass over the matrix products (mm, and addmm with a bias for each column) of a graph.
 
-    Of float32 products it leaves those columns alone that nobody reads, makes outer products multiplications, which
-    fuse with what follows, and gives the others to oneDNN where that pays.
+    Of float32 and bfloat16 products it leaves those columns alone that nobody reads, makes outer products
+    multiplications, which fuse with what follows, and gives the others to oneDNN where that pays.
     """
 
     @staticmethod
@@ -59,7 +61,7 @@ class UseOneDNN(CustomGraphPass):
         for node in list(graph.nodes):
             if node.target not in (_aten.mm.default, _aten.addmm.default) or node.kwargs:
                 continue
-            if any(factor.meta["val"].dtype != torch.float32 for factor in node.args):
+            if any(factor.meta["val"].dtype not in _DTYPES for factor in node.args):
                 continue
             if node.target == _aten.mm.default:
                 node = _narrowed(node)
@@ -82,24 +84,36 @@ def _worth_it(left: fx.Node, right: fx.Node) -> bool:
 
 
 def _narrowed(product: fx.Node) -> fx.Node:
-    """A product of which one slice of columns is read (the gradient of a cat), as the product of that slice."""
-    if len(product.users) != 1:
+    """A product of which one slice of columns is read (the gradient of a cat), as the product of that slice.
+
+    Between product and slice the dtype may change.
+    """
+    converted = _only_user(product)
+    if converted is not None and converted.target != _convert:
+        converted = None
+    user = _only_user(converted or product)
+    if user is None or user.target != _aten.slice.Tensor or user.args[1:2] != (1,) or len(user.args) != 4:
         return product
-    (user,), (left, right) = product.users, product.args
-    if user.target != _aten.slice.Tensor or user.args[1:2] != (1,) or len(user.args) != 4:
-        return product
+    left, right = product.args
     columns = _insert(user, _aten.slice.Tensor, right, *user.args[1:])
     columns = _insert(user, _aten.clone.default, columns, memory_format=torch.contiguous_format)
-    result = _replace(user, _aten.mm.default, left, columns)
-    product.graph.erase_node(product)
+    result = _insert(user, _aten.mm.default, left, columns)
+    user.replace_all_uses_with(result if converted is None else _insert(user, _convert, result, converted.args[1]))
+    for node in (user, converted, product):
+        if node is not None:
+            product.graph.erase_node(node)
     return result
+
+
+def _only_user(node: fx.Node) -> fx.Node | None:
+    return next(iter(node.users)) if len(node.users) == 1 else None
 
 
 def _to_onednn(product: fx.Node, left: fx.Node, right: fx.Node, bias: fx.Node | None = None) -> None:
     """Replace a product, and the ReLU after it where nothing else reads it."""
-    then, last, users = "none", product, list(product.users)
-    if bias is not None and len(users) == 1 and users[0].target == _aten.relu.default:
-        then, last = "relu", users[0]
+    then, last, user = "none", product, _only_user(product)
+    if bias is not None and user is not None and user.target == _aten.relu.default:
+        then, last = "relu", user
     matmul = torch.ops.saltus.matmul.default
     columns = _insert(last, _aten.permute.default, right, [1, 0])
     if bias is None and not _contiguous(left) and _numel(right) < _numel(left):

@@ -215,15 +215,16 @@ def products(function: Callable[..., Tensor], *shapes: tuple[int, ...], dtype: t
     UseOneDNN()(traced.graph)
     traced.graph.lint()
     traced.recompile()
-    exact = function(*(tensor.double() for tensor in tensors))
-    size = exact.abs().max().item()
-    torch.testing.assert_close(traced(*tensors).double(), exact, rtol=0, atol=2e-6 * size)
-    torch.testing.assert_close(function(*tensors).double(), exact, rtol=0, atol=2e-6 * size)
+    exact = function(*(tensor.double() for tensor in tensors)).double()
+    tolerance = (2e-6 if dtype != torch.bfloat16 else 2**-8) * exact.abs().max().item()
+    torch.testing.assert_close(traced(*tensors).double(), exact, rtol=0, atol=tolerance)
+    torch.testing.assert_close(function(*tensors).double(), exact, rtol=0, atol=tolerance)
     names = {str(node.target) for node in traced.graph.nodes}
     return {name for name in names if "mm" in name or "matmul" in name}
 
 
 ONEDNN = {"saltus.matmul.default"}
+convert = torch.ops.prims.convert_element_type.default
 
 
 @needs_onednn
@@ -263,6 +264,13 @@ def test_large_products_go_to_onednn_and_agree_within_rounding(
 
 
 @needs_onednn
+def test_products_of_bfloat16_go_to_onednn_too() -> None:
+    shapes = [(64, 65), (65, 80)]
+    assert products(lambda x, w: x @ w, *shapes, dtype=torch.bfloat16) == ONEDNN
+    assert products(lambda x, w: convert(x @ w, torch.float32)[:, 20:35], *shapes, dtype=torch.bfloat16) == ONEDNN
+
+
+@needs_onednn
 @pytest.mark.parametrize("shapes", [[(63, 8), (8, 64)], [(64, 7), (7, 99)], [(99, 99), (99, 7)], [(7, 99), (99, 99)]])
 def test_small_products_are_left_alone(shapes: list[tuple[int, int]]) -> None:
     assert products(lambda x, w: x @ w, *shapes) == {"aten.mm.default"}
@@ -286,6 +294,9 @@ def test_of_a_product_only_the_columns_that_are_read_are_computed() -> None:
         return [tuple(node.meta["val"].shape) for node in traced.graph.nodes if "matmul" in str(node.target)]
 
     assert shapes(lambda x, w: (x @ w)[:, 30:50]) == [(64, 20)]
+    assert shapes(lambda x, w: convert(x @ w, torch.float64)[:, 30:50]) == [(64, 20)]
+    assert shapes(lambda x, w: convert(y := x @ w, torch.float64)[:, 30:50] + y.sum()) == [(64, 90)]
+    assert shapes(lambda x, w: (y := convert(x @ w, torch.float64))[:, 30:50] + y.sum()) == [(64, 90)]
     assert shapes(lambda x, w: (x @ w)[:, 30:50] + (x @ w)[:, 70:]) == [(64, 20), (64, 20)]
     assert shapes(lambda x, w: (x @ w)[:, 1::2]) == [(64, 90)]
     assert shapes(lambda x, w: (x @ w)[3:]) == [(64, 90)]

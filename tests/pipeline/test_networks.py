@@ -17,12 +17,14 @@ from pipeline.networks import (
     Actor,
     BatchNorm,
     Critic,
+    HiddenLinear,
     ResidualBlock,
     RMSNorm,
     UnitWeights,
     initialize_units,
     mlp,
     residual,
+    set_matmul_dtype,
 )
 
 FEATURES, BATCH = 6, 20
@@ -53,6 +55,34 @@ def output_and_gradients(module: nn.Module, x: Tensor) -> list[Tensor]:
     x = x.clone().requires_grad_()
     y = module(x)
     return [y, *torch.autograd.grad((y.sin() * y).sum(), [x, module.weight, module.bias])]
+
+
+def test_a_rounded_product_is_that_of_rounded_factors_and_what_it_gives_is_float32() -> None:
+    torch.manual_seed(0)
+    layer, x = HiddenLinear(60, 40), torch.randn(30, 60, requires_grad=True)
+    weight, bias = layer.weight, layer.bias
+    exact = (x.double() @ weight.double().T + bias.double()).detach()
+    torch.testing.assert_close(layer(x).double(), exact, rtol=0, atol=1e-5)
+
+    set_matmul_dtype(nn.Sequential(layer), torch.bfloat16)
+    y = layer(x)
+    gradients = torch.autograd.grad(y.square().sum() / 2, [x, weight, bias])
+    assert {value.dtype for value in (y, *gradients)} == {torch.float32}
+    x16, weight16, y16 = (value.detach().bfloat16().double() for value in (x, weight, y))
+    expected = [x16 @ weight16.T + bias.detach().double(), y16 @ weight16, y16.T @ x16]
+    for found, value in zip([y, *gradients[:2]], expected, strict=True):
+        size = float(value.abs().max())
+        assert (found.double() - value).abs().max() <= 2**-8 * size
+    torch.testing.assert_close(gradients[2], y.sum(0), msg="the bias takes no part in the product")
+    assert (y.double() - exact).abs().max() > 1e-3, "nothing was rounded"
+
+
+@pytest.mark.parametrize("body", [mlp([5, 8, 6, 3], "batch"), mlp([5, 8, 3]), residual([5, 8, 8, 3])])
+def test_heads_are_never_rounded(body: nn.Sequential) -> None:
+    set_matmul_dtype(body, torch.bfloat16)
+    *hidden, head = [module for module in body.modules() if isinstance(module, nn.Linear)]
+    assert type(head) is nn.Linear
+    assert {module.matmul_dtype for module in hidden} == {torch.bfloat16}
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -173,7 +203,7 @@ def test_layers_stand_in_the_order_of_their_recipe(
 ) -> None:
     layers = list(mlp(widths, **options))
     expected = [*first.split(), *hidden.split() * (len(widths) - 2), "Linear"]
-    assert [type(layer).__name__ for layer in layers] == expected
+    assert [type(layer).__name__.removeprefix("Hidden") for layer in layers] == expected
     linear = [layer for layer in layers if isinstance(layer, nn.Linear)]
     assert [(layer.in_features, layer.out_features) for layer in linear] == list(pairwise(widths))
     before_batch_norm = [isinstance(layer, BatchNorm) for layer in [*layers[1:], None]]
@@ -219,7 +249,7 @@ def test_a_residual_block_adds_two_normalised_layers_to_what_it_gets(training: b
 def test_the_residual_network_is_an_embedding_blocks_a_norm_and_a_head() -> None:
     network = residual([5, 8, 8, 8, 3])
     kinds = [type(layer).__name__ for layer in network]
-    assert kinds == ["BatchNorm", "Linear", *["ResidualBlock"] * 3, "RMSNorm", "Linear"]
+    assert kinds == ["BatchNorm", "HiddenLinear", *["ResidualBlock"] * 3, "RMSNorm", "Linear"]
     assert [tuple(network[i].weight.shape) for i in (1, -1)] == [(8, 5), (3, 8)]
     assert (network[1].bias is None, network[-1].bias is None) == (True, False)
     assert network(torch.randn(4, 5)).shape == (4, 3)
