@@ -10,6 +10,7 @@ import tyro
 from benchmarks.environment import environment
 from benchmarks.gpu import gpu
 from benchmarks.memory import memory
+from benchmarks.recipes import recipes
 from benchmarks.report import report
 from benchmarks.training import training
 from benchmarks.update import update
@@ -21,6 +22,7 @@ def main() -> None:
         "environment": environment,
         "update": update,
         "training": training,
+        "recipes": recipes,
         "memory": memory,
         "gpu": gpu,
         "report": report,

@@ -99,7 +99,7 @@ def _train_and_evaluate(task: str, seed: int, limit: float, episodes: int, optio
             (when, line.replace(str(run_dir), "RUN")) for when, line in lines
         ]  # results name no folder of a machine
         times = [when for when, line in output if line.startswith("evaluation at ")]
-        rows = _read(run_dir / "evaluations.csv")
+        rows = read_evaluations(run_dir)
         curve = [
             row | {"wall_seconds": when} for row, when in zip(rows, times, strict=False)
         ]  # a row comes before its line
@@ -128,7 +128,9 @@ def train_for(limit: float, arguments: Sequence[str], cache: Path) -> tuple[int,
     return exit_code, time.monotonic() - start, output
 
 
-def _read(path: Path) -> list[dict[str, float]]:
+def read_evaluations(run_dir: Path) -> list[dict[str, float]]:
+    """The rows of a run's evaluations.csv, none where it has none."""
+    path = run_dir / "evaluations.csv"
     if not path.exists():
         return []
     with open(path, newline="") as file:
