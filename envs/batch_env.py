@@ -145,14 +145,14 @@ class BatchEnv:
         self._state, self._observation = self._start(everywhere)
         self._elapsed = torch.zeros_like(self._elapsed)
         self._return = torch.zeros_like(self._return)
-        return self._observation.to(self.device, copy=True)
+        return self._sent(self._observation.clone())
 
     @_one_torch_thread()
     def step(self, action: Tensor) -> tuple[TensorDict, Tensor]:
         """One control step of every world.
 
         Args:
-            action: (N, action_dim) float32, in the model's units.
+            action: (N, action_dim) float32, in the model's units; on `device`, or where the physics runs.
 
         Returns:
             The transition, of batch size [N], and the observation to act on next, (N, obs_dim) float32.
@@ -181,13 +181,19 @@ class BatchEnv:
         truncated = (self._elapsed >= self.task.max_episode_steps) | failed
         done = terminated | truncated
 
-        self.failed = failed.to(self.device)
+        self.failed = self._sent(failed)
         self._count(reward32, done, diverged, failed)
         transition = transitions.make(observation, ctrl, next_observation, reward32, terminated, truncated)
         self._state, self._observation = self._reset_where(done, after, next_observation)
         if self.device != self.physics.device:
-            transition = transition.to(self.device)
-        return transition, self._observation.to(self.device, copy=True)
+            transition = transition.apply(self._sent, device=self.device)
+        return transition, self._sent(self._observation.clone())
+
+    def _sent(self, value: Tensor) -> Tensor:
+        """A tensor of the physics' device on `device`. To a GPU it is sent from pinned memory, and not waited for."""
+        if self.device == self.physics.device:
+            return value
+        return value.pin_memory().to(self.device, non_blocking=True)
 
     def _checked_state(self, action: Tensor) -> State:
         if self._state is None:

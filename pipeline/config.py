@@ -174,10 +174,11 @@ class Config:
                 f"the replay buffer holds {self.capacity} transitions and {self.num_envs} worlds add more at a "
                 "step: raise buffer_size and total_env_steps, or lower num_envs"
             )
-        if self.learning_starts >= self.total_env_steps:
+        if self.rounds < 1:
             raise ValueError(
                 f"learning_starts is {self.learning_starts} and the run ends after total_env_steps = "
-                f"{self.total_env_steps}: nothing would be learned. Raise total_env_steps or lower learning_starts"
+                f"{self.total_env_steps}, with no round of updates between: nothing would be learned. Raise "
+                "total_env_steps, or lower learning_starts, num_envs or steps_per_round"
             )
         if min(self.learning_starts, self.capacity) < self.batch_size:
             raise ValueError(
@@ -268,10 +269,15 @@ class Config:
         return round(self.utd_ratio * self.num_envs * self.steps_per_round)
 
     @property
+    def rounds(self) -> int:
+        """Rounds of the whole run: one before every `steps_per_round`-th vector step after `learning_starts`."""
+        first, last = self.learning_starts // self.num_envs, (self.total_env_steps - 1) // self.num_envs
+        return last // self.steps_per_round - first // self.steps_per_round
+
+    @property
     def total_gradient_steps(self) -> int:
         """Critic updates of the whole run, over which the learning rates fall."""
-        rounds = (self.total_env_steps - self.learning_starts) // (self.num_envs * self.steps_per_round)
-        return max(1, rounds * self.updates_per_round)
+        return self.rounds * self.updates_per_round
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON has them (tuples as lists)."""

@@ -108,23 +108,27 @@ class Run:
         """Whether the last vector step passed a multiple of `interval` env steps."""
         return self.env_steps // interval > (self.env_steps - self.config.num_envs) // interval
 
-    def act(self) -> torch.Tensor:
-        """Actions in [-1, 1], (num_envs, action_dim): uniform at first, then the policy's."""
-        if self.env_steps < self.config.learning_starts:
-            return 2 * torch.rand(self.env.num_envs, self.env.action_dim, device=self.device) - 1
-        return self.learner.act(self.observation, self.noise())
+    def act(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Actions in [-1, 1], (num_envs, action_dim), uniform at first, then the policy's; and as controls.
 
-    def step(self, action: torch.Tensor) -> TensorDict:
-        """Apply actions in [-1, 1]; return the transition with those, which are what the learner knows.
+        The controls are in the actuators' units, and where the physics runs. If that is not where the learner is, they
+        are waited for; what the learner's device is given to do after this call, the physics need not wait for.
 
         Raises:
-            FloatingPointError: the actions are not finite, because learning has diverged.
+            FloatingPointError: where the CPU simulates: they are not finite, because learning has diverged.
         """
-        try:
-            transition, self.observation = self.env.step(scale_action(action, self.env))
-        except ValueError:
+        if self.env_steps < self.config.learning_starts:
+            action = 2 * torch.rand(self.env.num_envs, self.env.action_dim, device=self.device) - 1
+        else:
+            action = self.learner.act(self.observation, self.noise())
+        ctrl = scale_action(action, self.env).to(self.env.physics.device)
+        if ctrl.device.type == "cpu" and not torch.isfinite(ctrl).all():
             self.learner.check_finite(self.metrics | {"action": action.sum()})
-            raise
+        return action, ctrl
+
+    def step(self, action: torch.Tensor, ctrl: torch.Tensor) -> TensorDict:
+        """Apply what `act` gave; return the transition with the actions in [-1, 1], as the learner knows them."""
+        transition, self.observation = self.env.step(ctrl)
         self.env_steps += self.config.num_envs
         self.vector_steps += 1
         self.learner.observe(transition)

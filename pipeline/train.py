@@ -21,7 +21,8 @@ def train(run: Run, logger: Logger, stopping: Callable[[], bool] = lambda: False
     if run.env_steps == 0:
         run.save(logger)
     while run.env_steps < config.total_env_steps and not stopping():
-        run.buffer.extend(run.step(run.act()))
+        action, ctrl = run.act()
+        # The round comes between acting and stepping: where the CPU simulates, a GPU learns meanwhile.
         if run.env_steps <= config.learning_starts:
             logger.phase("random actions")
         elif run.vector_steps % config.steps_per_round == 0:
@@ -30,6 +31,7 @@ def train(run: Run, logger: Logger, stopping: Callable[[], bool] = lambda: False
             run.metrics |= run.learner.round(run.buffer, config.updates_per_round)
             if compiling and not run.learner.compiling:
                 logger.say(f"compiling took {run.learner.compile_seconds:.0f} s")
+        run.buffer.extend(run.step(action, ctrl))
         logger.advance(run.env_steps)
         finished = run.env_steps >= config.total_env_steps
         if finished or run.due(config.log_every):

@@ -195,6 +195,28 @@ def test_a_step_of_the_loop_waits_for_nothing(task: str) -> None:
     synchronizing(lambda: [(step(), learner.round(buffer, 2)) for _ in range(4)])
 
 
+def test_the_cpu_simulates_while_the_gpu_works() -> None:
+    """A step with controls that are on the host already waits for nothing that the GPU was given meanwhile."""
+    env = envs.make("Hopper-v5", WORLDS, device="cuda", physics="cpu")
+    env.reset()
+    first, second = (action.cpu() for action in actions(env, 2))
+    env.step(first)
+    torch.cuda.synchronize()
+    torch.cuda._sleep(4 * 10**9)  # clock cycles: two seconds or so
+    done = torch.cuda.Event()
+    done.record()
+    transition, observation = env.step(second)
+    assert not done.query(), "the step waited for the GPU"
+    torch.cuda.synchronize()
+    expected = envs.make("Hopper-v5", WORLDS)
+    expected.reset()
+    expected.step(first)
+    expected_transition, expected_observation = expected.step(second)
+    assert observation.is_cuda
+    assert torch.equal(observation.cpu(), expected_observation)
+    assert (transition.cpu() == expected_transition).all()
+
+
 @pytest.mark.parametrize("physics", ["warp", "cpu"])
 def test_a_run_trains_stops_and_resumes(
     physics: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

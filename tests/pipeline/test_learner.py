@@ -113,10 +113,10 @@ def test_a_round_leaves_the_batches_it_is_given_as_they_were(preset: str) -> Non
 def test_the_learning_rates_fall_over_the_whole_run() -> None:
     config = small_config(total_env_steps=1000, learning_starts=100, num_envs=4, utd_ratio=0.5, policy_delay=3)
     learner = Learner(config, OBSERVATION_DIM, ACTION_DIM)
-    rounds_of_the_run = (1000 - 100) // 4
+    rounds_of_the_run = len([steps for steps in range(4, 1000, 4) if steps > 100])
     assert config.total_gradient_steps == rounds_of_the_run * 2
     totals = {name: optimizer.total_steps for name, optimizer in learner._optimizers.items()}
-    assert totals == {"critic": 450, "actor": 150, "alpha": 150}
+    assert totals == {"critic": 448, "actor": 149, "alpha": 149}
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])

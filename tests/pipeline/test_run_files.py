@@ -73,7 +73,7 @@ def test_the_rows_of_metrics_agree_with_the_configuration_and_with_each_other(ro
     assert all(row.keys() == COLUMNS for row in rows)
     before = dict.fromkeys(COLUMNS, 0.0)
     for row in rows:
-        learned = sum(1 for steps in range(3, int(row["env_steps"]) + 1, 3) if steps > 40)
+        learned = sum(1 for steps in range(3, int(row["env_steps"]), 3) if steps > 40)
         assert row["gradient_steps"] == 2 * learned
         assert row["utd_ratio"] == pytest.approx(row["gradient_steps"] / row["env_steps"])
         since = {name: row[name] - before[name] for name in ("env_steps", "gradient_steps", "episodes", "seconds")}
@@ -288,14 +288,15 @@ def test_actions_are_uniform_until_learning_starts_and_the_policys_after(tmp_pat
     run = Run(small_config(num_envs=1000, learning_starts=2000, total_env_steps=10_000, utd_ratio=0.001), tmp_path)
     for steps in (0, 1000):
         run.env_steps = steps
-        action = run.act()
+        action, ctrl = run.act()
+        torch.testing.assert_close(ctrl, 3 * action, msg="not in the actuators' units")
         assert action.shape == (1000, 1)
         assert action.abs().max() <= 1
         observed = torch.histc(action, 10, -1, 1)
         assert (observed - 100).abs().max() < 5 * 10
     run.env_steps = 2000
     torch.manual_seed(0)
-    action = run.act()
+    action, _ = run.act()
     torch.manual_seed(0)
     assert torch.equal(action, run.learner.act(run.observation, torch.randn(1000, 1)))
 

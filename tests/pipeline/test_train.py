@@ -10,7 +10,9 @@ import pytest
 from pipeline_helpers import PRESETS, read_csv, small_config
 from rich.console import Console
 
+from pipeline.buffer import ReplayBuffer
 from pipeline.config import Config
+from pipeline.learner import Learner
 from pipeline.logger import Logger
 from pipeline.run import Run, create
 from pipeline.train import StopSignal, train
@@ -25,7 +27,7 @@ def trained(config: Config, run_dir: Path) -> Run:
 
 
 @pytest.mark.parametrize(("num_envs", "steps_per_round", "utd_ratio"), [(4, 3, 0.25), (1, 1, 2.0), (8, 2, 0.125)])
-def test_a_round_follows_every_so_many_vector_steps_and_keeps_the_ratio(
+def test_a_round_precedes_every_so_many_vector_steps_and_keeps_the_ratio(
     tmp_path: Path, num_envs: int, steps_per_round: int, utd_ratio: float
 ) -> None:
     config = small_config(
@@ -37,11 +39,24 @@ def test_a_round_follows_every_so_many_vector_steps_and_keeps_the_ratio(
     for row in read_csv(tmp_path / "metrics.csv"):
         vector_steps = int(row["env_steps"]) // num_envs
         rounds = sum(
-            step % steps_per_round == 0 and step * num_envs > config.learning_starts
-            for step in range(1, vector_steps + 1)
+            step % steps_per_round == 0 and step * num_envs > config.learning_starts for step in range(1, vector_steps)
         )
         assert int(row["gradient_steps"]) == rounds * utd_ratio * num_envs * steps_per_round
-    assert abs(run.learner.gradient_steps - config.total_gradient_steps) <= config.updates_per_round
+    assert run.learner.gradient_steps == config.total_gradient_steps
+
+
+def test_a_round_comes_between_acting_and_stepping(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a GPU does it while the CPU simulates; it must not need anything of that step."""
+    calls: list[str] = []
+
+    def noting(cls: type, name: str) -> None:
+        method = getattr(cls, name)
+        monkeypatch.setattr(cls, name, lambda *args, **kwargs: calls.append(name) or method(*args, **kwargs))
+
+    for cls, name in ((Run, "act"), (Learner, "round"), (Run, "step"), (ReplayBuffer, "extend")):
+        noting(cls, name)
+    trained(small_config(total_env_steps=60), tmp_path)
+    assert calls == ["act", "step", "extend"] * 11 + ["act", "round", "step", "extend"] * 4
 
 
 @pytest.mark.parametrize("preset", PRESETS)
