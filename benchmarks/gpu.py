@@ -388,7 +388,10 @@ def updates(kit: Kit) -> None:
     for task, (batch_size, count) in pairs:
         data = _data(kit, task)
         ours = partial(_learning, kit, task, data, count, batch_size=batch_size)
-        cases: dict[str, Callable[[], runner.Work]] = {"saltus sac": partial(ours, preset="sac")}
+        cases: dict[str, Callable[[], runner.Work]] = {
+            "saltus sac": partial(ours, preset="sac"),
+            "saltus sac, bfloat16 products": partial(ours, preset="sac", matmul_dtype="bfloat16"),
+        }
         if batch_size == first[0]:
             cases["saltus fast"] = partial(ours, preset="fast")
             cases["LeanRL's way"] = partial(runner.isolated, partial(_leanrl, kit, task, batch_size, count))

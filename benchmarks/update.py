@@ -27,7 +27,8 @@ PEERS: dict[str, Callable[..., runner.Work]] = {
 }
 PRESETS = ("redq", "droq", "crossq", "xqc", "fast")
 TWIN = "saltus redq, twin critics"
-CASES = (SAC, PLAIN, TWIN, *(f"saltus {name}" for name in PRESETS), *PEERS)
+ROUNDED = "saltus sac, bfloat16 products"
+CASES = (SAC, PLAIN, ROUNDED, TWIN, *(f"saltus {name}" for name in PRESETS), *PEERS)
 TARGETS = {"Hopper-v5": {"Stable-Baselines3": 2.5, "SBX": 1.4}, "Humanoid-v5": {"Stable-Baselines3": 1.8, "SBX": 1.8}}
 BATCH_SIZE, HIDDEN = 256, (256, 256)
 
@@ -89,7 +90,11 @@ def update(
 def _make(case: str, task: str, data: TensorDict, updates: int) -> runner.Work:
     if case in PEERS:
         return runner.isolated(partial(PEERS[case], data, BATCH_SIZE, HIDDEN, updates))
-    overrides: dict[str, dict[str, Any]] = {PLAIN: {"compile": False}, TWIN: {"num_critics": 2}}
+    overrides: dict[str, dict[str, Any]] = {
+        PLAIN: {"compile": False},
+        ROUNDED: {"matmul_dtype": "bfloat16"},
+        TWIN: {"num_critics": 2},
+    }
     return _saltus(task, data, updates, case.split()[1].strip(","), **overrides.get(case, {}))
 
 
