@@ -1,15 +1,17 @@
-"""Returns over env steps of several recipes: what a step of the worlds is worth to each."""
+"""Returns over env steps of several recipes, and of a peer: what a step of the worlds is worth to each."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 import tyro
@@ -20,6 +22,7 @@ from benchmarks.training import SALTUS, read_evaluations
 from envs.physics.cpu import available_cores
 from pipeline.presets import names
 
+PEER = "stable-baselines3"
 LEVELS = (10_000, 15_000, 20_000, 25_000, 50_000, 75_000, 100_000)
 
 
@@ -28,22 +31,62 @@ class Curve:
     """What a run has come to.
 
     Attributes:
-        preset: its recipe.
+        recipe: its preset and what it changes of that, or the peer's name.
         seed: its seed.
         total_env_steps: for how many it was made; fewer are done where it was stopped.
+        exit_code: of the process that trained last, 0 for a run that had come to its end before.
         rows: of its evaluations.csv.
-        final: what `saltus evaluate` found of its last policy, or None where there was nothing to evaluate.
+        final: what was found of its last policy, or None where there was nothing to evaluate.
+        config: its config.json, versions included.
     """
 
-    preset: str
+    recipe: str
     seed: int
     total_env_steps: int
+    exit_code: int
     rows: list[dict[str, float]]
     final: dict[str, Any] | None
+    config: dict[str, Any] | None
 
     def at(self, env_steps: int) -> float | None:
         """The mean return of the evaluation after so many env steps, or None."""
         return next((row["return_mean"] for row in self.rows if row["env_steps"] == env_steps), None)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What to train: a preset, or the peer.
+
+    Attributes:
+        name: of the preset or the peer.
+        total_env_steps: for how long.
+        options: what it changes of the preset.
+    """
+
+    name: str
+    total_env_steps: int
+    options: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> Recipe:
+        """From NAME:STEPS and options for `saltus train`, all in one string."""
+        first, *options = text.split() or [""]
+        name, _, steps = first.partition(":")
+        if name not in (PEER, *names()) or not steps.isdecimal():
+            raise SystemExit(f"{text!r} is not NAME:STEPS, like sac:100000; there are {', '.join(names())} and {PEER}")
+        if name == PEER and options:
+            raise SystemExit(f"{text!r}: {PEER} takes no options of saltus: {' '.join(options)}")
+        return cls(name, int(steps), tuple(options))
+
+    @property
+    def label(self) -> str:
+        """Name and options."""
+        return " ".join((self.name, *self.options))
+
+    @property
+    def slug(self) -> str:
+        """Name and options, as a folder can be called."""
+        return re.sub(r"[^\w.]+", "-", self.label)
 
 
 def recipes(
@@ -51,92 +94,118 @@ def recipes(
     options: tyro.conf.Positional[tuple[str, ...]] = (),
     /,
     *,
-    presets: tuple[str, ...] = ("sac:100000", "crossq:100000", "redq:25000", "droq:25000"),
+    recipes: tuple[str, ...] = ("sac:100000", "crossq:100000", "redq:25000", "droq:25000"),
     seeds: tuple[int, ...] = (0,),
     eval_every: int = 5_000,
     episodes: int = 100,
     folder: Path = Path("runs/recipes"),
     output: Path | None = None,
 ) -> None:
-    """Returns over env steps of `saltus train TASK --preset ...`, one run on each core at a time.
+    """Returns over env steps of recipes, one run on each core at a time.
 
-    Runs stay in `folder`, and one that is there already is continued or, if it had come to its end, taken as it is: a
-    command that was interrupted goes on where it was.
+    Runs stay in `folder`. One that is there already is continued (the peer's: begun again) or, if it had come to its
+    end, taken as it is: a command that was interrupted goes on where it was.
 
     Args:
         task: what to train on.
-        options: more options for `saltus train`, after a `--`.
-        presets: each with the env steps to train for, as PRESET:STEPS.
+        options: options for `saltus train` that all recipes of saltus get, after a `--`.
+        recipes: NAME:STEPS each, a preset or stable-baselines3 with the env steps to train for; where a preset is to be
+            changed, its options follow: "sac:100000 --critic-lr 1e-3".
         seeds: the seeds of each.
         eval_every: env steps between evaluations.
         episodes: episodes of the final evaluation.
         folder: where the runs are.
         output: the file to write; by default benchmarks/results/recipes-<task>-<hardware>.json.
     """
-    pairs = [_name_and_steps(one) for one in presets]
-    jobs = [(name, seed, steps) for seed in seeds for name, steps in pairs]
+    parsed = [Recipe.parse(one) for one in recipes]
+    jobs = [(recipe, seed) for seed in seeds for recipe in parsed]
 
-    def run(job: tuple[str, int, int]) -> Curve:
-        return _run(task, *job, eval_every, episodes, folder, options)
+    def run(job: tuple[Recipe, int]) -> Curve:
+        recipe, seed = job
+        run_dir = folder / f"{recipe.slug}-s{seed}"
+        train = _train_peer if recipe.name == PEER else _train
+        exit_code = train(task, recipe, seed, run_dir, eval_every, episodes, options)
+        read = _read_json(run_dir / "evaluation.json"), _read_json(run_dir / "config.json")
+        return Curve(recipe.label, seed, recipe.total_env_steps, exit_code, read_evaluations(run_dir), *read)
 
     with ThreadPoolExecutor(available_cores()) as pool:
-        curves = sorted(pool.map(run, jobs), key=lambda curve: [name for name, _ in pairs].index(curve.preset))
-    settings = {"task": task, "options": options, "presets": presets, "seeds": seeds, "eval_every": eval_every}
+        curves = sorted(pool.map(run, jobs), key=lambda curve: [recipe.label for recipe in parsed].index(curve.recipe))
+    settings = {"task": task, "options": options, "recipes": recipes, "seeds": seeds, "eval_every": eval_every}
     name = task.rpartition(":")[2]
     table = _table(f"{name}: mean return after env steps", curves, episodes)
     path = result.publish(f"recipes-{name}", output, settings, map(asdict, curves), [table])
     _draw(path.with_suffix(".png"), f"{name}: returns over env steps", curves)
 
 
-def _name_and_steps(text: str) -> tuple[str, int]:
-    name, _, steps = text.partition(":")
-    if name not in names() or not steps.isdecimal():
-        raise SystemExit(f"{text!r} is not PRESET:STEPS, like sac:100000; there are {', '.join(names())}")
-    return name, int(steps)
+def _train(
+    task: str, recipe: Recipe, seed: int, run_dir: Path, eval_every: int, episodes: int, options: Sequence[str]
+) -> int:
+    """Train with saltus, or go on, and evaluate the last policy; return the training's exit code."""
+    exit_code, done = 0, read_evaluations(run_dir)
+    if not run_dir.exists():
+        every = ("--eval-every", eval_every, "--log-every", eval_every, "--checkpoint-every", 5 * eval_every)
+        what = (task, "--preset", recipe.name, "--seed", seed, "--total-env-steps", recipe.total_env_steps)
+        where = ("--num-threads", 1, "--run-dir", run_dir)
+        exit_code = _run(*SALTUS, "train", *what, *every, *where, *recipe.options, *options)
+    elif not done or done[-1]["env_steps"] < recipe.total_env_steps:
+        exit_code = _run(*SALTUS, "resume", run_dir)
+    _run(*SALTUS, "evaluate", run_dir, "--episodes", episodes)
+    return exit_code
 
 
-def _run(
-    task: str, preset: str, seed: int, steps: int, eval_every: int, episodes: int, folder: Path, options: Sequence[str]
-) -> Curve:
-    run_dir = folder / f"{preset}-s{seed}"
+def _train_peer(
+    task: str, recipe: Recipe, seed: int, run_dir: Path, eval_every: int, episodes: int, _options: Sequence[str]
+) -> int:
+    """Train with Stable-Baselines3, unless that is done; return the exit code."""
+    if (run_dir / "evaluation.json").exists():
+        return 0
+    what = ("--task", task, "--seed", seed, "--total-env-steps", recipe.total_env_steps, "--eval-every", eval_every)
+    where = ("--final-episodes", episodes, "--run-dir", run_dir)
+    return _run(sys.executable, "-m", "benchmarks.peer_training", *what, *where)
+
+
+def _run(*command: str | int | Path) -> int:
     # One thread each: the runs share nothing, and their threads would only wait for each other.
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    every = ("--eval-every", str(eval_every), "--log-every", str(eval_every), "--checkpoint-every", str(5 * eval_every))
-    train = ("train", task, "--preset", preset, "--seed", str(seed), "--total-env-steps", str(steps), *every)
-    done = read_evaluations(run_dir)
-    if not run_dir.exists():
-        _saltus(environment, *train, "--num-threads", "1", "--run-dir", str(run_dir), *options)
-    elif not done or done[-1]["env_steps"] < steps:
-        _saltus(environment, "resume", str(run_dir))
-    _saltus(environment, "evaluate", str(run_dir), "--episodes", str(episodes))
-    evaluation = run_dir / "evaluation.json"
-    final = json.loads(evaluation.read_text()) if evaluation.exists() else None
-    return Curve(preset, seed, steps, read_evaluations(run_dir), final)
+    return subprocess.run([str(part) for part in command], env=environment, stdout=sys.stderr, check=False).returncode
 
 
-def _saltus(environment: dict[str, str], *arguments: str) -> None:
-    subprocess.run([*SALTUS, *arguments], env=environment, stdout=sys.stderr, check=False)
+def _read_json(path: Path) -> dict[str, Any] | None:
+    return json.loads(path.read_text()) if path.exists() else None
 
 
 def _table(title: str, curves: Sequence[Curve], episodes: int) -> result.Table:
+    """A row a run, and the means over the seeds of each recipe that has several."""
     levels = [level for level in LEVELS if any(curve.at(level) is not None for curve in curves)]
-    columns = ["recipe", "seed", *(f"{level:,}" for level in levels), f"last policy, {episodes} episodes", "env steps"]
+    last = f"last policy, {episodes} episodes"
+    columns = ["recipe", "seed", *(f"{level:,}" for level in levels), last, "env steps", "exit code"]
     rows: list[list[result.Cell]] = []
-    for curve in curves:
-        final = curve.final or {"mean": None, "env_steps": None}
-        cells: list[result.Cell] = [curve.at(level) for level in levels]
-        rows.append([curve.preset, str(curve.seed), *cells, final["mean"], final["env_steps"]])
+    for recipe in dict.fromkeys(curve.recipe for curve in curves):
+        runs = [curve for curve in curves if curve.recipe == recipe]
+        for curve in runs:
+            final = curve.final or {"mean": None, "env_steps": None}
+            cells: list[result.Cell] = [curve.at(level) for level in levels]
+            rows.append([recipe, str(curve.seed), *cells, final["mean"], final["env_steps"], curve.exit_code])
+        if len(runs) > 1:
+            means = [_mean_and_deviation([curve.at(level) for curve in runs]) for level in levels]
+            finals = _mean_and_deviation([curve.final["mean"] if curve.final else None for curve in runs])
+            rows.append([recipe, "all", *means, finals, None, None])
     return result.Table(title, columns, rows)
+
+
+def _mean_and_deviation(values: Sequence[float | None]) -> str | None:
+    known = [value for value in values if value is not None]
+    return f"{mean(known):,.0f} +- {stdev(known):,.0f}" if len(known) == len(values) else None
 
 
 def _draw(path: Path, title: str, curves: Sequence[Curve]) -> None:
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
-    drawn = list(dict.fromkeys(curve.preset for curve in curves))
+    drawn = list(dict.fromkeys(curve.recipe for curve in curves))
     for curve in curves:
-        first = curve is next(other for other in curves if other.preset == curve.preset)
+        first = curve is next(other for other in curves if other.recipe == curve.recipe)
         steps, returns = ([row[name] for row in curve.rows] for name in ("env_steps", "return_mean"))
-        color, label = f"C{drawn.index(curve.preset)}", curve.preset if first else None
+        color, label = f"C{drawn.index(curve.recipe)}", curve.recipe if first else None
         axes.plot(steps, returns, marker=".", color=color, label=label)
     axes.set(title=title, xlabel="env steps", ylabel="mean return of evaluations")
     axes.xaxis.set_major_formatter("{x:,.0f}")

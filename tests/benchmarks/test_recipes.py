@@ -17,17 +17,20 @@ SMALL = (*OPTIONS, "--actor-hidden", "8", "--critic-hidden", "8")
 def test_recipes_are_compared_by_env_steps_and_an_interrupted_comparison_goes_on(tmp_path: Path) -> None:
     folder, file = tmp_path / "runs", tmp_path / "result.json"
 
-    def compare(*presets: str) -> dict:
-        arguments = {"presets": presets, "eval_every": 100, "episodes": 3, "folder": folder, "output": file}
+    def compare(*names: str) -> dict:
+        arguments = {"recipes": names, "eval_every": 100, "episodes": 3, "folder": folder, "output": file}
         recipes("InvertedPendulum-v5", SMALL, **arguments)
         return json.loads(file.read_text())
 
-    first = compare("sac:200", "crossq:100")
-    assert [(one["preset"], one["seed"]) for one in first["measurements"]] == [("sac", 0), ("crossq", 0)]
+    first = compare("sac:200", "crossq:100 --critic-lr 0.01")
+    changed = "crossq --critic-lr 0.01"
+    assert [(one["recipe"], one["seed"]) for one in first["measurements"]] == [("sac", 0), (changed, 0)]
+    assert [one["exit_code"] for one in first["measurements"]] == [0, 0]
+    assert [one["config"]["config"]["critic_lr"] for one in first["measurements"]] == [3e-4, 0.01]
     assert [[row["env_steps"] for row in one["rows"]] for one in first["measurements"]] == [[100, 200], [100]]
     assert [one["final"]["env_steps"] for one in first["measurements"]] == [200, 100]
     assert [len(one["final"]["returns"]) for one in first["measurements"]] == [3, 3]
-    assert [row[-1] for row in first["summary"][0]["rows"]] == [200, 100]
+    assert [row[-2] for row in first["summary"][0]["rows"]] == [200, 100]
     assert file.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     assert str(tmp_path) not in json.dumps(first["measurements"])
 
@@ -35,17 +38,50 @@ def test_recipes_are_compared_by_env_steps_and_an_interrupted_comparison_goes_on
     evaluations.write_text("".join(evaluations.read_text().splitlines(keepends=True)[:-1]))
     *_, newest = sorted((folder / "sac-s0" / "checkpoints").iterdir())
     newest.unlink()
-    untouched = (folder / "crossq-s0" / "metrics.csv").stat().st_mtime_ns
-    again = compare("crossq:100", "sac:200")
-    assert [one["preset"] for one in again["measurements"]] == ["crossq", "sac"]
+    untouched = (folder / "crossq-critic-lr-0.01-s0" / "metrics.csv").stat().st_mtime_ns
+    again = compare("crossq:100 --critic-lr 0.01", "sac:200")
+    assert [one["recipe"] for one in again["measurements"]] == [changed, "sac"]
     of_sac = first["measurements"][0], again["measurements"][1]
     before, after = ([row["return_mean"] for row in one["rows"]] for one in of_sac)
     assert before == after, "not resumed bit for bit"
     assert len(evaluations.read_text().splitlines()) == 3
-    assert (folder / "crossq-s0" / "metrics.csv").stat().st_mtime_ns == untouched
+    assert (folder / "crossq-critic-lr-0.01-s0" / "metrics.csv").stat().st_mtime_ns == untouched
 
 
-@pytest.mark.parametrize("text", ["sac", "sacc:100", "sac:many"])
+@pytest.mark.slow
+def test_seeds_are_averaged_and_a_run_that_failed_says_so(tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    arguments = {"eval_every": 100, "episodes": 2, "folder": tmp_path / "runs", "output": file}
+    recipes("InvertedPendulum-v5", SMALL, recipes=("sac:100", "sac:100 --critic-lr nan"), seeds=(0, 1), **arguments)
+    content = json.loads(file.read_text())
+    assert [one["exit_code"] for one in content["measurements"]] == [0, 0, 1, 1]
+    rows = content["summary"][0]["rows"]
+    assert [row[1] for row in rows] == ["0", "1", "all"] * 2
+    finals = [one["final"]["mean"] for one in content["measurements"][:2]]
+    deviation = abs(finals[0] - finals[1]) / 2**0.5
+    assert rows[2][-3] == f"{sum(finals) / 2:,.0f} +- {deviation:,.0f}"
+    assert rows[5][-3] is None
+
+
+@pytest.mark.slow
+def test_the_peer_is_evaluated_as_saltus_is(tmp_path: Path) -> None:
+    pytest.importorskip("stable_baselines3")
+    file, peer = tmp_path / "result.json", "stable-baselines3:200"
+    arguments = {"eval_every": 100, "episodes": 3, "folder": tmp_path / "runs", "output": file}
+    recipes("InvertedPendulum-v5", recipes=(peer,), **arguments)
+    (one,) = json.loads(file.read_text())["measurements"]
+    assert (one["exit_code"], one["final"]["env_steps"], len(one["final"]["returns"])) == (0, 200, 3)
+    assert [row["env_steps"] for row in one["rows"]] == [100, 200]
+    assert all(row["return_mean"] >= 1 for row in one["rows"])
+    assert "stable-baselines3" in one["config"]["versions"]
+
+
+@pytest.mark.parametrize("text", ["", "sac", "sacc:100", "sac:many"])
 def test_what_is_no_recipe_with_its_steps_is_refused(text: str) -> None:
-    with pytest.raises(SystemExit, match="is not PRESET:STEPS, like sac:100000; there are crossq"):
-        recipes("Hopper-v5", presets=(text,))
+    with pytest.raises(SystemExit, match="is not NAME:STEPS, like sac:100000; there are crossq"):
+        recipes("Hopper-v5", recipes=(text,))
+
+
+def test_the_peer_takes_no_options_of_saltus() -> None:
+    with pytest.raises(SystemExit, match="stable-baselines3 takes no options of saltus: --tau"):
+        recipes("Hopper-v5", recipes=("stable-baselines3:100 --tau 0.01",))

@@ -1,0 +1,96 @@
+"""Stable-Baselines3's SAC trained on a Gymnasium task, evaluated as saltus evaluates its own policies.
+
+What it leaves in its folder are the files that a run of saltus leaves there: config.json, evaluations.csv,
+evaluation.json.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+from torch import Tensor
+
+import envs
+from benchmarks.result import versions
+from pipeline.evaluate import Evaluation, evaluate
+from pipeline.seeding import stream_seed
+
+
+@dataclass(frozen=True)
+class PeerTraining:
+    """What to train. Everything else is Stable-Baselines3's default: networks of 2x256, a learning rate of 3e-4.
+
+    Attributes:
+        task: one of Gymnasium's.
+        run_dir: where the files are written.
+        seed: of Stable-Baselines3, its environment and the evaluations.
+        total_env_steps: for how long.
+        learning_starts: env steps with random actions first (Stable-Baselines3's own default is 100).
+        eval_every: env steps between evaluations.
+        eval_episodes: of each evaluation.
+        final_episodes: of the last policy's.
+    """
+
+    task: str
+    run_dir: Path
+    seed: int = 0
+    total_env_steps: int = 100_000
+    learning_starts: int = 5_000
+    eval_every: int = 5_000
+    eval_episodes: int = 10
+    final_episodes: int = 100
+
+
+def train(options: PeerTraining) -> None:
+    """Train from the beginning to the end.
+
+    Raises:
+        ModuleNotFoundError: Stable-Baselines3 is not installed.
+    """
+    import gymnasium
+    from stable_baselines3 import SAC
+    from stable_baselines3.common.callbacks import BaseCallback
+
+    torch.set_num_threads(1)
+    options.run_dir.mkdir(parents=True, exist_ok=True)
+    (options.run_dir / "config.json").write_text(
+        json.dumps({"config": asdict(options), "versions": versions()}, indent=2, default=str) + "\n"
+    )
+    curve = options.run_dir / "evaluations.csv"
+
+    class Evaluate(BaseCallback):
+        def _on_step(self) -> bool:
+            if self.num_timesteps % options.eval_every == 0:
+                result = _play(self.model, options, options.eval_episodes, self.num_timesteps)
+                with open(curve, "a", newline="") as file:
+                    csv.writer(file).writerow([self.num_timesteps, result.mean, result.std, result.unstable])
+                print(f"evaluation at {self.num_timesteps:,} env steps: {result.summary()}", flush=True)
+            return True
+
+    curve.write_text("env_steps,return_mean,return_std,unstable\n")
+    env = gymnasium.make(options.task)
+    model = SAC("MlpPolicy", env, learning_starts=options.learning_starts, seed=options.seed, device="cpu")
+    model.learn(options.total_env_steps, callback=Evaluate())
+    result = _play(model, options, options.final_episodes, options.total_env_steps)
+    content = {"env_steps": options.total_env_steps, "mean": result.mean, "std": result.std, "returns": result.returns}
+    (options.run_dir / "evaluation.json").write_text(json.dumps(content, indent=1) + "\n")
+
+
+def _play(model: Any, options: PeerTraining, episodes: int, env_steps: int) -> Evaluation:
+    def policy(observation: Tensor) -> Tensor:
+        action, _ = model.predict(observation.numpy(), deterministic=True)
+        return torch.from_numpy(np.asarray(model.policy.scale_action(action), dtype=np.float32))
+
+    seed = stream_seed(options.seed, "evaluation", env_steps)
+    return evaluate(policy, envs.make(options.task, episodes, seed=seed, physics="cpu", num_threads=1))
+
+
+if __name__ == "__main__":
+    train(tyro.cli(PeerTraining))
