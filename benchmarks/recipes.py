@@ -15,10 +15,9 @@ from statistics import mean, stdev
 from typing import Any
 
 import tyro
-from matplotlib.figure import Figure
 
-from benchmarks import result
-from benchmarks.training import SALTUS, read_evaluations
+from benchmarks import curves, result
+from benchmarks.training import SALTUS
 from envs.physics.cpu import available_cores
 from pipeline.presets import names
 
@@ -126,22 +125,26 @@ def recipes(
         train = _train_peer if recipe.name == PEER else _train
         exit_code = train(task, recipe, seed, run_dir, eval_every, episodes, options)
         read = _read_json(run_dir / "evaluation.json"), _read_json(run_dir / "config.json")
-        return Curve(recipe.label, seed, recipe.total_env_steps, exit_code, read_evaluations(run_dir), *read)
+        return Curve(recipe.label, seed, recipe.total_env_steps, exit_code, curves.read_evaluations(run_dir), *read)
 
     with ThreadPoolExecutor(available_cores()) as pool:
-        curves = sorted(pool.map(run, jobs), key=lambda curve: [recipe.label for recipe in parsed].index(curve.recipe))
+        runs = sorted(pool.map(run, jobs), key=lambda curve: [recipe.label for recipe in parsed].index(curve.recipe))
     settings = {"task": task, "options": options, "recipes": recipes, "seeds": seeds, "eval_every": eval_every}
     name = task.rpartition(":")[2]
-    table = _table(f"{name}: mean return after env steps", curves, episodes)
-    path = result.publish(f"recipes-{name}", output, settings, map(asdict, curves), [table])
-    _draw(path.with_suffix(".png"), f"{name}: returns over env steps", curves)
+    table = _table(f"{name}: mean return after env steps", runs, episodes)
+    path = result.publish(f"recipes-{name}", output, settings, map(asdict, runs), [table])
+    drawn: dict[str, list[curves.Points]] = {}
+    for curve in runs:
+        points = [row["env_steps"] for row in curve.rows], [row["return_mean"] for row in curve.rows]
+        drawn.setdefault(curve.recipe, []).append(points)
+    curves.draw(path.with_suffix(".png"), f"{name}: returns over env steps", "env steps", drawn)
 
 
 def _train(
     task: str, recipe: Recipe, seed: int, run_dir: Path, eval_every: int, episodes: int, options: Sequence[str]
 ) -> int:
     """Train with saltus, or go on, and evaluate the last policy; return the training's exit code."""
-    exit_code, done = 0, read_evaluations(run_dir)
+    exit_code, done = 0, curves.read_evaluations(run_dir)
     if not run_dir.exists():
         every = ("--eval-every", eval_every, "--log-every", eval_every, "--checkpoint-every", 5 * eval_every)
         what = (task, "--preset", recipe.name, "--seed", seed, "--total-env-steps", recipe.total_env_steps)
@@ -174,21 +177,21 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text()) if path.exists() else None
 
 
-def _table(title: str, curves: Sequence[Curve], episodes: int) -> result.Table:
+def _table(title: str, runs: Sequence[Curve], episodes: int) -> result.Table:
     """A row a run, and the means over the seeds of each recipe that has several."""
-    levels = [level for level in LEVELS if any(curve.at(level) is not None for curve in curves)]
+    levels = [level for level in LEVELS if any(curve.at(level) is not None for curve in runs)]
     last = f"last policy, {episodes} episodes"
     columns = ["recipe", "seed", *(f"{level:,}" for level in levels), last, "env steps", "exit code"]
     rows: list[list[result.Cell]] = []
-    for recipe in dict.fromkeys(curve.recipe for curve in curves):
-        runs = [curve for curve in curves if curve.recipe == recipe]
-        for curve in runs:
+    for recipe in dict.fromkeys(curve.recipe for curve in runs):
+        seeds = [curve for curve in runs if curve.recipe == recipe]
+        for curve in seeds:
             final = curve.final or {"mean": None, "env_steps": None}
             cells: list[result.Cell] = [curve.at(level) for level in levels]
             rows.append([recipe, str(curve.seed), *cells, final["mean"], final["env_steps"], curve.exit_code])
-        if len(runs) > 1:
-            means = [_mean_and_deviation([curve.at(level) for curve in runs]) for level in levels]
-            finals = _mean_and_deviation([curve.final["mean"] if curve.final else None for curve in runs])
+        if len(seeds) > 1:
+            means = [_mean_and_deviation([curve.at(level) for curve in seeds]) for level in levels]
+            finals = _mean_and_deviation([curve.final["mean"] if curve.final else None for curve in seeds])
             rows.append([recipe, "all", *means, finals, None, None])
     return result.Table(title, columns, rows)
 
@@ -196,20 +199,3 @@ def _table(title: str, curves: Sequence[Curve], episodes: int) -> result.Table:
 def _mean_and_deviation(values: Sequence[float | None]) -> str | None:
     known = [value for value in values if value is not None]
     return f"{mean(known):,.0f} +- {stdev(known):,.0f}" if len(known) == len(values) else None
-
-
-def _draw(path: Path, title: str, curves: Sequence[Curve]) -> None:
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.subplots()
-    drawn = list(dict.fromkeys(curve.recipe for curve in curves))
-    for curve in curves:
-        first = curve is next(other for other in curves if other.recipe == curve.recipe)
-        steps, returns = ([row[name] for row in curve.rows] for name in ("env_steps", "return_mean"))
-        color, label = f"C{drawn.index(curve.recipe)}", curve.recipe if first else None
-        axes.plot(steps, returns, marker=".", color=color, label=label)
-    axes.set(title=title, xlabel="env steps", ylabel="mean return of evaluations")
-    axes.xaxis.set_major_formatter("{x:,.0f}")
-    axes.set_xlim(left=0)
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(path, dpi=120)

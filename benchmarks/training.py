@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import subprocess
@@ -17,9 +16,8 @@ from threading import Timer
 from typing import Any
 
 import tyro
-from matplotlib.figure import Figure
 
-from benchmarks import result
+from benchmarks import curves, result
 
 SALTUS = (sys.executable, "-c", "from pipeline.cli import main; main()")
 
@@ -43,6 +41,10 @@ class Trained:
     curve: list[dict[str, float]]
     final: dict[str, Any] | None
     output: list[tuple[float, str]]
+
+    def column(self, name: str) -> list[float]:
+        """What the evaluations have under a name."""
+        return [row[name] for row in self.curve]
 
     def reached(self, threshold: float) -> float | None:
         """Seconds until the first evaluation with a mean return of `threshold`, or None."""
@@ -87,7 +89,8 @@ def training(
     title = f"{name}: returns after at most {minutes:g} minutes"
     table = _table(title, trained, threshold)
     path = result.publish(f"training-{name}", output, settings, map(asdict, trained), [table])
-    _draw(path.with_suffix(".png"), title, trained, threshold)
+    drawn = {f"seed {run.seed}": [(run.column("wall_seconds"), run.column("return_mean"))] for run in trained}
+    curves.draw(path.with_suffix(".png"), title, "wall-clock from process start, s", drawn, threshold)
 
 
 def _train_and_evaluate(task: str, seed: int, limit: float, episodes: int, options: Sequence[str]) -> Trained:
@@ -99,7 +102,7 @@ def _train_and_evaluate(task: str, seed: int, limit: float, episodes: int, optio
             (when, line.replace(str(run_dir), "RUN")) for when, line in lines
         ]  # results name no folder of a machine
         times = [when for when, line in output if line.startswith("evaluation at ")]
-        rows = read_evaluations(run_dir)
+        rows = curves.read_evaluations(run_dir)
         curve = [
             row | {"wall_seconds": when} for row, when in zip(rows, times, strict=False)
         ]  # a row comes before its line
@@ -128,15 +131,6 @@ def train_for(limit: float, arguments: Sequence[str], cache: Path) -> tuple[int,
     return exit_code, time.monotonic() - start, output
 
 
-def read_evaluations(run_dir: Path) -> list[dict[str, float]]:
-    """The rows of a run's evaluations.csv, none where it has none."""
-    path = run_dir / "evaluations.csv"
-    if not path.exists():
-        return []
-    with open(path, newline="") as file:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
-
-
 def _table(title: str, trained: Sequence[Trained], threshold: float | None) -> result.Table:
     """A row a seed, and the medians over seeds."""
     columns = ["seed", "ended, s", "exit code", "env steps", "best evaluation", "final return", "std", "95% interval"]
@@ -162,18 +156,3 @@ def _row(run: Trained) -> list[result.Cell]:
         return [*start, None, best, "none", None, None]
     low, high = run.final["interval_95"]
     return [*start, run.final["env_steps"], best, run.final["mean"], run.final["std"], f"{low:,.0f} to {high:,.0f}"]
-
-
-def _draw(path: Path, title: str, trained: Sequence[Trained], threshold: float | None) -> None:
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.subplots()
-    for run in trained:
-        seconds, returns = ([row[name] for row in run.curve] for name in ("wall_seconds", "return_mean"))
-        axes.plot(seconds, returns, marker=".", label=f"seed {run.seed}")
-    if threshold is not None:
-        axes.axhline(threshold, color="0.4", linestyle="--", label=f"{threshold:,g}")
-    axes.set(title=title, xlabel="wall-clock from process start, s", ylabel="mean return of evaluations")
-    axes.set_xlim(left=0)
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(path, dpi=120)

@@ -145,7 +145,7 @@ class BatchEnv:
         self._state, self._observation = self._start(everywhere)
         self._elapsed = torch.zeros_like(self._elapsed)
         self._return = torch.zeros_like(self._return)
-        return self._sent(self._observation.clone())
+        return self._sent(self._observation)
 
     @_one_torch_thread()
     def step(self, action: Tensor) -> tuple[TensorDict, Tensor]:
@@ -187,12 +187,12 @@ class BatchEnv:
         self._state, self._observation = self._reset_where(done, after, next_observation)
         if self.device != self.physics.device:
             transition = transition.apply(self._sent, device=self.device)
-        return transition, self._sent(self._observation.clone())
+        return transition, self._sent(self._observation)
 
     def _sent(self, value: Tensor) -> Tensor:
-        """A tensor of the physics' device on `device`. To a GPU it is sent from pinned memory, and not waited for."""
+        """A copy on `device`. To a GPU it is sent from pinned memory, and not waited for."""
         if self.device == self.physics.device:
-            return value
+            return value.clone()
         return value.pin_memory().to(self.device, non_blocking=True)
 
     def _checked_state(self, action: Tensor) -> State:

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import torch
 from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModule
-from torch import Tensor
+from torch import Tensor, nn
 from torchrl.modules import ProbabilisticActor, TanhNormal
 from torchrl.modules.distributions.utils import rsample_and_log_prob
 from torchrl.objectives import CrossQLoss, SACLoss
@@ -201,10 +201,7 @@ def _kind(config: Config) -> tuple[type[Loss], str, dict[str, Any]]:
 def _actor(config: Config, observation_dim: int, action_dim: int) -> Actor:
     widths = [observation_dim, *config.actor_hidden, 2 * action_dim]
     body = residual(widths) if config.network == "residual" else mlp(widths, config.actor_norm, config.norm_order)
-    if config.unit_weights != "none":
-        initialize_units(body)
-    set_matmul_dtype(body, getattr(torch, config.matmul_dtype))
-    return Actor(body, bounded=config.network == "residual")
+    return Actor(_configured(body, config), bounded=config.network == "residual")
 
 
 def _critic(config: Config, inputs: int) -> Critic:
@@ -213,10 +210,15 @@ def _critic(config: Config, inputs: int) -> Critic:
         body = residual(widths)
     else:
         body = mlp(widths, config.critic_norm, config.norm_order, config.dropout)
+    return Critic(_configured(body, config))
+
+
+def _configured(body: nn.Module, config: Config) -> nn.Module:
+    """A network with the configuration's first weights and matrix products."""
     if config.unit_weights != "none":
         initialize_units(body)
     set_matmul_dtype(body, getattr(torch, config.matmul_dtype))
-    return Critic(body)
+    return body
 
 
 def critic_loss(loss: Loss, batch: TensorDictBase) -> tuple[Tensor, dict[str, Tensor]]:

@@ -1,0 +1,46 @@
+"""Learning curves: read from runs, drawn together."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+Points = tuple[Sequence[float], Sequence[float]]
+
+
+def read_evaluations(run_dir: Path) -> list[dict[str, float]]:
+    """The rows of a run's evaluations.csv, none where it has none."""
+    path = run_dir / "evaluations.csv"
+    if not path.exists():
+        return []
+    with open(path, newline="") as file:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+
+
+def draw(
+    path: Path, title: str, xlabel: str, curves: Mapping[str, Sequence[Points]], threshold: float | None = None
+) -> None:
+    """Draw mean returns of evaluations; curves of the same name have one color.
+
+    Args:
+        path: the picture to write.
+        title, xlabel: of the picture.
+        curves: by name, each as its x and its y.
+        threshold: a return to mark by a line.
+    """
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for number, (name, lines) in enumerate(curves.items()):
+        for i, (x, y) in enumerate(lines):
+            axes.plot(x, y, marker=".", color=f"C{number}", label=name if i == 0 else None)
+    if threshold is not None:
+        axes.axhline(threshold, color="0.4", linestyle="--", label=f"{threshold:,g}")
+    axes.set(title=title, xlabel=xlabel, ylabel="mean return of evaluations")
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.set_xlim(left=0)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=120)
