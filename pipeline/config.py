@@ -238,8 +238,12 @@ class Config:
                 "--network residual has blocks of one width: give actor_hidden and critic_hidden equal numbers",
             ),
             (
-                self.unit_weights != "all" or self.critic_norm == "batch",
-                "--unit-weights all goes with --critic-norm batch, whose scales it keeps",
+                self.unit_weights == "none" or self.critic_norm == "batch",
+                "--unit-weights goes with --critic-norm batch, without which critics could not tell large from small",
+            ),
+            (
+                self.unit_weights != "all" or self.critic_loss == "categorical",
+                "--unit-weights all keeps what critics give small: it goes with --critic-loss categorical",
             ),
             (
                 "batch" not in (self.actor_norm, self.critic_norm) or self.batch_size >= 2,
@@ -248,6 +252,13 @@ class Config:
             (
                 self.critic_loss == "squared" or self.num_atoms >= 2,
                 f"a categorical critic needs num_atoms of 2 at least, not {self.num_atoms}",
+            ),
+            (
+                self.critic_loss == "squared"
+                or self.reward_scaling != "none"
+                or self.value_range != Config.value_range,
+                f"a categorical critic's values lie within {self.value_range:g} of 0, where returns seldom do: set "
+                "--reward-scaling bounded, or --value-range to what the task's returns can be",
             ),
         ):
             if not holds:

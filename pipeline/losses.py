@@ -125,8 +125,10 @@ def project(probabilities: Tensor, values: Tensor, atoms: Tensor) -> Tensor:
         values: (B, atoms).
         atoms: (atoms,), evenly spaced.
     """
-    position = (values.clamp(atoms[0], atoms[-1]) - atoms[0]) / (atoms[1] - atoms[0])
-    below = position.floor().clamp(max=len(atoms) - 2)
+    last = len(atoms) - 1
+    position = (values - atoms[0]) * (last / (atoms[-1] - atoms[0]))
+    position = position.clamp(0, last)  # after the rounding, which would else leave a share below 0
+    below = position.floor().clamp(max=last - 1)
     share = position - below
     index = below.nan_to_num(0).long()  # what is not a number makes the result so, and not an index out of bounds
     result = torch.zeros_like(probabilities)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import os
 import subprocess
@@ -22,8 +23,10 @@ from pipeline.presets import preset as preset_config
 
 OBSERVATION_DIM, ACTION_DIM = 5, 3
 
-# Every loss and network: those of flashsac-parallel are flashsac's, those of fast crossq's.
+# Every loss and network: those of flashsac-parallel are flashsac's, those of fast crossq's, but for Humanoid.
 PRESETS = ["sac", "redq", "droq", "crossq", "xqc", "flashsac"]
+HUMANOID = "fast on Humanoid-v5"
+RECIPES = [*PRESETS, HUMANOID]
 
 SMALL: dict[str, Any] = {
     "device": "cpu",
@@ -44,7 +47,8 @@ SMALL: dict[str, Any] = {
 
 
 def small_config(task: str = "InvertedPendulum-v5", preset: str = "crossq", **overrides: Any) -> Config:
-    return preset_config(preset, task, **{**SMALL, **overrides})
+    name, _, meant_for = preset.partition(" on ")
+    return dataclasses.replace(preset_config(name, meant_for or task, **{**SMALL, **overrides}), task=task)
 
 
 def small_arguments(preset: str = "crossq", **overrides: Any) -> list[str]:

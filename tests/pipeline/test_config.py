@@ -7,7 +7,7 @@ import re
 import typing
 
 import pytest
-from pipeline_helpers import ACTION_DIM, OBSERVATION_DIM, filled_buffer, small_config
+from pipeline_helpers import ACTION_DIM, HUMANOID, OBSERVATION_DIM, filled_buffer, small_config
 
 from pipeline import presets
 from pipeline.config import Config
@@ -171,7 +171,7 @@ def test_a_configuration_cannot_be_changed_behind_its_checks() -> None:
         config.gamma = 2.0  # type: ignore[misc]
 
 
-CATEGORICAL = {"critic_loss": "categorical", "target_network": True}
+CATEGORICAL = {"critic_loss": "categorical", "target_network": True, "value_range": 20.0}
 RESIDUAL = {**CATEGORICAL, "network": "residual", "actor_norm": "batch"}
 RECIPES = [
     (
@@ -251,13 +251,15 @@ def test_parts_that_do_not_go_together_are_refused_with_what_does(
         ("sac", {"critic_norm": "layer"}),
         ("sac", {"dropout": 0.1}),
         ("sac", {"num_critics": 3, "target_subset": 3}),
-        ("crossq", {"critic_loss": "categorical"}),
+        ("crossq", {"critic_loss": "categorical", "reward_scaling": "deviation"}),
+        ("crossq", {"critic_loss": "categorical", "reward_scaling": "bounded", "value_range": 2.0}),
         ("sac", CATEGORICAL),
         ("crossq", RESIDUAL),
         ("crossq", {**RESIDUAL, "target_network": False}),
         ("sac", {"num_atoms": 1}),
         ("sac", {"n_step": 3, "normalize_observations": True, "reward_scaling": "bounded", "noise_repeat": 16}),
-        ("crossq", {"unit_weights": "all", "norm_order": "before", "policy_tau": 0.1}),
+        ("crossq", {"unit_weights": "linear", "norm_order": "before", "policy_tau": 0.1}),
+        (HUMANOID, {"unit_weights": "all"}),
     ],
 )
 def test_parts_that_go_together_are_accepted_and_learn(preset: str, overrides: dict[str, object]) -> None:
@@ -302,7 +304,13 @@ def test_a_choice_that_is_none_is_refused_with_those_there_are(field: str, value
     ("preset", "parts", "message"),
     [
         ("xqc", {"critic_norm": "layer", "dropout": 0.1}, "dropout goes with --critic-loss squared"),
-        ("droq", {"unit_weights": "all"}, "--unit-weights all goes with --critic-norm batch"),
+        ("droq", {"unit_weights": "linear"}, "--unit-weights goes with --critic-norm batch"),
+        ("crossq", {"unit_weights": "all"}, "it goes with --critic-loss categorical"),
+        (
+            "crossq",
+            {"critic_loss": "categorical"},
+            "values lie within 5 of 0, where returns seldom do: set --reward-scaling bounded, or --value-range to",
+        ),
         ("crossq", {"batch_size": 1}, "batch norm needs a batch_size of 2"),
     ],
 )

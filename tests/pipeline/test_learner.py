@@ -11,8 +11,9 @@ import pytest
 import torch
 from pipeline_helpers import (
     ACTION_DIM,
+    HUMANOID,
     OBSERVATION_DIM,
-    PRESETS,
+    RECIPES,
     differing,
     filled_buffer,
     random_transition,
@@ -50,7 +51,7 @@ def rounds(learner: Learner, count: int, num_updates: int = 4, seed: int = 0) ->
     return [dict(learner.round(buffer, num_updates)) for _ in range(count)]
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", RECIPES)
 def test_a_round_does_as_many_critic_updates_as_asked_and_the_delayed_share_of_actor_updates(preset: str) -> None:
     learner = make_learner(preset, policy_delay=3)
     for num_updates, total in ((1, 1), (4, 5), (7, 12)):
@@ -60,7 +61,7 @@ def test_a_round_does_as_many_critic_updates_as_asked_and_the_delayed_share_of_a
         assert steps == {"critic": total, "actor": total // 3, "alpha": total // 3}
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", RECIPES)
 @pytest.mark.parametrize("delay", [1, 3])
 def test_actor_and_temperature_move_exactly_at_every_delayed_update(preset: str, delay: int) -> None:
     learner, buffer = make_learner(preset, policy_delay=delay), filled_buffer()
@@ -87,7 +88,7 @@ def test_targets_move_by_tau_towards_the_critics_of_after_the_update(preset: str
             torch.testing.assert_close(target, expected, rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", RECIPES)
 def test_targets_begin_as_the_critics_and_critics_begin_different_from_each_other(preset: str) -> None:
     learner = make_learner(preset)
     critics, targets = losses.critic_parameters(learner.loss), losses.target_parameters(learner.loss)
@@ -100,7 +101,7 @@ def test_targets_begin_as_the_critics_and_critics_begin_different_from_each_othe
         assert len({tuple(weight.flatten().tolist()) for weight in stacked}) == learner.config.num_critics
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", RECIPES)
 def test_a_round_leaves_the_batches_it_is_given_as_they_were(preset: str) -> None:
     learner, batch = make_learner(preset), random_transition(16)
     keys, before = set(batch.keys(True)), batch.clone()
@@ -128,7 +129,7 @@ def test_a_number_that_is_not_finite_is_named_with_its_gradient_step(value: floa
         learner.check_finite({"critic_loss": torch.tensor(1.0), "alpha_loss": torch.tensor(value)})
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", RECIPES)
 def test_a_loaded_learner_continues_bit_for_bit(preset: str) -> None:
     parts = {"policy_delay": 3, "normalize_observations": True, "policy_tau": 0.1}
     original = make_learner(preset, **parts)
@@ -153,7 +154,7 @@ def test_the_actor_is_the_one_that_learns() -> None:
     assert not torch.equal(learner.actor.mode(observation), before)
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", RECIPES)
 def test_learning_reduces_the_error_of_a_value_that_can_be_known(preset: str) -> None:
     """Where every episode ends at once, the value is the reward."""
     learner = make_learner(preset, critic_lr=1e-2, policy_delay=10, total_env_steps=10_000)
@@ -192,7 +193,7 @@ def test_statistics_reach_the_updates_and_the_policy_and_move_at_observe_alone()
     assert differing(learner.state_dict()["normalizers"], before) == []
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", RECIPES)
 @pytest.mark.parametrize("policy_tau", [0.1, 0.9])
 def test_the_policy_to_be_evaluated_moves_by_its_tau_towards_the_actor_at_every_actor_update(
     preset: str, policy_tau: float
@@ -234,6 +235,7 @@ COMPILED: dict[str, dict[str, Any]] = {
     },
     "xqc": {"normalize_observations": True, "n_step": 3, "num_atoms": 11},
     "flashsac": {"num_atoms": 11, "policy_tau": 0.1},
+    HUMANOID: {"num_atoms": 11, "policy_tau": 0.1},
 }
 
 
@@ -273,7 +275,7 @@ def networks(learner: Learner) -> dict[str, Tensor]:
 def compiled() -> dict[str, Learner]:
     """A compiled learner for each preset, shared because compiling takes long."""
     learners = {}
-    for preset in PRESETS:
+    for preset in RECIPES:
         learner = make_comparable(preset, compile=True)
         calls = []
         with pytest.MonkeyPatch.context() as patch:
@@ -291,7 +293,7 @@ def compiled() -> dict[str, Learner]:
     return learners
 
 
-@pytest.fixture(params=PRESETS)
+@pytest.fixture(params=RECIPES)
 def plain_and_compiled(request: pytest.FixtureRequest, compiled: dict[str, Learner]) -> tuple[Learner, Learner]:
     """Two learners in the same fresh state, which is loaded into the one that has compiled already."""
     plain = make_comparable(request.param, seed=1)
@@ -392,7 +394,7 @@ def test_wide_layers_go_to_onednn_and_narrow_ones_do_not(plain_and_compiled: tup
     assert bool(used) == (learner.config.critic_hidden == (64,) or learner.config.network == "residual"), used
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", RECIPES)
 def test_nothing_of_a_round_would_wait_for_a_gpu(preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither what the updates trace to, nor sampling, writing and observing."""
     traced = []
@@ -496,7 +498,7 @@ def failing(*_arguments: Any, **_options: Any) -> Any:
     raise RuntimeError("no C++ compiler\nlong story")
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", RECIPES)
 def test_where_compiling_fails_the_plain_updates_go_on_as_if_nothing_had_been_tried(
     preset: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

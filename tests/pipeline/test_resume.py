@@ -94,6 +94,7 @@ def sitting(config: Config, run_dir: Path, until: int) -> None:
 # The presets, with what they leave out spread over them.
 CASES: list[tuple[str, str, dict[str, Any]]] = [
     ("InvertedPendulum-v5", "fast", {}),
+    ("InvertedPendulum-v5", "fast on Humanoid-v5", {}),
     ("InvertedPendulum-v5", "sac", {}),
     ("InvertedPendulum-v5", "redq", {"n_step": 3}),
     ("InvertedPendulum-v5", "droq", {"noise_repeat": 8}),

@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from pipeline_helpers import PRESETS, read_csv, small_config
+from pipeline_helpers import RECIPES, read_csv, small_config
 from rich.console import Console
 
 from pipeline.buffer import ReplayBuffer
@@ -59,7 +59,7 @@ def test_a_round_comes_between_acting_and_stepping(tmp_path: Path, monkeypatch: 
     assert calls == ["act", "step", "extend"] * 11 + ["act", "round", "step", "extend"] * 4
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", RECIPES)
 @pytest.mark.filterwarnings("ignore:No target network updater")
 def test_once_there_is_a_loss_every_row_has_one(tmp_path: Path, preset: str) -> None:
     """Also where a round is too short to update the actor in each."""
