@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -19,8 +19,10 @@ import tyro
 from benchmarks import curves, result
 from benchmarks.training import SALTUS
 from envs.physics.cpu import available_cores
+from pipeline import checkpoint
 from pipeline.presets import names
 
+Part = str | int | Path
 PEER = "stable-baselines3"
 LEVELS = (10_000, 15_000, 20_000, 25_000, 50_000, 75_000, 100_000)
 
@@ -48,8 +50,9 @@ class Curve:
     config: dict[str, Any] | None
 
     def at(self, env_steps: int) -> float | None:
-        """The mean return of the evaluation after so many env steps, or None."""
-        return next((row["return_mean"] for row in self.rows if row["env_steps"] == env_steps), None)
+        """The mean return of the first evaluation after so many env steps, or up to a twentieth more; or None."""
+        within = (row["return_mean"] for row in self.rows if env_steps <= row["env_steps"] <= 1.05 * env_steps)
+        return next(within, None)
 
 
 @dataclass(frozen=True)
@@ -82,11 +85,6 @@ class Recipe:
         """Name and options."""
         return " ".join((self.name, *self.options))
 
-    @property
-    def slug(self) -> str:
-        """Name and options, as a folder can be called."""
-        return re.sub(r"[^\w.]+", "-", self.label)
-
 
 def recipes(
     task: tyro.conf.Positional[str],
@@ -117,20 +115,32 @@ def recipes(
         output: the file to write; by default benchmarks/results/recipes-<task>-<hardware>.json.
     """
     parsed = [Recipe.parse(one) for one in recipes]
-    jobs = [(recipe, seed) for seed in seeds for recipe in parsed]
+    labels = [recipe.label for recipe in parsed]
+    if len({*labels}) < len(labels):
+        raise SystemExit(f"{', '.join(recipes)}: each recipe is trained once, for one number of env steps")
+    name = task.rpartition(":")[2]
 
     def run(job: tuple[Recipe, int]) -> Curve:
         recipe, seed = job
-        run_dir = folder / f"{recipe.slug}-s{seed}"
+        arguments: list[Part] = ["--seed", seed, "--total-env-steps", recipe.total_env_steps]
+        arguments += ["--eval-every", eval_every]
+        if recipe.name == PEER:
+            arguments = ["--task", task, *arguments, "--final-episodes", episodes]
+        else:
+            every: list[Part] = ["--log-every", eval_every, "--checkpoint-every", 5 * eval_every, "--num-threads", 1]
+            arguments = [task, "--preset", recipe.name, *arguments, *every, *recipe.options, *options]
+        # Named after all that decides what it computes, so that it is not taken for another one.
+        key = hashlib.sha256(repr(arguments).encode()).hexdigest()[:8]
+        run_dir = folder / f"{name}-{recipe.name}-s{seed}-{key}"
         train = _train_peer if recipe.name == PEER else _train
-        exit_code = train(task, recipe, seed, run_dir, eval_every, episodes, options)
+        exit_code = train(run_dir, arguments, recipe.total_env_steps, episodes)
         read = _read_json(run_dir / "evaluation.json"), _read_json(run_dir / "config.json")
         return Curve(recipe.label, seed, recipe.total_env_steps, exit_code, curves.read_evaluations(run_dir), *read)
 
     with ThreadPoolExecutor(available_cores()) as pool:
-        runs = sorted(pool.map(run, jobs), key=lambda curve: [recipe.label for recipe in parsed].index(curve.recipe))
+        jobs = [(recipe, seed) for seed in seeds for recipe in parsed]
+        runs = sorted(pool.map(run, jobs), key=lambda curve: labels.index(curve.recipe))
     settings = {"task": task, "options": options, "recipes": recipes, "seeds": seeds, "eval_every": eval_every}
-    name = task.rpartition(":")[2]
     table = _table(f"{name}: mean return after env steps", runs, episodes)
     path = result.publish(f"recipes-{name}", output, settings, map(asdict, runs), [table])
     drawn: dict[str, list[curves.Points]] = {}
@@ -140,34 +150,26 @@ def recipes(
     curves.draw(path.with_suffix(".png"), f"{name}: returns over env steps", "env steps", drawn)
 
 
-def _train(
-    task: str, recipe: Recipe, seed: int, run_dir: Path, eval_every: int, episodes: int, options: Sequence[str]
-) -> int:
-    """Train with saltus, or go on, and evaluate the last policy; return the training's exit code."""
+def _train(run_dir: Path, arguments: Sequence[Part], total_env_steps: int, episodes: int) -> int:
+    """Train with saltus, or go on, and evaluate the last policy; return the exit code of what failed, or 0."""
     exit_code, done = 0, curves.read_evaluations(run_dir)
-    if not run_dir.exists():
-        every = ("--eval-every", eval_every, "--log-every", eval_every, "--checkpoint-every", 5 * eval_every)
-        what = (task, "--preset", recipe.name, "--seed", seed, "--total-env-steps", recipe.total_env_steps)
-        where = ("--num-threads", 1, "--run-dir", run_dir)
-        exit_code = _run(*SALTUS, "train", *what, *every, *where, *recipe.options, *options)
-    elif not done or done[-1]["env_steps"] < recipe.total_env_steps:
+    if not checkpoint.find(run_dir / "checkpoints"):
+        exit_code = _run(*SALTUS, "train", *arguments, "--run-dir", run_dir)
+    elif not done or done[-1]["env_steps"] < total_env_steps:
         exit_code = _run(*SALTUS, "resume", run_dir)
-    _run(*SALTUS, "evaluate", run_dir, "--episodes", episodes)
-    return exit_code
+    (run_dir / "evaluation.json").unlink(missing_ok=True)
+    evaluated = _run(*SALTUS, "evaluate", run_dir, "--episodes", episodes)
+    return exit_code or evaluated
 
 
-def _train_peer(
-    task: str, recipe: Recipe, seed: int, run_dir: Path, eval_every: int, episodes: int, _options: Sequence[str]
-) -> int:
+def _train_peer(run_dir: Path, arguments: Sequence[Part], _total_env_steps: int, _episodes: int) -> int:
     """Train with Stable-Baselines3, unless that is done; return the exit code."""
     if (run_dir / "evaluation.json").exists():
         return 0
-    what = ("--task", task, "--seed", seed, "--total-env-steps", recipe.total_env_steps, "--eval-every", eval_every)
-    where = ("--final-episodes", episodes, "--run-dir", run_dir)
-    return _run(sys.executable, "-m", "benchmarks.peer_training", *what, *where)
+    return _run(sys.executable, "-m", "benchmarks.peer_training", *arguments, "--run-dir", run_dir)
 
 
-def _run(*command: str | int | Path) -> int:
+def _run(*command: Part) -> int:
     # One thread each: the runs share nothing, and their threads would only wait for each other.
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.run([str(part) for part in command], env=environment, stdout=sys.stderr, check=False).returncode

@@ -55,12 +55,14 @@ class Table:
 def hardware() -> dict[str, Any]:
     """The machine that this process runs on, as far as it may use it."""
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    lines = [line.partition(":") for line in info.read_text().splitlines()] if info.exists() else []
+    cpu = {name.strip(): value.strip() for name, _, value in lines}  # of the last core; all are alike
     gpu = torch.cuda.get_device_properties(0) if torch.cuda.is_available() else None
     return {
         "gpu": f"{gpu.name}, {gpu.total_memory / 1e9:.0f} GB" if gpu else None,
-        "cpu": models[0] if models else platform.machine(),
+        "cpu": cpu.get("model name", platform.machine()),
+        "cpu_family_and_model": f"{cpu.get('cpu family')}, {cpu.get('model')}",
+        "cpu_instructions": sorted({"avx2", "avx512f", "avx512_bf16", "amx_bf16"} & {*cpu.get("flags", "").split()}),
         "cores": available_cores(),
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
         "system": platform.platform(),

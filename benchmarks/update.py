@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,7 +29,8 @@ PEERS: dict[str, Callable[..., runner.Work]] = {
 PRESETS = ("redq", "droq", "crossq", "xqc", "fast")
 TWIN = "saltus redq, twin critics"
 ROUNDED = "saltus sac, bfloat16 products"
-CASES = (SAC, PLAIN, ROUNDED, TWIN, *(f"saltus {name}" for name in PRESETS), *PEERS)
+PRODUCTS = "sac's matrix products alone"
+CASES = (SAC, PLAIN, ROUNDED, TWIN, *(f"saltus {name}" for name in PRESETS), PRODUCTS, *PEERS)
 TARGETS = {"Hopper-v5": {"Stable-Baselines3": 2.5, "SBX": 1.4}, "Humanoid-v5": {"Stable-Baselines3": 1.8, "SBX": 1.8}}
 BATCH_SIZE, HIDDEN = 256, (256, 256)
 
@@ -47,7 +49,8 @@ def update(
     """SAC updates/s from a filled replay buffer, sampling included: batch 256, 2x256 networks, all cores.
 
     Presets other than sac learn with networks of the same widths here; their critics differ, and their actors learn at
-    every third to twentieth update only. Every other system has a process of its own.
+    every third to twentieth update only. Every other system has a process of its own. The rate of sac's matrix products
+    alone bounds what an update of that kind can do.
 
     Args:
         cases: what to measure; the first is what the others are compared with.
@@ -90,6 +93,8 @@ def update(
 def _make(case: str, task: str, data: TensorDict, updates: int) -> runner.Work:
     if case in PEERS:
         return runner.isolated(partial(PEERS[case], data, BATCH_SIZE, HIDDEN, updates))
+    if case == PRODUCTS:
+        return _products(data, updates)
     overrides: dict[str, dict[str, Any]] = {
         PLAIN: {"compile": False},
         ROUNDED: {"matmul_dtype": "bfloat16"},
@@ -114,3 +119,31 @@ def _saltus(task: str, data: TensorDict, updates: int, preset: str, **overrides:
         return updates
 
     return round
+
+
+def _products(data: TensorDict, updates: int) -> runner.Work:
+    """Nothing but the matrix products of sac's updates, one after the other, by torch.mm."""
+    observation_dim, action_dim = data["observation"].shape[1], data["action"].shape[1]
+    actor = list(pairwise([observation_dim, *HIDDEN, 2 * action_dim]))
+    critic = list(pairwise([observation_dim + action_dim, *HIDDEN, 1]))
+    # In the critics' loss: actor and target critics forward, critics forward and backward; in the actor's: actor and
+    # critics forward, critics backward to their inputs, actor backward. Nobody asks for a loss's gradient with respect
+    # to observations.
+    forward = [*actor, *actor, *(critic * 2) * 3]
+    weights = [*actor, *(critic * 2)]
+    inputs = [*actor[1:], *(critic[1:] * 2), *(critic * 2)]
+    shapes = [(BATCH_SIZE, width, following) for width, following in forward]
+    shapes += [(following, BATCH_SIZE, width) for width, following in weights]
+    shapes += [(BATCH_SIZE, following, width) for width, following in inputs]
+    device = data.device
+    factors = [(torch.randn(m, k, device=device), torch.randn(k, n, device=device)) for m, k, n in shapes]
+    results = [torch.empty(m, n, device=device) for m, _, n in shapes]
+
+    def multiply() -> int:
+        for _ in range(updates):
+            for (left, right), result_ in zip(factors, results, strict=True):
+                torch.mm(left, right, out=result_)
+        peers.synchronize(device)
+        return updates
+
+    return multiply

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.recipes import recipes
+from benchmarks.recipes import Curve, recipes
 
 OPTIONS = ("--no-compile", "--learning-starts", "40", "--batch-size", "16", "--eval-episodes", "2")
 SMALL = (*OPTIONS, "--actor-hidden", "8", "--critic-hidden", "8")
@@ -34,18 +34,20 @@ def test_recipes_are_compared_by_env_steps_and_an_interrupted_comparison_goes_on
     assert file.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     assert str(tmp_path) not in json.dumps(first["measurements"])
 
-    evaluations = folder / "sac-s0" / "evaluations.csv"  # as if it had been stopped after 100 of its 200 steps
+    (of_sac,), (of_crossq,) = (list(folder.glob(f"InvertedPendulum-v5-{name}-s0-*")) for name in ("sac", "crossq"))
+    evaluations = of_sac / "evaluations.csv"  # as if it had been stopped after 100 of its 200 steps
     evaluations.write_text("".join(evaluations.read_text().splitlines(keepends=True)[:-1]))
-    *_, newest = sorted((folder / "sac-s0" / "checkpoints").iterdir())
+    *_, newest = sorted((of_sac / "checkpoints").iterdir())
     newest.unlink()
-    untouched = (folder / "crossq-critic-lr-0.01-s0" / "metrics.csv").stat().st_mtime_ns
+    untouched = (of_crossq / "metrics.csv").stat().st_mtime_ns
     again = compare("crossq:100 --critic-lr 0.01", "sac:200")
     assert [one["recipe"] for one in again["measurements"]] == [changed, "sac"]
-    of_sac = first["measurements"][0], again["measurements"][1]
-    before, after = ([row["return_mean"] for row in one["rows"]] for one in of_sac)
+    pair = first["measurements"][0], again["measurements"][1]
+    before, after = ([row["return_mean"] for row in one["rows"]] for one in pair)
     assert before == after, "not resumed bit for bit"
     assert len(evaluations.read_text().splitlines()) == 3
-    assert (folder / "crossq-critic-lr-0.01-s0" / "metrics.csv").stat().st_mtime_ns == untouched
+    assert len(list(folder.iterdir())) == 2
+    assert (of_crossq / "metrics.csv").stat().st_mtime_ns == untouched
 
 
 @pytest.mark.slow
@@ -80,6 +82,23 @@ def test_the_peer_is_evaluated_as_saltus_is(tmp_path: Path) -> None:
 def test_what_is_no_recipe_with_its_steps_is_refused(text: str) -> None:
     with pytest.raises(SystemExit, match="is not NAME:STEPS, like sac:100000; there are crossq"):
         recipes("Hopper-v5", recipes=(text,))
+
+
+def test_one_recipe_for_two_numbers_of_steps_is_refused() -> None:
+    with pytest.raises(SystemExit, match="sac:100, sac:200: each recipe is trained once, for one number of env steps"):
+        recipes("Hopper-v5", recipes=("sac:100", "sac:200"))
+
+
+def test_a_level_is_that_of_the_first_evaluation_at_it_or_a_little_later() -> None:
+    rows = [{"env_steps": steps, "return_mean": steps / 10} for steps in (5120.0, 10112.0, 15104.0, 50048.0)]
+    curve = Curve("fast", 0, 60_000, 0, rows, None, None)
+    assert [curve.at(level) for level in (10_000, 15_000, 20_000, 25_000, 50_000)] == [
+        1011.2,
+        1510.4,
+        None,
+        None,
+        5004.8,
+    ]
 
 
 def test_the_peer_takes_no_options_of_saltus() -> None:
