@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import report, result, runner
+from benchmarks.data import random_transitions
 from benchmarks.environment import environment
-from benchmarks.update import update
+from benchmarks.update import PRODUCTS, _make, update
 from pipeline import graph
 
 
@@ -128,12 +130,22 @@ def test_update_runs_to_the_end_without_stable_baselines(tmp_path, monkeypatch, 
     )  # takes long, and is not the point
     monkeypatch.setattr(runner, "isolated", lambda make: make())
     path = tmp_path / "update.json"
-    cases = ("saltus sac", "saltus sac, not compiled", "saltus redq, twin critics", "saltus fast")
+    cases = ("saltus sac", "saltus sac, not compiled", "saltus redq, twin critics", "saltus fast", PRODUCTS)
     update(
         updates_per_round=1, buffer_size=512, repeats=1, seconds=0.01, warmup_rounds=1, output=path,
         cases=(*cases, "Stable-Baselines3"),
     )  # fmt: skip
     check(path, {*cases}, 1, "Stable-Baselines3", "stable_baselines3 is not installed")
+
+
+def test_the_products_alone_are_as_many_operations_as_an_update_has():
+    data, counted = random_transitions(300, 11, 3).to("cpu"), []
+    for case in (PRODUCTS, "saltus sac, not compiled"):
+        work = _make(case, "Hopper-v5", data, 2)
+        with FlopCounterMode(display=False) as counter:
+            work()
+        counted.append(counter.get_total_flops())
+    assert counted[0] == counted[1] > 2 * 0.5e9
 
 
 def one_unit():
