@@ -160,32 +160,36 @@ def _run(config: Config, run_dir: Path, console: Console, content: dict[str, Any
 def evaluate(arguments: list[str], console: Console) -> None:
     """``saltus evaluate RUN``."""
     from pipeline.evaluate import evaluate as play_episodes
+    from pipeline.policy import load
 
     options = tyro.cli(Evaluate, args=arguments, prog="saltus evaluate")
     if options.episodes < 1:
         raise ValueError(f"episodes is {options.episodes}; at least 1 is needed")
-    config, policy, env, env_steps = _load_policy(options.run, options.episodes, options.seed)
-    result = play_episodes(policy, env)
+    policy = load(options.run)
+    result = play_episodes(policy, policy.make_env(options.episodes, options.seed))
     low, high = result.interval
     content = {
-        "task": config.task, "env_steps": env_steps, "seed": options.seed, "mean": result.mean, "std": result.std,
-        "interval_95": [low, high], "unstable": result.unstable, "returns": result.returns, "lengths": result.lengths,
+        "task": policy.task, "env_steps": policy.env_steps, "seed": options.seed,
+        "mean": result.mean, "std": result.std, "interval_95": [low, high],
+        "unstable": result.unstable, "returns": result.returns, "lengths": result.lengths,
     }  # fmt: skip
     path = options.run / "evaluation.json"
     path.write_text(json.dumps(content, indent=1) + "\n")
-    _say(console, f"{config.task} after {env_steps:,} env steps: {result.summary()}\n{path}")
+    _say(console, f"{policy.task} after {policy.env_steps:,} env steps: {result.summary()}\n{path}")
 
 
 def play(arguments: list[str], console: Console) -> None:
     """``saltus play RUN``."""
     _choose_opengl()
+    from pipeline.policy import load
     from pipeline.video import record
 
     options = tyro.cli(Play, args=arguments, prog="saltus play")
-    config, policy, env, _ = _load_policy(options.run, 1, options.seed)
+    policy = load(options.run)
+    env = policy.make_env(1, options.seed)
     path = options.output or options.run / "play.mp4"
     total, steps = record(policy, env, path)
-    _say(console, f"{config.task}: return {total:.1f} in {steps} steps ({steps * env.task.dt:.1f} s)\n{path}")
+    _say(console, f"{policy.task}: return {total:.1f} in {steps} steps ({steps * env.task.dt:.1f} s)\n{path}")
 
 
 def _choose_opengl() -> None:
@@ -200,30 +204,6 @@ def _choose_opengl() -> None:
             if ctypes.util.find_library(library):
                 os.environ["MUJOCO_GL"] = name
                 return
-
-
-def _load_policy(run_dir: Path, num_envs: int, seed: int) -> Any:
-    """Configuration, deterministic policy, a fresh environment, and the env steps after which the policy was saved."""
-    import envs
-    from pipeline.learner import Learner
-    from pipeline.run import open_run, resolve_device
-    from pipeline.seeding import stream_seed
-
-    config, content = open_run(run_dir)
-    device = resolve_device("auto" if config.device == "cuda" else config.device)
-    seed = stream_seed(seed, "play")
-    env = envs.make(
-        config.task,
-        num_envs,
-        device=device,
-        seed=seed,
-        physics="cpu",  # the reference, whatever the policy was trained on
-        num_threads=config.num_threads,
-        **config.task_options,
-    )
-    learner = Learner(dataclasses.replace(config, compile=False), env.observation_dim, env.action_dim, device)
-    learner.load_state_dict(content["state"]["learner"])
-    return config, learner.policy, env, content["state"]["env_steps"]
 
 
 def _parse_train(arguments: list[str]) -> tuple[Config, Path | None]:

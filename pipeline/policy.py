@@ -1,0 +1,69 @@
+"""Policy: what a run has learned, to be used elsewhere."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from torch import Tensor
+
+import envs
+from pipeline.config import Config
+from pipeline.learner import Learner
+from pipeline.run import open_run, resolve_device
+from pipeline.seeding import stream_seed
+
+
+class Policy:
+    """The deterministic policy of a run, which `saltus evaluate` plays.
+
+    Called with observations (N, obs_dim) float32 on `device`, it gives actions (N, action_dim) float32 in [-1, 1];
+    `pipeline.evaluate.scale_action` takes these to the units of an environment's actuators.
+
+    Attributes:
+        config: of the run.
+        env_steps: after how many the policy was saved.
+        device: where observations are expected.
+    """
+
+    def __init__(self, config: Config, learner: Learner, env_steps: int):
+        self.config, self.env_steps, self.device = config, env_steps, learner.device
+        self._learner = learner
+
+    def __call__(self, observation: Tensor) -> Tensor:
+        return self._learner.policy(observation)
+
+    @property
+    def task(self) -> str:
+        """The task it was trained on, as `saltus train` takes it."""
+        return self.config.task
+
+    def make_env(self, num_envs: int, seed: int = 0) -> envs.BatchEnv:
+        """Worlds of the task, with the run's options, on the CPU engine, whatever the policy was trained on."""
+        return _make_env(self.config, num_envs, seed, str(self.device))
+
+
+def load(run_dir: Path | str) -> Policy:
+    """The policy in a run's last checkpoint; on the GPU if the run was there and one is at hand.
+
+    Raises:
+        ValueError: no run's directory; CheckpointError: it has no checkpoint that can be used.
+    """
+    config, content = open_run(Path(run_dir))
+    device = resolve_device("auto" if config.device == "cuda" else config.device)
+    sizes = _make_env(config, 1, 0, "cpu")
+    learner = Learner(dataclasses.replace(config, compile=False), sizes.observation_dim, sizes.action_dim, device)
+    learner.load_state_dict(content["state"]["learner"])
+    return Policy(config, learner, content["state"]["env_steps"])
+
+
+def _make_env(config: Config, num_envs: int, seed: int, device: str) -> envs.BatchEnv:
+    return envs.make(
+        config.task,
+        num_envs,
+        device=device,
+        seed=stream_seed(seed, "play"),
+        physics="cpu",
+        num_threads=config.num_threads,
+        **config.task_options,
+    )

@@ -1,0 +1,62 @@
+"""A policy is loaded as it was evaluated, and acts on what it is given."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from pipeline_helpers import HUMANOID, small_config, train_here
+
+from pipeline import policy
+from pipeline.checkpoint import CheckpointError
+from pipeline.evaluate import evaluate
+from pipeline.run import Run, create, open_run
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+
+
+@pytest.mark.parametrize("preset", ["sac", "xqc", HUMANOID])
+@pytest.mark.filterwarnings("ignore:No target network updater")
+def test_a_loaded_policy_is_the_one_that_the_run_evaluates(tmp_path: Path, preset: str) -> None:
+    config = small_config(preset=preset, normalize_observations=True, total_env_steps=120, policy_tau=0.1)
+    train_here(tmp_path / "run", preset=preset.partition(" on ")[0], **{
+        name: value for name, value in vars(config).items() if name not in ("task", "task_options")
+    })  # fmt: skip
+    loaded = policy.load(tmp_path / "run")
+    run = Run(config, tmp_path / "again", announce=lambda _: None)
+    run.load_state_dict(open_run(tmp_path / "run")[1]["state"])
+    observation = torch.randn(50, 4)
+    action = loaded(observation)
+    assert torch.equal(action, run.learner.policy(observation))
+    assert not torch.equal(action, run.learner.actor.mode(observation)), "the average is evaluated"
+    assert action.abs().max() <= 1
+    assert (loaded.env_steps, loaded.task) == (120, "InvertedPendulum-v5")
+
+
+def test_its_worlds_have_the_options_of_the_run(tmp_path: Path) -> None:
+    train_here(tmp_path / "run", "Hopper-v5", "--task.healthy-reward", "0.5", total_env_steps=80)
+    loaded = policy.load(str(tmp_path / "run"))
+    env = loaded.make_env(3, seed=1)
+    assert (env.num_envs, env.task.healthy_reward) == (3, 0.5)
+    first, again = (evaluate(loaded, loaded.make_env(3, seed)) for seed in (1, 1))
+    assert first == again != evaluate(loaded, loaded.make_env(3, seed=2))
+
+
+def test_what_has_no_policy_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is not the directory of a run"):
+        policy.load(tmp_path)
+    create(small_config(), tmp_path / "new")
+    with pytest.raises(CheckpointError, match="has no checkpoint: start the run again"):
+        policy.load(tmp_path / "new")
+
+
+def test_what_the_readme_shows_of_it_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    train_here(Path("runs/hopper"), "Hopper-v5", total_env_steps=80)
+    (block,) = (block for block in re.findall(r"```python\n(.*?)```", README, re.S) if "policy.load" in block)
+    exec(block, {})
+    assert float(capsys.readouterr().out) != 0
