@@ -73,7 +73,7 @@ class Config:
     target_subset: int = 0
     """Critics, drawn anew for each update, whose smallest value makes the target; 0: all of them."""
     actor_value: Literal["min", "mean"] = "min"
-    """What the actor climbs: the smallest of the critics' values, or their mean."""
+    """What the actor maximises: the smallest of the critics' values, or their mean."""
     policy_delay: int = 3
     """Critic updates per actor and temperature update."""
 
@@ -95,9 +95,9 @@ class Config:
     """Rescale after every step. linear: each unit's weights to norm 1. all: the normalisations' scales, too."""
 
     normalize_observations: bool = False
-    """Subtract the running mean of observations and divide by their running deviation."""
+    """Subtract the running mean of observations and divide by their running standard deviation."""
     reward_scaling: Literal["none", "deviation", "bounded"] = "none"
-    """deviation: divide rewards by the running deviation of returns. bounded: so that no return exceeds value_range."""
+    """deviation: divide rewards by the standard deviation of returns. bounded: and so that none exceeds value_range."""
 
     actor_lr: float = 1e-3
     """Adam's learning rate for the actor."""
@@ -112,7 +112,7 @@ class Config:
     adam_beta1: float = 0.5
     """Adam's decay of the mean gradient, for actor and critics."""
     alpha_init: float = 1.0
-    """First temperature."""
+    """Initial temperature."""
     target_entropy: float | Literal["auto"] = "auto"
     """Entropy that the temperature aims at; auto is minus the action dimension times target_entropy_scale."""
     target_entropy_scale: float = 1.0
