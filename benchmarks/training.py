@@ -112,22 +112,33 @@ def _train_and_evaluate(task: str, seed: int, limit: float, episodes: int, optio
     return Trained(seed, exit_code, seconds, curve, final, output)
 
 
-def train_for(limit: float, arguments: Sequence[str], cache: Path) -> tuple[int, float, list[tuple[float, str]]]:
-    """Run `saltus train`, with SIGTERM after `limit` seconds; return exit code, seconds and timed lines of output."""
+def train_for(
+    limit: float, arguments: Sequence[str], cache: Path, grace: float = 300.0
+) -> tuple[int, float, list[tuple[float, str]]]:
+    """Run `saltus train`; return exit code, seconds and timed lines of output.
+
+    Args:
+        limit: seconds after which it is asked to stop (SIGTERM), and saves.
+        arguments: of the command.
+        cache: the compilation cache's folder.
+        grace: seconds that it has to stop, before it is killed.
+    """
     output = []
     environment = os.environ | {"PYTHONUNBUFFERED": "1", "TORCHINDUCTOR_CACHE_DIR": str(cache)}
     start = time.monotonic()
     with subprocess.Popen(
         [*SALTUS, "train", *arguments], env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     ) as process:
-        timer = Timer(limit, process.terminate)
-        timer.start()
+        timers = Timer(limit, process.terminate), Timer(limit + grace, process.kill)
+        for timer in timers:
+            timer.start()
         assert process.stdout is not None
         for line in process.stdout:
             output.append((time.monotonic() - start, line.rstrip()))
             print(line, end="", flush=True)
         exit_code = process.wait()
-        timer.cancel()
+        for timer in timers:
+            timer.cancel()
     return exit_code, time.monotonic() - start, output
 
 

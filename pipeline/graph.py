@@ -88,18 +88,28 @@ class Graph:
         state = list(self._state())
         before = [tensor.detach().clone() for tensor in state]
         try:
-            traced = make_fx(flat_function, tracing_mode="fake", _allow_non_fake_inputs=True)(*values)
+            # On CUDA a backward pass has a thread of its own, which would have to know that it is being traced.
+            with torch.autograd.set_multithreading_enabled(False):
+                traced = make_fx(flat_function, tracing_mode="fake", _allow_non_fake_inputs=True)(*values)
         finally:
             with torch.no_grad():
                 for tensor, value in zip(state, before, strict=True):
                     tensor.copy_(value)
         self._inputs = _make_placeholders(traced)
-        options: dict[str, Any] = {"fallback_random": True}  # the random numbers of the plain function
+        options: dict[str, Any] = {
+            "fallback_random": True,  # the random numbers of the plain function
+            # Kernels are tuned at the first call, by its data. While compiling they would be by invented numbers, which
+            # need not be valid as indices.
+            "triton.autotune_at_compile_time": False,
+        }
         if values[0].device.type == "cpu" and UseOneDNN.available():
             options["post_grad_custom_post_pass"] = UseOneDNN()
-        with torch.no_grad(), torch._inductor.config.patch(options):
+        with torch.no_grad():
             self._run = standalone_compile(
-                traced, [*self._inputs, *values], dynamic_shapes="from_example_inputs", options={}
+                traced,
+                [*self._inputs, *values],
+                dynamic_shapes="from_example_inputs",
+                options={"config_patches": options},
             )
 
 
@@ -175,7 +185,7 @@ def _nested(items: Mapping[Any, Tensor], batch_size: torch.Size) -> TensorDict:
 def _warn(error: Exception) -> None:
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     warnings.warn(
-        f"torch.compile failed, going on without it, at a third of the speed: {reason}. On the CPU it needs a C++ "
-        "compiler and Python's headers (Debian, Ubuntu: apt install g++ python3-dev)",
+        f"torch.compile failed, going on without it, at a third of the speed: {reason}. It needs a C++ compiler and "
+        "Python's headers (Debian, Ubuntu: apt install g++ python3-dev)",
         stacklevel=2,
     )

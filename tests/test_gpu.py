@@ -113,6 +113,12 @@ def make_learner(preset: str) -> tuple[Learner, ReplayBuffer]:
     return Learner(config, 11, 3, "cuda"), buffer
 
 
+def replayed(learner: Learner) -> bool:
+    """Whether what a learner does is a CUDA graph, of compiled updates."""
+    assert all(graph.compiled for graph in learner._graphs)
+    return any(graph._calls > graph.CALLS_BEFORE for graph in learner._captured.values())
+
+
 def rounds(preset: str, captured: bool, monkeypatch: pytest.MonkeyPatch) -> tuple[list[dict[str, float]], dict, Tensor]:
     with monkeypatch.context() as patch:
         if not captured:
@@ -120,6 +126,7 @@ def rounds(preset: str, captured: bool, monkeypatch: pytest.MonkeyPatch) -> tupl
         learner, buffer = make_learner(preset)
         torch.manual_seed(1)
         metrics = [{name: float(one) for name, one in learner.round(buffer, 4).items()} for _ in range(8)]
+        assert replayed(learner) == captured
         return metrics, learner.state_dict()["loss"], torch.cuda.get_rng_state()
 
 
@@ -144,6 +151,7 @@ def test_a_captured_round_goes_on_with_what_is_loaded() -> None:
     learner, buffer = make_learner("sac")
     for _ in range(5):
         learner.round(buffer, 4)
+    assert replayed(learner)
     saved = tree_map(lambda one: one.clone() if isinstance(one, Tensor) else one, learner.state_dict())
     random, drawing = torch.cuda.get_rng_state(), buffer.generator.get_state()
     found = []
@@ -189,7 +197,8 @@ def test_a_step_of_the_loop_waits_for_nothing(task: str) -> None:
         buffer.extend(transition.set("action", action))
         return transition
 
-    for _ in range(3 * (graph.CudaGraph.CALLS_BEFORE + 1)):  # rounds of 2 meet three places of every third update
+    # Rounds of 2 meet three places of every third update, and two rounds go by before both updates are compiled.
+    for _ in range(2 + 3 * (graph.CudaGraph.CALLS_BEFORE + 1)):
         step()
         learner.round(buffer, 2)
     synchronizing(lambda: [(step(), learner.round(buffer, 2)) for _ in range(4)])

@@ -67,6 +67,19 @@ def test_a_case_that_fails_leaves_the_others_to_be_measured() -> None:
 
 
 @pytest.mark.slow
+def test_tests_that_take_too_long_are_stopped_and_those_that_passed_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[gpu.Finding] = []
+    kit = gpu.Kit(torch.device("cpu"), TINY, time.monotonic() + 300, found.append)
+    gpu.run_tests(kit)
+    assert found[0]["exit_code"] == 0
+    assert ("skipped" in found[0]["summary"]) != torch.cuda.is_available()
+    monkeypatch.setattr(gpu, "FOR_TESTS", 0.5)
+    with pytest.raises(RuntimeError, match=r"stopped after 0 s and 0 passed, in: "):
+        gpu.run_tests(kit)
+    assert found[2]["exit_code"] == gpu.TIMED_OUT
+
+
+@pytest.mark.slow
 def test_a_section_that_takes_too_long_is_stopped_and_what_it_found_is_kept(tmp_path: Path) -> None:
     file = tmp_path / "result.json"
     with pytest.raises(SystemExit):

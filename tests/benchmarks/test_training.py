@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import memory as memory_benchmark
 from benchmarks.memory import memory
-from benchmarks.training import training
+from benchmarks.training import train_for, training
 
 SMALL = ("--no-compile", "--preset", "sac", "--learning-starts", "40", "--batch-size", "16", "--eval-episodes", "2")
 
@@ -43,6 +43,18 @@ def test_a_run_that_fails_and_a_return_that_is_not_reached_are_said(tmp_path: Pa
     assert "critic_lr is -1" in " ".join(line for _, line in one["output"])
     row, medians = content["summary"][0]["rows"]
     assert (row[-1], medians[-1]) == ("not reached", "0 of 1 reached it")
+
+
+@pytest.mark.slow
+def test_a_run_is_stopped_in_time_and_killed_if_it_does_not_stop(tmp_path: Path) -> None:
+    arguments = ["InvertedPendulum-v5", *SMALL, "--total-env-steps", "100000000", "--run-dir", str(tmp_path / "run")]
+    exit_code, seconds, lines = train_for(15, arguments, tmp_path)
+    assert exit_code == 0
+    assert seconds > 15
+    assert "stopped by SIGTERM" in lines[-1][1]
+    arguments[-1] = str(tmp_path / "other")
+    exit_code, seconds, _ = train_for(0, arguments, tmp_path, grace=0.1)
+    assert exit_code < 0
 
 
 @pytest.mark.slow
