@@ -224,12 +224,16 @@ def _parse_train(arguments: list[str]) -> tuple[Config, Path | None]:
     if ".py:" in rest[0]:  # a run can be resumed from another folder
         file, _, name = rest[0].rpartition(":")
         rest[0] = f"{Path(file).expanduser().resolve()}:{name}"
+    default = presets.preset(known.preset, task=rest[0])
     options: Any = tyro.cli(
-        _train_options(task, presets.preset(known.preset, task=rest[0])),
+        _train_options(task, default),
         args=rest,
         prog="saltus train",
         description="Train a policy. Defaults are those of the preset: " + ", ".join(presets.names()) + ".",
     )
+    for name, what in options.config.without_effect().items():
+        if getattr(options.config, name) != getattr(default, name):
+            raise ValueError(f"--{name.replace('_', '-')} has no effect here: it goes with {what}")
     fields: Any = dataclasses.fields(task) if dataclasses.is_dataclass(task) else ()
     task_options = {
         item.name: getattr(options.task, item.name)

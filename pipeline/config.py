@@ -264,6 +264,19 @@ class Config:
             if not holds:
                 raise ValueError(reason)
 
+    def without_effect(self) -> dict[str, str]:
+        """The settings that decide nothing here, each with what it goes with."""
+        categorical, batch = self.critic_loss == "categorical", "batch" in (self.actor_norm, self.critic_norm)
+        needs = {
+            "tau": (self.target_network, "--target-network"),
+            "num_atoms": (categorical, "--critic-loss categorical"),
+            "value_range": (categorical or self.reward_scaling == "bounded", "--critic-loss categorical"),
+            "norm_order": (batch and self.network == "mlp", "--critic-norm batch and --network mlp"),
+            "target_entropy_scale": (self.target_entropy == "auto", "--target-entropy auto"),
+            "lr_schedule": (self.lr_final < 1, "an --lr-final below 1"),
+        }
+        return {name: what for name, (holds, what) in needs.items() if not holds}
+
     @property
     def min_of_all(self) -> bool:
         """Whether all critics make the target, and the smallest value guides the actor."""
