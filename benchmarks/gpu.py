@@ -92,7 +92,7 @@ REDUCED = Sizes(
     parity_worlds=32,
     parity_steps=25,
     rollout_worlds=32,
-    rollout_steps=100,
+    rollout_steps=1000,
     training=(("Hopper-v5", 60, f"{SHORT} --eval-episodes 2 --no-compile"),),
 )
 
