@@ -144,7 +144,7 @@ def test_a_checkpoint_of_another_configuration_names_what_differs_and_nothing_el
     ("overrides", "said"),
     [
         ({"n_step": 3}, "n_step 1 instead of 3"),
-        ({"unit_weights": "linear"}, "unit_weights 'none' instead of 'linear'"),
+        ({"reward_scaling": "bounded"}, "reward_scaling 'none' instead of 'bounded'"),
         ({"normalize_observations": True}, "normalize_observations False instead of True"),
         ({"dropout": 0.1, "critic_norm": "layer"}, "critic_norm 'none' instead of 'layer', dropout 0.0 instead of 0.1"),
     ],
