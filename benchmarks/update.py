@@ -18,6 +18,7 @@ from envs.physics.cpu import available_cores
 from pipeline import presets
 from pipeline.buffer import ReplayBuffer
 from pipeline.learner import Learner
+from pipeline.onednn import UseOneDNN
 
 SAC, PLAIN = "saltus sac", "saltus sac, not compiled"
 PEERS: dict[str, Callable[..., runner.Work]] = {
@@ -121,29 +122,34 @@ def _saltus(task: str, data: TensorDict, updates: int, preset: str, **overrides:
     return round
 
 
-def _products(data: TensorDict, updates: int) -> runner.Work:
-    """Nothing but the matrix products of sac's updates, one after the other, by torch.mm."""
-    observation_dim, action_dim = data["observation"].shape[1], data["action"].shape[1]
+def product_shapes(observation_dim: int, action_dim: int) -> list[tuple[int, int, int]]:
+    """Rows, summed dimension and columns of every matrix product in one of sac's updates."""
     actor = list(pairwise([observation_dim, *HIDDEN, 2 * action_dim]))
-    critic = list(pairwise([observation_dim + action_dim, *HIDDEN, 1]))
+    critics = [*pairwise([observation_dim + action_dim, *HIDDEN, 1])] * 2
+    inner = [layer for layer in critics if layer[0] in HIDDEN]
     # In the critics' loss: actor and target critics forward, critics forward and backward; in the actor's: actor and
-    # critics forward, critics backward to their inputs, actor backward. Nobody asks for a loss's gradient with respect
-    # to observations.
-    forward = [*actor, *actor, *(critic * 2) * 3]
-    weights = [*actor, *(critic * 2)]
-    inputs = [*actor[1:], *(critic[1:] * 2), *(critic * 2)]
+    # critics forward, critics backward to their inputs, actor backward. Nobody asks for a gradient with respect to
+    # observations.
+    forward = [*actor, *actor, *critics, *critics, *critics]
+    weights, inputs = [*actor, *critics], [*actor[1:], *inner, *critics]
     shapes = [(BATCH_SIZE, width, following) for width, following in forward]
     shapes += [(following, BATCH_SIZE, width) for width, following in weights]
-    shapes += [(BATCH_SIZE, following, width) for width, following in inputs]
-    device = data.device
-    factors = [(torch.randn(m, k, device=device), torch.randn(k, n, device=device)) for m, k, n in shapes]
-    results = [torch.empty(m, n, device=device) for m, _, n in shapes]
+    return shapes + [(BATCH_SIZE, following, width) for width, following in inputs]
 
-    def multiply() -> int:
+
+def _products(data: TensorDict, updates: int) -> runner.Work:
+    """Nothing but the matrix products of sac's updates, one after the other, by the library that saltus has do them."""
+    device, shapes = data.device, product_shapes(data["observation"].shape[1], data["action"].shape[1])
+    factors = [(torch.randn(m, k, device=device), torch.randn(n, k, device=device)) for m, k, n in shapes]
+    multiply = torch.nn.functional.linear
+    if device.type == "cpu" and UseOneDNN.available():
+        multiply = partial(torch.ops.mkldnn._linear_pointwise.default, B=None, attr="none", scalars=[], algorithm="")
+
+    def work() -> int:
         for _ in range(updates):
-            for (left, right), result_ in zip(factors, results, strict=True):
-                torch.mm(left, right, out=result_)
+            for left, right in factors:
+                multiply(left, right)
         peers.synchronize(device)
         return updates
 
-    return multiply
+    return work
