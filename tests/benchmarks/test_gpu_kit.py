@@ -66,17 +66,13 @@ def test_a_case_that_fails_leaves_the_others_to_be_measured() -> None:
         kit.compare("section", "title", {"theirs": broken}, "theirs")
 
 
-@pytest.mark.slow
 def test_tests_that_take_too_long_are_stopped_and_those_that_passed_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     found: list[gpu.Finding] = []
     kit = gpu.Kit(torch.device("cpu"), TINY, time.monotonic() + 300, found.append)
-    gpu.run_tests(kit)
-    assert found[0]["exit_code"] == 0
-    assert ("skipped" in found[0]["summary"]) != torch.cuda.is_available()
     monkeypatch.setattr(gpu, "FOR_TESTS", 0.5)
     with pytest.raises(RuntimeError, match=r"stopped after 0 s and 0 passed, in: "):
         gpu.run_tests(kit)
-    assert found[2]["exit_code"] == gpu.TIMED_OUT
+    assert found[0]["exit_code"] == gpu.TIMED_OUT
 
 
 @pytest.mark.slow
