@@ -27,24 +27,22 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 from tensordict import TensorDict
-from torch import Tensor
 
 import envs
 from benchmarks import peers, result, runner
 from benchmarks.data import random_transitions
+from benchmarks.parity import interval, random_episodes, step_differences
 from benchmarks.training import train_for
-from benchmarks.update import BATCH_SIZE, HIDDEN
+from benchmarks.update import BATCH_SIZE, HIDDEN, learning, make_learner
 from envs.physics.warp import WarpPhysics, free_bytes
-from pipeline import presets
-from pipeline.buffer import ReplayBuffer
 from pipeline.evaluate import scale_action
-from pipeline.learner import Learner
 
 TASKS = ("Hopper-v5", "Humanoid-v5")
 Solver: TypeAlias = Literal["model", "newton"]
 Engine: TypeAlias = Literal["cpu", "warp"]
 SOLVERS: tuple[Solver, ...] = ("model", "newton")
 ENGINES: tuple[Engine, ...] = ("cpu", "warp")
+SHARES = {"median": 0.5, "99%": 0.99, "worst": 1.0}  # quantiles of differences
 PARITY_TASKS = ("Hopper-v5", "HalfCheetah-v5", "InvertedPendulum-v5", "Humanoid-v5")
 
 
@@ -150,6 +148,10 @@ class Kit:
         if missing:
             raise RuntimeError(f"{title}: {', '.join(missing)} failed")
 
+    def device_of(self, engine: Engine) -> torch.device:
+        """Where an engine's worlds are."""
+        return self.device if engine == "warp" else torch.device("cpu")
+
     def left(self) -> float:
         """Seconds."""
         return self.deadline - time.monotonic()
@@ -253,90 +255,34 @@ def run_tests(kit: Kit) -> None:
 
 def parity(kit: Kit) -> None:
     """One control step from the same states on both engines, and returns of random rollouts."""
-    rows: list[list[result.Cell]] = []
+    sizes, rows = kit.sizes, list[list[result.Cell]]()
+
+    def compare(label: str, reference: envs.BatchEnv, other: envs.BatchEnv, **labels: str) -> None:
+        errors = step_differences(reference, other, sizes.parity_steps)
+        found = {name: float(torch.quantile(errors, share)) for name, share in SHARES.items()}
+        kit.note("parity", **labels, **found, states=len(errors))
+        rows.append([label, *[f"{value:.1e}" for value in found.values()]])
+
     for task in PARITY_TASKS:
-        for solver in SOLVERS if task == "Humanoid-v5" else SOLVERS[:1]:
-            errors = _step_errors(kit, task, solver)
-            row = {name: float(torch.quantile(errors, share)) for name, share in (("median", 0.5), ("99%", 0.99))}
-            kit.note("parity", task=task, solver=solver, worst=float(errors.max()), states=len(errors), **row)
-            rows.append([f"{task}, CPU solver: {solver}", *[f"{value:.1e}" for value in (*row.values(), errors.max())]])
-        if task == "Humanoid-v5":
-            rows.append([f"{task}, CPU, newton against model", *_solver_error(kit, task)])
-    columns = ["one control step: relative difference of the observation", "median", "99%", "worst"]
+        make = partial(envs.make, task, sizes.parity_worlds, seed=3)
+        solvers = SOLVERS if task == "Humanoid-v5" else SOLVERS[:1]
+        for solver in solvers:
+            pair = make(physics="cpu", solver=solver), make(physics="warp", device=kit.device)
+            compare(f"{task}, CPU solver: {solver}", *pair, task=task, solver=solver)
+        if len(solvers) > 1:
+            pair = make(physics="cpu", solver="model"), make(physics="cpu", solver="newton")
+            compare(f"{task}, CPU, newton against model", *pair, task=task, solver="newton against model on the CPU")
+    columns = ["one control step: relative difference of the observation", *SHARES]
     kit.table("Warp against the CPU engine", columns, rows)
     rows = []
     for task in PARITY_TASKS:
         for engine in ENGINES:
-            values = _rollout(kit, task, engine)
-            kit.note("rollouts", task=task, engine=engine, **{name: _interval(one) for name, one in values.items()})
-            rows.append([f"{task}, {engine}", *["{:.4g} +- {:.2g}".format(*_interval(one)) for one in values.values()]])
+            env = envs.make(task, sizes.rollout_worlds, seed=5, physics=engine, device=kit.device_of(engine))
+            found = {name: interval(values) for name, values in random_episodes(env, sizes.rollout_steps).items()}
+            kit.note("rollouts", task=task, engine=engine, **found)
+            rows.append([f"{task}, {engine}", *["{:.4g} +- {:.2g}".format(*one) for one in found.values()]])
     columns = ["random actions: mean, and half of its 95% interval", "return", "length", "height (or angle)"]
     kit.table("Statistics of random episodes", columns, rows)
-
-
-def _step_errors(kit: Kit, task: str, solver: Solver) -> Tensor:
-    """Per state: the largest difference of an observation's entry, over the largest entry."""
-    worlds = kit.sizes.parity_worlds
-    reference = envs.make(task, worlds, seed=3, solver=solver)
-    other = envs.make(task, worlds, seed=3, physics="warp", device=kit.device)
-    return _differences(kit, reference, other)
-
-
-def _solver_error(kit: Kit, task: str) -> list[result.Cell]:
-    pair = (envs.make(task, kit.sizes.parity_worlds, seed=3, solver=solver) for solver in SOLVERS)
-    errors = _differences(kit, *pair)
-    shares = [float(torch.quantile(errors, share)) for share in (0.5, 0.99)]
-    kit.note("parity", task=task, solver="newton against model on the CPU", median=shares[0], worst=float(errors.max()))
-    return [f"{value:.1e}" for value in (*shares, float(errors.max()))]
-
-
-def _differences(kit: Kit, reference: envs.BatchEnv, other: envs.BatchEnv) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
-    errors = []
-    reference.reset()
-    other.reset()
-    for _ in range(kit.sizes.parity_steps):
-        unit = 2 * torch.rand(reference.num_envs, reference.action_dim, generator=generator) - 1
-        fields = reference.get_state()["fields"]
-        found = []
-        for env in (reference, other):
-            # States that single precision has.
-            qpos, qvel = (fields[name].float().to(env.physics.device, env.physics.dtype) for name in ("qpos", "qvel"))
-            env.physics.reset(torch.ones(env.num_envs, dtype=torch.bool, device=env.physics.device), qpos, qvel)
-            env._state = envs.State(env.physics.read(), env._names)
-            action = scale_action(unit.to(env.device), env)
-            transition, _ = env.step(action)
-            found.append(transition["next", "observation"].cpu())
-        size = found[0].abs().amax(1).clamp(min=1)
-        errors.append((found[0] - found[1]).abs().amax(1) / size)
-    return torch.cat(errors)
-
-
-def _rollout(kit: Kit, task: str, engine: Engine) -> dict[str, Tensor]:
-    """Return and length of every world's first episode, and its mean height, under random actions."""
-    worlds, steps = kit.sizes.rollout_worlds, kit.sizes.rollout_steps
-    env = envs.make(task, worlds, seed=5, physics=engine, device=kit.device if engine == "warp" else "cpu")
-    generator = torch.Generator(env.device).manual_seed(1)
-    env.reset()
-    height = {"Hopper-v5": 1, "Humanoid-v5": 2}.get(task, 1)
-    totals = torch.zeros(3, worlds, device=env.device)
-    running = torch.ones(worlds, dtype=torch.bool, device=env.device)
-    for _ in range(steps):
-        if not running.any():
-            break
-        unit = 2 * torch.rand(worlds, env.action_dim, generator=generator, device=env.device) - 1
-        assert env._state is not None
-        above = env._state.qpos[:, height].float()
-        transition, _ = env.step(scale_action(unit, env))
-        step = torch.stack([transition["next", "reward"].squeeze(-1), torch.ones_like(above), above])
-        totals += torch.where(running, step, 0.0)
-        running &= ~transition["next", "done"].squeeze(-1)
-    returns, lengths, heights = totals.cpu()
-    return {"return": returns, "length": lengths, "height": heights / lengths}
-
-
-def _interval(values: Tensor) -> tuple[float, float]:
-    return float(values.mean()), float(1.96 * values.std() / len(values) ** 0.5)
 
 
 def steps(kit: Kit) -> None:
@@ -403,7 +349,7 @@ def updates(kit: Kit) -> None:
     pairs = [("Hopper-v5", one) for one in kit.sizes.updates] + [("Humanoid-v5", first)]
     for task, (batch_size, count) in pairs:
         data = _data(kit, task)
-        ours = partial(_learning, kit, task, data, count, batch_size=batch_size)
+        ours = partial(learning, task, data, count, batch_size=batch_size)
         cases: dict[str, Callable[[], runner.Work]] = {
             "saltus sac": partial(ours, preset="sac"),
             "saltus sac, bfloat16 products": partial(ours, preset="sac", matmul_dtype="bfloat16"),
@@ -425,35 +371,13 @@ def _leanrl(kit: Kit, task: str, batch_size: int, count: int) -> runner.Work:
     return peers.leanrl(_data(kit, task), batch_size, HIDDEN, count)
 
 
-def _learning(kit: Kit, task: str, data: TensorDict, count: int, *, preset: str, **overrides: Any) -> runner.Work:
-    learner, buffer = _learner(kit, task, data, preset, **overrides)
-
-    def round() -> int:
-        learner.round(buffer, count)
-        peers.synchronize(kit.device)
-        return count
-
-    return round
-
-
-def _learner(kit: Kit, task: str, data: TensorDict, preset: str, **overrides: Any) -> tuple[Learner, ReplayBuffer]:
-    settings = {"batch_size": BATCH_SIZE, "learning_starts": 10_000, "actor_hidden": HIDDEN, "critic_hidden": HIDDEN}
-    config = presets.preset(preset, task, **settings | overrides)
-    dimensions = data["observation"].shape[1], data["action"].shape[1]
-    buffer = ReplayBuffer(len(data), *dimensions, kit.device, n_step=config.n_step, gamma=config.gamma)
-    rows = len(data) // 10
-    for vector_step in data[: 10 * rows].split(rows):
-        buffer.extend(vector_step)
-    return Learner(config, *dimensions, kit.device), buffer
-
-
 def synchronization(kit: Kit) -> None:
     """Host synchronisations inside a round of updates and inside a control step, by torch's sync debug mode."""
     task = "Hopper-v5"
     env = _warp_env(kit, task, kit.sizes.worlds[task][0])
     data = _data(kit, task)
     batch_size, count = kit.sizes.updates[0]
-    learner, buffer = _learner(kit, task, data, "sac", batch_size=batch_size)
+    learner, buffer = make_learner(task, data, "sac", batch_size=batch_size)
     actions = _actions(env)
     work: dict[str, Callable[[], Any]] = {
         "round of updates": lambda: learner.round(buffer, count),
@@ -489,7 +413,7 @@ def profile(kit: Kit) -> None:
     rows: list[list[result.Cell]] = []
     for preset in ("sac", "fast"):
         data = _data(kit, "Hopper-v5")
-        learner, buffer = _learner(kit, "Hopper-v5", data, preset, batch_size=batch_size)
+        learner, buffer = make_learner("Hopper-v5", data, preset, batch_size=batch_size)
         for _ in range(WARMUP_CALLS):
             learner.round(buffer, count)
         peers.synchronize(kit.device)
@@ -536,7 +460,7 @@ def _parts_of_the_loop(
     env = _warp_env(kit, task, worlds)
     data = random_transitions(10 * worlds, env.observation_dim, env.action_dim).to(kit.device)
     settings = {"batch_size": min(BATCH_SIZE, 5 * worlds), "num_envs": worlds, "utd_ratio": count / worlds}
-    learner, buffer = _learner(kit, task, data, "sac", total_env_steps=10**9, **settings)
+    learner, buffer = make_learner(task, data, "sac", total_env_steps=10**9, **settings)
     observation = env.reset()
 
     def step() -> None:

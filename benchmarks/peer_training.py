@@ -60,8 +60,9 @@ def train(options: PeerTraining) -> None:
 
     torch.set_num_threads(1)
     options.run_dir.mkdir(parents=True, exist_ok=True)
+    config = {name: value for name, value in asdict(options).items() if name != "run_dir"}
     (options.run_dir / "config.json").write_text(
-        json.dumps({"config": asdict(options), "versions": versions()}, indent=2, default=str) + "\n"
+        json.dumps({"config": config, "versions": versions()}, indent=2) + "\n"
     )
     curve = options.run_dir / "evaluations.csv"
 
@@ -79,8 +80,8 @@ def train(options: PeerTraining) -> None:
     model = SAC("MlpPolicy", env, learning_starts=options.learning_starts, seed=options.seed, device="cpu")
     model.learn(options.total_env_steps, callback=Evaluate())
     result = _play(model, options, options.final_episodes, options.total_env_steps)
-    content = {"env_steps": options.total_env_steps, "mean": result.mean, "std": result.std, "returns": result.returns}
-    (options.run_dir / "evaluation.json").write_text(json.dumps(content, indent=1) + "\n")
+    final = {"env_steps": options.total_env_steps, "mean": result.mean, "std": result.std, "returns": result.returns}
+    (options.run_dir / "evaluation.json").write_text(json.dumps(final, indent=1) + "\n")
 
 
 def _play(model: Any, options: PeerTraining, episodes: int, env_steps: int) -> Evaluation:

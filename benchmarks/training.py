@@ -131,6 +131,7 @@ def train_for(
     ) as process:
         timers = Timer(limit, process.terminate), Timer(limit + grace, process.kill)
         for timer in timers:
+            timer.daemon = True
             timer.start()
         assert process.stdout is not None
         for line in process.stdout:

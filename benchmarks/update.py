@@ -51,7 +51,7 @@ def update(
 
     Presets other than sac learn with networks of the same widths here; their critics differ, and their actors learn at
     every third to twentieth update only. Every other system has a process of its own. The rate of sac's matrix products
-    alone bounds what an update of that kind can do.
+    alone shows what the rest of an update costs.
 
     Args:
         cases: what to measure; the first is what the others are compared with.
@@ -101,25 +101,31 @@ def _make(case: str, task: str, data: TensorDict, updates: int) -> runner.Work:
         ROUNDED: {"matmul_dtype": "bfloat16"},
         TWIN: {"num_critics": 2},
     }
-    return _saltus(task, data, updates, case.split()[1].strip(","), **overrides.get(case, {}))
+    return learning(task, data, updates, case.split()[1].strip(","), **overrides.get(case, {}))
 
 
-def _saltus(task: str, data: TensorDict, updates: int, preset: str, **overrides: Any) -> runner.Work:
-    overrides = {"batch_size": BATCH_SIZE, "actor_hidden": HIDDEN, "critic_hidden": HIDDEN, **overrides}
-    config = presets.preset(preset, task, **overrides)
-    dimensions = data["observation"].shape[1], data["action"].shape[1]
-    buffer = ReplayBuffer(len(data), *dimensions, data.device, n_step=config.n_step, gamma=config.gamma)
-    rows = len(data) // 100
-    for vector_step in data[: 100 * rows].split(rows):
-        buffer.extend(vector_step)
-    learner = Learner(config, *dimensions, data.device)
+def learning(task: str, data: TensorDict, updates: int, preset: str, **overrides: Any) -> runner.Work:
+    """Rounds of a preset's updates, with networks of the widths that all cases have."""
+    learner, buffer = make_learner(task, data, preset, **overrides)
 
     def round() -> int:
         learner.round(buffer, updates)
-        peers.synchronize(data.device)
+        peers.synchronize(learner.device)
         return updates
 
     return round
+
+
+def make_learner(task: str, data: TensorDict, preset: str, **overrides: Any) -> tuple[Learner, ReplayBuffer]:
+    """A preset's learner, where the data is, and a buffer filled with the data."""
+    sizes = {"batch_size": BATCH_SIZE, "learning_starts": 10_000, "actor_hidden": HIDDEN, "critic_hidden": HIDDEN}
+    config = presets.preset(preset, task, **{**sizes, **overrides})
+    dimensions = data["observation"].shape[1], data["action"].shape[1]
+    buffer = ReplayBuffer(len(data), *dimensions, data.device, n_step=config.n_step, gamma=config.gamma)
+    rows = len(data) // 10
+    for vector_step in data[: 10 * rows].split(rows):
+        buffer.extend(vector_step)
+    return Learner(config, *dimensions, data.device), buffer
 
 
 def product_shapes(observation_dim: int, action_dim: int) -> list[tuple[int, int, int]]:
@@ -128,17 +134,18 @@ def product_shapes(observation_dim: int, action_dim: int) -> list[tuple[int, int
     critics = [*pairwise([observation_dim + action_dim, *HIDDEN, 1])] * 2
     inner = [layer for layer in critics if layer[0] in HIDDEN]
     # In the critics' loss: actor and target critics forward, critics forward and backward; in the actor's: actor and
-    # critics forward, critics backward to their inputs, actor backward. Nobody asks for a gradient with respect to
+    # critics forward, critics backward to the action, actor backward. Nobody reads a gradient with respect to
     # observations.
     forward = [*actor, *actor, *critics, *critics, *critics]
-    weights, inputs = [*actor, *critics], [*actor[1:], *inner, *critics]
+    to_action = [(action_dim, HIDDEN[0])] * 2
+    weights, inputs = [*actor, *critics], [*actor[1:], *inner, *inner, *to_action]
     shapes = [(BATCH_SIZE, width, following) for width, following in forward]
     shapes += [(following, BATCH_SIZE, width) for width, following in weights]
     return shapes + [(BATCH_SIZE, following, width) for width, following in inputs]
 
 
 def _products(data: TensorDict, updates: int) -> runner.Work:
-    """Nothing but the matrix products of sac's updates, one after the other, by the library that saltus has do them."""
+    """Nothing but the matrix products of sac's updates, one after the other, by oneDNN on the CPU."""
     device, shapes = data.device, product_shapes(data["observation"].shape[1], data["action"].shape[1])
     factors = [(torch.randn(m, k, device=device), torch.randn(n, k, device=device)) for m, k, n in shapes]
     multiply = torch.nn.functional.linear

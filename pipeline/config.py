@@ -258,7 +258,7 @@ class Config:
                 or self.reward_scaling != "none"
                 or self.value_range != Config.value_range,
                 f"a categorical critic's values lie within {self.value_range:g} of 0, where returns seldom do: set "
-                "--reward-scaling bounded, or --value-range to what the task's returns can be",
+                "--reward-scaling bounded or deviation, or another --value-range: what the task's returns can be",
             ),
         ):
             if not holds:
@@ -270,7 +270,10 @@ class Config:
         needs = {
             "tau": (self.target_network, "--target-network"),
             "num_atoms": (categorical, "--critic-loss categorical"),
-            "value_range": (categorical or self.reward_scaling == "bounded", "--critic-loss categorical"),
+            "value_range": (
+                categorical or self.reward_scaling == "bounded",
+                "--critic-loss categorical or --reward-scaling bounded",
+            ),
             "norm_order": (batch and self.network == "mlp", "--critic-norm batch and --network mlp"),
             "target_entropy_scale": (self.target_entropy == "auto", "--target-entropy auto"),
             "lr_schedule": (self.lr_final < 1, "an --lr-final below 1"),

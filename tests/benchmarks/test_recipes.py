@@ -85,6 +85,7 @@ def test_the_peer_is_evaluated_as_saltus_is(tmp_path: Path) -> None:
     assert [row["env_steps"] for row in one["rows"]] == [100, 200]
     assert all(row["return_mean"] >= 1 for row in one["rows"])
     assert "stable-baselines3" in one["config"]["versions"]
+    assert str(tmp_path) not in json.dumps(one)
 
 
 @pytest.mark.parametrize("text", ["", "sac", "sacc:100", "sac:many"])

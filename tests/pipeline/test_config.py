@@ -309,7 +309,7 @@ def test_a_choice_that_is_none_is_refused_with_those_there_are(field: str, value
         (
             "crossq",
             {"critic_loss": "categorical"},
-            "values lie within 5 of 0, where returns seldom do: set --reward-scaling bounded, or --value-range to",
+            "values lie within 5 of 0, where returns seldom do: set --reward-scaling bounded or deviation, or another",
         ),
         ("crossq", {"batch_size": 1}, "batch norm needs a batch_size of 2"),
     ],

@@ -1,0 +1,61 @@
+"""How far two engines differ: in one step from the same states, and in what random episodes come to."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+import envs
+from pipeline.evaluate import scale_action
+
+# Where qpos has a torso's height; for InvertedPendulum-v5, which has none, the pole's angle.
+_HEIGHT = {"Humanoid": 2}
+
+
+def step_differences(reference: envs.BatchEnv, other: envs.BatchEnv, steps: int) -> Tensor:
+    """Per state: the largest difference of an entry of the observation, over the largest entry (or 1).
+
+    The states, (worlds * steps,), are those that `reference` comes to under random actions, rounded to float32.
+    """
+    generator = torch.Generator().manual_seed(0)
+    differences = []
+    reference.reset()
+    other.reset()
+    for _ in range(steps):
+        unit = 2 * torch.rand(reference.num_envs, reference.action_dim, generator=generator) - 1
+        fields = reference.get_state()["fields"]
+        found = []
+        for env in (reference, other):
+            qpos, qvel = (fields[name].float().to(env.physics.device, env.physics.dtype) for name in ("qpos", "qvel"))
+            env.physics.reset(torch.ones(env.num_envs, dtype=torch.bool, device=env.physics.device), qpos, qvel)
+            env._state = envs.State(env.physics.read(), env._names)
+            transition, _ = env.step(scale_action(unit.to(env.device), env))
+            found.append(transition["next", "observation"].cpu())
+        size = found[0].abs().amax(1).clamp(min=1)
+        differences.append((found[0] - found[1]).abs().amax(1) / size)
+    return torch.cat(differences)
+
+
+def random_episodes(env: envs.BatchEnv, steps: int) -> dict[str, Tensor]:
+    """Return, length and mean height of every world's first episode, or its first `steps`, under random actions."""
+    generator = torch.Generator(env.device).manual_seed(1)
+    env.reset()
+    totals = torch.zeros(3, env.num_envs, device=env.device)
+    running = torch.ones(env.num_envs, dtype=torch.bool, device=env.device)
+    for _ in range(steps):
+        if not running.any():
+            break
+        unit = 2 * torch.rand(env.num_envs, env.action_dim, generator=generator, device=env.device) - 1
+        assert env._state is not None
+        height = env._state.qpos[:, _HEIGHT.get(type(env.task).__name__, 1)].float()
+        transition, _ = env.step(scale_action(unit, env))
+        step = torch.stack([transition["next", "reward"].squeeze(-1), torch.ones_like(height), height])
+        totals += torch.where(running, step, 0.0)
+        running &= ~transition["next", "done"].squeeze(-1)
+    returns, lengths, heights = totals.cpu()
+    return {"return": returns, "length": lengths, "height": heights / lengths}
+
+
+def interval(values: Tensor) -> tuple[float, float]:
+    """The mean, and half of its 95% confidence interval."""
+    return float(values.mean()), float(1.96 * values.std() / len(values) ** 0.5)
