@@ -354,6 +354,8 @@ def updates(kit: Kit) -> None:
             "saltus sac": partial(ours, preset="sac"),
             "saltus sac, bfloat16 products": partial(ours, preset="sac", matmul_dtype="bfloat16"),
         }
+        if kit.device.type == "cuda":
+            cases["saltus sac, TF32 products"] = partial(ours, preset="sac", matmul_dtype="tf32")
         if batch_size == first[0]:
             cases["saltus fast"] = partial(ours, preset="fast")
             cases["LeanRL's way"] = partial(runner.isolated, partial(_leanrl, kit, task, batch_size, count))

@@ -25,8 +25,8 @@ class Config:
     """Where the replay buffer lives and the learner runs; auto takes cuda where there is one."""
     compile: bool = True
     """Compile the updates with torch.compile (up to a minute at first use, then cached)."""
-    matmul_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Factors of the hidden layers' matrix products; weights, heads, norms, losses and Adam are float32 with both."""
+    matmul_dtype: Literal["float32", "tf32", "bfloat16"] = "float32"
+    """Precision of matrix products' factors: tf32 (CUDA only) in all of an update's, bfloat16 in hidden layers'."""
 
     num_envs: int = 128
     """Worlds that are simulated side by side."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any
 
@@ -22,6 +23,20 @@ DRAWN_AT_ONCE = 32  # batches: few enough to take little memory, enough to hide 
 Metrics = dict[str, Tensor]
 
 
+@contextmanager
+def _float32_products(precision: str | None) -> Iterator[None]:
+    """For a while, do float32 matrix products in one of torch's precisions ("high": TF32); None leaves it as it is."""
+    if precision is None:
+        yield
+        return
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 class Learner:
     """Actor, critics and temperature, and how they learn.
 
@@ -32,10 +47,17 @@ class Learner:
         actor: the network that acts and learns.
         average: the network that is evaluated: a running average of the actor, or the actor itself.
         gradient_steps: critic updates done.
+
+    Raises:
+        ValueError: tf32 products on another device than CUDA.
     """
 
     def __init__(self, config: Config, observation_dim: int, action_dim: int, device: torch.device | str = "cpu"):
         self.config, self.device = config, torch.device(device)
+        if config.matmul_dtype == "tf32" and self.device.type != "cuda":
+            raise ValueError(
+                f"--matmul-dtype tf32 is for CUDA devices, and the learner is on {self.device}: use float32 or bfloat16"
+            )
         self.loss, self.actor = losses.make_loss(config, observation_dim, action_dim, self.device)
         self.average = self.actor if config.policy_tau == 1 else deepcopy(self.actor).requires_grad_(False)
         self._critic = losses.critic_parameters(self.loss)
@@ -120,10 +142,11 @@ class Learner:
         not wait for it. There the metrics' tensors are those of the next round, too.
         """
         metrics: Metrics = {}
-        for done in range(0, num_updates, DRAWN_AT_ONCE):
-            count = min(DRAWN_AT_ONCE, num_updates - done)
-            metrics |= self._block(buffer, count, self.gradient_steps % self.config.policy_delay)
-            self.gradient_steps += count
+        with _float32_products("high" if self.config.matmul_dtype == "tf32" else None):
+            for done in range(0, num_updates, DRAWN_AT_ONCE):
+                count = min(DRAWN_AT_ONCE, num_updates - done)
+                metrics |= self._block(buffer, count, self.gradient_steps % self.config.policy_delay)
+                self.gradient_steps += count
         return metrics
 
     def _block(self, buffer: ReplayBuffer, count: int, before: int) -> Metrics:

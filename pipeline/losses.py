@@ -219,7 +219,8 @@ def _configured(body: nn.Module, config: Config) -> nn.Module:
     """A network with the configuration's first weights and matrix products."""
     if config.unit_weights != "none":
         initialize_units(body)
-    set_matmul_dtype(body, getattr(torch, config.matmul_dtype))
+    if config.matmul_dtype == "bfloat16":
+        set_matmul_dtype(body, torch.bfloat16)
     return body
 
 

@@ -100,10 +100,10 @@ def test_a_seed_gives_the_same_first_states_and_another_seed_others() -> None:
     assert not torch.equal(first, other)
 
 
-def make_learner(preset: str) -> tuple[Learner, ReplayBuffer]:
+def make_learner(preset: str, **options: Any) -> tuple[Learner, ReplayBuffer]:
     torch.manual_seed(0)
     small = {"batch_size": 64, "actor_hidden": (32, 32), "critic_hidden": (32, 32), "policy_delay": 2, "n_step": 3}
-    config = presets.preset(preset, "Hopper-v5", **small)
+    config = presets.preset(preset, "Hopper-v5", **small, **options)
     buffer = ReplayBuffer(4096, 11, 3, "cuda", n_step=config.n_step)
     generator = torch.Generator().manual_seed(0)
     data = random_transitions(4096, 11, 3)
@@ -145,6 +145,20 @@ def test_a_captured_round_does_what_the_plain_one_does_with_fresh_noise(
             torch.testing.assert_close(
                 state[name], value, rtol=1e-2, atol=1e-3, msg=lambda text, n=name: f"{n}: {text}"
             )
+
+
+def test_tf32_rounds_what_is_multiplied_in_captured_updates() -> None:
+    found = {}
+    for matmul_dtype in ("float32", "tf32"):
+        learner, buffer = make_learner("sac", matmul_dtype=matmul_dtype)
+        torch.manual_seed(1)
+        for _ in range(4):
+            metrics = learner.round(buffer, 4)
+        assert replayed(learner)
+        found[matmul_dtype] = float(metrics["td_error"])
+    assert found["tf32"] != found["float32"]
+    assert found["tf32"] == pytest.approx(found["float32"], rel=1e-2)
+    assert torch.get_float32_matmul_precision() == "highest"
 
 
 def test_a_captured_round_goes_on_with_what_is_loaded() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import io
 import warnings
 from collections.abc import Iterator
@@ -346,6 +347,31 @@ def test_compiled_updates_round_the_factors_of_products_as_plain_ones_do() -> No
     for name, value in found[1].items():
         torch.testing.assert_close(found[0][name], value, rtol=1e-3, atol=1e-4, msg=lambda text, n=name: f"{n}: {text}")
     assert distance(0, 1) < distance(1, 2) / 50
+
+
+def test_tf32_holds_for_updates_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    learner, found = make_learner("sac"), []
+    block = Learner._block
+
+    def observed(self: Learner, *arguments: Any) -> dict[str, Tensor]:
+        found.append(torch.get_float32_matmul_precision())
+        return block(self, *arguments)
+
+    monkeypatch.setattr(Learner, "_block", observed)
+    rounds(learner, 1)
+    learner.config = dataclasses.replace(learner.config, matmul_dtype="tf32")
+    rounds(learner, 1)
+    assert found == ["highest", "high"]
+    assert torch.get_float32_matmul_precision() == "highest"
+    monkeypatch.setattr(Learner, "_block", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        rounds(learner, 1)
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_tf32_without_cuda_is_refused() -> None:
+    with pytest.raises(ValueError, match="tf32 is for CUDA devices, and the learner is on cpu: use float32 or bf"):
+        make_learner("sac", matmul_dtype="tf32")
 
 
 @pytest.mark.slow
