@@ -158,7 +158,7 @@ def _train(run_dir: Path, arguments: Sequence[Part], total_env_steps: int, episo
     elif not done or done[-1]["env_steps"] < total_env_steps:
         exit_code = _run(*SALTUS, "resume", run_dir)
     (run_dir / "evaluation.json").unlink(missing_ok=True)
-    evaluated = _run(*SALTUS, "evaluate", run_dir, "--episodes", episodes)
+    evaluated = _run(*SALTUS, "evaluate", run_dir, "--policy", "last", "--episodes", episodes)
     return exit_code or evaluated
 
 

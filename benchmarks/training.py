@@ -31,7 +31,8 @@ class Trained:
         exit_code: of its process.
         seconds: until it ended.
         curve: the rows of its evaluations.csv, each with `wall_seconds`, when it was there.
-        final: what `saltus evaluate` found, or None where there was nothing to evaluate.
+        best: what `saltus evaluate` found of the policy with the best evaluation, or None where there was none.
+        last: the same of the last policy.
         output: the lines that it printed, each with the seconds at which it came.
     """
 
@@ -39,7 +40,8 @@ class Trained:
     exit_code: int
     seconds: float
     curve: list[dict[str, float]]
-    final: dict[str, Any] | None
+    best: dict[str, Any] | None
+    last: dict[str, Any] | None
     output: list[tuple[float, str]]
 
     def column(self, name: str) -> list[float]:
@@ -71,9 +73,9 @@ def training(
         task: what to train on.
         options: more options for `saltus train`, after a `--`.
         seeds: the seeds.
-        minutes: time for each seed, after which it is stopped and its policy evaluated as it is.
+        minutes: time for each seed, after which it is stopped and its policies evaluated as they are.
         threshold: a mean return whose first time is reported.
-        episodes: episodes of the final evaluation.
+        episodes: episodes of the final evaluations, which no choice among policies depends on.
         output: the file to write; by default benchmarks/results/training-<task>-<hardware>.json.
     """
     trained = [_train_and_evaluate(task, seed, 60 * minutes, episodes, options) for seed in seeds]
@@ -106,10 +108,14 @@ def _train_and_evaluate(task: str, seed: int, limit: float, episodes: int, optio
         curve = [
             row | {"wall_seconds": when} for row, when in zip(rows, times, strict=False)
         ]  # a row comes before its line
-        subprocess.run([*SALTUS, "evaluate", str(run_dir), "--episodes", str(episodes)], check=False)
-        evaluation = run_dir / "evaluation.json"
-        final = json.loads(evaluation.read_text()) if evaluation.exists() else None
-    return Trained(seed, exit_code, seconds, curve, final, output)
+        best, last = (_evaluate(run_dir, which, episodes) for which in ("best", "last"))
+    return Trained(seed, exit_code, seconds, curve, best, last, output)
+
+
+def _evaluate(run_dir: Path, which: str, episodes: int) -> dict[str, Any] | None:
+    command = [*SALTUS, "evaluate", str(run_dir), "--policy", which, "--episodes", str(episodes)]
+    done = subprocess.run(command, check=False).returncode == 0
+    return json.loads((run_dir / "evaluation.json").read_text()) if done else None
 
 
 def train_for(
@@ -145,11 +151,11 @@ def train_for(
 
 def _table(title: str, trained: Sequence[Trained], threshold: float | None) -> result.Table:
     """A row a seed, and the medians over seeds."""
-    columns = ["seed", "ended, s", "exit code", "env steps", "best evaluation", "final return", "std", "95% interval"]
+    columns = ["seed", "ended, s", "exit code", "env steps"]
+    columns += ["best policy", "after env steps", "95% interval", "last policy", "95% interval"]
     rows = [_row(run) for run in trained]
-    finals = [run.final["mean"] for run in trained if run.final is not None]
-    middle: list[result.Cell] = ["median", median(run.seconds for run in trained), None, None, None]
-    rows.append([*middle, median(finals) if len(finals) == len(trained) else None, None, None])
+    bests, lasts = (_median(returns) for returns in ([run.best for run in trained], [run.last for run in trained]))
+    rows.append(["median", median(run.seconds for run in trained), None, None, bests, None, None, lasts, None])
     if threshold is not None:
         columns.append(f"s to {threshold:,g}")
         times = [run.reached(threshold) for run in trained]
@@ -161,10 +167,15 @@ def _table(title: str, trained: Sequence[Trained], threshold: float | None) -> r
     return result.Table(title, columns, rows)
 
 
+def _median(evaluations: Sequence[dict[str, Any] | None]) -> float | None:
+    """Median of mean returns, if all are there."""
+    returns = [found["mean"] for found in evaluations if found is not None]
+    return median(returns) if len(returns) == len(evaluations) else None
+
+
 def _row(run: Trained) -> list[result.Cell]:
-    best = max((row["return_mean"] for row in run.curve), default=None)
     start: list[result.Cell] = [str(run.seed), run.seconds, run.exit_code]
-    if run.final is None:
-        return [*start, None, best, "none", None, None]
-    low, high = run.final["interval_95"]
-    return [*start, run.final["env_steps"], best, run.final["mean"], run.final["std"], f"{low:,.0f} to {high:,.0f}"]
+    if run.best is None or run.last is None:
+        return [*start, None, "none", None, None, "none", None]
+    best, last = (f"{low:,.0f} to {high:,.0f}" for low, high in (one["interval_95"] for one in (run.best, run.last)))
+    return [*start, run.last["env_steps"], run.best["mean"], run.best["env_steps"], best, run.last["mean"], last]

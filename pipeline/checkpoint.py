@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-FORMAT = 2
+FORMAT = 3
 KEEP = 2
 PACKAGES = ("saltus", "torch", "torchrl", "tensordict", "mujoco", "mujoco-warp", "warp-lang", "gymnasium", "numpy")
 

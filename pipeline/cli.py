@@ -12,7 +12,7 @@ import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
@@ -22,6 +22,7 @@ from pipeline.config import Config
 
 if TYPE_CHECKING:
     from envs import Task
+    from pipeline.policy import Policy
 
 USAGE = """usage: saltus COMMAND ...
 
@@ -53,6 +54,8 @@ class Evaluate:
     """Episodes, all played side by side."""
     seed: int = 0
     """Seeds the starts of the episodes."""
+    policy: Literal["best", "last"] = "best"
+    """best: of those that were evaluated in training, the one with the highest mean return. last: the last."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,8 @@ class Play:
     """The file to write; by default play.mp4 in the run's directory."""
     seed: int = 0
     """Seeds the start of the episode."""
+    policy: Literal["best", "last"] = "best"
+    """best: of those that were evaluated in training, the one with the highest mean return. last: the last."""
 
 
 def main() -> None:
@@ -155,6 +160,9 @@ def _run(config: Config, run_dir: Path, console: Console, content: dict[str, Any
         _say(console, f"stopped by {stop.received} and saved: `saltus resume {run_dir}` continues")
     else:
         _say(console, f"finished after {run.seconds:.0f} s; learning curve: {picture}")
+    if run.best:
+        best = f"{run.best['return_mean']:.1f} after {run.best['env_steps']:,} env steps"
+        _say(console, f"best evaluation: {best}; `saltus evaluate {run_dir}` plays that policy for more episodes")
 
 
 def evaluate(arguments: list[str], console: Console) -> None:
@@ -165,17 +173,17 @@ def evaluate(arguments: list[str], console: Console) -> None:
     options = tyro.cli(Evaluate, args=arguments, prog="saltus evaluate")
     if options.episodes < 1:
         raise ValueError(f"episodes is {options.episodes}; at least 1 is needed")
-    policy = load(options.run)
+    policy = load(options.run, options.policy)
     result = play_episodes(policy, policy.make_env(options.episodes, options.seed))
     low, high = result.interval
     content = {
-        "task": policy.task, "env_steps": policy.env_steps, "seed": options.seed,
+        "task": policy.task, "policy": policy.which, "env_steps": policy.env_steps, "seed": options.seed,
         "mean": result.mean, "std": result.std, "interval_95": [low, high],
         "unstable": result.unstable, "returns": result.returns, "lengths": result.lengths,
     }  # fmt: skip
     path = options.run / "evaluation.json"
     path.write_text(json.dumps(content, indent=1) + "\n")
-    _say(console, f"{policy.task} after {policy.env_steps:,} env steps: {result.summary()}\n{path}")
+    _say(console, f"{_what(policy)}: {result.summary()}\n{path}")
 
 
 def play(arguments: list[str], console: Console) -> None:
@@ -185,11 +193,15 @@ def play(arguments: list[str], console: Console) -> None:
     from pipeline.video import record
 
     options = tyro.cli(Play, args=arguments, prog="saltus play")
-    policy = load(options.run)
+    policy = load(options.run, options.policy)
     env = policy.make_env(1, options.seed)
     path = options.output or options.run / "play.mp4"
     total, steps = record(policy, env, path)
-    _say(console, f"{policy.task}: return {total:.1f} in {steps} steps ({steps * env.task.dt:.1f} s)\n{path}")
+    _say(console, f"{_what(policy)}: return {total:.1f} in {steps} steps ({steps * env.task.dt:.1f} s)\n{path}")
+
+
+def _what(policy: Policy) -> str:
+    return f"{policy.task}, {policy.which} policy (after {policy.env_steps:,} env steps)"
 
 
 def _choose_opengl() -> None:

@@ -253,6 +253,19 @@ class Learner:
         self.gradient_steps = state["gradient_steps"]
         self._diverged_at.zero_()
 
+    def policy_state(self) -> dict[str, dict[str, Tensor]]:
+        """A copy of all that `policy` depends on."""
+        observations = {} if self._observations is None else self._observations.state_dict()
+        state = {"network": self.average.state_dict(), "observations": observations}
+        return {part: {name: value.clone() for name, value in tensors.items()} for part, tensors in state.items()}
+
+    def load_policy_state(self, state: dict[str, dict[str, Tensor]]) -> None:
+        """Have `policy` be as it was when `policy_state` gave `state`; what else was learned stays."""
+        self.average.load_state_dict(state["network"])
+        if self._observations is not None:
+            for name, value in self._observations.state_dict().items():
+                value.copy_(state["observations"][name])
+
     def _averaged(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The average's parameters and running statistics, each with the actor's."""
         return zip(self.average.state_dict().values(), self.actor.state_dict().values(), strict=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 from torch import Tensor
 
@@ -12,6 +13,8 @@ from pipeline.config import Config
 from pipeline.learner import Learner
 from pipeline.run import open_run, resolve_device
 from pipeline.seeding import stream_seed
+
+Which: TypeAlias = Literal["best", "last"]
 
 
 class Policy:
@@ -22,12 +25,13 @@ class Policy:
 
     Attributes:
         config: of the run.
-        env_steps: after how many the policy was saved.
+        which: ``"best"`` or ``"last"``.
+        env_steps: after how many the policy was as it is here.
         device: where observations are expected.
     """
 
-    def __init__(self, config: Config, learner: Learner, env_steps: int):
-        self.config, self.env_steps, self.device = config, env_steps, learner.device
+    def __init__(self, config: Config, learner: Learner, which: Which, env_steps: int):
+        self.config, self.which, self.env_steps, self.device = config, which, env_steps, learner.device
         self._learner = learner
 
     def __call__(self, observation: Tensor) -> Tensor:
@@ -43,8 +47,13 @@ class Policy:
         return _make_env(self.config, num_envs, seed, str(self.device))
 
 
-def load(run_dir: Path | str) -> Policy:
-    """The policy in a run's last checkpoint; on the GPU if the run was there and one is at hand.
+def load(run_dir: Path | str, which: Which = "best") -> Policy:
+    """A policy from a run's last checkpoint; on the GPU if the run was there and one is at hand.
+
+    Args:
+        run_dir: the run's directory.
+        which: ``"best"``: the one with the highest mean return in the run's evaluations, of equals the later. ``"last"``:
+            as the checkpoint has it; before the first evaluation there is no other.
 
     Raises:
         ValueError: no run's directory; CheckpointError: it has no checkpoint that can be used.
@@ -53,8 +62,12 @@ def load(run_dir: Path | str) -> Policy:
     device = resolve_device("auto" if config.device == "cuda" else config.device)
     sizes = _make_env(config, 1, 0, "cpu")
     learner = Learner(dataclasses.replace(config, compile=False), sizes.observation_dim, sizes.action_dim, device)
-    learner.load_state_dict(content["state"]["learner"])
-    return Policy(config, learner, content["state"]["env_steps"])
+    state = content["state"]
+    learner.load_state_dict(state["learner"])
+    if which == "last" or not state["best"]:
+        return Policy(config, learner, "last", state["env_steps"])
+    learner.load_policy_state(state["best"]["policy"])
+    return Policy(config, learner, "best", state["best"]["env_steps"])
 
 
 def _make_env(config: Config, num_envs: int, seed: int, device: str) -> envs.BatchEnv:

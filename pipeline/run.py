@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -55,6 +56,7 @@ class Run:
         self.observation = self.env.reset()
         self.metrics: dict[str, torch.Tensor] = {}
         self.env_steps = self.vector_steps = 0
+        self.best: dict[str, Any] = {}  # of the policy with the highest mean return so far
         self._logged: dict[str, float] = {}
         self._seconds_before, self._started = 0.0, time.monotonic()
 
@@ -166,7 +168,8 @@ class Run:
     def evaluate(self, logger: Logger) -> Evaluation:
         """Play whole episodes with the deterministic policy, from starts that depend on the seed and the step.
 
-        They are played on the CPU engine with the model's own solver, so that returns mean the same everywhere.
+        They are played on the CPU engine with the model's own solver, so that returns mean the same everywhere. A copy
+        of the policy is kept where none before had a higher mean return.
         """
         logger.phase("evaluating")
         result = evaluate(self.learner.policy, self._make_evaluation_env())
@@ -183,6 +186,9 @@ class Run:
             "seconds": self.seconds,
         }
         logger.evaluation(row, result.summary())
+        if result.mean >= self.best.get("return_mean", -math.inf):
+            best = {"return_mean": result.mean, "env_steps": self.env_steps, "policy": self.learner.policy_state()}
+            self.best = best
         return result
 
     def save(self, logger: Logger) -> None:
@@ -207,6 +213,7 @@ class Run:
             "buffer": self.buffer.state_dict(),
             "learner": self.learner.state_dict(),
             "noise": self.noise.state_dict(),
+            "best": self.best,
             "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
         }
@@ -224,7 +231,7 @@ class Run:
             )
         self.env_steps, self.vector_steps = state["env_steps"], state["vector_steps"]
         self._seconds_before, self._started = state["seconds"], time.monotonic()
-        self._logged = state["logged"]
+        self._logged, self.best = state["logged"], state["best"]
         self.metrics = {name: value.to(self.device) for name, value in state["metrics"].items()}
         self.observation = state["observation"].to(self.device)
         self.env.set_state(state["environment"])

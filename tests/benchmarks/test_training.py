@@ -28,7 +28,10 @@ def test_seconds_to_a_return_are_of_the_first_evaluation_that_has_it(tmp_path: P
     assert [row["env_steps"] for row in one["curve"]] == [50, 100]
     first, second = (row["wall_seconds"] for row in one["curve"])
     assert 0 < first < second < one["seconds"]
-    assert (one["final"]["env_steps"], len(one["final"]["returns"])) == (100, 3)
+    best = max(one["curve"], key=lambda row: (row["return_mean"], row["env_steps"]))
+    assert [one[name]["policy"] for name in ("best", "last")] == ["best", "last"]
+    assert [one[name]["env_steps"] for name in ("best", "last")] == [best["env_steps"], 100]
+    assert [len(one[name]["returns"]) for name in ("best", "last")] == [3, 3]
     row, medians = content["summary"][0]["rows"]
     assert row[-1] == medians[-1] == first
     assert medians[0] == "median"
@@ -42,7 +45,7 @@ def test_a_run_that_fails_and_a_return_that_is_not_reached_are_said(tmp_path: Pa
     training("InvertedPendulum-v5", (*SMALL, "--critic-lr", "-1"), seeds=(0,), threshold=1, output=file)
     content = json.loads(file.read_text())
     (one,) = content["measurements"]
-    assert (one["exit_code"], one["curve"], one["final"]) == (1, [], None)
+    assert (one["exit_code"], one["curve"], one["best"], one["last"]) == (1, [], None, None)
     assert "critic_lr is -1" in " ".join(line for _, line in one["output"])
     row, medians = content["summary"][0]["rows"]
     assert (row[-1], medians[-1]) == ("not reached", "0 of 1 reached it")
