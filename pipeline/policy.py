@@ -52,8 +52,8 @@ def load(run_dir: Path | str, which: Which = "best") -> Policy:
 
     Args:
         run_dir: the run's directory.
-        which: ``"best"``: the one with the highest mean return in the run's evaluations, of equals the later. ``"last"``:
-            as the checkpoint has it; before the first evaluation there is no other.
+        which: ``"best"``: the one with the highest mean return in the run's evaluations (of equals the later), or the
+            last, where there was none yet. ``"last"``: as the checkpoint has it.
 
     Raises:
         ValueError: no run's directory; CheckpointError: it has no checkpoint that can be used.
