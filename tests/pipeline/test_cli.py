@@ -352,6 +352,15 @@ def test_evaluate_plays_as_many_episodes_as_asked_and_the_same_for_the_same_seed
     assert first["returns"] != other["returns"]
 
 
+def test_evaluate_and_play_take_the_policy_that_they_are_asked_for(command: Command, run_dir: Path) -> None:
+    for arguments, expected in (((), "best"), (("--policy", "best"), "best"), (("--policy", "last"), "last")):
+        outcome = command("evaluate", run_dir, "--episodes", 2, *arguments)
+        assert f"Hopper-v5, {expected} policy (after 200 env steps): return" in outcome.out
+        assert json.loads((run_dir / "evaluation.json").read_text())["policy"] == expected
+    for name in ("evaluate", "play"):
+        assert command(name, run_dir, "--policy", "first").code == 2
+
+
 def test_evaluate_refuses_no_episodes_at_all(command: Command, run_dir: Path) -> None:
     outcome = command("evaluate", run_dir, "--episodes", 0)
     assert outcome.code == 1
