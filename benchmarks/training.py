@@ -31,7 +31,7 @@ class Trained:
         exit_code: of its process.
         seconds: until it ended.
         curve: the rows of its evaluations.csv, each with `wall_seconds`, when it was there.
-        best: what `saltus evaluate` found of the policy with the best evaluation, or None where there was none.
+        best: what `saltus evaluate` found of the best policy, or None where there was nothing to evaluate.
         last: the same of the last policy.
         output: the lines that it printed, each with the seconds at which it came.
     """

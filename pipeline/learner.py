@@ -47,17 +47,10 @@ class Learner:
         actor: the network that acts and learns.
         average: the network that is evaluated: a running average of the actor, or the actor itself.
         gradient_steps: critic updates done.
-
-    Raises:
-        ValueError: tf32 products on another device than CUDA.
     """
 
     def __init__(self, config: Config, observation_dim: int, action_dim: int, device: torch.device | str = "cpu"):
         self.config, self.device = config, torch.device(device)
-        if config.matmul_dtype == "tf32" and self.device.type != "cuda":
-            raise ValueError(
-                f"--matmul-dtype tf32 is for CUDA devices, and the learner is on {self.device}: use float32 or bfloat16"
-            )
         self.loss, self.actor = losses.make_loss(config, observation_dim, action_dim, self.device)
         self.average = self.actor if config.policy_tau == 1 else deepcopy(self.actor).requires_grad_(False)
         self._critic = losses.critic_parameters(self.loss)
@@ -260,7 +253,7 @@ class Learner:
         return {part: {name: value.clone() for name, value in tensors.items()} for part, tensors in state.items()}
 
     def load_policy_state(self, state: dict[str, dict[str, Tensor]]) -> None:
-        """Have `policy` be as it was when `policy_state` gave `state`; what else was learned stays."""
+        """Have `policy` be as it was when `policy_state` gave `state`: a learner to act with, not to go on with."""
         self.average.load_state_dict(state["network"])
         if self._observations is not None:
             for name, value in self._observations.state_dict().items():

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +39,16 @@ class Run:
         announce: told what memory is needed, and of what takes long.
 
     Raises:
-        ValueError: a task that does not work; MemoryError: worlds or a buffer that do not fit.
+        ValueError: a task or a setting that does not work here; MemoryError: worlds or a buffer that do not fit.
     """
 
     def __init__(self, config: Config, run_dir: Path, announce: Callable[[str], None] = print):
         self.config, self.run_dir = config, run_dir
         self.device = resolve_device(config.device)
+        if config.matmul_dtype == "tf32" and self.device.type != "cuda":
+            raise ValueError(
+                f"--matmul-dtype tf32 is for CUDA, and this run is on {self.device}: use float32 or bfloat16"
+            )
         torch.manual_seed(stream_seed(config.seed, "learner"))
         self._task = envs.find_task(config.task)  # once: a file that is edited meanwhile changes nothing
         self.env = self._make_training_env()
@@ -187,8 +192,8 @@ class Run:
         }
         logger.evaluation(row, result.summary())
         if result.mean >= self.best.get("return_mean", -math.inf):
-            best = {"return_mean": result.mean, "env_steps": self.env_steps, "policy": self.learner.policy_state()}
-            self.best = best
+            self.best = {"return_mean": result.mean, "env_steps": self.env_steps}
+            self.best["policy"] = self.learner.policy_state()
         return result
 
     def save(self, logger: Logger) -> None:
@@ -231,7 +236,8 @@ class Run:
             )
         self.env_steps, self.vector_steps = state["env_steps"], state["vector_steps"]
         self._seconds_before, self._started = state["seconds"], time.monotonic()
-        self._logged, self.best = state["logged"], state["best"]
+        self._logged = state["logged"]
+        self.best = deepcopy(state["best"])  # or the whole file that its tensors are parts of would be kept with them
         self.metrics = {name: value.to(self.device) for name, value in state["metrics"].items()}
         self.observation = state["observation"].to(self.device)
         self.env.set_state(state["environment"])

@@ -470,9 +470,10 @@ def test_play_writes_a_video_of_a_task_of_ones_own(command: Command, swinger: st
     assert command("train", swinger, *small_arguments(total_env_steps=60), "--run-dir", "run").code == 0
     environment = {name: "" for name in ("MUJOCO_GL", "DISPLAY", "WAYLAND_DISPLAY")}
     video = tmp_path / "videos" / "swinger.mp4"
-    for arguments, path in (((), tmp_path / "run" / "play.mp4"), (("--output", video), video)):
+    last = "--policy", "last", "--output", video
+    for arguments, path, which in (((), tmp_path / "run" / "play.mp4", "best"), (last, video, "last")):
         output = finish(saltus("play", tmp_path / "run", *arguments, cwd=tmp_path / "mine", **environment))
-        assert "return" in output
+        assert f"Swinger, {which} policy (after 60 env steps): return" in output
         frames = imageio.mimread(path, memtest=False)
         assert len(frames) == 10, "every second of 20 steps of 0.01 s, for 60 frames a second at most"
         with imageio.get_reader(path) as reader:

@@ -369,11 +369,6 @@ def test_tf32_holds_for_updates_only(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.get_float32_matmul_precision() == "highest"
 
 
-def test_tf32_without_cuda_is_refused() -> None:
-    with pytest.raises(ValueError, match="tf32 is for CUDA devices, and the learner is on cpu: use float32 or bf"):
-        make_learner("sac", matmul_dtype="tf32")
-
-
 @pytest.mark.slow
 def test_compiled_updates_draw_fresh_noise_each_time(plain_and_compiled: tuple[Learner, Learner]) -> None:
     _, learner = plain_and_compiled

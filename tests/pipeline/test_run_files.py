@@ -317,3 +317,6 @@ def test_the_cuda_device_is_refused_where_there_is_none(tmp_path: Path, monkeypa
         train_here(tmp_path / "run", device="cuda")
     assert not (tmp_path / "run").exists()
     assert run_module.resolve_device("auto") == torch.device("cpu")
+    with pytest.raises(ValueError, match="tf32 is for CUDA, and this run is on cpu: use float32 or bfloat16"):
+        train_here(tmp_path / "run", matmul_dtype="tf32")
+    assert not (tmp_path / "run").exists()
