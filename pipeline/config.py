@@ -74,7 +74,7 @@ class Config:
     """Critics, drawn anew for each update, whose smallest value makes the target; 0: all of them."""
     actor_value: Literal["min", "mean"] = "min"
     """What the actor maximises: the smallest of the critics' values, or their mean."""
-    policy_delay: int = 1
+    policy_delay: int = 3
     """Critic updates per actor and temperature update."""
 
     network: Literal["mlp", "residual"] = "mlp"
@@ -99,11 +99,11 @@ class Config:
     reward_scaling: Literal["none", "deviation", "bounded"] = "none"
     """deviation: divide rewards by the standard deviation of returns. bounded: and so that none exceeds value_range."""
 
-    actor_lr: float = 3e-4
+    actor_lr: float = 1e-3
     """Adam's learning rate for the actor."""
     critic_lr: float = 1e-3
     """Adam's learning rate for the critics."""
-    alpha_lr: float = 3e-4
+    alpha_lr: float = 1e-3
     """Adam's learning rate for the temperature."""
     lr_schedule: Literal["linear", "cosine"] = "linear"
     """How the learning rates fall over the run."""

@@ -22,7 +22,10 @@ _SAC: dict[str, Any] = {
     **_ONE_WORLD,
     "target_network": True,
     "critic_norm": "none",
+    "policy_delay": 1,
+    "actor_lr": 3e-4,
     "critic_lr": 3e-4,
+    "alpha_lr": 3e-4,
     "lr_final": 1.0,
     "adam_beta1": 0.9,
 }
@@ -45,16 +48,17 @@ _FLASHSAC: dict[str, Any] = {
     "reward_scaling": "bounded",
     "tau": 0.01,
     "policy_delay": 2,
+    "actor_lr": 3e-4,
     "critic_lr": 3e-4,
+    "alpha_lr": 3e-4,
     "lr_schedule": "cosine",
     "lr_final": 0.5,
     "target_entropy_scale": 0.478,
     "noise_repeat": 16,
 }
 _SETTINGS: dict[str, dict[str, Any]] = {
-    # Config's own values. CrossQ's thin critics and Adam with little momentum, an actor that learns more slowly, 128
-    # worlds, 3-step returns, falling learning rates and an averaged policy: what reached a good policy soonest in
-    # wall-clock time and kept it, on two CPU cores.
+    # Config's own values. CrossQ's thin critics and Adam with little momentum, 128 worlds, 3-step returns, falling
+    # learning rates and an averaged policy: what reached a good policy soonest in wall-clock time, on two CPU cores.
     "fast": {},
     # Haarnoja et al. 2018, "Soft Actor-Critic Algorithms and Applications", as the usual implementations have it.
     "sac": _SAC,
@@ -77,7 +81,7 @@ _SETTINGS: dict[str, dict[str, Any]] = {
         "policy_delay": 20,
     },
     # Bhatt et al. 2024, "CrossQ", with 256 instead of 2048 wide critics and batch norm instead of batch renorm.
-    "crossq": {**_ONE_WORLD, "policy_delay": 3, "actor_lr": 1e-3, "alpha_lr": 1e-3, "lr_final": 1.0},
+    "crossq": {**_ONE_WORLD, "lr_final": 1.0},
     # Palenicek et al. 2025, "XQC": batch norm, unit weights and cross-entropy, which condition the critics' loss well.
     "xqc": {
         **_CATEGORICAL,
@@ -86,9 +90,10 @@ _SETTINGS: dict[str, dict[str, Any]] = {
         "critic_hidden": (512,) * 4,
         "unit_weights": "linear",
         "reward_scaling": "deviation",
-        "policy_delay": 3,
         "gamma": 0.995,
+        "actor_lr": 3e-4,
         "critic_lr": 3e-4,
+        "alpha_lr": 3e-4,
         "lr_final": 0.1,
         "target_entropy_scale": 0.5,
     },
@@ -115,9 +120,6 @@ _FOR_TASK: dict[tuple[str, str], dict[str, Any]] = {
         "critic_loss": "categorical",
         "reward_scaling": "bounded",
         "alpha_init": 0.01,
-        "policy_delay": 3,
-        "actor_lr": 1e-3,
-        "alpha_lr": 1e-3,
     },
 }
 

@@ -199,9 +199,8 @@ def test_a_round_waits_for_nothing(preset: str) -> None:
 def test_a_step_of_the_loop_waits_for_nothing(task: str) -> None:
     env = envs.make(task, WORLDS, device="cuda")
     buffer = ReplayBuffer(4096, env.observation_dim, env.action_dim, "cuda")
-    small = {"num_envs": WORLDS, "batch_size": 64, "utd_ratio": 2 / WORLDS, "actor_hidden": (32,)}
-    config = presets.preset("fast", task, **small, n_step=1, policy_delay=3)
-    learner = Learner(config, env.observation_dim, env.action_dim, "cuda")
+    small = {"num_envs": WORLDS, "batch_size": 64, "utd_ratio": 2 / WORLDS, "actor_hidden": (32,), "n_step": 1}
+    learner = Learner(presets.preset("fast", task, **small), env.observation_dim, env.action_dim, "cuda")
     observation = env.reset()
 
     def step() -> TensorDict:
