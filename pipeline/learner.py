@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from typing import Any
 
@@ -24,13 +24,10 @@ Metrics = dict[str, Tensor]
 
 
 @contextmanager
-def _float32_products(precision: str | None) -> Iterator[None]:
-    """For a while, do float32 matrix products in one of torch's precisions ("high": TF32); None leaves it as it is."""
-    if precision is None:
-        yield
-        return
+def _tf32_products() -> Iterator[None]:
+    """For a while, let CUDA round the factors of float32 matrix products to TF32."""
     before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(precision)
+    torch.set_float32_matmul_precision("high")
     try:
         yield
     finally:
@@ -135,7 +132,7 @@ class Learner:
         not wait for it. There the metrics' tensors are those of the next round, too.
         """
         metrics: Metrics = {}
-        with _float32_products("high" if self.config.matmul_dtype == "tf32" else None):
+        with _tf32_products() if self.config.matmul_dtype == "tf32" else nullcontext():
             for done in range(0, num_updates, DRAWN_AT_ONCE):
                 count = min(DRAWN_AT_ONCE, num_updates - done)
                 metrics |= self._block(buffer, count, self.gradient_steps % self.config.policy_delay)
