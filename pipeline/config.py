@@ -117,8 +117,8 @@ class Config:
     """Entropy that the temperature aims at; auto is minus the action dimension times target_entropy_scale."""
     target_entropy_scale: float = 1.0
     """Factor of the automatic target entropy."""
-    policy_tau: float = 0.005
-    """Share of the actor that the policy to be evaluated takes over at an actor update; 1: it is the actor itself."""
+    policy_average: float = 0.1
+    """The policy to be evaluated is the actor's average over this share of its updates, the last; 0: the actor."""
     noise_repeat: int = 1
     """Most steps for which all worlds' noise is held; above 1, for k steps with a probability falling as 1/k^2."""
 
@@ -153,8 +153,8 @@ class Config:
             _require(math.isfinite(value) and value > 0, name, value, "a finite number above 0")
         _require(0 <= self.gamma < 1, "gamma", self.gamma, "in [0, 1)")
         _require(0 < self.tau <= 1, "tau", self.tau, "in (0, 1]")
-        _require(0 < self.policy_tau <= 1, "policy_tau", self.policy_tau, "in (0, 1]")
         _require(0 < self.lr_final <= 1, "lr_final", self.lr_final, "in (0, 1]")
+        _require(0 <= self.policy_average <= 1, "policy_average", self.policy_average, "in [0, 1]")
         _require(0 <= self.dropout < 1, "dropout", self.dropout, "in [0, 1)")
         _require(0 <= self.adam_beta1 < 1, "adam_beta1", self.adam_beta1, "in [0, 1)")
         for name in ("actor_hidden", "critic_hidden"):

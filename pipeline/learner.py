@@ -42,14 +42,14 @@ class Learner:
 
     Attributes:
         actor: the network that acts and learns.
-        average: the network that is evaluated: a running average of the actor, or the actor itself.
+        average: the network that is evaluated: an average of the actor over its last updates, or the actor itself.
         gradient_steps: critic updates done.
     """
 
     def __init__(self, config: Config, observation_dim: int, action_dim: int, device: torch.device | str = "cpu"):
         self.config, self.device = config, torch.device(device)
         self.loss, self.actor = losses.make_loss(config, observation_dim, action_dim, self.device)
-        self.average = self.actor if config.policy_tau == 1 else deepcopy(self.actor).requires_grad_(False)
+        self.average = self.actor if config.policy_average == 0 else deepcopy(self.actor).requires_grad_(False)
         self._critic = losses.critic_parameters(self.loss)
         self._target = losses.target_parameters(self.loss)
         self._actor = losses.actor_parameters(self.loss)
@@ -180,10 +180,7 @@ class Learner:
         self._optimizers["actor"].step(torch.autograd.grad(loss, list(self._actor.values())))
         if self._unit_weights is not None:
             self._unit_weights[1].project()
-        if self.average is not self.actor:
-            with torch.no_grad():
-                for averaged, value in self._averaged():
-                    averaged.lerp_(value, self.config.policy_tau)
+        self._update_average()
         alpha = self.loss.log_alpha.detach().exp()
         alpha_loss = losses.alpha_loss(self.loss, log_prob)
         self._optimizers["alpha"].step(torch.autograd.grad(alpha_loss, [self.loss.log_alpha]))
@@ -194,6 +191,19 @@ class Learner:
             "alpha": alpha,
             "entropy": -log_prob.detach().mean(),
         }
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        """Take the actor into its average, by polynomial-decay averaging (Shamir and Zhang 2013, arXiv 1212.1824).
+
+        In effect the last `policy_average * t` of t updates count: few while the actor still changes fast, many later.
+        """
+        if self.average is self.actor:
+            return
+        before = self._optimizers["actor"].step_count - 1
+        weight = (1 / (1 + self.config.policy_average * before)).float()
+        for averaged, value in self._averaged():
+            averaged.lerp_(value, weight)
 
     @torch.no_grad()
     def _note(self, loss: Tensor) -> None:

@@ -13,7 +13,7 @@ _ONE_WORLD: dict[str, Any] = {
     "total_env_steps": 1_000_000,
     "utd_ratio": 1.0,
     "n_step": 1,
-    "policy_tau": 1.0,
+    "policy_average": 0.0,
     "log_every": 1_000,
     "eval_every": 10_000,
     "checkpoint_every": 25_000,

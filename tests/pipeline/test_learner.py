@@ -132,7 +132,7 @@ def test_a_number_that_is_not_finite_is_named_with_its_gradient_step(value: floa
 
 @pytest.mark.parametrize("preset", RECIPES)
 def test_a_loaded_learner_continues_bit_for_bit(preset: str) -> None:
-    parts = {"policy_delay": 3, "normalize_observations": True, "policy_tau": 0.1}
+    parts = {"policy_delay": 3, "normalize_observations": True, "policy_average": 0.5}
     original = make_learner(preset, **parts)
     rounds(original, 3, 5)
     file = io.BytesIO()
@@ -195,27 +195,31 @@ def test_statistics_reach_the_updates_and_the_policy_and_move_at_observe_alone()
 
 
 @pytest.mark.parametrize("preset", RECIPES)
-@pytest.mark.parametrize("policy_tau", [0.1, 0.9])
-def test_the_policy_to_be_evaluated_moves_by_its_tau_towards_the_actor_at_every_actor_update(
-    preset: str, policy_tau: float
+@pytest.mark.parametrize(
+    ("policy_average", "weights"), [(1, [1, 1, 1, 1]), (1 / 2, [1, 2, 3, 4]), (1 / 3, [1, 3, 6, 10])]
+)
+def test_the_policy_to_be_evaluated_is_the_average_of_the_actors_last_updates(
+    preset: str, policy_average: float, weights: list[int]
 ) -> None:
-    learner, buffer = make_learner(preset, policy_tau=policy_tau), filled_buffer()
-    observation = torch.randn(4, OBSERVATION_DIM)
+    """In closed form the actor after the i-th update has the weight i, i (i + 1), ...: Shamir and Zhang 2013."""
+    learner, buffer = make_learner(preset, policy_average=policy_average), filled_buffer()
+    observation, noise = torch.randn(4, OBSERVATION_DIM), torch.zeros(4, ACTION_DIM)
     assert torch.equal(learner.policy(observation), learner.actor.mode(observation))
-    for step in range(1, 7):
-        before = copied(dict(learner.average.state_dict()))
-        learner.round(buffer, 1)
+    actors: list[dict[str, Tensor]] = []
+    for done in range(1, 5):
+        learner.round(buffer, 2)  # one of the actor's
+        actors.append({name: value.double() for name, value in learner.actor.state_dict().items()})
         for name, value in learner.average.state_dict().items():
-            expected = before[name].lerp(learner.actor.state_dict()[name], policy_tau if step % 2 == 0 else 0)
-            torch.testing.assert_close(value, expected, rtol=1e-6, atol=1e-7)
+            weighed = sum(weight * actor[name] for weight, actor in zip(weights, actors, strict=False))
+            expected = weighed / sum(weights[:done])
+            torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=1e-6)
     assert torch.equal(learner.policy(observation), learner.average.mode(observation))
     assert not torch.equal(learner.policy(observation), learner.actor.mode(observation))
-    noise = torch.zeros(4, ACTION_DIM)
     assert torch.equal(learner.act(observation, noise), learner.actor.mode(observation)), "the actor itself acts"
 
 
-def test_with_a_policy_tau_of_1_the_policy_to_be_evaluated_is_the_actor() -> None:
-    learner, observation = make_learner("crossq", policy_tau=1.0), torch.randn(4, OBSERVATION_DIM)
+def test_with_a_policy_average_of_0_the_policy_to_be_evaluated_is_the_actor() -> None:
+    learner, observation = make_learner("crossq", policy_average=0.0), torch.randn(4, OBSERVATION_DIM)
     rounds(learner, 2)
     assert torch.equal(learner.policy(observation), learner.actor.mode(observation))
 
@@ -223,11 +227,11 @@ def test_with_a_policy_tau_of_1_the_policy_to_be_evaluated_is_the_actor() -> Non
 # The presets, with what they leave out spread over them. Layers of 64 are wide enough for oneDNN.
 COMPILED: dict[str, dict[str, Any]] = {
     "sac": {"actor_hidden": (64,), "critic_hidden": (64,), "batch_size": 64, "learning_starts": 100, "policy_delay": 1},
-    "redq": {"normalize_observations": True, "policy_tau": 0.1},
+    "redq": {"normalize_observations": True, "policy_average": 0.5},
     "droq": {"n_step": 3},
     "crossq": {  # with what makes it fast
         "n_step": 3,
-        "policy_tau": 0.1,
+        "policy_average": 0.5,
         "lr_final": 0.1,
         "actor_hidden": (64,),
         "critic_hidden": (64,),
@@ -235,8 +239,8 @@ COMPILED: dict[str, dict[str, Any]] = {
         "learning_starts": 100,
     },
     "xqc": {"normalize_observations": True, "n_step": 3, "num_atoms": 11},
-    "flashsac": {"num_atoms": 11, "policy_tau": 0.1},
-    HUMANOID: {"num_atoms": 11, "policy_tau": 0.1},
+    "flashsac": {"num_atoms": 11, "policy_average": 0.5},
+    HUMANOID: {"num_atoms": 11, "policy_average": 0.5},
 }
 
 
@@ -425,7 +429,7 @@ def test_nothing_of_a_round_would_wait_for_a_gpu(preset: str, monkeypatch: pytes
         raise RuntimeError("seen")
 
     monkeypatch.setattr(graph, "standalone_compile", look)
-    parts = {"normalize_observations": True, "reward_scaling": "deviation", "n_step": 3, "policy_tau": 0.1}
+    parts = {"normalize_observations": True, "reward_scaling": "deviation", "n_step": 3, "policy_average": 0.5}
     learner = make_learner(preset, compile=True, **parts)
     buffer = filled_buffer(n_step=3)
     with pytest.warns(UserWarning, match="seen"):
