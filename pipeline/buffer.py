@@ -25,6 +25,7 @@ class ReplayBuffer:
         device: where it lives.
         seed: seeds the sampling.
         n_step: rewards that are summed in what `sample` gives.
+        gamma: discount of that sum.
 
     Attributes:
         generator: the random stream of `sample`, on `device`.
@@ -41,9 +42,10 @@ class ReplayBuffer:
         device: torch.device | str = "cpu",
         seed: int = 0,
         n_step: int = 1,
+        gamma: float = 0.99,
     ):
         self.capacity, self.device = capacity, torch.device(device)
-        self.n_step = n_step
+        self.n_step, self.gamma = n_step, gamma
         self.num_bytes = capacity * transitions.num_bytes(observation_dim, action_dim)
         _require_memory(self.num_bytes, capacity, self.device)
         self._storage = transitions.zeros(capacity, observation_dim, action_dim, self.device)
@@ -79,12 +81,12 @@ class ReplayBuffer:
         self._added += count
         self._num_envs = count
 
-    def sample(self, batch_size: int, num_batches: int = 1, gamma: float | Tensor = 1.0) -> list[TensorDict]:
+    def sample(self, batch_size: int, num_batches: int = 1) -> list[TensorDict]:
         """`num_batches` independent batches of `batch_size` transitions each.
 
-        With an `n_step` above 1, ``("next", "reward")`` is the sum of that many rewards, discounted by `gamma`; what
-        else is in ``"next"`` belongs to the last of them, and ``"steps_to_next_obs"`` (B, 1) counts them, in the dtype
-        of rewards. There are fewer where the episode ends, terminated or truncated, or the newest transition is met.
+        With an `n_step` above 1, ``("next", "reward")`` is the discounted sum of that many rewards, what else is in
+        ``"next"`` belongs to the last of them, and ``"steps_to_next_obs"`` (B, 1) counts them, in the dtype of rewards.
+        There are fewer where the episode ends, terminated or truncated, or the newest transition is reached.
 
         Raises:
             ValueError: fewer transitions are stored than a batch has.
@@ -94,14 +96,14 @@ class ReplayBuffer:
         count = num_batches * batch_size
         draws = torch.rand(count, dtype=torch.float64, device=self.device, generator=self.generator)
         rows = (draws * self._size).long()
-        entries = self._entries_at(rows) if self.n_step == 1 else self._n_step_entries_at(rows, gamma)
+        entries = self._entries_at(rows) if self.n_step == 1 else self._n_step_entries_at(rows)
         parts = {key: entry.split(batch_size) for key, entry in entries.items()}
         return [_nested({key: part[i] for key, part in parts.items()}, batch_size) for i in range(num_batches)]
 
     def _entries_at(self, rows: Tensor) -> dict[transitions.Key, Tensor]:
         return {key: entry.index_select(0, rows) for key, entry in self._entries.items()}
 
-    def _n_step_entries_at(self, rows: Tensor, gamma: float | Tensor) -> dict[transitions.Key, Tensor]:
+    def _n_step_entries_at(self, rows: Tensor) -> dict[transitions.Key, Tensor]:
         """The transitions at `rows`, each joined with those that follow it in its world."""
         reward, done = self._entries["next", "reward"], self._entries["next", "done"]
         age = (rows - self._cursor) % self._size.clamp(min=1)  # 0 is the oldest, where the ring is full or not
@@ -114,7 +116,7 @@ class ReplayBuffer:
             offset = step * self._num_envs
             following = (rows + offset) % self.capacity
             going_on = going_on & (age + offset < self._size)
-            total += torch.where(going_on.unsqueeze(-1), gamma**step * reward.index_select(0, following), 0.0)
+            total += torch.where(going_on.unsqueeze(-1), self.gamma**step * reward.index_select(0, following), 0.0)
             steps += going_on.unsqueeze(-1)
             last = torch.where(going_on, following, last)
             going_on = going_on & ~done.index_select(0, following).squeeze(-1)

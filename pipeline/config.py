@@ -57,9 +57,7 @@ class Config:
     n_step: int = 3
     """Rewards that a target sums before it bootstraps; fewer where the episode or what is stored ends."""
     gamma: float = 0.99
-    """Discount per control step, at first."""
-    horizon_growth: float = 1.0
-    """Factor by which the horizon 1 / (1 - gamma) grows over the run, with the square of its share that is done."""
+    """Discount per control step."""
     critic_loss: Literal["squared", "categorical"] = "squared"
     """squared: of the Bellman error. categorical: cross-entropy of a distribution over num_atoms values."""
     num_atoms: int = 101
@@ -154,8 +152,6 @@ class Config:
             value = getattr(self, name)
             _require(math.isfinite(value) and value > 0, name, value, "a finite number above 0")
         _require(0 <= self.gamma < 1, "gamma", self.gamma, "in [0, 1)")
-        growth = self.horizon_growth
-        _require(math.isfinite(growth) and growth >= 1, "horizon_growth", growth, "a finite number, at least 1")
         _require(0 < self.tau <= 1, "tau", self.tau, "in (0, 1]")
         _require(0 < self.lr_final <= 1, "lr_final", self.lr_final, "in (0, 1]")
         _require(0 <= self.policy_average <= 1, "policy_average", self.policy_average, "in [0, 1]")

@@ -69,10 +69,9 @@ class Learner:
             self._normalizers["observations"] = self._observations
         if config.reward_scaling != "none":
             bound = config.value_range if config.reward_scaling == "bounded" else None
-            self._rewards = RewardScaler(config.num_envs, bound, self.device)
+            self._rewards = RewardScaler(config.num_envs, config.gamma, bound, self.device)
             self._normalizers["rewards"] = self._rewards
         self.gradient_steps = 0
-        self._discount = self.loss.value_estimator.gamma  # on the device: what is compiled and captured reads it
         self._diverged_at = torch.zeros((), dtype=torch.float64, device=self.device)  # a gradient step, or 0
         self._updates: list[tuple[int, Update]] = [(1, self.update_critic), (config.policy_delay, self.update_actor)]
         if config.policy_delay == 1:
@@ -98,12 +97,6 @@ class Learner:
         """What networks, targets and optimisers take."""
         return sum({tensor.data_ptr(): tensor.nbytes for tensor in self._tensors()}.values())
 
-    @property
-    def gamma(self) -> float:
-        """The discount of now. That it grows while learning rates fall is from Francois-Lavet et al. 2015."""
-        done = min(1.0, self.gradient_steps / self.config.total_gradient_steps)
-        return 1 - (1 - self.config.gamma) / (1 + (self.config.horizon_growth - 1) * done**2)
-
     def act(self, observation: Tensor, noise: Tensor) -> Tensor:
         """Actions in [-1, 1] for observations (N, obs_dim) and standard normal noise (N, action_dim)."""
         return self.actor.sample(self._normalized(observation), noise)
@@ -117,7 +110,7 @@ class Learner:
         if self._observations is not None:
             self._observations.update(transition["observation"])
         if self._rewards is not None:
-            self._rewards.update(transition["next", "reward"], transition["next", "done"], self.gamma)
+            self._rewards.update(transition["next", "reward"], transition["next", "done"])
 
     def _normalized(self, observation: Tensor) -> Tensor:
         return observation if self._observations is None else self._observations(observation)
@@ -142,7 +135,6 @@ class Learner:
         with _tf32_products() if self.config.matmul_dtype == "tf32" else nullcontext():
             for done in range(0, num_updates, DRAWN_AT_ONCE):
                 count = min(DRAWN_AT_ONCE, num_updates - done)
-                self._discount.fill_(self.gamma)
                 metrics |= self._block(buffer, count, self.gradient_steps % self.config.policy_delay)
                 self.gradient_steps += count
         return metrics
@@ -158,8 +150,7 @@ class Learner:
 
     def _updates_on_new_batches(self, buffer: ReplayBuffer, count: int, before: int) -> Metrics:
         metrics: Metrics = {}
-        batches = buffer.sample(self.config.batch_size, count, self._discount)
-        for number, batch in enumerate(batches, start=before + 1):
+        for number, batch in enumerate(buffer.sample(self.config.batch_size, count), start=before + 1):
             for every, update in self._updates:
                 if number % every == 0:
                     metrics |= update(batch)

@@ -71,20 +71,23 @@ class RewardScaler:
 
     Args:
         num_envs: worlds.
+        gamma: discount.
         value_range: where given, rewards are also divided by the largest ``|G|`` over it, so that scaled returns stay
             within a categorical critic's atoms.
         device: where the statistics live.
     """
 
-    def __init__(self, num_envs: int, value_range: float | None = None, device: torch.device | str = "cpu"):
-        self.value_range = value_range
+    def __init__(
+        self, num_envs: int, gamma: float, value_range: float | None = None, device: torch.device | str = "cpu"
+    ):
+        self.gamma, self.value_range = gamma, value_range
         self.moments = Moments(1, device)
         self.returns = torch.zeros(num_envs, 1, dtype=torch.float64, device=device)
         self.largest = torch.zeros((), dtype=torch.float64, device=device)
 
-    def update(self, reward: Tensor, done: Tensor, gamma: float) -> None:
-        """Take in a step's rewards and ends of episodes, (num_envs, 1) each, and the discount of now."""
-        self.returns.copy_(reward + gamma * (~done).double() * self.returns)
+    def update(self, reward: Tensor, done: Tensor) -> None:
+        """Take in a step's rewards and ends of episodes, (num_envs, 1) each."""
+        self.returns.copy_(reward + self.gamma * (~done).double() * self.returns)
         self.moments.update(self.returns)
         self.largest.copy_(torch.maximum(self.largest, self.returns.abs().max()))
 

@@ -56,7 +56,7 @@ class Run:
         self.learner = Learner(config, *dimensions, self.device)
         announce(self._memory(dimensions))
         seed = stream_seed(config.seed, "buffer")
-        self.buffer = ReplayBuffer(config.capacity, *dimensions, self.device, seed, config.n_step)
+        self.buffer = ReplayBuffer(config.capacity, *dimensions, self.device, seed, config.n_step, config.gamma)
         self.noise = HeldNoise(config.num_envs, self.env.action_dim, config.noise_repeat, self.device)
         self.observation = self.env.reset()
         self.metrics: dict[str, torch.Tensor] = {}

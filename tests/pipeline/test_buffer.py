@@ -203,7 +203,7 @@ class Worlds:
     """A buffer filled by vector steps, and a plain record of all that it was given."""
 
     def __init__(self, capacity: int, num_envs: int, n_step: int, gamma: float = 0.5):
-        self.buffer = ReplayBuffer(capacity, 2, 1, n_step=n_step)
+        self.buffer = ReplayBuffer(capacity, 2, 1, n_step=n_step, gamma=gamma)
         self.num_envs, self.n_step, self.gamma = num_envs, n_step, gamma
         self.rows: list[tuple[float, str]] = []
 
@@ -237,7 +237,7 @@ class Worlds:
     def sampled(self) -> dict[int, tuple[float, int, int, str]]:
         """What is sampled, as `expected` has it; each draw of the same transition is the same."""
         found: dict[int, tuple[float, int, int, str]] = {}
-        batch = TensorDict.cat(self.buffer.sample(len(self.buffer), 40, self.gamma))
+        batch = TensorDict.cat(self.buffer.sample(len(self.buffer), 40))
         following, number = batch["next"], batch["observation"][:, :1]
         assert torch.equal(batch["action"], number / 7)
         assert torch.equal(following["done"], following["terminated"] | following["truncated"])

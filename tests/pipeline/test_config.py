@@ -27,7 +27,6 @@ REFUSED = [
     *[(name, value, "above 0") for name in POSITIVE for value in (0.0, -1e-9, math.inf, math.nan)],
     *[("gamma", value, "[0, 1)") for value in (-0.01, 1.0, 1.5, math.nan)],
     *[(name, value, "(0, 1]") for name in ("tau", "lr_final") for value in (0.0, -0.5, 1.01, math.nan)],
-    *[("horizon_growth", value, "at least 1") for value in (0.99, 0.0, -1.0, math.inf, math.nan)],
     *[("policy_average", value, "[0, 1]") for value in (-0.01, 1.01, math.nan)],
     *[(name, value, "[0, 1)") for name in ("adam_beta1", "dropout") for value in (-0.01, 1.0, math.nan)],
     *[(name, value, "at least 1") for name in ("actor_hidden", "critic_hidden") for value in ((), (0,), (16, -1))],
@@ -66,8 +65,7 @@ def test_a_count_is_a_whole_number(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("gamma", 0.0), ("horizon_growth", 1.0), ("tau", 1.0), ("lr_final", 1.0),
-        ("policy_average", 0.0), ("policy_average", 1.0),
+        ("gamma", 0.0), ("tau", 1.0), ("policy_average", 0.0), ("policy_average", 1.0), ("lr_final", 1.0),
         ("dropout", 0.0), ("target_subset", 0), ("adam_beta1", 0.0), ("target_entropy", -3.5),
         ("target_entropy", 1), ("seed", 2**40), ("num_threads", 0), ("num_critics", 1), ("policy_delay", 1),
         ("actor_hidden", (1,)), ("learning_starts", 395),

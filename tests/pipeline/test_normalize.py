@@ -47,7 +47,7 @@ def test_large_means_lose_no_digits() -> None:
 
 
 def test_before_the_first_row_the_mean_is_0_and_the_variance_1() -> None:
-    normalizer, scaler = ObservationNormalizer(3), RewardScaler(2, 5.0)
+    normalizer, scaler = ObservationNormalizer(3), RewardScaler(2, 0.9, 5.0)
     torch.testing.assert_close(normalizer(rows().float()), rows().float())
     torch.testing.assert_close(scaler(torch.tensor([[2.0]])), torch.tensor([[2.0]]))
 
@@ -69,9 +69,9 @@ def test_a_column_that_never_moves_gives_zeros() -> None:
 
 
 def test_calling_moves_no_statistics() -> None:
-    normalizer, scaler = ObservationNormalizer(3), RewardScaler(4, 5.0)
+    normalizer, scaler = ObservationNormalizer(3), RewardScaler(4, 0.9, 5.0)
     normalizer.update(rows()[:50])
-    scaler.update(torch.randn(4, 1), torch.zeros(4, 1, dtype=torch.bool), 0.9)
+    scaler.update(torch.randn(4, 1), torch.zeros(4, 1, dtype=torch.bool))
     before = [value.clone() for one in (normalizer, scaler) for value in one.state_dict().values()]
     normalizer(rows().float())
     scaler(torch.randn(100, 1) * 1e6)
@@ -79,17 +79,17 @@ def test_calling_moves_no_statistics() -> None:
     assert all(torch.equal(*pair) for pair in zip(before, after, strict=True))
 
 
-def observed(scaler: RewardScaler, rewards: list[list[float]], dones: list[list[bool]], gammas: list[float]) -> None:
-    for reward, done, gamma in zip(rewards, dones, gammas, strict=True):
-        scaler.update(torch.tensor(reward).unsqueeze(-1), torch.tensor(done).unsqueeze(-1), gamma)
+def observed(scaler: RewardScaler, rewards: list[list[float]], dones: list[list[bool]]) -> None:
+    for reward, done in zip(rewards, dones, strict=True):
+        scaler.update(torch.tensor(reward).unsqueeze(-1), torch.tensor(done).unsqueeze(-1))
 
 
 def test_rewards_are_divided_by_the_deviation_of_running_returns() -> None:
-    scaler = RewardScaler(2)
-    observed(scaler, [[1, 8], [2, -4], [4, 2]], [[False, False], [False, True], [False, False]], [0.25, 0.5, 0.75])
-    # World 0: 1, 2 + 1/2, 4 + 3/4 * 2.5. World 1: 8, -4 as its episode ends there, 2 - 3/4 * 4.
-    returns = [1.0, 2.5, 5.875, 8.0, -4.0, -1.0]
-    assert scaler.returns.flatten().tolist() == [5.875, -1.0]
+    scaler = RewardScaler(2, 0.5)
+    observed(scaler, [[1, 8], [2, -4], [4, 2]], [[False, False], [False, True], [False, False]])
+    # World 0: 1, 2 + 1/2, 4 + 2.5/2. World 1: 8, -4 as its episode ends there, 2 - 4/2.
+    returns = [1.0, 2.5, 5.25, 8.0, -4.0, 0.0]
+    assert scaler.returns.flatten().tolist() == [5.25, 0.0]
     assert float(scaler.largest) == 8.0
     reward = torch.tensor([[3.0], [-6.0]])
     torch.testing.assert_close(scaler(reward), reward / np.sqrt(np.var(returns) + EPSILON), check_dtype=False)
@@ -98,9 +98,9 @@ def test_rewards_are_divided_by_the_deviation_of_running_returns() -> None:
 
 def test_the_bounded_scale_is_the_deviation_or_the_largest_return_over_the_range_whichever_is_more() -> None:
     rewards, dones = [[1.0], [-30.0], [2.0]], [[False], [False], [False]]
-    plain, narrow, wide = RewardScaler(1), RewardScaler(1, 0.5), RewardScaler(1, 1e6)
+    plain, narrow, wide = RewardScaler(1, 0.0), RewardScaler(1, 0.0, 0.5), RewardScaler(1, 0.0, 1e6)
     for scaler in (plain, narrow, wide):
-        observed(scaler, rewards, dones, [0.0] * 3)
+        observed(scaler, rewards, dones)
     reward = torch.tensor([[12.0]])
     torch.testing.assert_close(narrow(reward), reward / (30 / 0.5))
     torch.testing.assert_close(wide(reward), plain(reward))
@@ -109,10 +109,10 @@ def test_the_bounded_scale_is_the_deviation_or_the_largest_return_over_the_range
 @pytest.mark.parametrize("spikes", [0.0, 1000.0])
 @pytest.mark.parametrize("gamma", [0.9, 0.99])
 def test_with_a_bound_no_return_so_far_exceeds_the_range(spikes: float, gamma: float) -> None:
-    generator, scaler, seen = torch.Generator().manual_seed(0), RewardScaler(4, 5.0), []
+    generator, scaler, seen = torch.Generator().manual_seed(0), RewardScaler(4, gamma, 5.0), []
     for step in range(300):
         reward = torch.rand(4, 1, generator=generator) * 3 + spikes * (step % 97 == 50)
-        scaler.update(reward, torch.rand(4, 1, generator=generator) < 0.02, gamma)
+        scaler.update(reward, torch.rand(4, 1, generator=generator) < 0.02)
         seen.append(scaler.returns.clone())
         scaled = scaler(torch.cat(seen).float())
         assert scaled.abs().max() <= 5.0 * (1 + 1e-6)
@@ -120,11 +120,11 @@ def test_with_a_bound_no_return_so_far_exceeds_the_range(spikes: float, gamma: f
 
 
 def test_statistics_are_changed_in_place_where_a_compiled_update_reads_them() -> None:
-    normalizer, scaler = ObservationNormalizer(3), RewardScaler(4, 5.0)
+    normalizer, scaler = ObservationNormalizer(3), RewardScaler(4, 0.9, 5.0)
     tensors = {**normalizer.state_dict(), **{f"reward {name}": value for name, value in scaler.state_dict().items()}}
     before = {name: value.clone() for name, value in tensors.items()}
     normalizer.update(rows())
-    scaler.update(torch.randn(4, 1), torch.zeros(4, 1, dtype=torch.bool), 0.9)
+    scaler.update(torch.randn(4, 1), torch.zeros(4, 1, dtype=torch.bool))
     assert [name for name, value in tensors.items() if torch.equal(value, before[name])] == []
 
 
