@@ -118,7 +118,7 @@ class Config:
     target_entropy_scale: float = 1.0
     """Factor of the automatic target entropy."""
     policy_average: float = 0.05
-    """The policy to be evaluated is the actor's average over this share of its updates, the last; 0: the actor."""
+    """The policy to be evaluated is the actor's average over about the last such share of its updates; 0: the actor."""
     noise_repeat: int = 1
     """Most steps for which all worlds' noise is held; above 1, for k steps with a probability falling as 1/k^2."""
 

@@ -196,7 +196,8 @@ class Learner:
     def _update_average(self) -> None:
         """Take the actor into its average, by polynomial-decay averaging (Shamir and Zhang 2013, arXiv 1212.1824).
 
-        In effect the last `policy_average * t` of t updates count: few while the actor still changes fast, many later.
+        Most of the weight is on the last `policy_average * t` of t updates: few while the actor still changes fast,
+        many later. Their eta is 1 / policy_average - 1.
         """
         if self.average is self.actor:
             return

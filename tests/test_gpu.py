@@ -127,7 +127,9 @@ def rounds(preset: str, captured: bool, monkeypatch: pytest.MonkeyPatch) -> tupl
         torch.manual_seed(1)
         metrics = [{name: float(one) for name, one in learner.round(buffer, 4).items()} for _ in range(8)]
         assert replayed(learner) == captured
-        return metrics, learner.state_dict()["loss"], torch.cuda.get_rng_state()
+        state = learner.state_dict()
+        networks = state["loss"] | {f"average.{name}": value for name, value in state["average"].items()}
+        return metrics, networks, torch.cuda.get_rng_state()
 
 
 @pytest.mark.parametrize("preset", ["sac", "redq", "fast", "xqc", "flashsac"])

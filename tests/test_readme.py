@@ -25,7 +25,7 @@ def test_there_are_exactly_two_set_up_commands():
     assert len(commands) == 2
     assert all(command.startswith("python3 -m venv .venv && ") for command in commands)
     assert commands[0].endswith("saltus train Hopper-v5")
-    assert "-m pytest" in commands[1]
+    assert commands[1].endswith(" -m pytest -n 2 --dist loadfile")
 
 
 def test_the_example_is_short():

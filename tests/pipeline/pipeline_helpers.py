@@ -105,7 +105,8 @@ def saltus(*arguments: object, cwd: Path | None = None, **environment: str) -> s
     """Start the `saltus` command in a process of its own; its stderr joins its stdout."""
     command = [str(Path(sys.executable).with_name("saltus")), *map(str, arguments)]
     # Threads that spin while they wait slow these short runs down tenfold where other processes want the cores.
-    environment = {**os.environ, "OMP_WAIT_POLICY": "passive", "COLUMNS": "300", **environment}
+    threads = {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "passive"}
+    environment = {**os.environ, **threads, "COLUMNS": "300", **environment}
     return subprocess.Popen(
         command, cwd=cwd, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
