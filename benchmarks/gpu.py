@@ -34,6 +34,7 @@ from benchmarks.data import random_transitions
 from benchmarks.parity import interval, random_episodes, step_differences
 from benchmarks.training import train_for
 from benchmarks.update import BATCH_SIZE, HIDDEN, learning, make_learner
+from envs.cuda_graph import watch
 from envs.physics.warp import WarpPhysics, free_bytes
 from pipeline.evaluate import scale_action
 
@@ -387,26 +388,16 @@ def synchronization(kit: Kit) -> None:
     }
     rows: list[list[result.Cell]] = []
     for name, call in work.items():
-        for _ in range(4):
-            call()
-        found = _synchronizations(kit, call) if kit.device.type == "cuda" else []
+        _repeat(call, 4)
+        found = watch(partial(_repeat, call, 3))[1] if kit.device.type == "cuda" else []
         kit.note("synchronization", work=name, count=len(found), places=found)
         rows.append([name, len(found) if kit.device.type == "cuda" else "needs CUDA", "; ".join(found[:3])])
     kit.table("Host synchronisations, by torch's sync debug mode", ["in a", "found", "where"], rows)
 
 
-def _synchronizations(kit: Kit, call: Callable[[], Any]) -> list[str]:
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        torch.cuda.set_sync_debug_mode("warn")
-        try:
-            for _ in range(3):
-                call()
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
-    peers.synchronize(kit.device)
-    said = "called a synchronizing CUDA operation"  # the mode also says once that it is a prototype
-    return [f"{Path(one.filename).name}:{one.lineno}" for one in caught if said in str(one.message)]
+def _repeat(call: Callable[[], Any], times: int) -> None:
+    for _ in range(times):
+        call()
 
 
 def profile(kit: Kit) -> None:

@@ -15,10 +15,16 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from envs import transition as transitions
+from envs.cuda_graph import CudaGraph
 from envs.physics import Physics
 from envs.physics.cpu import CpuPhysics
 from envs.physics.warp import WarpPhysics, missing_packages
 from envs.task import Names, State, Task, load_model
+
+_TERM = "reward_terms/"
+_TOTALS = (
+    "steps", "reward", "episodes", "episode_return", "episode_length", "unstable", "nonfinite", "overflowed",
+)  # fmt: skip
 
 
 @contextmanager
@@ -128,23 +134,28 @@ class BatchEnv:
         self._may_look = where.type == "cpu"
         self._names = Names(model, task.fields)
         self.action_dim = model.nu
-        self.observation_dim = _check_functions(task, self.physics, self._names, num_envs, model.nu)
+        self.observation_dim, terms = _check_functions(task, self.physics, self._names, num_envs, model.nu)
         self._state: State | None = None
         self._observation = torch.empty(0)
         self._elapsed = self._per_world(torch.int64)
         self._return = self._per_world(torch.float64)
-        self._totals: dict[str, Tensor] = {}
+        zero = torch.zeros((), dtype=torch.float64, device=where)
+        self._totals = {name: zero.clone() for name in (*_TOTALS, *(f"{_TERM}{term}" for term in terms))}
         self._told: set[str] = set()
         self.failed = torch.zeros(num_envs, dtype=torch.bool, device=self.device)
         self.reward_terms: dict[str, Tensor] = {}
+        self._graph: CudaGraph | None = None
+        if where.type == "cuda":
+            self._graph = CudaGraph(self._advance_in_place, f"a step of {type(task).__name__}", self._generator)
 
     @_one_torch_thread()
     def reset(self) -> Tensor:
         """Start a new episode in every world; return its first observation, (N, obs_dim) float32."""
         everywhere = torch.ones(self.num_envs, dtype=torch.bool, device=self.physics.device)
-        self._state, self._observation = self._start(everywhere)
-        self._elapsed = torch.zeros_like(self._elapsed)
-        self._return = torch.zeros_like(self._return)
+        with self._in_place():
+            self._state, self._observation = self._start(everywhere)
+            self._elapsed = torch.zeros_like(self._elapsed)
+            self._return = torch.zeros_like(self._return)
         return self._sent(self._observation)
 
     @_one_torch_thread()
@@ -161,15 +172,31 @@ class BatchEnv:
             ValueError: an action of a wrong shape or dtype, or not finite.
             RuntimeError: before the first `reset`.
         """
-        before, observation = self._checked_state(action), self._observation
-        ctrl = action.to(self.physics.device, copy=True)
-        usable = torch.isfinite(ctrl).all(dim=-1)
-        ctrl = torch.where(usable[:, None], ctrl, 0.0)
+        self._check(action)
+        action = action.to(self.physics.device)
+        if self._graph is None:
+            result = self._advance(action)
+        else:  # what a graph gives its next replay writes into
+            result = {name: value.clone() for name, value in self._graph(action).items()}
+        self.failed, following = self._sent(result.pop("failed")), self._sent(result.pop("following"))
+        terms = [name for name in result if name.startswith(_TERM)]
+        self.reward_terms = {name.removeprefix(_TERM): result.pop(name) for name in terms}
+        transition = transitions.make(**result)
+        if self.device != self.physics.device:
+            transition = transition.apply(self._sent, device=self.device)
+        return transition, following
+
+    def _advance(self, action: Tensor) -> dict[str, Tensor]:
+        """A step: the parts of its transition, ``failed``, ``following`` (the observations to go on from), terms."""
+        assert self._state is not None
+        before, observation = self._state, self._observation
+        usable = torch.isfinite(action).all(dim=-1)
+        ctrl = torch.where(usable[:, None], action, 0.0)
         self.physics.step(ctrl, self.task.frame_skip)
         after = State(self.physics.read(), self._names)
 
         reward, terms = _reward_and_terms(self.task.reward(before, ctrl, after))
-        self.reward_terms = {name: term.clone() for name, term in terms.items()}
+        terms = {f"{_TERM}{name}": term.clone() for name, term in terms.items()}
         next_observation, reward32 = self.task.observation(after).float(), reward.float()
         diverged = self.physics.unstable()
         finite = usable & torch.isfinite(next_observation).all(dim=-1) & torch.isfinite(reward32)
@@ -181,13 +208,50 @@ class BatchEnv:
         truncated = (self._elapsed >= self.task.max_episode_steps) | failed
         done = terminated | truncated
 
-        self.failed = self._sent(failed)
-        self._count(reward32, done, diverged, failed)
-        transition = transitions.make(observation, ctrl, next_observation, reward32, terminated, truncated)
+        self._count(reward32, done, diverged, failed, terms)
         self._state, self._observation = self._reset_where(done, after, next_observation)
-        if self.device != self.physics.device:
-            transition = transition.apply(self._sent, device=self.device)
-        return transition, self._sent(self._observation)
+        return {
+            "observation": observation,
+            "action": ctrl,
+            "next_observation": next_observation,
+            "reward": reward32,
+            "terminated": terminated,
+            "truncated": truncated,
+            "failed": failed,
+            "following": self._observation,
+            **terms,
+        }
+
+    def _advance_in_place(self, action: Tensor) -> dict[str, Tensor]:
+        """`_advance`, with what it carries on where it was in memory."""
+        with self._in_place():
+            result = self._advance(action)
+            return result | {"observation": result["observation"].clone()}  # which is written over on leaving
+
+    @contextmanager
+    def _in_place(self) -> Iterator[None]:
+        """Leave where it was in memory what steps carry on: a CUDA graph reads and writes it there."""
+        if self._graph is None or self._state is None:
+            yield
+            return
+        before = self._carried()
+        yield
+        now = self._carried()
+        self._carry(
+            {part: {name: fixed.copy_(now[part][name]) for name, fixed in before[part].items()} for part in before}
+        )
+
+    def _carried(self) -> dict[str, dict[str, Tensor]]:
+        """What a step leaves to the next one, beside the physics' own state and the random generator."""
+        assert self._state is not None
+        worlds = {"observation": self._observation, "elapsed": self._elapsed, "return": self._return}
+        return {"worlds": worlds, "fields": dict(self._state.values()), "totals": dict(self._totals)}
+
+    def _carry(self, carried: Mapping[str, dict[str, Tensor]]) -> None:
+        """Go on from what `_carried` gave."""
+        worlds = carried["worlds"]
+        self._observation, self._elapsed, self._return = worlds["observation"], worlds["elapsed"], worlds["return"]
+        self._state, self._totals = State(carried["fields"], self._names), carried["totals"]
 
     def _sent(self, value: Tensor) -> Tensor:
         """A copy on `device`. To a GPU it is sent from pinned memory, and not waited for."""
@@ -195,7 +259,7 @@ class BatchEnv:
             return value.clone()
         return value.pin_memory().to(self.device, non_blocking=True)
 
-    def _checked_state(self, action: Tensor) -> State:
+    def _check(self, action: Tensor) -> None:
         if self._state is None:
             raise RuntimeError("call reset() before step()")
         if action.shape != (self.num_envs, self.action_dim) or action.dtype != torch.float32:
@@ -206,7 +270,6 @@ class BatchEnv:
         if self._may_look and not torch.isfinite(action).all():
             world = int((~torch.isfinite(action)).any(dim=-1).nonzero()[0])
             raise ValueError(f"the action of world {world} is not finite: {action[world].tolist()}")
-        return self._state
 
     def _start(self, mask: Tensor) -> tuple[State, Tensor]:
         """Begin an episode where `mask`; return every world's state, and the observation of it.
@@ -246,7 +309,9 @@ class BatchEnv:
         self._return = torch.where(done, 0.0, self._return)
         return state, torch.where(done[:, None], first, observation)
 
-    def _count(self, reward: Tensor, done: Tensor, diverged: Tensor, failed: Tensor) -> None:
+    def _count(
+        self, reward: Tensor, done: Tensor, diverged: Tensor, failed: Tensor, terms: Mapping[str, Tensor]
+    ) -> None:
         """Add the step to the running totals that `statistics` reports."""
         self._return = self._return + reward
         self._add("steps", torch.ones_like(done))
@@ -257,13 +322,11 @@ class BatchEnv:
         self._add("unstable", diverged)
         self._add("nonfinite", failed & ~diverged)
         self._add("overflowed", self.physics.overflowed())
-        for name, term in self.reward_terms.items():
-            self._add(f"reward_terms/{name}", torch.where(failed | ~torch.isfinite(term), 0.0, term))
+        for name, term in terms.items():
+            self._add(name, torch.where(failed | ~torch.isfinite(term), 0.0, term))
 
     def _add(self, name: str, values: Tensor) -> None:
-        total = self._totals.get(name)
-        added = values.sum(dtype=torch.float64)
-        self._totals[name] = added if total is None else total + added
+        self._totals[name] = self._totals.get(name, 0.0) + values.sum(dtype=torch.float64)
 
     def statistics(self) -> dict[str, float]:
         """Totals over all worlds since the environment was made.
@@ -289,17 +352,8 @@ class BatchEnv:
         """All that is needed to continue bit for bit, in the middle of episodes, random generator included."""
         if self._state is None:
             raise RuntimeError("call reset() before get_state()")
-        return TensorDict(
-            {
-                "physics": self.physics.get_state(),
-                "fields": TensorDict(dict(self._state.values()), batch_size=[self.num_envs]).clone(),
-                "observation": self._observation.clone(),
-                "elapsed": self._elapsed.clone(),
-                "return": self._return.clone(),
-                "totals": TensorDict(self._totals).clone(),
-                "generator": self._generator.get_state(),
-            }
-        )
+        others = {"physics": self.physics.get_state(), "generator": self._generator.get_state()}
+        return TensorDict({**self._carried(), **others}).clone()
 
     def set_state(self, state: TensorDictBase | Mapping[str, Any]) -> None:
         """Continue from what `get_state` returned, in an environment made with the same arguments.
@@ -307,18 +361,21 @@ class BatchEnv:
         Raises:
             ValueError: the state of another number of worlds or of another task.
         """
-        where = self.physics.device
-        fields = {name: values.to(where, copy=True) for name, values in state["fields"].items()}
-        if set(fields) != set(self.task.fields) or state["elapsed"].shape != (self.num_envs,):
+        fields, num_worlds = sorted(state["fields"].keys()), state["worlds"]["elapsed"].shape[0]
+        if fields != sorted(self.task.fields) or num_worlds != self.num_envs:
             raise ValueError(
-                f"this state is of {state['elapsed'].shape[0]} worlds with fields {sorted(fields)}; the environment "
-                f"has {self.num_envs} worlds with fields {sorted(self.task.fields)}"
+                f"this state is of {num_worlds} worlds with fields {fields}; the environment has "
+                f"{self.num_envs} worlds with fields {sorted(self.task.fields)}"
             )
         self.physics.set_state(state["physics"])
-        self._state = State(fields, self._names)
-        self._observation = state["observation"].to(where, copy=True)
-        self._elapsed, self._return = (state[name].to(where, copy=True) for name in ("elapsed", "return"))
-        self._totals = {name: value.to(where, copy=True) for name, value in state["totals"].items()}
+        where = self.physics.device
+        with self._in_place():
+            self._carry(
+                {
+                    part: {name: value.to(where, copy=True) for name, value in state[part].items()}
+                    for part in ("worlds", "fields", "totals")
+                }
+            )
         self._generator.set_state(state["generator"].cpu().clone())
 
     def _per_world(self, dtype: torch.dtype) -> Tensor:
@@ -371,8 +428,10 @@ def _reward_and_terms(returned: Tensor | tuple[Tensor, dict[str, Tensor]]) -> tu
     return (returned, {}) if isinstance(returned, Tensor) else returned
 
 
-def _check_functions(task: Task, physics: Physics, names: Names, num_envs: int, action_dim: int) -> int:
-    """Call each of the task's functions once; return the width of its observation.
+def _check_functions(
+    task: Task, physics: Physics, names: Names, num_envs: int, action_dim: int
+) -> tuple[int, list[str]]:
+    """Call each of the task's functions once; return the width of its observation, and the names of its rewards' terms.
 
     Leaves the physics at a first state of its own generator: the environment's is not drawn from.
     """
@@ -422,4 +481,4 @@ def _check_functions(task: Task, physics: Physics, names: Names, num_envs: int, 
         raise ValueError(f"{type(task).__name__}.observation is empty")
     if not math.isfinite(float(observation.double().abs().max())):
         raise ValueError(f"{type(task).__name__}.observation is not finite at a first state of an episode")
-    return observation.shape[1]
+    return observation.shape[1], list(terms)

@@ -18,7 +18,8 @@ class Task:
     """What to simulate, what to observe, what to reward and when to stop.
 
     A subclass gives `mjcf` and the four functions below; everything else has a default. The functions are
-    written for N worlds at once, in torch, in the dtype and on the device of the tensors they get. A subclass
+    written for N worlds at once, in torch, in the dtype and on the device of the tensors they get. On a GPU what
+    they do is recorded once and replayed: it must depend on nothing but their arguments. A subclass
     that is a dataclass has its fields as options: ``envs.make(..., name=value)``, ``--task.name value``.
 
     Attributes:

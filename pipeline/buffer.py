@@ -10,6 +10,7 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from envs import transition as transitions
+from envs.cuda_graph import CudaGraph
 
 
 class ReplayBuffer:
@@ -55,6 +56,7 @@ class ReplayBuffer:
         self._num_envs = 0
         self._added = 0  # the host's copy of what the device counts, so that len() need not wait
         self.generator = torch.Generator(self.device).manual_seed(seed)
+        self._writing: dict[int, CudaGraph] = {}  # by the number of transitions
 
     def __len__(self) -> int:
         return min(self._added, self.capacity)
@@ -73,13 +75,21 @@ class ReplayBuffer:
                 f"{count} transitions came after vector steps of {self._num_envs}, and {self.n_step}-step returns "
                 "follow a world from one vector step to the next: add all worlds at each, or set n_step to 1"
             )
-        rows = (self._cursor + torch.arange(count, device=self.device)) % self.capacity
-        for key, entry in self._entries.items():
-            entry.index_copy_(0, rows, transition[key])
-        self._cursor.add_(count).remainder_(self.capacity)
-        self._size.add_(count).clamp_(max=self.capacity)
+        if self.device.type == "cuda" and count not in self._writing:
+            self._writing[count] = CudaGraph(self._write, f"the replay buffer's writing of {count} transitions")
+        self._writing.get(count, self._write)(*(transition[key] for key in self._entries))
         self._added += count
         self._num_envs = count
+
+    def _write(self, *columns: Tensor) -> dict[str, Tensor]:
+        """Write the entries of as many transitions as `columns` have rows, which are in the order of a transition."""
+        count = len(columns[0])
+        rows = (self._cursor + torch.arange(count, device=self.device)) % self.capacity
+        for entry, values in zip(self._entries.values(), columns, strict=True):
+            entry.index_copy_(0, rows, values)
+        self._cursor.add_(count).remainder_(self.capacity)
+        self._size.add_(count).clamp_(max=self.capacity)
+        return {}
 
     def sample(self, batch_size: int, num_batches: int = 1) -> list[TensorDict]:
         """`num_batches` independent batches of `batch_size` transitions each.

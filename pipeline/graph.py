@@ -8,7 +8,6 @@ call no Python of the update is left.
 
 from __future__ import annotations
 
-import gc
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -111,39 +110,6 @@ class Graph:
                 dynamic_shapes="from_example_inputs",
                 options={"config_patches": options},
             )
-
-
-class CudaGraph:
-    """Work on a CUDA device, recorded at its third call and replayed from then on as one CUDA graph.
-
-    The first two calls do the work as it is: they compile, and let libraries choose their kernels. At a replay nothing
-    of the work's Python is left, and random numbers go on where the last call left them. The tensors that replays give
-    are the same ones: the next replay writes into them.
-
-    Args:
-        work: gives tensors by name; it must neither wait for the device nor depend on a value there.
-        generator: a random stream that it draws from beside torch's own.
-    """
-
-    CALLS_BEFORE = 2
-
-    def __init__(self, work: Callable[[], dict[str, Tensor]], generator: torch.Generator):
-        self._work, self._generator = work, generator
-        self._calls = 0
-        self._graph = torch.cuda.CUDAGraph()
-        self._result: dict[str, Tensor] = {}
-
-    def __call__(self) -> dict[str, Tensor]:
-        self._calls += 1
-        if self._calls <= self.CALLS_BEFORE:
-            return self._work()
-        if self._calls == self.CALLS_BEFORE + 1:
-            self._graph.register_generator_state(self._generator)
-            gc.collect()  # a graph that is freed during the recording would spoil it
-            with torch.cuda.graph(self._graph):  # records, and does nothing
-                self._result = self._work()
-        self._graph.replay()
-        return dict(self._result)
 
 
 def _make_placeholders(traced: fx.GraphModule) -> list[Tensor]:

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
+from functools import partial
 from typing import Any
 
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
+from envs.cuda_graph import CudaGraph
 from pipeline import losses
 from pipeline.buffer import ReplayBuffer
 from pipeline.config import Config
-from pipeline.graph import CudaGraph, Graph, Update
+from pipeline.graph import Graph, Update
 from pipeline.normalize import ObservationNormalizer, RewardScaler
 from pipeline.optimizer import Adam
 
@@ -78,6 +80,9 @@ class Learner:
             self._updates = [(1, self.update_both)]
         self._graphs: list[Graph] = []
         self._captured: dict[tuple[ReplayBuffer, int, int], CudaGraph] = {}
+        self._acting: CudaGraph | None = None
+        if self.device.type == "cuda":
+            self._acting = CudaGraph(self._act, "the actor")
         if config.compile:
             self._graphs = [Graph(update, self._tensors) for _, update in self._updates]
             self._updates = [(every, graph) for (every, _), graph in zip(self._updates, self._graphs, strict=True)]
@@ -99,7 +104,12 @@ class Learner:
 
     def act(self, observation: Tensor, noise: Tensor) -> Tensor:
         """Actions in [-1, 1] for observations (N, obs_dim) and standard normal noise (N, action_dim)."""
-        return self.actor.sample(self._normalized(observation), noise)
+        if self._acting is None:
+            return self._act(observation, noise)["action"]
+        return self._acting(observation, noise)["action"].clone()
+
+    def _act(self, observation: Tensor, noise: Tensor) -> dict[str, Tensor]:
+        return {"action": self.actor.sample(self._normalized(observation), noise)}
 
     def policy(self, observation: Tensor) -> Tensor:
         """The deterministic policy: actions in [-1, 1] for observations (N, obs_dim)."""
@@ -145,7 +155,8 @@ class Learner:
         if not (self.device.type == "cuda" and self._graphs and all(graph.compiled for graph in self._graphs)):
             return self._updates_on_new_batches(*key)
         if key not in self._captured:
-            self._captured[key] = CudaGraph(lambda: self._updates_on_new_batches(*key), buffer.generator)
+            work = partial(self._updates_on_new_batches, *key)
+            self._captured[key] = CudaGraph(work, "a round of updates", buffer.generator)
         return self._captured[key]()
 
     def _updates_on_new_batches(self, buffer: ReplayBuffer, count: int, before: int) -> Metrics:

@@ -17,7 +17,9 @@ from torch.utils._pytree import tree_map
 
 import envs
 from benchmarks.data import random_transitions
-from pipeline import cli, graph, presets
+from envs.cuda_graph import CudaGraph
+from envs.tasks import Hopper
+from pipeline import cli, presets
 from pipeline.buffer import ReplayBuffer
 from pipeline.evaluate import scale_action
 from pipeline.learner import Learner
@@ -44,7 +46,8 @@ def start_alike(*environments: envs.BatchEnv) -> None:
     for env in environments:
         qpos, qvel = (fields[name].float().to(env.physics.device, env.physics.dtype) for name in ("qpos", "qvel"))
         env.physics.reset(torch.ones(env.num_envs, dtype=torch.bool, device=env.physics.device), qpos, qvel)
-        env._state = envs.State(env.physics.read(), env._names)
+        for name, values in env.physics.read().items():
+            env._state.values()[name].copy_(values)  # where a graph reads it
 
 
 @pytest.mark.parametrize(("task", "tolerance"), [("Hopper-v5", 1e-4), ("HalfCheetah-v5", 1e-3), ("Humanoid-v5", 1e-3)])
@@ -60,6 +63,28 @@ def test_captured_steps_and_resets_are_the_cpus(task: str, tolerance: float) -> 
             size = max(1.0, float(expected[key].abs().max()))
             error = float((found[key].cpu() - expected[key]).abs().max()) / size
             assert error < tolerance, (number, key)
+    assert gpu._graph.recorded
+
+
+class Waiting(Hopper):
+    """Hopper, with a reward that looks at a value."""
+
+    def reward(self, state: envs.State, action: Tensor, next_state: envs.State) -> Any:
+        reward, terms = super().reward(state, action, next_state)
+        assert math.isfinite(float(reward.mean()))
+        return reward, terms
+
+
+def test_a_task_that_waits_is_stepped_without_a_graph_and_says_where() -> None:
+    env = envs.make(Waiting, WORLDS, device="cuda")
+    env.reset()
+    first, second, *rest = actions(env, 6)
+    env.step(first)
+    with pytest.warns(UserWarning, match=r"a step of Waiting waits for the GPU in test_gpu.py:\d+, so that"):
+        env.step(second)
+    for action in rest:
+        assert torch.isfinite(env.step(action)[0]["next", "reward"]).all()
+    assert not env._graph.recorded
 
 
 @pytest.mark.parametrize("task", ["Hopper-v5", "Humanoid-v5"])
@@ -116,13 +141,13 @@ def make_learner(preset: str, **options: Any) -> tuple[Learner, ReplayBuffer]:
 def replayed(learner: Learner) -> bool:
     """Whether what a learner does is a CUDA graph, of compiled updates."""
     assert all(graph.compiled for graph in learner._graphs)
-    return any(graph._calls > graph.CALLS_BEFORE for graph in learner._captured.values())
+    return any(graph.recorded for graph in learner._captured.values())
 
 
 def rounds(preset: str, captured: bool, monkeypatch: pytest.MonkeyPatch) -> tuple[list[dict[str, float]], dict, Tensor]:
     with monkeypatch.context() as patch:
         if not captured:
-            patch.setattr(graph.CudaGraph, "CALLS_BEFORE", 10**9)
+            patch.setattr(CudaGraph, "CALLS_BEFORE", 10**9)
         learner, buffer = make_learner(preset)
         torch.manual_seed(1)
         metrics = [{name: float(one) for name, one in learner.round(buffer, 4).items()} for _ in range(8)]
@@ -214,9 +239,12 @@ def test_a_step_of_the_loop_waits_for_nothing(task: str) -> None:
         return transition
 
     # Rounds of 2 meet three places of every third update, and two rounds go by before both updates are compiled.
-    for _ in range(2 + 3 * (graph.CudaGraph.CALLS_BEFORE + 1)):
+    for _ in range(2 + 3 * (CudaGraph.CALLS_BEFORE + 1)):
         step()
         learner.round(buffer, 2)
+    assert env._graph.recorded
+    assert learner._acting.recorded
+    assert buffer._writing[WORLDS].recorded
     synchronizing(lambda: [(step(), learner.round(buffer, 2)) for _ in range(4)])
 
 

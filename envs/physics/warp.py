@@ -26,6 +26,7 @@ from mujoco.batch import Batch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
+from envs.cuda_graph import outside
 from envs.physics import POST_CONSTRAINT
 
 _LARGEST = 1e10  # mjMAXVAL: beyond it MuJoCo, too, takes a state for diverged
@@ -135,6 +136,7 @@ class WarpPhysics:
         self._control_steps: dict[int, Captured] = {}
         self._ever_full = torch.zeros(3, dtype=torch.bool, device=self.device)  # contacts, constraints, others
         self._unstable = torch.zeros(num_worlds, dtype=torch.bool, device=self.device)
+        self._overflowed = torch.zeros_like(self._unstable)
         self._last = {field: view.clone() for field, view in self._views.items()}
         everywhere = torch.ones_like(self._unstable)
         self.reset(everywhere, self._inputs["_qpos"].clone(), self._inputs["_qvel"].clone())
@@ -150,6 +152,15 @@ class WarpPhysics:
         stream = wp.stream_from_torch(torch.cuda.current_stream(self.device))
         with torch.cuda.device(self.device), wp.ScopedStream(stream):
             yield
+
+    def _launch(self, work: Captured) -> None:
+        """Have Warp work. Its graphs loop on the device, which those of torch cannot hold."""
+
+        def launch() -> None:
+            with self._scope():
+                work()
+
+        outside(launch)
 
     def _require_memory(self) -> None:
         """Twice the state's arrays: what integrator and solver work on takes less than these."""
@@ -249,16 +260,16 @@ class WarpPhysics:
     def step(self, ctrl: Tensor, frame_skip: int) -> None:
         self.advance(ctrl, frame_skip)
         self._look_for_failures()
-        self._last = {field: view.clone() for field, view in self._views.items()}
+        for field, view in self._views.items():
+            self._last[field].copy_(view)
 
     def advance(self, ctrl: Tensor, frame_skip: int) -> None:
         """The simulation's part of `step`, which looks for failures and keeps what `read` returns, too."""
         if frame_skip not in self._control_steps:
             self._control_steps[frame_skip] = Captured(lambda: self._control_step(frame_skip), self.device)
-        with self._scope():
-            self._ctrl.copy_(ctrl)
-            self._overflow.zero_()
-            self._control_steps[frame_skip]()
+        self._ctrl.copy_(ctrl)
+        self._overflow.zero_()
+        self._launch(self._control_steps[frame_skip])
 
     def _control_step(self, frame_skip: int) -> None:
         mjw, model, data = self._mujoco_warp, self._warp_model, self._data
@@ -273,18 +284,17 @@ class WarpPhysics:
             mjw.sensor_vel(model, data)
 
     def reset(self, mask: Tensor, qpos: Tensor, qvel: Tensor) -> None:
-        with self._scope():
-            for name, values in (("_mask", mask), ("_qpos", qpos), ("_qvel", qvel)):
-                self._inputs[name].copy_(values)
-            self._overflow.zero_()
-            self._place_worlds()
+        for name, values in (("_mask", mask), ("_qpos", qpos), ("_qvel", qvel)):
+            self._inputs[name].copy_(values)
+        self._overflow.zero_()
+        self._launch(self._place_worlds)
         self._look_for_failures()
         # Every world has been computed anew; the others keep showing what their last step left.
         for field, last in self._last.items():
             shown = mask.reshape(-1, *[1] * (last.dim() - 1))
             # As mj_resetData and mj_forward leave it.
             new = torch.zeros_like(last) if field in POST_CONSTRAINT else self._views[field]
-            self._last[field] = torch.where(shown, new, last)
+            last.copy_(torch.where(shown, new, last))
 
     def _reset_and_forward(self) -> None:
         wp, mjw, data = self._warp, self._mujoco_warp, self._data
@@ -297,9 +307,9 @@ class WarpPhysics:
         """On the device: Warp itself neither looks for bad states nor resets them."""
         state = (self._state["qpos"], self._state["qvel"], self._qacc)
         sound = torch.stack([(part.abs() <= _LARGEST).all(dim=-1) for part in state]).all(dim=0)
-        self._unstable = ~sound
+        self._unstable.copy_(~sound)
         full = (self._overflow[:, None] & self._full_kinds) != 0
-        self._overflowed = full.any(dim=-1)
+        self._overflowed.copy_(full.any(dim=-1))
         self._ever_full |= full.any(dim=0)
 
     def unstable(self) -> Tensor:

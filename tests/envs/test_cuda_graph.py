@@ -1,0 +1,154 @@
+"""A step, the actor and the buffer's writing as CUDA graphs, which a stand-in records on the CPU (`recording`)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import recording
+import torch
+from env_helpers import Actions, CartBall, equal
+from torch import Tensor
+
+import envs
+from benchmarks.data import random_transitions
+from envs import BatchEnv
+from envs.cuda_graph import CudaGraph
+from pipeline import presets
+from pipeline.buffer import ReplayBuffer
+from pipeline.learner import Learner
+
+pytestmark = pytest.mark.filterwarnings("ignore:the model asks for the PGS solver")
+WORLDS = 8
+
+
+@pytest.fixture(autouse=True)
+def _on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    recording.on_the_cpu(monkeypatch)
+
+
+def make(task: Any, recorded: bool) -> BatchEnv:
+    """Worlds that nobody may look into, as on a GPU."""
+    env = envs.make(task, WORLDS, physics="warp", seed=1)
+    env._may_look = False
+    if recorded:
+        env._graph = CudaGraph(env._advance_in_place, "a step", env._generator)
+    return env
+
+
+def same(plain: BatchEnv, recorded: BatchEnv, steps: int) -> int:
+    """Take steps in both, hold them against each other, and return how many episodes ended."""
+    draw, ended = Actions(plain), 0
+    for _ in range(steps):
+        action = draw()
+        (expected, expected_obs), (found, found_obs) = plain.step(action), recorded.step(action)
+        assert equal(expected, found)
+        assert torch.equal(expected_obs, found_obs)
+        assert torch.equal(plain.failed, recorded.failed)
+        assert plain.reward_terms.keys() == recorded.reward_terms.keys()
+        for name, term in plain.reward_terms.items():
+            assert torch.equal(term, recorded.reward_terms[name])
+        ended += int(expected["next", "done"].sum())
+    assert plain.statistics() == recorded.statistics()
+    return ended
+
+
+@pytest.mark.parametrize(("task", "steps"), [("Hopper-v5", 25), ("Humanoid-v5", 6), (CartBall, 25)])
+def test_a_replayed_step_is_the_plain_one(task: Any, steps: int):
+    plain, recorded = make(task, False), make(task, True)
+    assert torch.equal(plain.reset(), recorded.reset())
+    ended = same(plain, recorded, steps)
+    assert recorded._graph.recorded
+    assert ended > 0 or task != "Hopper-v5"
+
+
+def test_a_reset_between_replays_is_seen_by_the_next():
+    plain, recorded = make("Hopper-v5", False), make("Hopper-v5", True)
+    for _ in range(2):
+        assert torch.equal(plain.reset(), recorded.reset())
+        same(plain, recorded, 5)
+
+
+def test_a_state_that_is_set_between_replays_is_gone_on_from():
+    plain, recorded = make("Hopper-v5", False), make("Hopper-v5", True)
+    for env in (plain, recorded):
+        env.reset()
+    same(plain, recorded, 5)
+    state = plain.get_state()
+    assert same(plain, recorded, 15) > 0
+    for env in (plain, recorded):
+        env.set_state(state)
+    assert same(plain, recorded, 15) > 0
+
+
+def test_what_a_step_gave_stays_as_it_was():
+    env = make("Hopper-v5", True)
+    env.reset()
+    draw = Actions(env)
+    for _ in range(4):
+        transition, observation = env.step(draw())
+    kept = transition.clone(), observation.clone(), env.failed.clone()
+    failed, terms = env.failed, env.reward_terms
+    kept_terms = {name: term.clone() for name, term in terms.items()}
+    env.step(draw())
+    assert equal(transition, kept[0])
+    assert torch.equal(observation, kept[1])
+    assert torch.equal(failed, kept[2])
+    assert all(torch.equal(terms[name], term) for name, term in kept_terms.items())
+
+
+def test_replayed_writing_fills_the_buffer_as_plain_writing_does():
+    plain, recorded = (ReplayBuffer(20, 3, 2, seed=1, n_step=2) for _ in range(2))
+    recorded._writing[WORLDS] = CudaGraph(recorded._write, "writing")
+    for number in range(7):
+        transition = random_transitions(WORLDS, 3, 2)
+        transition["observation"] += number
+        for buffer in (plain, recorded):
+            buffer.extend(transition)
+        if number:
+            for expected, found in zip(plain.sample(8, 2), recorded.sample(8, 2), strict=True):
+                assert equal(expected, found)
+    assert recorded._writing[WORLDS].recorded
+
+
+def test_the_replayed_actor_acts_as_it_has_learned():
+    config = presets.preset("fast", "Hopper-v5", batch_size=16, actor_hidden=(8,), critic_hidden=(8,), compile=False)
+    learner, buffer = Learner(config, 11, 3), ReplayBuffer(64, 11, 3, n_step=config.n_step)
+    buffer.extend(random_transitions(64, 11, 3))
+    learner._acting = CudaGraph(learner._act, "the actor")
+    found: list[Tensor] = []
+    for _ in range(5):
+        observation, noise = torch.randn(WORLDS, 11), torch.randn(WORLDS, 3)
+        found.append(learner.act(observation, noise))
+        torch.testing.assert_close(found[-1], learner.actor.sample(observation, noise), rtol=0, atol=0)
+        kept = found[0].clone()
+        learner.round(buffer, 3)
+    assert learner._acting.recorded
+    assert torch.equal(found[0], kept)
+
+
+def test_work_that_waits_goes_on_as_it_is_and_says_where():
+    calls = []
+
+    def work(values: Tensor) -> dict[str, Tensor]:
+        calls.append(values)
+        return {"positive": values[values > 0]}
+
+    graph = CudaGraph(work, "a step of Mine")
+    graph(torch.ones(2))
+    with pytest.warns(UserWarning, match=r"a step of Mine waits for the GPU in .*, so that it cannot be a CUDA graph"):
+        graph(torch.ones(2))
+    for values in (torch.tensor([1.0, -1.0]), torch.tensor([1.0, 2.0])):
+        assert torch.equal(graph(values)["positive"], values[values > 0])
+    assert len(calls) == 4
+    assert not graph.recorded
+
+
+def test_inputs_of_other_shapes_or_dtypes_than_recorded_are_refused():
+    graph = CudaGraph(lambda values: {"double": 2 * values}, "doubling")
+    for number in range(4):
+        assert float(graph(torch.full((2,), number))["double"][0]) == 2 * number
+    with pytest.raises(ValueError, match=r"doubling was recorded with a torch.int64 tensor of shape \(2,\) and got a"):
+        graph(torch.ones(3))
+    with pytest.raises(ValueError, match=r"got a torch.float32 one of shape \(2,\)"):
+        graph(torch.ones(2))

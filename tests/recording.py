@@ -1,0 +1,79 @@
+"""CUDA graphs without CUDA: what torch does is recorded, and done again at a replay, in the same memory.
+
+As on a GPU, recording changes nothing, no Python is left at a replay, and what a replay computes is written to where
+the recording had it. Python that a graph would lose, and tensors that do not stay where they were, show.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from waiting import Waits
+
+import envs.cuda_graph
+
+
+class Graph(TorchDispatchMode):
+    """In the place of torch.cuda.CUDAGraph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.work: list[Callable[[], object]] = []
+        self._generators = [torch.default_generator]
+        self._before: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def register_generator_state(self, generator: torch.Generator) -> None:
+        self._generators.append(generator)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        named = dict(zip((one.name for one in func._schema.arguments), args, strict=False)) | kwargs
+        for one in func._schema.arguments:
+            if one.alias_info is not None and one.alias_info.is_write:
+                for written in tree_leaves(named.get(one.name)):
+                    self._before.setdefault(id(written), (written, written.clone()))
+        result = func(*args, **kwargs)
+        self.work.append(partial(_do_again, func, args, kwargs, tree_leaves(result)))
+        return result
+
+    @torch.no_grad()
+    def replay(self) -> None:
+        for work in self.work:
+            work()
+
+    @contextmanager
+    def record(self) -> Iterator[None]:
+        random = [generator.get_state() for generator in self._generators]
+        with self:
+            yield
+        for tensor, before in reversed(self._before.values()):
+            tensor.copy_(before)
+        for generator, state in zip(self._generators, random, strict=True):
+            generator.set_state(state)
+
+
+def _do_again(func: Any, args: Any, kwargs: Any, results: list[Any]) -> None:
+    for fixed, new in zip(results, tree_leaves(func(*args, **kwargs)), strict=True):
+        if isinstance(fixed, Tensor) and fixed.data_ptr() != new.data_ptr():
+            fixed.copy_(new)
+
+
+def _watch(call: Callable[[], Any]) -> tuple[Any, list[str]]:
+    with Waits() as waits:
+        return call(), waits.found
+
+
+def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have `envs.cuda_graph.CudaGraph` record and replay on the CPU."""
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph, pool: graph.record())
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))
+    monkeypatch.setattr(envs.cuda_graph, "watch", _watch)
