@@ -101,9 +101,9 @@ def test_warp_is_imported_in_one_file(module: str):
 
 
 @pytest.mark.parametrize("module", LEARNING)
-def test_learning_knows_transitions_and_not_environments(module: str):
+def test_learning_knows_transitions_and_graphs_and_not_environments(module: str):
     used = within(imports_of(module), "envs")
-    assert used == within(used, "envs.transition")
+    assert used == within(used, "envs.transition", "envs.cuda_graph")
 
 
 @pytest.mark.parametrize("module", modules_of("envs", "pipeline"))
