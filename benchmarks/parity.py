@@ -26,9 +26,7 @@ def step_differences(reference: envs.BatchEnv, other: envs.BatchEnv, steps: int)
         fields = reference.get_state()["fields"]
         found = []
         for env in (reference, other):
-            qpos, qvel = (fields[name].float().to(env.physics.device, env.physics.dtype) for name in ("qpos", "qvel"))
-            env.physics.reset(torch.ones(env.num_envs, dtype=torch.bool, device=env.physics.device), qpos, qvel)
-            env._state = envs.State(env.physics.read(), env._names)
+            env.place(fields["qpos"].float(), fields["qvel"].float())
             transition, _ = env.step(scale_action(unit.to(env.device), env))
             found.append(transition["next", "observation"].cpu())
         size = found[0].abs().amax(1).clamp(min=1)
@@ -47,7 +45,7 @@ def random_episodes(env: envs.BatchEnv, steps: int) -> dict[str, Tensor]:
             break
         unit = 2 * torch.rand(env.num_envs, env.action_dim, generator=generator, device=env.device) - 1
         assert env._state is not None
-        height = env._state.qpos[:, _HEIGHT.get(type(env.task).__name__, 1)].float()
+        height = env._state.qpos[:, _HEIGHT.get(type(env.task).__name__, 1)].float().clone()
         transition, _ = env.step(scale_action(unit, env))
         step = torch.stack([transition["next", "reward"].squeeze(-1), torch.ones_like(height), height])
         totals += torch.where(running, step, 0.0)

@@ -146,7 +146,7 @@ class BatchEnv:
         self.reward_terms: dict[str, Tensor] = {}
         self._graph: CudaGraph | None = None
         if where.type == "cuda":
-            self._graph = CudaGraph(self._advance_in_place, f"a step of {type(task).__name__}", self._generator)
+            self._graph = CudaGraph(self._advance_in_place, f"a step of {type(task).__name__}", where, self._generator)
 
     @_one_torch_thread()
     def reset(self) -> Tensor:
@@ -156,7 +156,7 @@ class BatchEnv:
             self._state, self._observation = self._start(everywhere)
             self._elapsed = torch.zeros_like(self._elapsed)
             self._return = torch.zeros_like(self._return)
-        return self._sent(self._observation)
+        return self._sent(self._observation.clone())
 
     @_one_torch_thread()
     def step(self, action: Tensor) -> tuple[TensorDict, Tensor]:
@@ -218,7 +218,7 @@ class BatchEnv:
             "terminated": terminated,
             "truncated": truncated,
             "failed": failed,
-            "following": self._observation,
+            "following": self._observation.clone(),
             **terms,
         }
 
@@ -234,12 +234,14 @@ class BatchEnv:
         if self._graph is None or self._state is None:
             yield
             return
-        before = self._carried()
-        yield
-        now = self._carried()
-        self._carry(
-            {part: {name: fixed.copy_(now[part][name]) for name, fixed in before[part].items()} for part in before}
-        )
+        fixed = self._carried()
+        try:
+            yield
+            for part, values in self._carried().items():
+                for name, value in values.items():
+                    fixed[part][name].copy_(value)
+        finally:
+            self._carry(fixed)
 
     def _carried(self) -> dict[str, dict[str, Tensor]]:
         """What a step leaves to the next one, beside the physics' own state and the random generator."""
@@ -254,9 +256,9 @@ class BatchEnv:
         self._state, self._totals = State(carried["fields"], self._names), carried["totals"]
 
     def _sent(self, value: Tensor) -> Tensor:
-        """A copy on `device`. To a GPU it is sent from pinned memory, and not waited for."""
+        """What is where the physics is, on `device`. To a GPU it is sent from pinned memory, and not waited for."""
         if self.device == self.physics.device:
-            return value.clone()
+            return value
         return value.pin_memory().to(self.device, non_blocking=True)
 
     def _check(self, action: Tensor) -> None:
@@ -352,8 +354,9 @@ class BatchEnv:
         """All that is needed to continue bit for bit, in the middle of episodes, random generator included."""
         if self._state is None:
             raise RuntimeError("call reset() before get_state()")
+        carried = self._carried()
         others = {"physics": self.physics.get_state(), "generator": self._generator.get_state()}
-        return TensorDict({**self._carried(), **others}).clone()
+        return TensorDict({**carried.pop("worlds"), **carried, **others}).clone()
 
     def set_state(self, state: TensorDictBase | Mapping[str, Any]) -> None:
         """Continue from what `get_state` returned, in an environment made with the same arguments.
@@ -361,22 +364,34 @@ class BatchEnv:
         Raises:
             ValueError: the state of another number of worlds or of another task.
         """
-        fields, num_worlds = sorted(state["fields"].keys()), state["worlds"]["elapsed"].shape[0]
+        fields, num_worlds = sorted(state["fields"].keys()), state["elapsed"].shape[0]
         if fields != sorted(self.task.fields) or num_worlds != self.num_envs:
             raise ValueError(
                 f"this state is of {num_worlds} worlds with fields {fields}; the environment has "
                 f"{self.num_envs} worlds with fields {sorted(self.task.fields)}"
             )
         self.physics.set_state(state["physics"])
+        worlds = {name: state[name] for name in ("observation", "elapsed", "return")}
+        parts = {"worlds": worlds, "fields": state["fields"], "totals": state["totals"]}
         where = self.physics.device
         with self._in_place():
             self._carry(
-                {
-                    part: {name: value.to(where, copy=True) for name, value in state[part].items()}
-                    for part in ("worlds", "fields", "totals")
-                }
+                {part: {name: value.to(where, copy=True) for name, value in parts[part].items()} for part in parts}
             )
         self._generator.set_state(state["generator"].cpu().clone())
+
+    def place(self, qpos: Tensor, qvel: Tensor) -> None:
+        """Put every world at a state, (N, nq) and (N, nv), in the middle of the episode that it is in.
+
+        Raises:
+            RuntimeError: before the first `reset`.
+        """
+        if self._state is None:
+            raise RuntimeError("call reset() before place()")
+        qpos, qvel = (one.to(self.physics.device, self.physics.dtype) for one in (qpos, qvel))
+        everywhere = torch.ones(self.num_envs, dtype=torch.bool, device=self.physics.device)
+        with self._in_place():
+            self._state, self._observation = self._place(everywhere, qpos, qvel)
 
     def _per_world(self, dtype: torch.dtype) -> Tensor:
         return torch.zeros(self.num_envs, dtype=dtype, device=self.physics.device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,23 +24,27 @@ class CudaGraph:
 
     It is one CUDA graph, or one before, between and after each thing that the work has done by `outside`.
 
-    What the work keeps for its next call it must leave where it was in memory. Work that waits for the device, which
-    cannot be recorded, goes on as it is, with a warning that says where it waits.
+    What the work keeps for its next call it must leave where it was in memory. Work that waits for the device in its
+    second call, and so cannot be recorded, goes on as it is, with a warning that says where it waits.
 
     Args:
         work: (tensors) -> tensors by name.
-        name: what it is, for that warning.
+        name: what it is, for messages.
+        device: where.
         generators: random streams that it draws from beside torch's own.
 
     Raises:
         ValueError: inputs of other shapes or dtypes than those that were recorded.
+        RuntimeError: work that cannot be recorded, for another reason than that it waits.
     """
 
     CALLS_BEFORE = 2
     recording: ClassVar[CudaGraph | None] = None
 
-    def __init__(self, work: Callable[..., dict[str, Tensor]], name: str, *generators: torch.Generator):
-        self._work, self._name, self._generators = work, name, generators
+    def __init__(
+        self, work: Callable[..., dict[str, Tensor]], name: str, device: torch.device, *generators: torch.Generator
+    ):
+        self._work, self._name, self._device, self._generators = work, name, device, generators
         self._calls, self._waits = 0, False
         self._parts: list[Callable[[], None]] = []
         self._inputs: tuple[Tensor, ...] = ()
@@ -55,13 +60,13 @@ class CudaGraph:
         if self._calls < self.CALLS_BEFORE or self._waits:
             return self._work(*inputs)
         if self._calls == self.CALLS_BEFORE:
-            return self._look_for_waits(*inputs)
+            return self._look_for_waits(inputs)
         if not self._parts:
             self._record(inputs)
         self._replay(inputs)
         return dict(self._result)
 
-    def _look_for_waits(self, *inputs: Tensor) -> dict[str, Tensor]:
+    def _look_for_waits(self, inputs: tuple[Tensor, ...]) -> dict[str, Tensor]:
         result, places = watch(lambda: self._work(*inputs))
         if places:
             self._waits = True
@@ -75,26 +80,30 @@ class CudaGraph:
 
     def _record(self, inputs: tuple[Tensor, ...]) -> None:
         self._inputs = tuple(one.clone() for one in inputs)
-        self._pool = torch.cuda.graph_pool_handle()  # one for all parts: they are replayed in the order of recording
+        # One for all parts, which are replayed in the order of their recording; and no other's.
+        self._pool, self._stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream(self._device)
         gc.collect()  # a graph that is freed during the recording would spoil it
-        CudaGraph.recording = self
-        self._begin()
-        try:
-            self._result = self._work(*self._inputs)
-        except BaseException:
-            self._parts.clear()
-            raise
-        finally:
-            CudaGraph.recording = None
-            self._end()
+        with torch.cuda.device(self._device), torch.cuda.stream(self._stream):
+            try:
+                self._begin()
+                CudaGraph.recording = self
+                self._result = self._work(*self._inputs)
+                self._end()
+            except Exception as error:
+                self._parts.clear()
+                with suppress(Exception):  # what has failed within a recording may fail once more at its end
+                    self._end()
+                raise RuntimeError(f"{self._name} cannot be recorded as a CUDA graph: {error}") from error
+            finally:
+                CudaGraph.recording = None
 
     def _begin(self) -> None:
         graph = torch.cuda.CUDAGraph()
         for generator in self._generators:
             graph.register_generator_state(generator)
-        self._parts.append(graph.replay)
-        self._open = torch.cuda.graph(graph, pool=self._pool)  # records, and does nothing
+        self._open = torch.cuda.graph(graph, pool=self._pool, stream=self._stream)  # records, and does nothing
         self._open.__enter__()
+        self._parts.append(graph.replay)
 
     def _end(self) -> None:
         self._open.__exit__(None, None, None)

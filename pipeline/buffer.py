@@ -76,7 +76,8 @@ class ReplayBuffer:
                 "follow a world from one vector step to the next: add all worlds at each, or set n_step to 1"
             )
         if self.device.type == "cuda" and count not in self._writing:
-            self._writing[count] = CudaGraph(self._write, f"the replay buffer's writing of {count} transitions")
+            name = f"the replay buffer's writing of {count} transitions"
+            self._writing[count] = CudaGraph(self._write, name, self.device)
         self._writing.get(count, self._write)(*(transition[key] for key in self._entries))
         self._added += count
         self._num_envs = count

@@ -82,7 +82,7 @@ class Learner:
         self._captured: dict[tuple[ReplayBuffer, int, int], CudaGraph] = {}
         self._acting: CudaGraph | None = None
         if self.device.type == "cuda":
-            self._acting = CudaGraph(self._act, "the actor")
+            self._acting = CudaGraph(self._act, "the actor", self.device)
         if config.compile:
             self._graphs = [Graph(update, self._tensors) for _, update in self._updates]
             self._updates = [(every, graph) for (every, _), graph in zip(self._updates, self._graphs, strict=True)]
@@ -103,7 +103,10 @@ class Learner:
         return sum({tensor.data_ptr(): tensor.nbytes for tensor in self._tensors()}.values())
 
     def act(self, observation: Tensor, noise: Tensor) -> Tensor:
-        """Actions in [-1, 1] for observations (N, obs_dim) and standard normal noise (N, action_dim)."""
+        """Actions in [-1, 1] for observations (N, obs_dim) and standard normal noise (N, action_dim).
+
+        On CUDA N is the same at every call, since it is a CUDA graph that acts there.
+        """
         if self._acting is None:
             return self._act(observation, noise)["action"]
         return self._acting(observation, noise)["action"].clone()
@@ -156,7 +159,7 @@ class Learner:
             return self._updates_on_new_batches(*key)
         if key not in self._captured:
             work = partial(self._updates_on_new_batches, *key)
-            self._captured[key] = CudaGraph(work, "a round of updates", buffer.generator)
+            self._captured[key] = CudaGraph(work, "a round of updates", self.device, buffer.generator)
         return self._captured[key]()
 
     def _updates_on_new_batches(self, buffer: ReplayBuffer, count: int, before: int) -> Metrics:

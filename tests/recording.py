@@ -1,13 +1,14 @@
 """CUDA graphs without CUDA: what torch does is recorded, and done again at a replay, in the same memory.
 
 As on a GPU, recording changes nothing, no Python is left at a replay, and what a replay computes is written to where
-the recording had it. Python that a graph would lose, and tensors that do not stay where they were, show.
+the recording had it. Python that a graph would lose, and tensors that do not stay where they were, show. What does
+not show: memory that is used after it has been given back, and calls that CUDA cannot record.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -52,12 +53,14 @@ class Graph(TorchDispatchMode):
     @contextmanager
     def record(self) -> Iterator[None]:
         random = [generator.get_state() for generator in self._generators]
-        with self:
-            yield
-        for tensor, before in reversed(self._before.values()):
-            tensor.copy_(before)
-        for generator, state in zip(self._generators, random, strict=True):
-            generator.set_state(state)
+        try:
+            with self:
+                yield
+        finally:
+            for tensor, before in reversed(self._before.values()):
+                tensor.copy_(before)
+            for generator, state in zip(self._generators, random, strict=True):
+                generator.set_state(state)
 
 
 def _do_again(func: Any, args: Any, kwargs: Any, results: list[Any]) -> None:
@@ -74,6 +77,8 @@ def _watch(call: Callable[[], Any]) -> tuple[Any, list[str]]:
 def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have `envs.cuda_graph.CudaGraph` record and replay on the CPU."""
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
-    monkeypatch.setattr(torch.cuda, "graph", lambda graph, pool: graph.record())
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph, pool, stream: graph.record())
+    for name in ("Stream", "stream", "device"):
+        monkeypatch.setattr(torch.cuda, name, lambda _: nullcontext())
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))
     monkeypatch.setattr(envs.cuda_graph, "watch", _watch)

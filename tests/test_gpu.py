@@ -44,10 +44,7 @@ def start_alike(*environments: envs.BatchEnv) -> None:
     """Every world of each in the first one's state, rounded to single precision."""
     fields = environments[0].get_state()["fields"]
     for env in environments:
-        qpos, qvel = (fields[name].float().to(env.physics.device, env.physics.dtype) for name in ("qpos", "qvel"))
-        env.physics.reset(torch.ones(env.num_envs, dtype=torch.bool, device=env.physics.device), qpos, qvel)
-        for name, values in env.physics.read().items():
-            env._state.values()[name].copy_(values)  # where a graph reads it
+        env.place(fields["qpos"].float(), fields["qvel"].float())
 
 
 @pytest.mark.parametrize(("task", "tolerance"), [("Hopper-v5", 1e-4), ("HalfCheetah-v5", 1e-3), ("Humanoid-v5", 1e-3)])

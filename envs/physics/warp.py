@@ -154,7 +154,11 @@ class WarpPhysics:
             yield
 
     def _launch(self, work: Captured) -> None:
-        """Have Warp work. Its graphs loop on the device, which those of torch cannot hold."""
+        """Have Warp work, by graphs of its own.
+
+        In its solver is a loop on the device. To record that, Warp ends the recording that it is in and begins another,
+        of which torch, were the recording its own, would not know.
+        """
 
         def launch() -> None:
             with self._scope():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import pytest
@@ -13,13 +14,13 @@ from torch import Tensor
 import envs
 from benchmarks.data import random_transitions
 from envs import BatchEnv
-from envs.cuda_graph import CudaGraph
+from envs.cuda_graph import CudaGraph, watch
 from pipeline import presets
 from pipeline.buffer import ReplayBuffer
 from pipeline.learner import Learner
 
 pytestmark = pytest.mark.filterwarnings("ignore:the model asks for the PGS solver")
-WORLDS = 8
+WORLDS, CPU = 8, torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +33,7 @@ def make(task: Any, recorded: bool) -> BatchEnv:
     env = envs.make(task, WORLDS, physics="warp", seed=1)
     env._may_look = False
     if recorded:
-        env._graph = CudaGraph(env._advance_in_place, "a step", env._generator)
+        env._graph = CudaGraph(env._advance_in_place, "a step", CPU, env._generator)
     return env
 
 
@@ -99,7 +100,7 @@ def test_what_a_step_gave_stays_as_it_was():
 
 def test_replayed_writing_fills_the_buffer_as_plain_writing_does():
     plain, recorded = (ReplayBuffer(20, 3, 2, seed=1, n_step=2) for _ in range(2))
-    recorded._writing[WORLDS] = CudaGraph(recorded._write, "writing")
+    recorded._writing[WORLDS] = CudaGraph(recorded._write, "writing", CPU)
     for number in range(7):
         transition = random_transitions(WORLDS, 3, 2)
         transition["observation"] += number
@@ -111,20 +112,43 @@ def test_replayed_writing_fills_the_buffer_as_plain_writing_does():
     assert recorded._writing[WORLDS].recorded
 
 
-def test_the_replayed_actor_acts_as_it_has_learned():
-    config = presets.preset("fast", "Hopper-v5", batch_size=16, actor_hidden=(8,), critic_hidden=(8,), compile=False)
+def test_the_replayed_actor_acts_by_what_it_has_learned_and_observed():
+    small = {"batch_size": 16, "actor_hidden": (8,), "critic_hidden": (8,), "num_envs": WORLDS, "utd_ratio": 1 / 8}
+    config = presets.preset("fast", "Hopper-v5", **small, normalize_observations=True, compile=False)
     learner, buffer = Learner(config, 11, 3), ReplayBuffer(64, 11, 3, n_step=config.n_step)
     buffer.extend(random_transitions(64, 11, 3))
-    learner._acting = CudaGraph(learner._act, "the actor")
+    learner._acting = CudaGraph(learner._act, "the actor", CPU)
     found: list[Tensor] = []
-    for _ in range(5):
+    for number in range(6):
         observation, noise = torch.randn(WORLDS, 11), torch.randn(WORLDS, 3)
         found.append(learner.act(observation, noise))
-        torch.testing.assert_close(found[-1], learner.actor.sample(observation, noise), rtol=0, atol=0)
+        torch.testing.assert_close(found[-1], learner._act(observation, noise)["action"], rtol=0, atol=0)
         kept = found[0].clone()
-        learner.round(buffer, 3)
+        if number % 2:
+            learner.round(buffer, 3)
+        else:
+            learner.observe(random_transitions(WORLDS, 11, 3))
     assert learner._acting.recorded
     assert torch.equal(found[0], kept)
+
+
+def test_a_recording_that_fails_says_so_and_leaves_the_environment_as_it_was():
+    plain, env = make("Hopper-v5", False), make("Hopper-v5", True)
+    for one in (plain, env):
+        one.reset()
+    same(plain, env, 2)
+    reward = env.task.reward
+
+    def fail(*_: Any) -> None:
+        raise FloatingPointError("no reward today")
+
+    env.task.reward = fail
+    with pytest.raises(RuntimeError, match="a step cannot be recorded as a CUDA graph: no reward today"):
+        env.step(Actions(env)())
+    assert CudaGraph.recording is None
+    env.task.reward = reward
+    same(plain, env, 4)
+    assert env._graph.recorded
 
 
 def test_work_that_waits_goes_on_as_it_is_and_says_where():
@@ -134,7 +158,7 @@ def test_work_that_waits_goes_on_as_it_is_and_says_where():
         calls.append(values)
         return {"positive": values[values > 0]}
 
-    graph = CudaGraph(work, "a step of Mine")
+    graph = CudaGraph(work, "a step of Mine", CPU)
     graph(torch.ones(2))
     with pytest.warns(UserWarning, match=r"a step of Mine waits for the GPU in .*, so that it cannot be a CUDA graph"):
         graph(torch.ones(2))
@@ -145,10 +169,31 @@ def test_work_that_waits_goes_on_as_it_is_and_says_where():
 
 
 def test_inputs_of_other_shapes_or_dtypes_than_recorded_are_refused():
-    graph = CudaGraph(lambda values: {"double": 2 * values}, "doubling")
+    graph = CudaGraph(lambda values: {"double": 2 * values}, "doubling", CPU)
     for number in range(4):
         assert float(graph(torch.full((2,), number))["double"][0]) == 2 * number
     with pytest.raises(ValueError, match=r"doubling was recorded with a torch.int64 tensor of shape \(2,\) and got a"):
         graph(torch.ones(3))
     with pytest.raises(ValueError, match=r"got a torch.float32 one of shape \(2,\)"):
         graph(torch.ones(2))
+
+
+def test_watching_finds_where_torch_says_that_it_waited_and_lets_other_warnings_be_seen(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    modes: list[Any] = ["default"]
+    monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: modes[-1])
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+
+    def work() -> int:
+        warnings.warn("Synchronization debug mode is a prototype feature", stacklevel=1)
+        warnings.warn("called a synchronizing CUDA operation (Triggered internally)", stacklevel=1)
+        warnings.warn("the task's own", stacklevel=1)
+        return 3
+
+    with pytest.warns(UserWarning, match="the task's own") as seen:
+        result, places = watch(work)
+    assert result == 3
+    assert [str(one.message) for one in seen] == ["the task's own"]
+    assert [place.partition(":")[0] for place in places] == ["test_cuda_graph.py"]
+    assert modes == ["default", "warn", "default"]

@@ -54,13 +54,11 @@ def test_one_step_from_the_same_state_is_the_cpus_within_single_precision(task: 
     cpu, warp = envs.make(task, WORLDS, seed=3, solver="newton"), make(task, seed=3)
     for env in (cpu, warp):
         env.reset()
-    draw, everywhere = Actions(cpu), torch.ones(WORLDS, dtype=torch.bool)
+    draw = Actions(cpu)
     for _ in range(12):
         fields, action = cpu.get_state()["fields"], draw()
         for env in (cpu, warp):
-            env.physics.reset(everywhere, *(fields[name].float().to(env.physics.dtype) for name in ("qpos", "qvel")))
-            state = envs.State(env.physics.read(), env._names)
-            env._state, env._observation = state, env.task.observation(state).float()
+            env.place(fields["qpos"].float(), fields["qvel"].float())
         (expected, _), (found, _) = cpu.step(action), warp.step(action)
         for key in ("observation", ("next", "observation"), ("next", "reward")):
             size = max(1.0, float(expected[key].abs().max()))
