@@ -20,7 +20,8 @@ class Task:
     A subclass gives `mjcf` and the four functions below; everything else has a default. The functions are
     written for N worlds at once, in torch, in the dtype and on the device of the tensors they get. On a GPU what
     they do is recorded once and replayed: it must depend on nothing but their arguments (a tensor that is kept on
-    `self` for the next step would not be the one of the last). A subclass that is a dataclass has its fields as options: ``envs.make(..., name=value)``, ``--task.name value``.
+    `self` for the next step would not be the one of the last). A subclass that is a dataclass has its fields as
+    options: ``envs.make(..., name=value)``, ``--task.name value``.
 
     Attributes:
         mjcf: the model: the path of an XML file (a relative one is looked up beside the file that defines the
