@@ -394,6 +394,31 @@ def test_there_is_no_state_before_reset():
         make("Hopper-v5", 2).get_state()
 
 
+@pytest.mark.parametrize("physics", ["cpu", "warp"])
+def test_worlds_that_are_placed_alike_go_on_alike_each_in_its_episode(physics: str):
+    one, other = (make("HalfCheetah-v5", 3, seed=seed, max_episode_steps=4, physics=physics) for seed in (1, 2))
+    draw = Actions(one)
+    for env in (one, other):
+        env.reset()
+    advance(one, [draw() for _ in range(2)])
+    fields = one.get_state()["fields"]
+    for env in (one, other):
+        env.place(fields["qpos"], fields["qvel"])
+    for done in (False, True):
+        action = draw()
+        (left, _), (right, _) = one.step(action), other.step(action)
+        for key in ("observation", ("next", "observation"), ("next", "reward")):
+            assert torch.equal(left[key], right[key])
+        assert (left["next", "truncated"] == done).all(), "its episode went on"
+        assert not right["next", "truncated"].any()
+
+
+def test_no_world_is_placed_before_reset():
+    env = make("Hopper-v5", 2)
+    with pytest.raises(RuntimeError, match=r"call reset\(\) before place\(\)"):
+        env.place(torch.zeros(2, 6), torch.zeros(2, 6))
+
+
 # Ownership
 
 
