@@ -74,9 +74,9 @@ def _watch(call: Callable[[], Any]) -> tuple[Any, list[str]]:
         return call(), waits.found
 
 
-def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have `envs.cuda_graph.CudaGraph` record and replay on the CPU."""
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+def on_the_cpu(monkeypatch: pytest.MonkeyPatch, graph: Callable[[], Any] = Graph) -> None:
+    """Have `envs.cuda_graph.CudaGraph` record and replay on the CPU, with `graph` in the place of CUDAGraph."""
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", graph)
     monkeypatch.setattr(torch.cuda, "graph", lambda graph, pool, stream: graph.record())
     for name in ("Stream", "stream", "device"):
         monkeypatch.setattr(torch.cuda, name, lambda _: nullcontext())

@@ -20,6 +20,7 @@ from pipeline_helpers import (
     random_transition,
     small_config,
 )
+from recording import on_the_cpu
 from torch import Tensor, fx
 from waiting import WAITING, Waits
 
@@ -480,8 +481,7 @@ def recording(monkeypatch: pytest.MonkeyPatch) -> Recording:
     ]
     learner._graphs, learner.device = [SimpleNamespace(compiled=True)], torch.device("cuda")  # type: ignore[list-item]
     made: list[Recorder] = []
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: made.append(Recorder(updates)) or made[-1])
-    monkeypatch.setattr(torch.cuda, "graph", lambda recorder: recorder.record())
+    on_the_cpu(monkeypatch, lambda: made.append(Recorder(updates)) or made[-1])
     return learner, updates, made
 
 
