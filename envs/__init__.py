@@ -9,6 +9,7 @@ import difflib
 import importlib.util
 import sys
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -91,6 +92,7 @@ def make(
     solver: Literal["model", "newton"] = "model",
     max_contacts: int = 0,
     max_constraints: int = 0,
+    announce: Callable[[str], None] = lambda _: None,
     **task_options: Any,
 ) -> BatchEnv:
     """Make `num_envs` worlds of a task.
@@ -100,7 +102,7 @@ def make(
         num_envs: how many worlds.
         device: where actions come from and transitions go.
         seed: seeds the first states of all episodes of all worlds; another seed shares no stream with it.
-        physics, num_threads, solver, max_contacts, max_constraints: see `BatchEnv`.
+        physics, num_threads, solver, max_contacts, max_constraints, announce: see `BatchEnv`.
         **task_options: the task's options, e.g. ``reset_noise_scale=0.01``.
 
     Raises:
@@ -114,6 +116,7 @@ def make(
         "solver": solver,
         "max_contacts": max_contacts,
         "max_constraints": max_constraints,
+        "announce": announce,
     }
     if isinstance(task, Task):
         if task_options:

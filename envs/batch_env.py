@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from envs import transition as transitions
-from envs.cuda_graph import CudaGraph
+from envs.cuda_graph import CudaGraph, to_floats
 from envs.physics import Physics
 from envs.physics.cpu import CpuPhysics
 from envs.physics.warp import WarpPhysics, missing_packages
@@ -68,6 +68,7 @@ class BatchEnv:
         solver: ``"model"``, what the model asks for, or ``"newton"``.
         max_contacts, max_constraints: what Warp has memory for in each world (see `WarpPhysics`); 0: as a rollout
             suggests. On the CPU the model itself says (``<size memory=.../>``).
+        announce: told what memory physics takes on a GPU, before it is taken.
 
     Raises:
         ValueError: an impossible argument, a model that does not compile or that the engine cannot simulate, an
@@ -87,6 +88,7 @@ class BatchEnv:
         solver: Literal["model", "newton"] = "model",
         max_contacts: int = 0,
         max_constraints: int = 0,
+        announce: Callable[[str], None] = lambda _: None,
     ):
         if num_envs < 1:
             raise ValueError(f"num_envs is {num_envs}; at least 1 world is needed")
@@ -126,8 +128,8 @@ class BatchEnv:
         model_fields = _randomized(task, num_envs, self._generator)
         self.physics: Physics
         if on_gpu:
-            sizes = {"max_contacts": max_contacts, "max_constraints": max_constraints}
-            self.physics = WarpPhysics(model, num_envs, task.fields, task.fresh, model_fields, where, **sizes)
+            sizes = max_contacts, max_constraints
+            self.physics = WarpPhysics(model, num_envs, task.fields, task.fresh, model_fields, where, *sizes, announce)
         else:
             self.physics = CpuPhysics(model, num_envs, task.fields, task.fresh, model_fields, num_threads)
         # Looking at a value makes the host wait for the GPU: there nothing is skipped, and bad actions are counted.
@@ -339,7 +341,7 @@ class BatchEnv:
         constraints were dropped for lack of memory); ``reward_terms/<name>``. Differences
         between two calls, divided by the difference of steps or episodes, are means over that time.
         """
-        totals = {name: float(value) for name, value in self._totals.items()}
+        totals = to_floats(self._totals)
         self._tell(totals, "unstable", "physics diverged: a smaller timestep, or actions less extreme, may help")
         self._tell(totals, "nonfinite", "observation or reward was not finite: look at the task's own functions")
         self._tell(totals, "overflowed", f"contacts or constraints did not fit: {self.physics.overflow_advice}")

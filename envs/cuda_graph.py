@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
@@ -132,6 +132,13 @@ def outside(launch: Callable[[], None]) -> None:
         launch()
     else:
         CudaGraph.recording.interrupt(launch)
+
+
+def to_floats(scalars: Mapping[str, Tensor]) -> dict[str, float]:
+    """The values of tensors of one element each, for all of which the device is waited for once."""
+    if not scalars:
+        return {}
+    return dict(zip(scalars, torch.stack([one.double().reshape(()) for one in scalars.values()]).tolist(), strict=True))
 
 
 def watch(call: Callable[[], Any]) -> tuple[Any, list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
@@ -12,7 +13,7 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
-from envs.cuda_graph import CudaGraph
+from envs.cuda_graph import CudaGraph, to_floats
 from pipeline import losses
 from pipeline.buffer import ReplayBuffer
 from pipeline.config import Config
@@ -228,9 +229,9 @@ class Learner:
 
     def check_finite(self, metrics: Metrics) -> None:
         """Raise FloatingPointError, naming the metric and the update, if one of `metrics` is not finite."""
-        for name, value in metrics.items():
-            if not torch.isfinite(value):
-                raise self._diverged(f"{name} is {float(value)}")
+        for name, value in to_floats(metrics).items():
+            if not math.isfinite(value):
+                raise self._diverged(f"{name} is {value}")
 
     def check_parameters(self) -> None:
         """Raise FloatingPointError, naming the tensor, if one of the networks holds a number that is not finite."""

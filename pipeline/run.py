@@ -17,7 +17,7 @@ from tensordict import TensorDict
 
 import envs
 from envs import transition as transitions
-from envs.physics.warp import WarpPhysics
+from envs.cuda_graph import to_floats
 from pipeline import checkpoint
 from pipeline.buffer import ReplayBuffer
 from pipeline.config import Config
@@ -51,7 +51,7 @@ class Run:
             )
         torch.manual_seed(stream_seed(config.seed, "learner"))
         self._task = envs.find_task(config.task)  # once: a file that is edited meanwhile changes nothing
-        self.env = self._make_training_env()
+        self.env = self._make_training_env(announce)
         dimensions = self.env.observation_dim, self.env.action_dim
         self.learner = Learner(config, *dimensions, self.device)
         announce(self._memory(dimensions))
@@ -65,7 +65,7 @@ class Run:
         self._logged: dict[str, float] = {}
         self._seconds_before, self._started = 0.0, time.monotonic()
 
-    def _make_training_env(self) -> envs.BatchEnv:
+    def _make_training_env(self, announce: Callable[[str], None]) -> envs.BatchEnv:
         config = self.config
         return envs.make(
             self._task,
@@ -77,6 +77,7 @@ class Run:
             solver=config.solver,
             max_contacts=config.max_contacts,
             max_constraints=config.max_constraints,
+            announce=announce,
             **config.task_options,
         )
 
@@ -94,17 +95,12 @@ class Run:
         )
 
     def _memory(self, dimensions: tuple[int, int]) -> str:
-        """What takes memory on the device, how much, and the options that decide it."""
+        """What buffer and learner take on the device, and the options that decide it; the physics speaks for itself."""
         size = self.config.capacity * transitions.num_bytes(*dimensions)
-        parts = [f"replay buffer: {self.config.capacity:,} transitions, {size / 1e6:,.0f} MB (--buffer-size)"]
-        physics = self.env.physics
-        if isinstance(physics, WarpPhysics):
-            parts.append(
-                f"physics: {physics.num_worlds:,} worlds, {physics.num_bytes / 1e6:,.0f} MB (--num-envs; room for "
-                f"--max-contacts {physics.max_contacts}, --max-constraints {physics.max_constraints} in each)"
-            )
-        parts.append(f"learner: {self.learner.num_bytes / 1e6:,.1f} MB (--actor-hidden, --critic-hidden)")
-        return f"memory on {self.device}: " + "; ".join(parts)
+        return (
+            f"memory on {self.device}: replay buffer: {self.config.capacity:,} transitions, {size / 1e6:,.0f} MB "
+            f"(--buffer-size); learner: {self.learner.num_bytes / 1e6:,.1f} MB (--actor-hidden, --critic-hidden)"
+        )
 
     @property
     def seconds(self) -> float:
@@ -144,6 +140,7 @@ class Run:
     def log(self, logger: Logger) -> None:
         """Write a row of metrics: rates and means since the last row, losses of the last round."""
         self.learner.check_finite(self.metrics)
+        metrics = to_floats(self.metrics)
         totals = self.env.statistics() | {
             "env_steps": self.env_steps,
             "gradient_steps": self.learner.gradient_steps,
@@ -162,7 +159,7 @@ class Run:
             "unstable": int(totals["unstable"]),
             "nonfinite": int(totals["nonfinite"]),
             "overflowed": int(totals["overflowed"]),
-            **{name: float(self.metrics[name]) if name in self.metrics else float("nan") for name in LEARNER_METRICS},
+            **{name: metrics.get(name, float("nan")) for name in LEARNER_METRICS},
             **{name: value / since["steps"] for name, value in since.items() if name.startswith("reward_terms/")},
             "seconds": self.seconds,
             "env_steps_per_second": since["env_steps"] / since["seconds"],

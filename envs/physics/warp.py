@@ -89,6 +89,7 @@ class WarpPhysics:
             controls suggests (`calibrate`).
         max_constraints: rows of constraints (a contact has several) for which there is memory in each world; 0:
             likewise.
+        announce: told what memory will be taken, before it is.
 
     Raises:
         ValueError: no Warp, no CUDA, an old driver; a model with something that Warp does not have; a field that cannot
@@ -111,6 +112,7 @@ class WarpPhysics:
         device: torch.device | str = "cuda",
         max_contacts: int = 0,
         max_constraints: int = 0,
+        announce: Callable[[str], None] = lambda _: None,
     ):
         require_warp(torch.device(device))
         self.device = torch.empty(0, device=device).device  # cuda by its number, as tensors name it
@@ -125,6 +127,11 @@ class WarpPhysics:
         self._post_constraint = any(field in POST_CONSTRAINT for field in fields)
         with self._scope():
             self.num_bytes = num_bytes(self.model, num_worlds, max_contacts, max_constraints)
+            announce(
+                f"memory on {self.device}: physics: {num_worlds:,} worlds, {self.num_bytes / 1e6:,.0f} MB, and as much "
+                f"again to work on at most (--num-envs; room for --max-contacts {max_contacts}, --max-constraints "
+                f"{max_constraints} in each)"
+            )
             self._require_memory()
             self._warp_model = self._put_model()
             self._data = self._make_data(num_worlds)

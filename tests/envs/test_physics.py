@@ -332,8 +332,12 @@ def test_more_worlds_than_the_memory_holds_are_refused_before_they_are_made(monk
     monkeypatch.setattr(
         module._modules()[1], "make_data", lambda *a, **k: made.append(k["nworld"]) or make_data(*a, **k)
     )
+    told: list[str] = []
     with pytest.raises(MemoryError, match=r"4 worlds take .* GB on cpu, where 0.00 GB are free: lower num_envs.*48"):
-        make("warp")
+        make("warp", announce=told.append)
+    assert re.match(
+        r"memory on cpu: physics: 4 worlds, \d+ MB.*--num-envs.*--max-contacts 16.*--max-constraints 48", told[0]
+    )
     assert made == [1, 2], "what one and two worlds take"
 
 

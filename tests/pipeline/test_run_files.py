@@ -18,6 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 
 from envs import transition as transitions
+from envs.physics.warp import WarpPhysics
 from envs.tasks.inverted_pendulum import InvertedPendulum
 from pipeline import checkpoint, cli
 from pipeline import run as run_module
@@ -138,8 +139,9 @@ def test_before_the_first_update_the_losses_are_no_numbers(tmp_path: Path) -> No
     assert first["gradient_steps"] == "0"
 
 
-def test_the_bytes_of_the_buffer_are_told_before_they_are_taken(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("physics", ["cpu", "warp"])
+def test_the_bytes_of_worlds_and_buffer_are_told_before_they_are_taken(
+    physics: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events: list[str] = []
     buffer_class = run_module.ReplayBuffer
@@ -149,7 +151,13 @@ def test_the_bytes_of_the_buffer_are_told_before_they_are_taken(
         return buffer_class(*args)
 
     monkeypatch.setattr(run_module, "ReplayBuffer", allocate)
-    run = Run(small_config(total_env_steps=100_000), tmp_path, announce=events.append)
+    make_data = WarpPhysics._make_data
+    monkeypatch.setattr(WarpPhysics, "_make_data", lambda *args: events.append("worlds made") or make_data(*args))
+    run = Run(small_config(total_env_steps=100_000, physics=physics), tmp_path, announce=events.append)
+    if physics == "warp":
+        assert events[0].startswith(f"memory on cpu: physics: {run.config.num_envs} worlds, ")
+        assert events[1] == "worlds made"
+        del events[:2]
     assert len(events) == 2
     assert events[1] == "allocated"
     megabytes = 100_000 * transitions.num_bytes(4, 1) / 1e6
