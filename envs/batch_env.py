@@ -374,7 +374,8 @@ class BatchEnv:
             )
         self.physics.set_state(state["physics"])
         worlds = {name: state[name] for name in ("observation", "elapsed", "return")}
-        parts = {"worlds": worlds, "fields": state["fields"], "totals": state["totals"]}
+        totals = {name: torch.zeros_like(total) for name, total in self._totals.items()} | dict(state["totals"].items())
+        parts = {"worlds": worlds, "fields": state["fields"], "totals": totals}
         where = self.physics.device
         with self._in_place():
             self._carry(
@@ -382,14 +383,18 @@ class BatchEnv:
             )
         self._generator.set_state(state["generator"].cpu().clone())
 
+    @_one_torch_thread()
     def place(self, qpos: Tensor, qvel: Tensor) -> None:
         """Put every world at a state, (N, nq) and (N, nv), in the middle of the episode that it is in.
 
         Raises:
-            RuntimeError: before the first `reset`.
+            RuntimeError: before the first `reset`; ValueError: a wrong shape.
         """
         if self._state is None:
             raise RuntimeError("call reset() before place()")
+        shapes = (self.num_envs, self.physics.model.nq), (self.num_envs, self.physics.model.nv)
+        if (qpos.shape, qvel.shape) != shapes:
+            raise ValueError(f"qpos and qvel are {tuple(qpos.shape)} and {tuple(qvel.shape)}; expected {shapes}")
         qpos, qvel = (one.to(self.physics.device, self.physics.dtype) for one in (qpos, qvel))
         everywhere = torch.ones(self.num_envs, dtype=torch.bool, device=self.physics.device)
         with self._in_place():

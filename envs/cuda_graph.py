@@ -35,7 +35,6 @@ class CudaGraph:
 
     Raises:
         ValueError: inputs of other shapes or dtypes than those that were recorded.
-        RuntimeError: work that cannot be recorded, for another reason than that it waits.
     """
 
     CALLS_BEFORE = 2
@@ -89,11 +88,12 @@ class CudaGraph:
                 CudaGraph.recording = self
                 self._result = self._work(*self._inputs)
                 self._end()
-            except Exception as error:
-                self._parts.clear()
+            except BaseException as error:
                 with suppress(Exception):  # what has failed within a recording may fail once more at its end
                     self._end()
-                raise RuntimeError(f"{self._name} cannot be recorded as a CUDA graph: {error}") from error
+                self._parts.clear()
+                error.add_note(f"This was while {self._name} was recorded as a CUDA graph.")
+                raise
             finally:
                 CudaGraph.recording = None
 

@@ -227,11 +227,13 @@ class Learner:
         first = (self._diverged_at == 0) & ~torch.isfinite(loss)
         self._diverged_at.copy_(torch.where(first, self._optimizers["critic"].step_count, self._diverged_at))
 
-    def check_finite(self, metrics: Metrics) -> None:
-        """Raise FloatingPointError, naming the metric and the update, if one of `metrics` is not finite."""
-        for name, value in to_floats(metrics).items():
+    def check_finite(self, metrics: Metrics) -> dict[str, float]:
+        """Give `metrics` as numbers; raise FloatingPointError, naming metric and update, if one is not finite."""
+        values = to_floats(metrics)
+        for name, value in values.items():
             if not math.isfinite(value):
                 raise self._diverged(f"{name} is {value}")
+        return values
 
     def check_parameters(self) -> None:
         """Raise FloatingPointError, naming the tensor, if one of the networks holds a number that is not finite."""

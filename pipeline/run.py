@@ -17,7 +17,6 @@ from tensordict import TensorDict
 
 import envs
 from envs import transition as transitions
-from envs.cuda_graph import to_floats
 from pipeline import checkpoint
 from pipeline.buffer import ReplayBuffer
 from pipeline.config import Config
@@ -139,8 +138,7 @@ class Run:
 
     def log(self, logger: Logger) -> None:
         """Write a row of metrics: rates and means since the last row, losses of the last round."""
-        self.learner.check_finite(self.metrics)
-        metrics = to_floats(self.metrics)
+        metrics = self.learner.check_finite(self.metrics)
         totals = self.env.statistics() | {
             "env_steps": self.env_steps,
             "gradient_steps": self.learner.gradient_steps,

@@ -52,7 +52,7 @@ def test_captured_steps_and_resets_are_the_cpus(task: str, tolerance: float) -> 
     cpu, gpu = envs.make(task, WORLDS, seed=1), envs.make(task, WORLDS, seed=1, device="cuda")
     for env in (cpu, gpu):
         env.reset()
-    for number, action in enumerate(actions(cpu, 8)):  # the first is plain, the second captures, the rest replay
+    for number, action in enumerate(actions(cpu, 8)):  # plain; Warp's graphs are captured; torch's; then replays
         start_alike(cpu, gpu)
         expected, _ = cpu.step(action)
         found, _ = gpu.step(action.cuda())

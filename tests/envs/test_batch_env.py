@@ -419,6 +419,16 @@ def test_no_world_is_placed_before_reset():
         env.place(torch.zeros(2, 6), torch.zeros(2, 6))
 
 
+@pytest.mark.parametrize("shapes", [((2, 5), (2, 6)), ((1, 6), (2, 6)), ((2, 6), (2, 7))])
+def test_states_of_a_wrong_shape_are_refused(shapes: tuple[tuple[int, int], tuple[int, int]]):
+    env = make("Hopper-v5", 2)
+    env.reset()
+    with pytest.raises(
+        ValueError, match=r"qpos and qvel are \(\d, \d\) and \(\d, \d\); expected \(\(2, 6\), \(2, 6\)\)"
+    ):
+        env.place(*(torch.zeros(shape) for shape in shapes))
+
+
 # Ownership
 
 

@@ -118,18 +118,18 @@ def test_the_replayed_actor_acts_by_what_it_has_learned_and_observed():
     learner, buffer = Learner(config, 11, 3), ReplayBuffer(64, 11, 3, n_step=config.n_step)
     buffer.extend(random_transitions(64, 11, 3))
     learner._acting = CudaGraph(learner._act, "the actor", CPU)
-    found: list[Tensor] = []
+    found, kept = list[Tensor](), list[Tensor]()
     for number in range(6):
         observation, noise = torch.randn(WORLDS, 11), torch.randn(WORLDS, 3)
         found.append(learner.act(observation, noise))
-        torch.testing.assert_close(found[-1], learner._act(observation, noise)["action"], rtol=0, atol=0)
-        kept = found[0].clone()
+        kept.append(learner._act(observation, noise)["action"])
+        assert torch.equal(found[-1], kept[-1])
         if number % 2:
             learner.round(buffer, 3)
         else:
             learner.observe(random_transitions(WORLDS, 11, 3))
     assert learner._acting.recorded
-    assert torch.equal(found[0], kept)
+    assert all(torch.equal(one, other) for one, other in zip(found, kept, strict=True)), "written over by a replay"
 
 
 def test_a_recording_that_fails_says_so_and_leaves_the_environment_as_it_was():
@@ -137,18 +137,31 @@ def test_a_recording_that_fails_says_so_and_leaves_the_environment_as_it_was():
     for one in (plain, env):
         one.reset()
     same(plain, env, 2)
-    reward = env.task.reward
+    before, reset = env.get_state(), env.task.reset
 
     def fail(*_: Any) -> None:
-        raise FloatingPointError("no reward today")
+        raise FloatingPointError("no first state today")
 
-    env.task.reward = fail
-    with pytest.raises(RuntimeError, match="a step cannot be recorded as a CUDA graph: no reward today"):
+    env.task.reset = fail  # at the end of a step, when all is counted
+    with pytest.raises(FloatingPointError, match="no first state today") as caught:
         env.step(Actions(env)())
+    assert caught.value.__notes__ == ["This was while a step was recorded as a CUDA graph."]
     assert CudaGraph.recording is None
-    env.task.reward = reward
+    assert equal(env.get_state(), before)
+    env.task.reset = reset
     same(plain, env, 4)
     assert env._graph.recorded
+
+
+def test_worlds_that_are_placed_between_replays_are_gone_on_from():
+    plain, recorded = make("HalfCheetah-v5", False), make("HalfCheetah-v5", True)
+    for env in (plain, recorded):
+        env.reset()
+    fields = plain.get_state()["fields"]
+    same(plain, recorded, 5)
+    for env in (plain, recorded):
+        env.place(fields["qpos"], fields["qvel"])
+    same(plain, recorded, 3)
 
 
 def test_work_that_waits_goes_on_as_it_is_and_says_where():
