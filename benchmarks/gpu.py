@@ -298,6 +298,7 @@ def steps(kit: Kit) -> None:
         del ours, bare, cases  # their graphs refer to them: what they take is free only when it has been collected
         gc.collect()
         if kit.device.type == "cuda":
+            torch.cuda.synchronize()  # what Warp has freed is free only then
             torch.cuda.empty_cache()
 
 

@@ -156,8 +156,10 @@ def _train(run_dir: Path, arguments: Sequence[Part], total_env_steps: int, episo
     if not checkpoint.find(run_dir / "checkpoints"):
         exit_code = _run(*SALTUS, "train", *arguments, "--run-dir", run_dir)
     elif not done or done[-1]["env_steps"] < total_env_steps:
+        (run_dir / "evaluation.json").unlink(missing_ok=True)  # it is of an earlier policy
         exit_code = _run(*SALTUS, "resume", run_dir)
-    (run_dir / "evaluation.json").unlink(missing_ok=True)
+    elif len((_read_json(run_dir / "evaluation.json") or {"returns": ()})["returns"]) == episodes:
+        return 0
     evaluated = _run(*SALTUS, "evaluate", run_dir, "--policy", "last", "--episodes", episodes)
     return exit_code or evaluated
 

@@ -344,7 +344,8 @@ class BatchEnv:
         totals = to_floats(self._totals)
         self._tell(totals, "unstable", "physics diverged: a smaller timestep, or actions less extreme, may help")
         self._tell(totals, "nonfinite", "observation or reward was not finite: look at the task's own functions")
-        self._tell(totals, "overflowed", f"contacts or constraints did not fit: {self.physics.overflow_advice}")
+        if totals.get("overflowed"):  # the advice is on the device, for which it would be waited
+            self._tell(totals, "overflowed", f"contacts or constraints did not fit: {self.physics.overflow_advice}")
         return totals
 
     def _tell(self, totals: dict[str, float], name: str, what: str) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import gc
 import warnings
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -81,8 +81,7 @@ class CudaGraph:
         self._inputs = tuple(one.clone() for one in inputs)
         # One for all parts, which are replayed in the order of their recording; and no other's.
         self._pool, self._stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream(self._device)
-        gc.collect()  # a graph that is freed during the recording would spoil it
-        with torch.cuda.device(self._device), torch.cuda.stream(self._stream):
+        with collected(), torch.cuda.device(self._device), torch.cuda.stream(self._stream):
             try:
                 self._begin()
                 CudaGraph.recording = self
@@ -124,6 +123,19 @@ class CudaGraph:
             fixed.copy_(given)
         for part in self._parts:
             part()
+
+
+@contextmanager
+def collected() -> Iterator[None]:
+    """Without garbage, and without its collection: a graph that is freed during a recording would spoil it."""
+    was_enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def outside(launch: Callable[[], None]) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import gc
 import importlib.util
 import math
 import warnings
@@ -26,7 +27,7 @@ from mujoco.batch import Batch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
-from envs.cuda_graph import outside
+from envs.cuda_graph import collected, outside
 from envs.physics import POST_CONSTRAINT
 
 _LARGEST = 1e10  # mjMAXVAL: beyond it MuJoCo, too, takes a state for diverged
@@ -40,6 +41,11 @@ _DERIVED = (
     "body_subtreemass", "body_invweight0", "dof_invweight0", "geom_aabb", "geom_rbound", "eq_data", "cam_pos0",
     "cam_poscom0", "cam_mat0", "light_pos0", "light_poscom0", "light_dir0", "tendon_length0", "tendon_invweight0",
     "actuator_acc0",
+)  # fmt: skip
+_ROUND = (mujoco.mjtGeom.mjGEOM_SPHERE, mujoco.mjtGeom.mjGEOM_CAPSULE)
+_CONVEX = (
+    mujoco.mjtGeom.mjGEOM_ELLIPSOID, mujoco.mjtGeom.mjGEOM_CYLINDER, mujoco.mjtGeom.mjGEOM_BOX,
+    mujoco.mjtGeom.mjGEOM_MESH, mujoco.mjtGeom.mjGEOM_HFIELD,
 )  # fmt: skip
 
 
@@ -127,12 +133,14 @@ class WarpPhysics:
         self._post_constraint = any(field in POST_CONSTRAINT for field in fields)
         with self._scope():
             self.num_bytes = num_bytes(self.model, num_worlds, max_contacts, max_constraints)
+            # What integrator and solver work on takes less than the state, by far.
+            working = self.num_bytes + num_worlds * max_contacts * convex_bytes(self.model)
             announce(
-                f"memory on {self.device}: physics: {num_worlds:,} worlds, {self.num_bytes / 1e6:,.0f} MB, and as much "
-                f"again to work on at most (--num-envs; room for --max-contacts {max_contacts}, --max-constraints "
-                f"{max_constraints} in each)"
+                f"memory on {self.device}: physics: {num_worlds:,} worlds, {self.num_bytes / 1e6:,.0f} MB, and at most "
+                f"{working / 1e6:,.0f} MB to work on (--num-envs; room for --max-contacts {max_contacts}, "
+                f"--max-constraints {max_constraints} in each)"
             )
-            self._require_memory()
+            self._require_memory(self.num_bytes + working)
             self._warp_model = self._put_model()
             self._data = self._make_data(num_worlds)
             self._set_model_fields()
@@ -173,9 +181,14 @@ class WarpPhysics:
 
         outside(launch)
 
-    def _require_memory(self) -> None:
-        """Twice the state's arrays: what integrator and solver work on takes less than these."""
-        needed, free = 2 * self.num_bytes, free_bytes(self.device)
+    def _require_memory(self, needed: int) -> None:
+        free = free_bytes(self.device)
+        if needed > free and self.device.type == "cuda":
+            # Worlds and graphs that nobody has any more, and what torch keeps for later.
+            gc.collect()
+            torch.cuda.synchronize(self.device)
+            torch.cuda.empty_cache()
+            free = free_bytes(self.device)
         if needed > free:
             raise MemoryError(
                 f"{self.num_worlds} worlds take {needed / 1e9:.2f} GB on {self.device}, where {free / 1e9:.2f} GB are "
@@ -248,6 +261,7 @@ class WarpPhysics:
         wp = self._warp
         self._ctrl, self._qacc = wp.to_torch(self._data.ctrl), wp.to_torch(self._data.qacc)
         self._overflow = wp.to_torch(self._data.overflow)
+        self._counts = {name: wp.to_torch(getattr(self._data, name)) for name in ("ncollision", "nacon", "nefc")}
         kinds = self._mujoco_warp.OverflowType
         contacts, constraints = kinds.BROADPHASE | kinds.NARROWPHASE | kinds.CCD, kinds.NEFC | kinds.NJMAX_NNZ
         others = kinds.ALL & ~(contacts | constraints | kinds.ITERATIONS | kinds.LS_ITERATIONS)
@@ -320,6 +334,9 @@ class WarpPhysics:
         sound = torch.stack([(part.abs() <= _LARGEST).all(dim=-1) for part in state]).all(dim=0)
         self._unstable.copy_(~sound)
         full = (self._overflow[:, None] & self._full_kinds) != 0
+        # Warp itself notes these at the end of a step only, not in a reset.
+        full[:, 0] |= (self._counts["ncollision"] > self._data.naconmax) | (self._counts["nacon"] > self._data.naconmax)
+        full[:, 1] |= self._counts["nefc"] > self._data.njmax
         self._overflowed.copy_(full.any(dim=-1))
         self._ever_full |= full.any(dim=0)
 
@@ -374,7 +391,7 @@ class Captured:
 
     def __call__(self) -> None:
         self._calls += 1
-        if self._device.type == "cuda" and self._calls == 2:
+        if self._device.type == "cuda" and self._calls >= 2 and self._graph is None:
             self._graph = self._capture()
         if self._graph is None:
             self._work()
@@ -385,7 +402,12 @@ class Captured:
         wp, _ = _modules()
         stream = torch.cuda.Stream(self._device)  # torch's default stream cannot be captured
         stream.wait_stream(torch.cuda.current_stream(self._device))
-        with torch.cuda.stream(stream), wp.ScopedStream(wp.stream_from_torch(stream)), wp.ScopedCapture() as capture:
+        with (
+            collected(),
+            torch.cuda.stream(stream),
+            wp.ScopedStream(wp.stream_from_torch(stream)),
+            wp.ScopedCapture() as capture,
+        ):
             self._work()
         torch.cuda.current_stream(self._device).wait_stream(stream)
         return capture.graph
@@ -431,6 +453,23 @@ def num_bytes(model: mujoco.MjModel, num_worlds: int, max_contacts: int, max_con
         for count in (1, 2)
     )
     return one + (two - one) * (num_worlds - 1)
+
+
+def convex_bytes(model: mujoco.MjModel) -> int:
+    """What the collision of convex shapes works on, in bytes for each contact for which there is memory, at most.
+
+    Planes, spheres and capsules need none of it among themselves. The arrays are those of mujoco_warp's
+    `convex_narrowphase`.
+    """
+    collides = (model.geom_contype | model.geom_conaffinity) != 0
+    of_one_kind = [int((collides & np.isin(model.geom_type, kinds)).sum()) for kinds in (_ROUND, _CONVEX)]
+    if not of_one_kind[1] or sum(of_one_kind) < 2:
+        return 0
+    iterations = max(model.opt.ccd_iterations, 16)
+    corners = max(16, model.mesh_polyvertnum.max(initial=0))
+    neighbours = max(3, model.mesh_polymapnum.max(initial=0))
+    polytope = 16 * (10 + 2 * iterations) + 20 * (6 + 5 * iterations) + 4 * 24  # vertices, faces, horizon
+    return int(polytope + 88 * corners + 44 * neighbours)
 
 
 def _array_bytes(data: Any) -> int:

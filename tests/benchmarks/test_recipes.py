@@ -39,7 +39,8 @@ def test_recipes_are_compared_by_env_steps_and_an_interrupted_comparison_goes_on
     evaluations.write_text("".join(evaluations.read_text().splitlines(keepends=True)[:-1]))
     *_, newest = sorted((of_sac / "checkpoints").iterdir())
     newest.unlink()
-    untouched = (of_crossq / "metrics.csv").stat().st_mtime_ns
+    kept = [of_crossq / "metrics.csv", of_crossq / "evaluation.json"]
+    untouched = [path.stat().st_mtime_ns for path in kept]
     again = compare("crossq:100 --critic-lr 0.01", "sac:200")
     assert [one["recipe"] for one in again["measurements"]] == [changed, "sac"]
     pair = first["measurements"][0], again["measurements"][1]
@@ -47,7 +48,8 @@ def test_recipes_are_compared_by_env_steps_and_an_interrupted_comparison_goes_on
     assert before == after, "not resumed bit for bit"
     assert len(evaluations.read_text().splitlines()) == 3
     assert len(list(folder.iterdir())) == 2
-    assert (of_crossq / "metrics.csv").stat().st_mtime_ns == untouched
+    assert [path.stat().st_mtime_ns for path in kept] == untouched
+    assert again["measurements"][1]["final"] == first["measurements"][0]["final"]
 
 
 def test_a_recipes_seeds_are_averaged_where_all_came_so_far() -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from envs.physics import Physics
 from envs.physics.cpu import CpuPhysics
-from envs.physics.warp import WarpPhysics, calibrate, num_bytes
+from envs.physics.warp import WarpPhysics, calibrate, convex_bytes, num_bytes
 
 ENGINES = ["cpu", "warp"]
 FIELDS = ("qpos", "qvel", "xpos", "xmat", "sensordata", "cfrc_ext", "time")
@@ -270,12 +270,23 @@ def test_what_did_not_fit_is_noticed_and_the_way_out_named(engine: str, size: st
     ample = make(
         engine, fields=("qpos",), xml=HEAP.format(size=""), **({} if engine == "cpu" else {"max_constraints": 99})
     )
+    qpos, qvel = (torch.as_tensor(value).expand(WORLDS, -1) for value in (small.model.qpos0, np.zeros(small.model.nv)))
+    pressed = qpos.clone()
+    pressed[:, 2:-1:7] -= 0.01  # a little into the floor
+    everywhere = torch.ones(WORLDS, dtype=torch.bool)
+    for do in (
+        lambda physics: physics.reset(everywhere, pressed.to(physics.dtype), qvel.to(physics.dtype)),
+        lambda physics: physics.step(torch.zeros(WORLDS, 1), 2),
+    ):
+        for physics in (small, ample):
+            do(physics)
+        # Warp's memory for contacts is common to all worlds: where it is full, any may have lost some.
+        assert small.overflowed().all() if "contacts" in advice else small.overflowed().any()
+        assert advice in small.overflow_advice
+        assert not ample.overflowed().any()
     for physics in (small, ample):
-        physics.step(torch.zeros(WORLDS, 1), 2)
-    # Warp's memory for contacts is common to all worlds: where it is full, any may have lost some.
-    assert small.overflowed().all() if "contacts" in advice else small.overflowed().any()
-    assert advice in small.overflow_advice
-    assert not ample.overflowed().any()
+        physics.reset(everywhere, (qpos + 1).to(physics.dtype), qvel.to(physics.dtype))  # in the air
+        assert not physics.overflowed().any()
 
 
 @both_engines
@@ -341,6 +352,43 @@ def test_more_worlds_than_the_memory_holds_are_refused_before_they_are_made(monk
     assert made == [1, 2], "what one and two worlds take"
 
 
+SHAPES = (
+    "<mujoco><worldbody><geom type='plane' size='5 5 .1'/>"
+    + "".join(f"<body pos='{x} 0 .2'><freejoint/><geom type='{{kind}}' size='.1 .1 .1'/></body>" for x in (0, 0.15))
+    + "</worldbody></mujoco>"
+)
+
+
+@pytest.mark.parametrize("kind", ["sphere", "capsule", "box", "cylinder", "ellipsoid"])
+def test_what_worlds_work_on_is_no_more_than_was_announced(kind: str, monkeypatch: pytest.MonkeyPatch):
+    from warp._src.context import CpuDefaultAllocator
+
+    held: dict[int, int] = {}
+    most = [0]
+    take, give = CpuDefaultAllocator.allocate, CpuDefaultAllocator.deallocate
+
+    def allocate(self: CpuDefaultAllocator, size: int) -> int:
+        address = take(self, size)
+        held[address] = size
+        most[0] = max(most[0], sum(held.values()))
+        return address
+
+    def deallocate(self: CpuDefaultAllocator, address: int, size: int) -> None:
+        held.pop(address, None)
+        give(self, address, size)
+
+    told: list[str] = []
+    xml = SHAPES.format(kind=kind)
+    physics = make("warp", fields=("qpos",), xml=xml, max_contacts=24, max_constraints=96, announce=told.append)
+    monkeypatch.setattr(CpuDefaultAllocator, "allocate", allocate)
+    monkeypatch.setattr(CpuDefaultAllocator, "deallocate", deallocate)
+    physics.step(torch.zeros(WORLDS, 0), 1)
+    working = physics.num_bytes + WORLDS * 24 * convex_bytes(physics.model)
+    assert f"at most {working / 1e6:,.0f} MB to work on" in told[0]
+    assert 0 < most[0] <= working
+    assert (convex_bytes(physics.model) == 0) == (kind in ("sphere", "capsule"))
+
+
 def test_the_bytes_announced_are_those_allocated():
     physics = make("warp")
     allocated = {}
@@ -377,6 +425,7 @@ def test_without_warp_or_cuda_the_message_names_the_way_out(monkeypatch: pytest.
     with pytest.raises(ValueError, match=r"torch sees no CUDA device. Take physics cpu"):
         module.require_warp(torch.device("cuda"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(module._modules()[0], "is_cuda_available", lambda: False)
     with pytest.raises(
         ValueError, match=r"torch sees the GPU and warp does not.*Update the driver, or take physics cpu"
     ):
