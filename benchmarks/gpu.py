@@ -16,6 +16,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -102,6 +103,7 @@ Finding: TypeAlias = dict[str, Any] | result.Table
 WARMUP_CALLS = 12
 TO_SAVE = 40.0  # seconds that a training run has to save and end
 FOR_TESTS = 220.0  # seconds
+TESTS_AT_ONCE = 6
 TIMED_OUT = 124  # as timeout(1) has it
 
 
@@ -233,25 +235,53 @@ def _first_line(error: Exception) -> str:
 
 
 def run_tests(kit: Kit) -> None:
-    """The tests that need a GPU; without one they are skipped."""
-    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-vv", "-rf", "-p", "no:cacheprovider", "tests"]
-    root, limit = Path(__file__).parents[1], min(FOR_TESTS, kit.left() - 5)
+    """The tests that need a GPU, each in a process of its own, some at once; without one all are skipped, in one.
+
+    Of their own, since a recording that fails may leave torch unable to draw random numbers on the device.
+    """
+    listed = _pytest(kit.deadline, "--collect-only", "tests/test_gpu.py").output
+    tests = [line for line in listed if "::" in line]
+    if not tests:
+        raise RuntimeError(f"no tests were found: {' '.join(listed[-1:])}")
+    groups = [[test] for test in tests] if kit.device.type == "cuda" else [tests]
+    until = time.monotonic() + min(FOR_TESTS, kit.left() - 5)
+    with ThreadPoolExecutor(TESTS_AT_ONCE) as pool:
+        ended = list(pool.map(lambda group: _pytest(until, "-vv", "-rf", *group), groups))
+    output = [line for one in ended for line in one.output]
+    passed = [line.split()[0] for line in output if " PASSED" in line]
+    skipped = [line.split()[0] for line in output if " SKIPPED" in line]
+    failed = [line for line in output if line.startswith(("FAILED", "ERROR"))]
+    cut = [test for group, one in zip(groups, ended, strict=True) if one.code == TIMED_OUT for test in group]
+    cut = [test for test in cut if test not in (*passed, *skipped)]
+    summary = f"{len(passed)} passed, {len(failed)} failed, {len(skipped)} skipped, {len(cut)} cut short"
+    kit.note("tests", summary=summary, passed=passed, failed=failed, skipped=skipped, cut_short=cut)
+    lines = [summary, *failed, *[f"CUT SHORT {test}" for test in cut]]
+    kit.table("GPU tests", ["result"], [[line] for line in lines])
+    if wrong := [one for one in ended if one.code != 0]:
+        for one in wrong:
+            print("\n".join(one.output[-60:]), flush=True)
+        raise RuntimeError(summary)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What a process printed, and its exit code."""
+
+    code: int
+    output: list[str]
+
+
+def _pytest(until: float, *arguments: str) -> Ended:
+    """Run tests that need a GPU, until a time by time.monotonic() at the latest."""
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider", *arguments]
     with TemporaryFile("w+") as file:
         try:
+            limit, root = max(0.0, until - time.monotonic()), Path(__file__).parents[1]
             code = subprocess.run(command, cwd=root, stdout=file, stderr=subprocess.STDOUT, timeout=limit).returncode
         except subprocess.TimeoutExpired:
             code = TIMED_OUT
         file.seek(0)
-        output = [line for line in file.read().splitlines() if line.strip()]
-    passed = [line.split()[0] for line in output if " PASSED" in line]
-    failed = [line for line in output if line.startswith(("FAILED", "ERROR"))]
-    last = output[-1] if output else "nothing was printed"
-    summary = f"stopped after {limit:.0f} s and {len(passed)} passed, in: {last}" if code == TIMED_OUT else last
-    kit.note("tests", exit_code=code, summary=summary, passed=passed, failed=failed)
-    kit.table("GPU tests", ["result"], [[line] for line in (summary, *failed)])
-    if code not in (0, 5):  # 5: none were selected
-        print("\n".join(output[-100:]), flush=True)
-        raise RuntimeError(summary)
+        return Ended(code, [line for line in file.read().splitlines() if line.strip()])
 
 
 def parity(kit: Kit) -> None:

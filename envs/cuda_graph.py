@@ -154,19 +154,32 @@ def to_floats(scalars: Mapping[str, Tensor]) -> dict[str, float]:
 
 
 def watch(call: Callable[[], Any]) -> tuple[Any, list[str]]:
-    """What a call gives, and where (file:line) it made the host wait for the GPU, by torch's sync debug mode."""
-    before = torch.cuda.get_sync_debug_mode()
+    """What a call gives, and where it made the host wait for the GPU, by torch's sync debug mode.
+
+    A place is file:line, or "compiled code".
+    """
+    before, result = torch.cuda.get_sync_debug_mode(), list[Any]()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         torch.cuda.set_sync_debug_mode("warn")
         try:
-            result = call()
+            _FromCpp.apply(call, result, torch.is_grad_enabled())
         finally:
             torch.cuda.set_sync_debug_mode(before)
     places = []
     for one in caught:
         if WAITED in str(one.message):
-            places.append(f"{Path(one.filename).name}:{one.lineno}")
+            in_compiled = one.filename == torch.autograd.function.__file__  # where _FromCpp was called
+            places.append("compiled code" if in_compiled else f"{Path(one.filename).name}:{one.lineno}")
         elif "prototype feature" not in str(one.message):  # what the mode says of itself
             warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
-    return result, places
+    return result[0], places
+
+
+class _FromCpp(torch.autograd.Function):
+    """A call by way of C++, on whose return what compiled code has warned of is warned of in Python, too."""
+
+    @staticmethod
+    def forward(_context: Any, call: Callable[[], Any], result: list[Any], with_gradients: bool) -> None:
+        with torch.set_grad_enabled(with_gradients):
+            result.append(call())

@@ -154,7 +154,7 @@ def rounds(preset: str, captured: bool, monkeypatch: pytest.MonkeyPatch) -> tupl
         return metrics, networks, torch.cuda.get_rng_state()
 
 
-@pytest.mark.parametrize("preset", ["sac", "redq", "fast", "xqc", "flashsac"])
+@pytest.mark.parametrize("preset", ["sac", "redq", "droq", "crossq", "fast", "xqc", "flashsac"])
 def test_a_captured_round_does_what_the_plain_one_does_with_fresh_noise(
     preset: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,7 +8,11 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "_unique", "repeat_interleave")
+WAITING = (
+    "_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "_unique", "repeat_interleave",
+    # These look at their arguments within.
+    "normal.Tensor_Tensor", "normal.float_Tensor", "multinomial", "bincount", "_linalg_check_errors",
+)  # fmt: skip
 
 
 class Waits(TorchDispatchMode):
@@ -19,10 +23,10 @@ class Waits(TorchDispatchMode):
         self.found: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func._schema.name.removeprefix("aten::")
-        masked = name in ("index", "index_put", "index_put_") and any(
+        name = str(func).removeprefix("aten.")  # with its overload's
+        masked = name.partition(".")[0] in ("index", "index_put", "index_put_") and any(
             isinstance(one, Tensor) and one.dtype == torch.bool for one in args[1]
         )
-        if any(name.startswith(one) for one in WAITING) or masked:
+        if name.startswith(WAITING) or masked:
             self.found.append(name)
         return func(*args, **(kwargs or {}))

@@ -70,9 +70,33 @@ def test_tests_that_take_too_long_are_stopped_and_those_that_passed_are_kept(mon
     found: list[gpu.Finding] = []
     kit = gpu.Kit(torch.device("cpu"), TINY, time.monotonic() + 300, found.append)
     monkeypatch.setattr(gpu, "FOR_TESTS", 0.5)
-    with pytest.raises(RuntimeError, match=r"stopped after 0 s and 0 passed, in: "):
+    with pytest.raises(RuntimeError, match=r"^0 passed, 0 failed, 0 skipped, [1-9][0-9]* cut short$"):
         gpu.run_tests(kit)
-    assert found[0]["exit_code"] == gpu.TIMED_OUT
+    (note, table) = found
+    assert len(note["cut_short"]) == len(table.rows) - 1 > 20
+    assert note["cut_short"][0].startswith("tests/test_gpu.py::test_")
+
+
+def test_tests_are_run_each_in_a_process_of_its_own_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[tuple[str, ...]] = []
+
+    def ended(until: float, *arguments: str) -> gpu.Ended:
+        if "--collect-only" in arguments:
+            return gpu.Ended(0, ["tests/a.py::one", "tests/a.py::two[x y]", "tests/a.py::three", "3 tests collected"])
+        ran.append(arguments[2:])
+        test = arguments[-1]
+        if "two" in test:
+            return gpu.Ended(1, [f"{test} FAILED", "E  no", f"FAILED {test} - no"])
+        return gpu.Ended(gpu.TIMED_OUT, []) if "three" in test else gpu.Ended(0, [f"{test} PASSED", "1 passed"])
+
+    found: list[gpu.Finding] = []
+    monkeypatch.setattr(gpu, "_pytest", ended)
+    kit = gpu.Kit(torch.device("cuda"), TINY, time.monotonic() + 300, found.append)
+    with pytest.raises(RuntimeError, match=r"^1 passed, 1 failed, 0 skipped, 1 cut short$"):
+        gpu.run_tests(kit)
+    assert sorted(ran) == [("tests/a.py::one",), ("tests/a.py::three",), ("tests/a.py::two[x y]",)]
+    assert found[0]["failed"] == ["FAILED tests/a.py::two[x y] - no"]
+    assert found[0]["cut_short"] == ["tests/a.py::three"]
 
 
 @pytest.mark.slow

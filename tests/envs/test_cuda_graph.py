@@ -13,7 +13,7 @@ from torch import Tensor
 
 import envs
 from benchmarks.data import random_transitions
-from envs import BatchEnv
+from envs import BatchEnv, cuda_graph
 from envs.cuda_graph import CudaGraph, watch
 from pipeline import presets
 from pipeline.buffer import ReplayBuffer
@@ -210,3 +210,31 @@ def test_watching_finds_where_torch_says_that_it_waited_and_lets_other_warnings_
     assert [str(one.message) for one in seen] == ["the task's own"]
     assert [place.partition(":")[0] for place in places] == ["test_cuda_graph.py"]
     assert modes == ["default", "warn", "default"]
+
+
+def test_watching_hears_compiled_code_of_whose_warnings_python_would_not_know(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(cuda_graph, "WAITED", "degrees of freedom is <= 0")
+    one, weight = torch.ones(1), torch.ones(1, requires_grad=True)
+
+    def work() -> torch.Tensor:
+        torch.var(one)
+        torch.ops.aten.var.correction(one, correction=1)  # as inductor calls what it has not compiled itself
+        if torch.is_grad_enabled():
+            (2 * weight).sum().backward()
+        return one
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.ops.aten.var.correction(one, correction=1)
+    assert caught == []
+    monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: "default")
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", lambda mode: None)
+    with torch.no_grad():
+        result, places = watch(work)
+    assert result is one
+    assert weight.grad is None
+    assert [place.partition(":")[0] for place in places] == ["test_cuda_graph.py", "compiled code"]
+    watch(work)
+    assert weight.grad == 2
+    with pytest.raises(ZeroDivisionError):
+        watch(lambda: 1 / 0)
