@@ -7,7 +7,6 @@ Without a GPU the same sections run in a reduced form, on Warp's CPU device, whi
 
 from __future__ import annotations
 
-import gc
 import itertools
 import re
 import subprocess
@@ -36,7 +35,7 @@ from benchmarks.parity import interval, random_episodes, step_differences
 from benchmarks.training import train_for
 from benchmarks.update import BATCH_SIZE, HIDDEN, learning, make_learner
 from envs.cuda_graph import watch
-from envs.physics.warp import WarpPhysics, free_bytes
+from envs.physics.warp import WarpPhysics, free_bytes, give_back
 from pipeline.evaluate import scale_action
 
 TASKS = ("Hopper-v5", "Humanoid-v5")
@@ -103,7 +102,7 @@ Finding: TypeAlias = dict[str, Any] | result.Table
 WARMUP_CALLS = 12
 TO_SAVE = 40.0  # seconds that a training run has to save and end
 FOR_TESTS = 220.0  # seconds
-TESTS_AT_ONCE = 6
+TESTS_AT_ONCE = 6  # most of their time is compilation, on the CPU
 TIMED_OUT = 124  # as timeout(1) has it
 
 
@@ -235,22 +234,25 @@ def _first_line(error: Exception) -> str:
 
 
 def run_tests(kit: Kit) -> None:
-    """The tests that need a GPU, each in a process of its own, some at once; without one all are skipped, in one.
+    """The tests that need a GPU, each in a process of its own, several at once; without a GPU all are skipped, in one.
 
-    Of their own, since a recording that fails may leave torch unable to draw random numbers on the device.
+    A recording that fails may leave its process unable to draw random numbers on the device.
     """
     listed = _pytest(kit.deadline, "--collect-only", "tests/test_gpu.py").output
-    tests = [line for line in listed if "::" in line]
+    tests = [line for line in listed if line.startswith("tests/") and "::" in line]
     if not tests:
         raise RuntimeError(f"no tests were found: {' '.join(listed[-1:])}")
     groups = [[test] for test in tests] if kit.device.type == "cuda" else [tests]
     until = time.monotonic() + min(FOR_TESTS, kit.left() - 5)
     with ThreadPoolExecutor(TESTS_AT_ONCE) as pool:
-        ended = list(pool.map(lambda group: _pytest(until, "-vv", "-rf", *group), groups))
+        ended = list(pool.map(lambda group: _pytest(until, "-vv", "-rfE", *group), groups))
     output = [line for one in ended for line in one.output]
     passed = [line.split()[0] for line in output if " PASSED" in line]
     skipped = [line.split()[0] for line in output if " SKIPPED" in line]
     failed = [line for line in output if line.startswith(("FAILED", "ERROR"))]
+    for group, one in zip(groups, ended, strict=True):
+        if one.code not in (0, TIMED_OUT) and not any(line in failed for line in one.output):
+            failed.append(f"EXIT CODE {one.code} {' '.join(group)}")  # its process died
     cut = [test for group, one in zip(groups, ended, strict=True) if one.code == TIMED_OUT for test in group]
     cut = [test for test in cut if test not in (*passed, *skipped)]
     summary = f"{len(passed)} passed, {len(failed)} failed, {len(skipped)} skipped, {len(cut)} cut short"
@@ -323,13 +325,16 @@ def steps(kit: Kit) -> None:
         ours, bare = _warp_env(kit, task, worlds), _warp_env(kit, task, worlds)
         cases = {"saltus": partial(_stepping, kit, ours), "bare mujoco_warp": partial(_bare, kit, bare)}
         kit.compare("steps", f"{task}, {worlds} worlds: env steps/s", cases, "saltus")
-        announced = sum(env.physics.num_bytes for env in (ours, bare) if isinstance(env.physics, WarpPhysics))
+        engines = [env.physics for env in (ours, bare) if isinstance(env.physics, WarpPhysics)]
+        announced = sum(engine.num_bytes + engine.working_bytes for engine in engines)
         kit.note("memory", task=task, worlds=worlds, announced=announced, taken=free - free_bytes(kit.device))
-        del ours, bare, cases  # their graphs refer to them: what they take is free only when it has been collected
-        gc.collect()
-        if kit.device.type == "cuda":
-            torch.cuda.synchronize()  # what Warp has freed is free only then
-            torch.cuda.empty_cache()
+        del (
+            ours,
+            bare,
+            cases,
+            engines,
+        )  # their graphs refer to them: what they take is free only when it has been collected
+        give_back(kit.device)
 
 
 def _warp_env(kit: Kit, task: str, worlds: int) -> envs.BatchEnv:

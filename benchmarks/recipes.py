@@ -156,12 +156,21 @@ def _train(run_dir: Path, arguments: Sequence[Part], total_env_steps: int, episo
     if not checkpoint.find(run_dir / "checkpoints"):
         exit_code = _run(*SALTUS, "train", *arguments, "--run-dir", run_dir)
     elif not done or done[-1]["env_steps"] < total_env_steps:
-        (run_dir / "evaluation.json").unlink(missing_ok=True)  # it is of an earlier policy
         exit_code = _run(*SALTUS, "resume", run_dir)
-    elif len((_read_json(run_dir / "evaluation.json") or {"returns": ()})["returns"]) == episodes:
+    elif _is_evaluated(run_dir / "evaluation.json", total_env_steps, episodes):
         return 0
+    (run_dir / "evaluation.json").unlink(missing_ok=True)  # of another policy, if there is one
     evaluated = _run(*SALTUS, "evaluate", run_dir, "--policy", "last", "--episodes", episodes)
     return exit_code or evaluated
+
+
+def _is_evaluated(path: Path, env_steps: int, episodes: int) -> bool:
+    """Whether a whole evaluation.json is there, of the last policy after so many env steps."""
+    try:
+        known = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return False
+    return (known["policy"], len(known["returns"])) == ("last", episodes) and known["env_steps"] >= env_steps
 
 
 def _train_peer(run_dir: Path, arguments: Sequence[Part], _total_env_steps: int, _episodes: int) -> int:

@@ -282,6 +282,7 @@ class BatchEnv:
         own initial state.
         """
         state, first = self._place(mask, *self.task.reset(self.num_envs, self._generator))
+        self._add("overflowed", mask & self.physics.overflowed())
         diverged = mask & self.physics.unstable()
         failed = diverged | (mask & ~torch.isfinite(first).all(dim=-1))
         if not self._may_look:
@@ -338,13 +339,13 @@ class BatchEnv:
         ``steps``, ``reward``; ``episodes`` that ended, and the sums of their ``episode_return`` and
         ``episode_length``; ``unstable`` (world-steps in which the physics diverged) and ``nonfinite`` (in which the
         physics was sound, but the task's observation or reward was not finite) and ``overflowed`` (in which contacts or
-        constraints were dropped for lack of memory); ``reward_terms/<name>``. Differences
+        constraints were dropped for lack of memory, or first states in which they were); ``reward_terms/<name>``. Differences
         between two calls, divided by the difference of steps or episodes, are means over that time.
         """
         totals = to_floats(self._totals)
         self._tell(totals, "unstable", "physics diverged: a smaller timestep, or actions less extreme, may help")
         self._tell(totals, "nonfinite", "observation or reward was not finite: look at the task's own functions")
-        if totals.get("overflowed"):  # the advice is on the device, for which it would be waited
+        if totals.get("overflowed") and "overflowed" not in self._told:  # to read the advice waits for the device
             self._tell(totals, "overflowed", f"contacts or constraints did not fit: {self.physics.overflow_advice}")
         return totals
 

@@ -156,7 +156,7 @@ def to_floats(scalars: Mapping[str, Tensor]) -> dict[str, float]:
 def watch(call: Callable[[], Any]) -> tuple[Any, list[str]]:
     """What a call gives, and where it made the host wait for the GPU, by torch's sync debug mode.
 
-    A place is file:line, or "compiled code".
+    A place is file:line, or "compiled code or torch.ops", of which Python does not know the line.
     """
     before, result = torch.cuda.get_sync_debug_mode(), list[Any]()
     with warnings.catch_warnings(record=True) as caught:
@@ -170,7 +170,7 @@ def watch(call: Callable[[], Any]) -> tuple[Any, list[str]]:
     for one in caught:
         if WAITED in str(one.message):
             in_compiled = one.filename == torch.autograd.function.__file__  # where _FromCpp was called
-            places.append("compiled code" if in_compiled else f"{Path(one.filename).name}:{one.lineno}")
+            places.append("compiled code or torch.ops" if in_compiled else f"{Path(one.filename).name}:{one.lineno}")
         elif "prototype feature" not in str(one.message):  # what the mode says of itself
             warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
     return result[0], places

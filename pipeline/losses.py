@@ -23,11 +23,15 @@ from pipeline.networks import Actor, Critic, UnitWeights, initialize_units, mlp,
 Loss: TypeAlias = SACLoss | CrossQLoss
 
 
-class Policy(TanhNormal):
-    """TorchRL's, whose draws without gradients look at the deviations' values, for which a GPU would be waited."""
+class ActionDistribution(TanhNormal):
+    """TorchRL's, but for `sample_and_log_prob`, which draws as `rsample` does.
+
+    TorchRL's calls torch.normal, which checks the deviations on the host: no CUDA graph can hold that. (So does
+    `sample`, which nothing here calls.)
+    """
 
     def sample_and_log_prob(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> tuple[Tensor, Tensor]:
-        """The same draw, its log probability without gradients."""
+        """The same draw, and its log probability, without gradients."""
         with torch.no_grad():
             return self.rsample_and_log_prob(sample_shape)
 
@@ -164,7 +168,7 @@ def make_loss(config: Config, observation_dim: int, action_dim: int, device: tor
         TensorDictModule(actor, ["observation"], ["loc", "scale"]),
         in_keys=["loc", "scale"],
         out_keys=["action"],
-        distribution_class=Policy,
+        distribution_class=ActionDistribution,
         # Bounds of -1 and 1 as numbers, which tracing takes for constants. (Plain updates on CUDA wait for two copies.)
         distribution_kwargs={"low": -1.0, "high": 1.0, "tanh_loc": False, "safe_tanh": False},
         return_log_prob=True,

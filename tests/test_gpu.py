@@ -250,7 +250,7 @@ def test_the_cpu_simulates_while_the_gpu_works() -> None:
     env = envs.make("Hopper-v5", WORLDS, device="cuda", physics="cpu")
     env.reset()
     first, second = (action.cpu() for action in actions(env, 2))
-    torch.cuda._sleep(10**9)  # so that the first step takes as much pinned memory as the second will, which then has it
+    torch.cuda._sleep(4 * 10**9)  # so that the first step allocates as many pinned blocks as the second will need
     env.step(first)
     torch.cuda.synchronize()
     torch.cuda._sleep(4 * 10**9)  # clock cycles: two seconds or so

@@ -47,6 +47,9 @@ _CONVEX = (
     mujoco.mjtGeom.mjGEOM_ELLIPSOID, mujoco.mjtGeom.mjGEOM_CYLINDER, mujoco.mjtGeom.mjGEOM_BOX,
     mujoco.mjtGeom.mjGEOM_MESH, mujoco.mjtGeom.mjGEOM_HFIELD,
 )  # fmt: skip
+_BETWEEN_GEOMS = (  # sensors for which geoms are held against each other, though they may not collide
+    mujoco.mjtSensor.mjSENS_GEOMDIST, mujoco.mjtSensor.mjSENS_GEOMNORMAL, mujoco.mjtSensor.mjSENS_GEOMFROMTO,
+)  # fmt: skip
 
 
 def missing_packages() -> list[str]:
@@ -104,6 +107,7 @@ class WarpPhysics:
 
     Attributes:
         num_bytes: what the state's arrays take.
+        working_bytes: what a step takes beside them, at most.
     """
 
     dtype = torch.float32
@@ -133,14 +137,14 @@ class WarpPhysics:
         self._post_constraint = any(field in POST_CONSTRAINT for field in fields)
         with self._scope():
             self.num_bytes = num_bytes(self.model, num_worlds, max_contacts, max_constraints)
-            # What integrator and solver work on takes less than the state, by far.
-            working = self.num_bytes + num_worlds * max_contacts * convex_bytes(self.model)
+            # What integrator and solver work on takes less than the state.
+            self.working_bytes = self.num_bytes + num_worlds * max_contacts * convex_bytes(self.model)
             announce(
                 f"memory on {self.device}: physics: {num_worlds:,} worlds, {self.num_bytes / 1e6:,.0f} MB, and at most "
-                f"{working / 1e6:,.0f} MB to work on (--num-envs; room for --max-contacts {max_contacts}, "
+                f"{self.working_bytes / 1e6:,.0f} MB to work on (--num-envs; room for --max-contacts {max_contacts}, "
                 f"--max-constraints {max_constraints} in each)"
             )
-            self._require_memory(self.num_bytes + working)
+            self._require_memory(self.num_bytes + self.working_bytes)
             self._warp_model = self._put_model()
             self._data = self._make_data(num_worlds)
             self._set_model_fields()
@@ -183,11 +187,8 @@ class WarpPhysics:
 
     def _require_memory(self, needed: int) -> None:
         free = free_bytes(self.device)
-        if needed > free and self.device.type == "cuda":
-            # Worlds and graphs that nobody has any more, and what torch keeps for later.
-            gc.collect()
-            torch.cuda.synchronize(self.device)
-            torch.cuda.empty_cache()
+        if needed > free:
+            give_back(self.device)
             free = free_bytes(self.device)
         if needed > free:
             raise MemoryError(
@@ -383,7 +384,10 @@ class WarpPhysics:
 
 
 class Captured:
-    """Work on the device, as a CUDA graph from its second time on: the first loads and compiles its kernels."""
+    """Work on the device, as a CUDA graph from its second time on: the first loads and compiles its kernels.
+
+    A recording that fails raises, and is tried again the next time.
+    """
 
     def __init__(self, work: Callable[[], None], device: torch.device):
         self._work, self._device = work, device
@@ -459,17 +463,17 @@ def convex_bytes(model: mujoco.MjModel) -> int:
     """What the collision of convex shapes works on, in bytes for each contact for which there is memory, at most.
 
     Planes, spheres and capsules need none of it among themselves. The arrays are those of mujoco_warp's
-    `convex_narrowphase`.
+    `convex_narrowphase`; those of flexes are not counted.
     """
     collides = (model.geom_contype | model.geom_conaffinity) != 0
+    collides[model.pair_geom1] = collides[model.pair_geom2] = True
+    collides |= np.isin(model.sensor_type, _BETWEEN_GEOMS).any()
     of_one_kind = [int((collides & np.isin(model.geom_type, kinds)).sum()) for kinds in (_ROUND, _CONVEX)]
     if not of_one_kind[1] or sum(of_one_kind) < 2:
         return 0
     iterations = max(model.opt.ccd_iterations, 16)
-    corners = max(16, model.mesh_polyvertnum.max(initial=0))
-    neighbours = max(3, model.mesh_polymapnum.max(initial=0))
     polytope = 16 * (10 + 2 * iterations) + 20 * (6 + 5 * iterations) + 4 * 24  # vertices, faces, horizon
-    return int(polytope + 88 * corners + 44 * neighbours)
+    return int(polytope + 88 * max(16, model.npolygonmax) + 44 * max(3, model.nmeshdegmax))
 
 
 def _array_bytes(data: Any) -> int:
@@ -482,6 +486,18 @@ def _array_bytes(data: Any) -> int:
         elif dataclasses.is_dataclass(value):
             total += _array_bytes(value)
     return total
+
+
+def give_back(device: torch.device) -> None:
+    """Give back to a device the memory of worlds and graphs that nobody has any more, and what torch keeps for later.
+
+    On CUDA, what Warp's graphs worked on stays reserved for graphs.
+    """
+    gc.collect()
+    if device.type == "cuda":
+        wp, _ = _modules()
+        wp.synchronize_device(wp.device_from_torch(str(device)))  # Warp's own: it frees what it had put off, too
+        torch.cuda.empty_cache()
 
 
 def free_bytes(device: torch.device) -> int:

@@ -66,7 +66,8 @@ def test_a_case_that_fails_leaves_the_others_to_be_measured() -> None:
         kit.compare("section", "title", {"theirs": broken}, "theirs")
 
 
-def test_tests_that_take_too_long_are_stopped_and_those_that_passed_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.slow
+def test_tests_that_take_too_long_are_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     found: list[gpu.Finding] = []
     kit = gpu.Kit(torch.device("cpu"), TINY, time.monotonic() + 300, found.append)
     monkeypatch.setattr(gpu, "FOR_TESTS", 0.5)
@@ -79,23 +80,27 @@ def test_tests_that_take_too_long_are_stopped_and_those_that_passed_are_kept(mon
 
 def test_tests_are_run_each_in_a_process_of_its_own_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[tuple[str, ...]] = []
+    tests = ["tests/a.py::one", "tests/a.py::two[x y]", "tests/a.py::three", "tests/a.py::four"]
 
     def ended(until: float, *arguments: str) -> gpu.Ended:
         if "--collect-only" in arguments:
-            return gpu.Ended(0, ["tests/a.py::one", "tests/a.py::two[x y]", "tests/a.py::three", "3 tests collected"])
+            warning = "[W Context.cpp:1] at::globalContext() says something"
+            return gpu.Ended(0, [warning, *tests, "4 tests collected"])
         ran.append(arguments[2:])
         test = arguments[-1]
         if "two" in test:
             return gpu.Ended(1, [f"{test} FAILED", "E  no", f"FAILED {test} - no"])
+        if "four" in test:
+            return gpu.Ended(-11, ["Fatal Python error: Segmentation fault"])
         return gpu.Ended(gpu.TIMED_OUT, []) if "three" in test else gpu.Ended(0, [f"{test} PASSED", "1 passed"])
 
     found: list[gpu.Finding] = []
     monkeypatch.setattr(gpu, "_pytest", ended)
     kit = gpu.Kit(torch.device("cuda"), TINY, time.monotonic() + 300, found.append)
-    with pytest.raises(RuntimeError, match=r"^1 passed, 1 failed, 0 skipped, 1 cut short$"):
+    with pytest.raises(RuntimeError, match=r"^1 passed, 2 failed, 0 skipped, 1 cut short$"):
         gpu.run_tests(kit)
-    assert sorted(ran) == [("tests/a.py::one",), ("tests/a.py::three",), ("tests/a.py::two[x y]",)]
-    assert found[0]["failed"] == ["FAILED tests/a.py::two[x y] - no"]
+    assert sorted(ran) == sorted((test,) for test in tests)
+    assert found[0]["failed"] == ["FAILED tests/a.py::two[x y] - no", "EXIT CODE -11 tests/a.py::four"]
     assert found[0]["cut_short"] == ["tests/a.py::three"]
 
 

@@ -50,6 +50,13 @@ def test_recipes_are_compared_by_env_steps_and_an_interrupted_comparison_goes_on
     assert len(list(folder.iterdir())) == 2
     assert [path.stat().st_mtime_ns for path in kept] == untouched
     assert again["measurements"][1]["final"] == first["measurements"][0]["final"]
+    # An evaluation of another policy, or one that was cut short, is not taken for the last policy's.
+    path = of_crossq / "evaluation.json"
+    last = json.loads(path.read_text())
+    for other in (json.dumps(last | {"policy": "best", "mean": -1.0}), path.read_text()[:50]):
+        path.write_text(other)
+        (crossq,) = compare("crossq:100 --critic-lr 0.01")["measurements"]
+        assert crossq["final"] == last
 
 
 def test_a_recipes_seeds_are_averaged_where_all_came_so_far() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
 from typing import Any
 
@@ -191,6 +192,27 @@ def test_inputs_of_other_shapes_or_dtypes_than_recorded_are_refused():
         graph(torch.ones(2))
 
 
+def test_nothing_is_collected_while_recording() -> None:
+    found = []
+
+    def work() -> dict[str, Tensor]:
+        found.append(gc.isenabled())
+        if len(found) == 4:
+            raise ValueError("no")
+        return {"one": torch.ones(1)}
+
+    graph = CudaGraph(work, "work", CPU)
+    for _ in range(4):
+        graph()
+    assert found == [True, True, False]
+    assert gc.isenabled()
+    failing = CudaGraph(work, "work", CPU)
+    failing._calls = 2
+    with pytest.raises(ValueError, match="no"):
+        failing()
+    assert gc.isenabled()
+
+
 def test_watching_finds_where_torch_says_that_it_waited_and_lets_other_warnings_be_seen(
     monkeypatch: pytest.MonkeyPatch,
 ):
@@ -233,7 +255,7 @@ def test_watching_hears_compiled_code_of_whose_warnings_python_would_not_know(mo
         result, places = watch(work)
     assert result is one
     assert weight.grad is None
-    assert [place.partition(":")[0] for place in places] == ["test_cuda_graph.py", "compiled code"]
+    assert [place.partition(":")[0] for place in places] == ["test_cuda_graph.py", "compiled code or torch.ops"]
     watch(work)
     assert weight.grad == 2
     with pytest.raises(ZeroDivisionError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import re
 import warnings
 from collections.abc import Callable
@@ -350,17 +351,66 @@ def test_more_worlds_than_the_memory_holds_are_refused_before_they_are_made(monk
         r"memory on cpu: physics: 4 worlds, \d+ MB.*--num-envs.*--max-contacts 16.*--max-constraints 48", told[0]
     )
     assert made == [1, 2], "what one and two worlds take"
+    free = iter([1_000, 10**12])  # what nobody has any more is given back, before it is refused
+    monkeypatch.setattr(module, "free_bytes", lambda device: next(free))
+    make("warp")
+    assert next(free, None) is None
 
 
+def test_a_recording_of_warps_that_failed_is_tried_again(monkeypatch: pytest.MonkeyPatch):
+    from envs.physics import warp as module
+
+    done, recordings = [], iter([RuntimeError("no"), "graph"])
+
+    def capture(self: object) -> str:
+        one = next(recordings)
+        if isinstance(one, Exception):
+            raise one
+        return one
+
+    monkeypatch.setattr(module.Captured, "_capture", capture)
+    monkeypatch.setattr(module._modules()[0], "capture_launch", done.append)
+    work = module.Captured(lambda: done.append("work"), torch.device("cuda"))
+    work()
+    with pytest.raises(RuntimeError, match="no"):
+        work()
+    work()
+    work()
+    assert done == ["work", "graph", "graph"]
+
+
+# Two bodies of a shape, which touch.
 SHAPES = (
-    "<mujoco><worldbody><geom type='plane' size='5 5 .1'/>"
-    + "".join(f"<body pos='{x} 0 .2'><freejoint/><geom type='{{kind}}' size='.1 .1 .1'/></body>" for x in (0, 0.15))
-    + "</worldbody></mujoco>"
+    "<mujoco><asset><mesh name='m' vertex='{vertices}'/></asset>"
+    "<worldbody><geom type='plane' size='5 5 .1'/>"
+    + "".join(f"<body pos='{x} 0 .2'><freejoint/><geom name='g{x}' {{shape}}/></body>" for x in (0, 0.15))
+    + "</worldbody>{more}</mujoco>"
 )
+PRISM = " ".join(
+    f"{0.1 * math.cos(angle):.5f} {0.1 * math.sin(angle):.5f} {z}"
+    for z in (-0.1, 0.1)
+    for angle in np.linspace(0, 2 * math.pi, 40, endpoint=False)
+)
+APART = "type='box' size='.1 .1 .1' contype='0' conaffinity='0'"
 
 
-@pytest.mark.parametrize("kind", ["sphere", "capsule", "box", "cylinder", "ellipsoid"])
-def test_what_worlds_work_on_is_no_more_than_was_announced(kind: str, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(
+    ("shape", "more", "convex"),
+    [
+        ("size='.1'", "", False),
+        ("type='capsule' size='.1 .1'", "", False),
+        ("type='box' size='.1 .1 .1'", "", True),
+        ("type='cylinder' size='.1 .1'", "", True),
+        ("type='ellipsoid' size='.1 .1 .1'", "", True),
+        ("type='mesh' mesh='m'", "", True),
+        (APART, "", False),
+        (APART, "<contact><pair geom1='g0' geom2='g0.15'/></contact>", True),
+        (APART, "<sensor><distance geom1='g0' geom2='g0.15'/></sensor>", True),
+    ],
+)
+def test_what_worlds_work_on_is_no_more_than_was_announced(
+    shape: str, more: str, convex: bool, monkeypatch: pytest.MonkeyPatch
+):
     from warp._src.context import CpuDefaultAllocator
 
     held: dict[int, int] = {}
@@ -378,15 +428,15 @@ def test_what_worlds_work_on_is_no_more_than_was_announced(kind: str, monkeypatc
         give(self, address, size)
 
     told: list[str] = []
-    xml = SHAPES.format(kind=kind)
+    xml = SHAPES.format(shape=shape, more=more, vertices=PRISM)
     physics = make("warp", fields=("qpos",), xml=xml, max_contacts=24, max_constraints=96, announce=told.append)
     monkeypatch.setattr(CpuDefaultAllocator, "allocate", allocate)
     monkeypatch.setattr(CpuDefaultAllocator, "deallocate", deallocate)
     physics.step(torch.zeros(WORLDS, 0), 1)
-    working = physics.num_bytes + WORLDS * 24 * convex_bytes(physics.model)
-    assert f"at most {working / 1e6:,.0f} MB to work on" in told[0]
-    assert 0 < most[0] <= working
-    assert (convex_bytes(physics.model) == 0) == (kind in ("sphere", "capsule"))
+    assert physics.working_bytes == physics.num_bytes + WORLDS * 24 * convex_bytes(physics.model)
+    assert f"at most {physics.working_bytes / 1e6:,.0f} MB to work on" in told[0]
+    assert 0 < most[0] <= physics.working_bytes
+    assert (convex_bytes(physics.model) > 0) == convex
 
 
 def test_the_bytes_announced_are_those_allocated():
