@@ -328,13 +328,8 @@ def steps(kit: Kit) -> None:
         engines = [env.physics for env in (ours, bare) if isinstance(env.physics, WarpPhysics)]
         announced = sum(engine.num_bytes + engine.working_bytes for engine in engines)
         kit.note("memory", task=task, worlds=worlds, announced=announced, taken=free - free_bytes(kit.device))
-        del (
-            ours,
-            bare,
-            cases,
-            engines,
-        )  # their graphs refer to them: what they take is free only when it has been collected
-        give_back(kit.device)
+        del ours, bare, cases, engines
+        give_back(kit.device)  # their graphs refer to them, so that only a collection frees what they take
 
 
 def _warp_env(kit: Kit, task: str, worlds: int) -> envs.BatchEnv:

@@ -339,8 +339,8 @@ class BatchEnv:
         ``steps``, ``reward``; ``episodes`` that ended, and the sums of their ``episode_return`` and
         ``episode_length``; ``unstable`` (world-steps in which the physics diverged) and ``nonfinite`` (in which the
         physics was sound, but the task's observation or reward was not finite) and ``overflowed`` (in which contacts or
-        constraints were dropped for lack of memory, or first states in which they were); ``reward_terms/<name>``. Differences
-        between two calls, divided by the difference of steps or episodes, are means over that time.
+        constraints were dropped for lack of memory), which count first states, too; ``reward_terms/<name>``.
+        Differences between two calls, divided by the difference of steps or episodes, are means over that time.
         """
         totals = to_floats(self._totals)
         self._tell(totals, "unstable", "physics diverged: a smaller timestep, or actions less extreme, may help")

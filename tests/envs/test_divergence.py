@@ -423,7 +423,7 @@ def test_a_start_that_is_not_finite_is_counted_and_never_handed_out(what: str):
 
 
 class Boxes(Task):
-    """Eight boxes that fall on the floor, in a memory that holds few of their contacts."""
+    """Eight boxes that lie on the floor, in a memory that holds few of their contacts."""
 
     mjcf = """
     <mujoco>
@@ -435,7 +435,7 @@ class Boxes(Task):
       <actuator><motor joint="free0" ctrlrange="-1 1"/></actuator>
     </mujoco>""".format(
         "".join(
-            f'<body pos="{i} 0 .1"><joint name="free{i}" type="free"/><geom type="box" size=".1 .1 .1"/></body>'
+            f'<body pos="{i} 0 .09"><joint name="free{i}" type="free"/><geom type="box" size=".1 .1 .1"/></body>'
             for i in range(8)
         )
     )
