@@ -468,8 +468,9 @@ def convex_bytes(model: mujoco.MjModel) -> int:
     collides = (model.geom_contype | model.geom_conaffinity) != 0
     collides[model.pair_geom1] = collides[model.pair_geom2] = True
     collides |= np.isin(model.sensor_type, _BETWEEN_GEOMS).any()
-    of_one_kind = [int((collides & np.isin(model.geom_type, kinds)).sum()) for kinds in (_ROUND, _CONVEX)]
-    if not of_one_kind[1] or sum(of_one_kind) < 2:
+    types = model.geom_type[collides]
+    num_round, num_convex = (np.count_nonzero(np.isin(types, kinds)) for kinds in (_ROUND, _CONVEX))
+    if not num_convex or num_round + num_convex < 2:
         return 0
     iterations = max(model.opt.ccd_iterations, 16)
     polytope = 16 * (10 + 2 * iterations) + 20 * (6 + 5 * iterations) + 4 * 24  # vertices, faces, horizon
