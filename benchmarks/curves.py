@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
 Points = tuple[Sequence[float], Sequence[float]]
-
-
-def read_evaluations(run_dir: Path) -> list[dict[str, float]]:
-    """The rows of a run's evaluations.csv, none where it has none."""
-    path = run_dir / "evaluations.csv"
-    if not path.exists():
-        return []
-    with open(path, newline="") as file:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
 
 
 def draw(

@@ -20,6 +20,7 @@ from benchmarks import curves, result
 from benchmarks.training import SALTUS
 from envs.physics.cpu import available_cores
 from pipeline import checkpoint
+from pipeline.logger import EVALUATIONS, read_table
 from pipeline.presets import names
 
 Part = str | int | Path
@@ -135,7 +136,7 @@ def recipes(
         train = _train_peer if recipe.name == PEER else _train
         exit_code = train(run_dir, arguments, recipe.total_env_steps, episodes)
         read = _read_json(run_dir / "evaluation.json"), _read_json(run_dir / "config.json")
-        return Curve(recipe.label, seed, recipe.total_env_steps, exit_code, curves.read_evaluations(run_dir), *read)
+        return Curve(recipe.label, seed, recipe.total_env_steps, exit_code, read_table(run_dir / EVALUATIONS), *read)
 
     with ThreadPoolExecutor(available_cores()) as pool:
         jobs = [(recipe, seed) for seed in seeds for recipe in parsed]
@@ -152,7 +153,7 @@ def recipes(
 
 def _train(run_dir: Path, arguments: Sequence[Part], total_env_steps: int, episodes: int) -> int:
     """Train with saltus, or go on, and evaluate the last policy; return the exit code of what failed, or 0."""
-    exit_code, done = 0, curves.read_evaluations(run_dir)
+    exit_code, done = 0, read_table(run_dir / EVALUATIONS)
     if not checkpoint.find(run_dir / "checkpoints"):
         exit_code = _run(*SALTUS, "train", *arguments, "--run-dir", run_dir)
     elif not done or done[-1]["env_steps"] < total_env_steps:

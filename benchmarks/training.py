@@ -18,6 +18,7 @@ from typing import Any
 import tyro
 
 from benchmarks import curves, result
+from pipeline.logger import EVALUATIONS, read_table
 
 SALTUS = (sys.executable, "-c", "from pipeline.cli import main; main()")
 
@@ -104,7 +105,7 @@ def _train_and_evaluate(task: str, seed: int, limit: float, episodes: int, optio
             (when, line.replace(str(run_dir), "RUN")) for when, line in lines
         ]  # results name no folder of a machine
         times = [when for when, line in output if line.startswith("evaluation at ")]
-        rows = curves.read_evaluations(run_dir)
+        rows = read_table(run_dir / EVALUATIONS)
         curve = [
             row | {"wall_seconds": when} for row, when in zip(rows, times, strict=False)
         ]  # a row comes before its line

@@ -127,6 +127,23 @@ class Logger:
         return Group(self._progress, table)
 
 
+def read_table(path: Path) -> list[dict[str, float]]:
+    """The rows of metrics.csv or evaluations.csv, whole ones only; none where there is no file.
+
+    A run may be writing the file meanwhile, so it is read in one piece: what csv reads line by line may find no header,
+    and then, with the file grown, take a row for one. A missing number is NaN.
+    """
+    header, *rows = _whole_rows(path)
+    return [{name: float(value or "nan") for name, value in zip(header, row, strict=True)} for row in rows]
+
+
+def _whole_rows(path: Path) -> list[list[str]]:
+    """The header and the rows as long as it, without a last line cut short; an empty header where there is none."""
+    text = path.read_text() if path.exists() else ""
+    header, *rows = list(csv.reader(text.split("\n")[:-1])) or [[]]
+    return [header, *(row for row in rows if len(row) == len(header))]
+
+
 class _CsvTable:
     """Rows of a CSV file, each handed to the system when `append` returns; the first row decides the columns."""
 
@@ -150,9 +167,8 @@ class _CsvTable:
 
 def _drop_rows_after(path: Path, env_steps: int) -> list[str]:
     """Drop the rows that a resumed run will write again, and a last one cut short; return the columns."""
-    with open(path, newline="") as file:
-        header, *rows = list(csv.reader(file)) or [[]]
-    kept = [row for row in rows if len(row) == len(header) and int(row[0]) <= env_steps]
+    header, *rows = _whole_rows(path)
+    kept = [row for row in rows if int(row[0]) <= env_steps]
     partial = path.with_suffix(".partial")
     with open(partial, "w", newline="") as file:
         csv.writer(file).writerows([header, *kept] if header else [])

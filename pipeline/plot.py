@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import matplotlib
@@ -10,7 +9,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from pipeline.logger import EVALUATIONS, METRICS
+from pipeline.logger import EVALUATIONS, METRICS, read_table
 
 
 def learning_curve(run_dir: Path, title: str) -> Path | None:
@@ -19,7 +18,7 @@ def learning_curve(run_dir: Path, title: str) -> Path | None:
     Returns:
         The file, or None if there is no evaluation to draw yet.
     """
-    training, evaluations = _read(run_dir / METRICS), _read(run_dir / EVALUATIONS)
+    training, evaluations = _columns(run_dir / METRICS), _columns(run_dir / EVALUATIONS)
     if not evaluations:
         return None
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), sharey=True, layout="constrained")
@@ -41,9 +40,6 @@ def learning_curve(run_dir: Path, title: str) -> Path | None:
     return path
 
 
-def _read(path: Path) -> dict[str, list[float]]:
-    if not path.exists():
-        return {}
-    with open(path, newline="") as file:
-        rows = list(csv.DictReader(file))
-    return {name: [float(row[name] or "nan") for row in rows] for name in rows[0]} if rows else {}
+def _columns(path: Path) -> dict[str, list[float]]:
+    rows = read_table(path)
+    return {name: [row[name] for row in rows] for name in rows[0]} if rows else {}

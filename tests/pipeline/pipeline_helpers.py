@@ -123,10 +123,8 @@ def finish(process: subprocess.Popen[str], timeout: float = 150) -> str:
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
-    if not path.exists():
-        return []
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
+    text = path.read_text() if path.exists() else ""  # in one piece: a run may be writing it
+    return list(csv.DictReader(text.splitlines()))
 
 
 def train_here(run_dir: Path, task: str = "InvertedPendulum-v5", *flags: str, **overrides: Any) -> str:

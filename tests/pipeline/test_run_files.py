@@ -24,7 +24,7 @@ from pipeline import checkpoint, cli
 from pipeline import run as run_module
 from pipeline.config import Config
 from pipeline.learner import Learner
-from pipeline.logger import Logger
+from pipeline.logger import Logger, read_table
 from pipeline.run import Run
 from pipeline.train import train
 
@@ -115,6 +115,31 @@ def assert_tensorboard_has_the_tables(run_dir: Path) -> None:
             assert [step for step, _ in found] == [int(row["env_steps"]) for row in table], name
             expected = [float(row[name]) for row in table]
             assert [value for _, value in found] == pytest.approx(expected, rel=1e-6, nan_ok=True)
+
+
+def test_a_table_cut_short_anywhere_reads_as_its_whole_rows_and_is_continued_from_them(tmp_path: Path) -> None:
+    written = [{"env_steps": 10.0 * i, "return_mean": i + 0.125, "seconds": 0.5, "alpha": math.inf} for i in range(3)]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    whole.mkdir()
+    write_evaluations(whole, written, 0)
+    content = (whole / "evaluations.csv").read_bytes()
+    assert read_table(whole / "evaluations.csv") == written
+    assert read_table(cut / "evaluations.csv") == []
+    cut.mkdir()
+    for length in range(len(content)):
+        (cut / "evaluations.csv").write_bytes(content[:length])
+        known = read_table(cut / "evaluations.csv")
+        assert known == written[: len(known)]
+        lines = content[: length + 1].count(b"\r\n")  # a line's last character matters to no reader
+        assert len(known) == max(lines - 1, 0)
+        write_evaluations(cut, written[len(known) :], 10 * (len(known) - 1) if known else 0)
+        assert (cut / "evaluations.csv").read_bytes() == content
+
+
+def write_evaluations(run_dir: Path, rows: list[dict[str, float]], env_steps: int) -> None:
+    with Logger(run_dir, small_config(), env_steps, Console(file=io.StringIO())) as logger:
+        for row in rows:
+            logger.evaluation(row | {"env_steps": int(row["env_steps"])}, "")
 
 
 def test_tensorboard_has_the_numbers_of_the_tables(run_dir: Path) -> None:
