@@ -127,11 +127,13 @@ def train_for(
     Args:
         limit: seconds after which it is asked to stop (SIGTERM), and saves.
         arguments: of the command.
-        cache: the compilation cache's folder.
+        cache: the folder of what compiling keeps, and of temporary files, among which Inductor has its headers.
         grace: seconds that it has to stop, before it is killed.
     """
     output = []
-    environment = os.environ | {"PYTHONUNBUFFERED": "1", "TORCHINDUCTOR_CACHE_DIR": str(cache)}
+    cache.mkdir(exist_ok=True)
+    folders = {"TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"), "TMPDIR": str(cache)}
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"} | folders
     start = time.monotonic()
     with subprocess.Popen(
         [*SALTUS, "train", *arguments], env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT

@@ -136,6 +136,13 @@ def resume(arguments: list[str], console: Console) -> None:
 
 def _run(config: Config, run_dir: Path, console: Console, content: dict[str, Any] | None = None) -> None:
     """Train, from the state in a checkpoint's `content` if there is one, which is taken out of it."""
+    import torch
+
+    from pipeline.graph import prepare_compiler
+
+    if config.compile and (config.device == "cpu" or not torch.cuda.is_available()):
+        prepare_compiler()  # it goes on beside what follows, which takes seconds even to import
+
     from pipeline.logger import Logger
     from pipeline.plot import learning_curve
     from pipeline.run import Run, create, locked

@@ -8,20 +8,67 @@ call no Python of the update is left.
 
 from __future__ import annotations
 
+import functools
+import shutil
+import signal
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from threading import Event, Thread
 from typing import Any
 
 import torch
 from tensordict import TensorDict
 from torch import Tensor, fx
+from torch._inductor import config as inductor_config
 from torch._inductor import standalone_compile
+from torch._inductor.codecache import CppPythonBindingsCodeCache
+from torch._inductor.cpu_vec_isa import pick_vec_isa
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pipeline.onednn import UseOneDNN
 
 Update = Callable[[TensorDict], dict[str, Tensor]]
+
+
+class Preparation(Thread):
+    """What Inductor does before a machine's first C++ kernel, begun while the caller imports, simulates and traces.
+
+    It finds the processor's vector instructions by building a library with each, and compiles a header of its own for
+    all kernels to come: ten seconds and more on one core, the same for every graph, kept in Inductor's cache. What
+    fails here fails again, and is told, when a graph is compiled.
+
+    Attributes:
+        probed: set when the vector instructions are known; finding them cannot be done by two threads.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.probed = Event()
+
+    def run(self) -> None:
+        # Compilers inherit the mask. A Ctrl-C that ended one would have kernels without vector instructions, also in
+        # the cache, for later runs.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        with suppress(Exception):
+            pick_vec_isa()
+        self.probed.set()
+        with suppress(Exception):
+            if _can_precompile_headers():
+                nothing = '#include <torch/csrc/inductor/cpp_prefix.h>\nextern "C" void kernel() {}'
+                CppPythonBindingsCodeCache.load_pybinding([], nothing)
+
+
+_preparation: Preparation | None = None
+
+
+def prepare_compiler() -> None:
+    """Start the `Preparation` of this process, which goes on beside the caller."""
+    global _preparation
+    if _preparation is None:
+        _preparation = Preparation()
+        _preparation.start()
 
 
 class Graph:
@@ -74,7 +121,7 @@ class Graph:
             except Exception as error:  # whatever it is: the plain function computes the same
                 if attempt == 2:
                     self._failed = True
-                    _warn(error)
+                    _warn(str(error).strip().partition("\n")[0] or type(error).__name__)
         self.seconds = time.monotonic() - start
 
     def _compile(self, batch: TensorDict, keys: list[Any], values: list[Tensor]) -> None:
@@ -95,11 +142,14 @@ class Graph:
                 for tensor, value in zip(state, before, strict=True):
                     tensor.copy_(value)
         self._inputs = _make_placeholders(traced)
+        if _preparation is not None:
+            _preparation.probed.wait()
         options: dict[str, Any] = {
             "fallback_random": True,  # the random numbers of the plain function
             # Kernels are tuned at the first call, by its data. While compiling they would be by invented numbers, which
             # need not be valid as indices.
             "triton.autotune_at_compile_time": False,
+            "cpp_cache_precompile_headers": _can_precompile_headers(),
         }
         if values[0].device.type == "cpu" and UseOneDNN.available():
             options["post_grad_custom_post_pass"] = UseOneDNN()
@@ -110,6 +160,11 @@ class Graph:
                 dynamic_shapes="from_example_inputs",
                 options={"config_patches": options},
             )
+
+
+def _can_precompile_headers() -> bool:
+    """Whether Inductor may precompile its C++ header, which it knows again by what the program openssl says of it."""
+    return inductor_config.cpp_cache_precompile_headers and shutil.which("openssl") is not None
 
 
 def _make_placeholders(traced: fx.GraphModule) -> list[Tensor]:
@@ -148,8 +203,8 @@ def _nested(items: Mapping[Any, Tensor], batch_size: torch.Size) -> TensorDict:
     return result
 
 
-def _warn(error: Exception) -> None:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+@functools.cache  # what fails for one graph fails for the next: once is enough
+def _warn(reason: str) -> None:
     warnings.warn(
         f"torch.compile failed, going on without it, at a third of the speed: {reason}. It needs a C++ compiler and "
         "Python's headers (Debian, Ubuntu: apt install g++ python3-dev)",

@@ -1,13 +1,21 @@
 from __future__ import annotations
 
+import json
+import os
+import signal
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import pytest
 import torch
 from tensordict import TensorDict
 from torch import Tensor, fx
+from torch._inductor.cpu_vec_isa import pick_vec_isa
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pipeline import graph as graph_module
@@ -142,6 +150,11 @@ def test_tracing_leaves_the_state_and_the_random_stream_as_they_were(monkeypatch
     assert torch.equal(random, random_then)
 
 
+@pytest.fixture(autouse=True)
+def forget_what_was_warned_of() -> None:
+    graph_module._warn.cache_clear()
+
+
 FAILURES = [
     pytest.param(RuntimeError("no C++ compiler\nlong story"), "no C++ compiler", id="message"),
     pytest.param(torch._inductor.exc.InductorError(ValueError("bad"), None), "bad", id="inductor"),
@@ -161,22 +174,42 @@ def test_where_compiling_fails_the_function_goes_on_as_it_is_and_one_warning_say
         raise error
 
     monkeypatch.setattr(graph_module, "standalone_compile", failing)
-    regression, plain = Regression(), Regression()
+    regression, plain, another = Regression(), Regression(), Regression()
     graph = Graph(regression.update, regression.state)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         found = play(graph)
+        play(Graph(another.update, another.state))
     said = [str(warning.message) for warning in caught]
     assert len(said) == 1, said
     assert "torch.compile failed, going on without it" in said[0]
     assert reason in said[0]
     assert "long story" not in said[0]
     assert "apt install g++" in said[0]
-    assert calls == 2
+    assert calls == 4
     assert not graph.pending
     for left, right in zip(found, play(plain.update), strict=True):
         assert all(torch.equal(left[name], right[name]) for name in right)
     assert torch.equal(regression.weight, plain.weight)
+
+
+@pytest.mark.parametrize("openssl", [True, False])
+def test_headers_are_precompiled_only_where_inductor_finds_openssl(
+    openssl: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[bool] = []
+
+    def watching(*arguments: Any, options: dict[str, Any], **others: Any) -> Any:
+        given.append(options["config_patches"]["cpp_cache_precompile_headers"])
+        return STANDALONE(*arguments, options=options, **others)
+
+    monkeypatch.setattr(graph_module, "standalone_compile", watching)
+    monkeypatch.setattr(graph_module.shutil, "which", lambda name: f"/usr/bin/{name}" if openssl else None)
+    regression = Regression()
+    graph = Graph(regression.update, regression.state)
+    play(graph)
+    assert given == [openssl]
+    assert graph.compiled
 
 
 def test_a_compilation_that_was_interrupted_is_tried_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -311,6 +344,58 @@ def test_what_onednn_would_not_compute_the_same_is_left_alone() -> None:
     assert products(lambda b, x, w: torch.addmm(b, x, w, beta=2, alpha=0.5), (64,), *large) == {"aten.addmm.default"}
     assert products(lambda x, w: x @ w[:, 1:], (64, 64), (64, 80)) == {"aten.mm.default"}, "not dense in any order"
     assert products(lambda x, w: torch.bmm(x, w), (3, 64, 64), (3, 64, 64)) == {"aten.bmm.default"}
+
+
+PREPARED = """
+import json, signal
+from pathlib import Path
+import torch
+from tensordict import TensorDict
+from torch._inductor.cpu_vec_isa import pick_vec_isa, valid_vec_isa_list
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+from pipeline import graph
+
+signal.signal(signal.SIGINT, lambda *_: None)  # as StopSignal does, a run goes on until it has saved
+graph.prepare_compiler()
+graph.prepare_compiler()
+print("preparing", flush=True)
+graph._preparation.join()
+print("prepared", flush=True)
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+headers = lambda: sorted(map(str, Path(default_cache_dir()).rglob("*.gch")))
+before = headers()
+compiled = graph.Graph(lambda batch: {"double": 2 * batch["x"].sin()}, lambda: [])
+assert (compiled(TensorDict({"x": torch.ones(64)}))["double"] > 1).all() and compiled.compiled
+print(json.dumps([str(pick_vec_isa()), valid_vec_isa_list.cache_info().misses, len(before), headers() == before]))
+"""
+
+
+@pytest.mark.slow
+def test_what_is_prepared_is_what_compiling_takes_and_no_interrupt_spoils_it(tmp_path: Path) -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "TORCHINDUCTOR_CACHE_DIR"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", PREPARED],
+        env=environment | {"TMPDIR": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "preparing\n"
+    done = Event()
+    Thread(target=interrupt_until, args=(done, process.pid)).start()
+    assert process.stdout.readline() == "prepared\n"
+    done.set()
+    found, probes, headers, no_new_header = json.loads(process.communicate(timeout=120)[0])
+    assert found == str(pick_vec_isa())
+    assert probes == 1
+    assert headers == 1
+    assert no_new_header
+
+
+def interrupt_until(done: Event, group: int) -> None:
+    while not done.wait(0.1):
+        os.killpg(group, signal.SIGINT)
 
 
 @needs_onednn
