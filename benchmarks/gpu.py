@@ -35,7 +35,8 @@ from benchmarks.parity import interval, random_episodes, step_differences
 from benchmarks.training import train_for
 from benchmarks.update import BATCH_SIZE, HIDDEN, learning, make_learner
 from envs.cuda_graph import watch
-from envs.physics.warp import WarpPhysics, free_bytes, give_back
+from envs.physics.warp import WarpPhysics
+from envs.physics.warp_memory import free_bytes, give_back
 from pipeline.evaluate import scale_action
 
 TASKS = ("Hopper-v5", "Humanoid-v5")
@@ -519,7 +520,7 @@ def training(kit: Kit) -> None:
     rows: list[list[result.Cell]] = []
     failed = []
     for task, seconds, options in kit.sizes.training:
-        with TemporaryDirectory(prefix="saltus-") as folder:
+        with TemporaryDirectory(prefix="saltus-", ignore_cleanup_errors=True) as folder:
             arguments = [task, "--device", kit.device.type, "--run-dir", f"{folder}/run", *options.split()]
             limit = min(seconds, kit.left() - TO_SAVE - 10)
             exit_code, took, lines = train_for(limit, arguments, Path(folder) / "cache", grace=TO_SAVE)

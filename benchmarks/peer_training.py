@@ -1,4 +1,4 @@
-"""Stable-Baselines3's SAC trained on a Gymnasium task, evaluated as saltus evaluates its own policies.
+"""SAC of Stable-Baselines3 or SBX trained on a Gymnasium task, evaluated as saltus evaluates its own policies.
 
 What it leaves in its folder are the files that a run of saltus leaves there: config.json, evaluations.csv,
 evaluation.json.
@@ -7,10 +7,12 @@ evaluation.json.
 from __future__ import annotations
 
 import csv
+import importlib
 import json
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -25,14 +27,17 @@ from pipeline.seeding import stream_seed
 
 @dataclass(frozen=True)
 class PeerTraining:
-    """What to train. Everything else is Stable-Baselines3's default: networks of 2x256, a learning rate of 3e-4.
+    """What to train. Everything else is the library's default: networks of 2x256, one environment, UTD 1.
 
     Attributes:
         task: one of Gymnasium's.
         run_dir: where the files are written.
-        seed: of Stable-Baselines3, its environment and the evaluations.
+        library: whose SAC.
+        num_threads: of PyTorch, in evaluations, too; SBX's JAX takes all there are.
+        seed: of the library, its environment and the evaluations.
         total_env_steps: for how long.
-        learning_starts: env steps with random actions first (Stable-Baselines3's own default is 100).
+        seconds: after which it ends in any case, counted from here on.
+        learning_starts: env steps with random actions first (the libraries' own default is 100).
         eval_every: env steps between evaluations.
         eval_episodes: of each evaluation.
         final_episodes: of the last policy's.
@@ -40,8 +45,11 @@ class PeerTraining:
 
     task: str
     run_dir: Path
+    library: Literal["stable-baselines3", "sbx"] = "stable-baselines3"
+    num_threads: int = 1
     seed: int = 0
     total_env_steps: int = 100_000
+    seconds: float | None = None
     learning_starts: int = 5_000
     eval_every: int = 5_000
     eval_episodes: int = 10
@@ -52,13 +60,15 @@ def train(options: PeerTraining) -> None:
     """Train from the beginning to the end.
 
     Raises:
-        ModuleNotFoundError: Stable-Baselines3 is not installed.
+        ModuleNotFoundError: the library is not installed.
     """
+    started = time.monotonic()
     import gymnasium
-    from stable_baselines3 import SAC
     from stable_baselines3.common.callbacks import BaseCallback
 
-    torch.set_num_threads(1)
+    module = "stable_baselines3" if options.library == "stable-baselines3" else "sbx"
+    sac = importlib.import_module(module).SAC
+    torch.set_num_threads(options.num_threads)
     options.run_dir.mkdir(parents=True, exist_ok=True)
     config = {name: value for name, value in asdict(options).items() if name != "run_dir"}
     (options.run_dir / "config.json").write_text(
@@ -73,14 +83,17 @@ def train(options: PeerTraining) -> None:
                 with open(curve, "a", newline="") as file:
                     csv.writer(file).writerow([self.num_timesteps, result.mean, result.std, result.unstable])
                 print(f"evaluation at {self.num_timesteps:,} env steps: {result.summary()}", flush=True)
-            return True
+            return options.seconds is None or time.monotonic() - started < options.seconds
 
     curve.write_text("env_steps,return_mean,return_std,unstable\n")
     env = gymnasium.make(options.task)
-    model = SAC("MlpPolicy", env, learning_starts=options.learning_starts, seed=options.seed, device="cpu")
+    model = sac("MlpPolicy", env, learning_starts=options.learning_starts, seed=options.seed, device="cpu")
     model.learn(options.total_env_steps, callback=Evaluate())
-    result = _play(model, options, options.final_episodes, options.total_env_steps)
-    final = {"env_steps": options.total_env_steps, "mean": result.mean, "std": result.std, "returns": result.returns}
+    result = _play(model, options, options.final_episodes, model.num_timesteps)
+    final = {
+        "env_steps": model.num_timesteps, "mean": result.mean, "std": result.std,
+        "interval_95": result.interval, "returns": result.returns,
+    }  # fmt: skip
     (options.run_dir / "evaluation.json").write_text(json.dumps(final, indent=1) + "\n")
 
 
@@ -90,7 +103,9 @@ def _play(model: Any, options: PeerTraining, episodes: int, env_steps: int) -> E
         return torch.from_numpy(np.asarray(model.policy.scale_action(action), dtype=np.float32))
 
     seed = stream_seed(options.seed, "evaluation", env_steps)
-    return evaluate(policy, envs.make(options.task, episodes, seed=seed, physics="cpu", num_threads=1))
+    return evaluate(
+        policy, envs.make(options.task, episodes, seed=seed, physics="cpu", num_threads=options.num_threads)
+    )
 
 
 if __name__ == "__main__":

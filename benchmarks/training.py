@@ -1,4 +1,4 @@
-"""Returns over wall-clock time of `saltus train`, each seed in a fresh process."""
+"""Returns over wall-clock time of `saltus train` and of peers, each seed in a fresh process."""
 
 from __future__ import annotations
 
@@ -13,30 +13,37 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 from threading import Timer
-from typing import Any
+from typing import Any, Literal
 
 import tyro
 
 from benchmarks import curves, result
+from envs.physics.cpu import available_cores
 from pipeline.logger import EVALUATIONS, read_table
 
 SALTUS = (sys.executable, "-c", "from pipeline.cli import main; main()")
+PEER_TRAINING = (sys.executable, "-m", "benchmarks.peer_training")
+System = Literal["saltus", "stable-baselines3", "sbx"]
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What one `saltus train` left behind. Seconds are wall-clock from the start of its process.
+    """What one training left behind. Seconds are wall-clock from the start of its process.
 
     Attributes:
+        system: what trained.
         seed: its seed.
         exit_code: of its process.
         seconds: until it ended.
         curve: the rows of its evaluations.csv, each with `wall_seconds`, when it was there.
-        best: what `saltus evaluate` found of the best policy, or None where there was nothing to evaluate.
+        best: what `saltus evaluate` found of the best policy; None where there was nothing to evaluate, and of peers,
+            which choose none.
         last: the same of the last policy.
         output: the lines that it printed, each with the seconds at which it came.
+        config: its settings.
     """
 
+    system: System
     seed: int
     exit_code: int
     seconds: float
@@ -44,6 +51,7 @@ class Trained:
     best: dict[str, Any] | None
     last: dict[str, Any] | None
     output: list[tuple[float, str]]
+    config: dict[str, Any] | None
 
     def column(self, name: str) -> list[float]:
         """What the evaluations have under a name."""
@@ -60,6 +68,7 @@ def training(
     options: tyro.conf.Positional[tuple[str, ...]] = (),
     /,
     *,
+    systems: tuple[System, ...] = ("saltus",),
     seeds: tuple[int, ...] = (0, 1, 2),
     minutes: float = 10.0,
     threshold: float | None = None,
@@ -73,16 +82,24 @@ def training(
     Args:
         task: what to train on.
         options: more options for `saltus train`, after a `--`.
+        systems: saltus, and peers with their own default settings, but for 5,000 random actions at the start.
         seeds: the seeds.
         minutes: time for each seed, after which it is stopped and its policies evaluated as they are.
         threshold: a mean return whose first time is reported.
         episodes: episodes of the final evaluations, which no choice among policies depends on.
         output: the file to write; by default benchmarks/results/training-<task>-<hardware>.json.
     """
-    trained = [_train_and_evaluate(task, seed, 60 * minutes, episodes, options) for seed in seeds]
+    trained = [
+        _train(task, seed, 60 * minutes, episodes, options)
+        if system == "saltus"
+        else _train_peer(system, task, seed, 60 * minutes, episodes)
+        for seed in seeds
+        for system in systems
+    ]
     settings = {
         "task": task,
         "options": options,
+        "systems": systems,
         "seeds": seeds,
         "minutes": minutes,
         "threshold": threshold,
@@ -92,42 +109,79 @@ def training(
     title = f"{name}: returns after at most {minutes:g} minutes"
     table = _table(title, trained, threshold)
     path = result.publish(f"training-{name}", output, settings, map(asdict, trained), [table])
-    drawn = {f"seed {run.seed}": [(run.column("wall_seconds"), run.column("return_mean"))] for run in trained}
+    drawn: dict[str, list[curves.Points]] = {}
+    for run in trained:
+        name = f"seed {run.seed}" if len(systems) == 1 else run.system
+        drawn.setdefault(name, []).append((run.column("wall_seconds"), run.column("return_mean")))
     curves.draw(path.with_suffix(".png"), title, "wall-clock from process start, s", drawn, threshold)
 
 
-def _train_and_evaluate(task: str, seed: int, limit: float, episodes: int, options: Sequence[str]) -> Trained:
-    with TemporaryDirectory(prefix="saltus-") as folder:
+def _train(task: str, seed: int, limit: float, episodes: int, options: Sequence[str]) -> Trained:
+    with _folder() as folder:
         run_dir, cache = Path(folder) / "run", Path(folder) / "cache"
         arguments = [task, "--seed", str(seed), "--run-dir", str(run_dir), *options]
         exit_code, seconds, lines = train_for(limit, arguments, cache)
-        output = [
-            (when, line.replace(str(run_dir), "RUN")) for when, line in lines
-        ]  # results name no folder of a machine
-        times = [when for when, line in output if line.startswith("evaluation at ")]
-        rows = read_table(run_dir / EVALUATIONS)
-        curve = [
-            row | {"wall_seconds": when} for row, when in zip(rows, times, strict=False)
-        ]  # a row comes before its line
         best, last = (_evaluate(run_dir, which, episodes) for which in ("best", "last"))
-    return Trained(seed, exit_code, seconds, curve, best, last, output)
+        return _trained("saltus", seed, run_dir, (exit_code, seconds, lines), best, last)
+
+
+def _train_peer(system: System, task: str, seed: int, limit: float, episodes: int) -> Trained:
+    with _folder() as folder:
+        run_dir, cache = Path(folder) / "run", Path(folder) / "cache"
+        command = [*PEER_TRAINING, "--library", system, "--task", task, "--seed", str(seed), "--run-dir", str(run_dir)]
+        command += ["--num-threads", str(available_cores()), "--final-episodes", str(episodes)]
+        command += ["--total-env-steps", str(10**9), "--seconds", str(limit)]
+        done = run_for(2 * limit, command, cache)  # it stops by itself, and evaluates
+        return _trained(system, seed, run_dir, done, None, _read_json(run_dir / "evaluation.json"))
+
+
+def _folder() -> TemporaryDirectory[str]:
+    """A folder of a run and its caches. A compiler that outlives the run by a second may still write there."""
+    return TemporaryDirectory(prefix="saltus-", ignore_cleanup_errors=True)
+
+
+def _trained(
+    system: System,
+    seed: int,
+    run_dir: Path,
+    done: tuple[int, float, list[tuple[float, str]]],
+    best: dict[str, Any] | None,
+    last: dict[str, Any] | None,
+) -> Trained:
+    exit_code, seconds, lines = done
+    output = [(when, line.replace(str(run_dir), "RUN")) for when, line in lines]  # results name no folder of a machine
+    times = [when for when, line in output if line.startswith("evaluation at ")]
+    rows = read_table(run_dir / EVALUATIONS)
+    curve = [row | {"wall_seconds": when} for row, when in zip(rows, times, strict=False)]  # a row, and then its line
+    return Trained(system, seed, exit_code, seconds, curve, best, last, output, _read_json(run_dir / "config.json"))
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    return json.loads(path.read_text()) if path.exists() else None
 
 
 def _evaluate(run_dir: Path, which: str, episodes: int) -> dict[str, Any] | None:
     command = [*SALTUS, "evaluate", str(run_dir), "--policy", which, "--episodes", str(episodes)]
     done = subprocess.run(command, check=False).returncode == 0
-    return json.loads((run_dir / "evaluation.json").read_text()) if done else None
+    return _read_json(run_dir / "evaluation.json") if done else None
 
 
 def train_for(
     limit: float, arguments: Sequence[str], cache: Path, grace: float = 300.0
 ) -> tuple[int, float, list[tuple[float, str]]]:
-    """Run `saltus train`; return exit code, seconds and timed lines of output.
+    """Run `saltus train`; return exit code, seconds and timed lines of output. For the arguments see `run_for`."""
+    return run_for(limit, [*SALTUS, "train", *arguments], cache, grace)
+
+
+def run_for(
+    limit: float, command: Sequence[str], cache: Path, grace: float = 300.0
+) -> tuple[int, float, list[tuple[float, str]]]:
+    """Run a command; return exit code, seconds and timed lines of output.
 
     Args:
-        limit: seconds after which it is asked to stop (SIGTERM), and saves.
-        arguments: of the command.
-        cache: the folder of what compiling keeps, and of temporary files, among which Inductor has its headers.
+        limit: seconds after which it is asked to stop (SIGTERM), as which saltus saves.
+        command: with its arguments.
+        cache: the folder of what torch.compile keeps, and of temporary files, among which Inductor has its headers.
         grace: seconds that it has to stop, before it is killed.
     """
     output = []
@@ -136,7 +190,7 @@ def train_for(
     environment = os.environ | {"PYTHONUNBUFFERED": "1"} | folders
     start = time.monotonic()
     with subprocess.Popen(
-        [*SALTUS, "train", *arguments], env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     ) as process:
         timers = Timer(limit, process.terminate), Timer(limit + grace, process.kill)
         for timer in timers:
@@ -153,20 +207,26 @@ def train_for(
 
 
 def _table(title: str, trained: Sequence[Trained], threshold: float | None) -> result.Table:
-    """A row a seed, and the medians over seeds."""
-    columns = ["seed", "ended, s", "exit code", "env steps"]
+    """A row a training, and the medians of each system over its seeds."""
+    columns = ["system", "seed", "ended, s", "exit code", "env steps"]
     columns += ["best policy", "after env steps", "95% interval", "last policy", "95% interval"]
-    rows = [_row(run) for run in trained]
-    bests, lasts = (_median(returns) for returns in ([run.best for run in trained], [run.last for run in trained]))
-    rows.append(["median", median(run.seconds for run in trained), None, None, bests, None, None, lasts, None])
     if threshold is not None:
         columns.append(f"s to {threshold:,g}")
-        times = [run.reached(threshold) for run in trained]
-        reached = [when for when in times if when is not None]
-        all_reached = len(reached) == len(times)
-        cells: list[result.Cell] = ["not reached" if when is None else when for when in times]
-        cells.append(median(reached) if all_reached else f"{len(reached)} of {len(times)} reached it")
-        rows = [[*row, cell] for row, cell in zip(rows, cells, strict=True)]
+    rows: list[list[result.Cell]] = []
+    for system in dict.fromkeys(run.system for run in trained):
+        runs = [run for run in trained if run.system == system]
+        rows += [_row(run) for run in runs]
+        bests, lasts = (_median(returns) for returns in ([run.best for run in runs], [run.last for run in runs]))
+        seconds = median(run.seconds for run in runs)
+        rows.append([system, "median", seconds, None, None, bests, None, None, lasts, None])
+        if threshold is not None:
+            times = [run.reached(threshold) for run in runs]
+            reached = [when for when in times if when is not None]
+            all_reached = len(reached) == len(times)
+            cells: list[result.Cell] = ["not reached" if when is None else when for when in times]
+            cells.append(median(reached) if all_reached else f"{len(reached)} of {len(times)} reached it")
+            for row, cell in zip(rows[-len(cells) :], cells, strict=True):
+                row.append(cell)
     return result.Table(title, columns, rows)
 
 
@@ -177,8 +237,15 @@ def _median(evaluations: Sequence[dict[str, Any] | None]) -> float | None:
 
 
 def _row(run: Trained) -> list[result.Cell]:
-    start: list[result.Cell] = [str(run.seed), run.seconds, run.exit_code]
-    if run.best is None or run.last is None:
-        return [*start, None, "none", None, None, "none", None]
-    best, last = (f"{low:,.0f} to {high:,.0f}" for low, high in (one["interval_95"] for one in (run.best, run.last)))
-    return [*start, run.last["env_steps"], run.best["mean"], run.best["env_steps"], best, run.last["mean"], last]
+    cells: list[result.Cell] = [run.system, str(run.seed), run.seconds, run.exit_code]
+    cells.append(run.last["env_steps"] if run.last is not None else None)
+    if run.best is not None:
+        cells += [run.best["mean"], run.best["env_steps"], _interval(run.best)]
+    else:
+        cells += ["none", None, None]
+    return cells + (["none", None] if run.last is None else [run.last["mean"], _interval(run.last)])
+
+
+def _interval(evaluation: dict[str, Any]) -> str:
+    low, high = evaluation["interval_95"]
+    return f"{low:,.0f} to {high:,.0f}"

@@ -140,7 +140,8 @@ def _run(config: Config, run_dir: Path, console: Console, content: dict[str, Any
 
     from pipeline.graph import prepare_compiler
 
-    if config.compile and (config.device == "cpu" or not torch.cuda.is_available()):
+    on_cpu = config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available())
+    if config.compile and on_cpu:
         prepare_compiler()  # it goes on beside what follows, which takes seconds even to import
 
     from pipeline.logger import Logger

@@ -25,6 +25,7 @@ from torch._inductor import config as inductor_config
 from torch._inductor import standalone_compile
 from torch._inductor.codecache import CppPythonBindingsCodeCache
 from torch._inductor.cpu_vec_isa import pick_vec_isa
+from torch._inductor.runtime.cache_dir_utils import cache_dir
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pipeline.onednn import UseOneDNN
@@ -33,11 +34,12 @@ Update = Callable[[TensorDict], dict[str, Tensor]]
 
 
 class Preparation(Thread):
-    """What Inductor does before a machine's first C++ kernel, begun while the caller imports, simulates and traces.
+    """What Inductor does before the first C++ kernel, begun while the caller imports, simulates and traces.
 
-    It finds the processor's vector instructions by building a library with each, and compiles a header of its own for
-    all kernels to come: ten seconds and more on one core, the same for every graph, kept in Inductor's cache. What
-    fails here fails again, and is told, when a graph is compiled.
+    It finds the processor's vector instructions (on x86 by building a library with each, which Inductor's cache keeps),
+    and compiles a header of its own for all kernels to come, which stays in the folder of temporary files: ten seconds
+    and more on one core, the same for every graph. A compiler that is missing is told when a graph is compiled. A
+    compiler at work when the process ends finishes its file.
 
     Attributes:
         probed: set when the vector instructions are known; finding them cannot be done by two threads.
@@ -46,18 +48,25 @@ class Preparation(Thread):
     def __init__(self) -> None:
         super().__init__(daemon=True)
         self.probed = Event()
+        cache_dir()  # sets an environment variable, which no thread should do
 
     def run(self) -> None:
         # Compilers inherit the mask. A Ctrl-C that ended one would have kernels without vector instructions, also in
         # the cache, for later runs.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         with suppress(Exception):
-            pick_vec_isa()
-        self.probed.set()
-        with suppress(Exception):
-            if _can_precompile_headers():
+            try:
+                pick_vec_isa()
+            finally:
+                self.probed.set()
+            if can_precompile_headers():
                 nothing = '#include <torch/csrc/inductor/cpp_prefix.h>\nextern "C" void kernel() {}'
-                CppPythonBindingsCodeCache.load_pybinding([], nothing)
+                CppPythonBindingsCodeCache.load_pybinding_async([], nothing)  # compiles the header, and no kernel
+
+    def wait_until_probed(self) -> None:
+        """Wait for the vector instructions; not in a forked process, where nobody looks for them."""
+        while self.is_alive() and not self.probed.wait(timeout=1.0):
+            pass
 
 
 _preparation: Preparation | None = None
@@ -71,8 +80,14 @@ def prepare_compiler() -> None:
         _preparation.start()
 
 
+def can_precompile_headers() -> bool:
+    """Whether Inductor may precompile its C++ header, which it knows again by what the program openssl says of it."""
+    return inductor_config.cpp_cache_precompile_headers and shutil.which("openssl") is not None
+
+
 class Graph:
-    """A function of a batch, compiled at its first call; where that fails it goes on as it is, with one warning.
+    """A function of a batch, compiled at its first call; where that fails it goes on as it is, with one warning for
+    all graphs of the process.
 
     The compiled function changes the same tensors as the plain one, draws the same random numbers and agrees with it
     within rounding.
@@ -143,13 +158,13 @@ class Graph:
                     tensor.copy_(value)
         self._inputs = _make_placeholders(traced)
         if _preparation is not None:
-            _preparation.probed.wait()
+            _preparation.wait_until_probed()
         options: dict[str, Any] = {
             "fallback_random": True,  # the random numbers of the plain function
             # Kernels are tuned at the first call, by its data. While compiling they would be by invented numbers, which
             # need not be valid as indices.
             "triton.autotune_at_compile_time": False,
-            "cpp_cache_precompile_headers": _can_precompile_headers(),
+            "cpp_cache_precompile_headers": can_precompile_headers(),
         }
         if values[0].device.type == "cpu" and UseOneDNN.available():
             options["post_grad_custom_post_pass"] = UseOneDNN()
@@ -160,11 +175,6 @@ class Graph:
                 dynamic_shapes="from_example_inputs",
                 options={"config_patches": options},
             )
-
-
-def _can_precompile_headers() -> bool:
-    """Whether Inductor may precompile its C++ header, which it knows again by what the program openssl says of it."""
-    return inductor_config.cpp_cache_precompile_headers and shutil.which("openssl") is not None
 
 
 def _make_placeholders(traced: fx.GraphModule) -> list[Tensor]:

@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import gc
 import importlib.util
-import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,14 +19,13 @@ from typing import Any
 
 import mujoco
 import numpy as np
-import psutil
 import torch
-from mujoco.batch import Batch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from envs.cuda_graph import collected, outside
 from envs.physics import POST_CONSTRAINT
+from envs.physics.warp_memory import calibrate, convex_bytes, free_bytes, give_back, modules, num_bytes
 
 _LARGEST = 1e10  # mjMAXVAL: beyond it MuJoCo, too, takes a state for diverged
 # All that the next step depends on.
@@ -41,14 +38,6 @@ _DERIVED = (
     "body_subtreemass", "body_invweight0", "dof_invweight0", "geom_aabb", "geom_rbound", "eq_data", "cam_pos0",
     "cam_poscom0", "cam_mat0", "light_pos0", "light_poscom0", "light_dir0", "tendon_length0", "tendon_invweight0",
     "actuator_acc0",
-)  # fmt: skip
-_ROUND = (mujoco.mjtGeom.mjGEOM_SPHERE, mujoco.mjtGeom.mjGEOM_CAPSULE)
-_CONVEX = (
-    mujoco.mjtGeom.mjGEOM_ELLIPSOID, mujoco.mjtGeom.mjGEOM_CYLINDER, mujoco.mjtGeom.mjGEOM_BOX,
-    mujoco.mjtGeom.mjGEOM_MESH, mujoco.mjtGeom.mjGEOM_HFIELD,
-)  # fmt: skip
-_BETWEEN_GEOMS = (  # sensors for which geoms are held against each other, though they may not collide
-    mujoco.mjtSensor.mjSENS_GEOMDIST, mujoco.mjtSensor.mjSENS_GEOMNORMAL, mujoco.mjtSensor.mjSENS_GEOMFROMTO,
 )  # fmt: skip
 
 
@@ -65,22 +54,12 @@ def require_warp(device: torch.device) -> None:
         return
     if not torch.cuda.is_available():
         raise ValueError("physics warp on cuda: torch sees no CUDA device. Take physics cpu, or device cpu for tests")
-    wp, _ = _modules()
+    wp, _ = modules()
     if not wp.is_cuda_available():
         raise ValueError(
             "physics warp on cuda: torch sees the GPU and warp does not, most likely because the driver is older than "
             "the CUDA that warp was built with. Update the driver, or take physics cpu"
         )
-
-
-def _modules() -> tuple[Any, Any]:
-    """warp and mujoco_warp, imported when they are first needed: they are optional, and slow to import."""
-    import warp
-
-    warp.config.log_level = warp.LOG_WARNING  # it would print a line for each of a hundred kernels
-    import mujoco_warp
-
-    return warp, mujoco_warp
 
 
 class WarpPhysics:
@@ -126,7 +105,7 @@ class WarpPhysics:
     ):
         require_warp(torch.device(device))
         self.device = torch.empty(0, device=device).device  # cuda by its number, as tensors name it
-        self._warp, self._mujoco_warp = _modules()
+        self._warp, self._mujoco_warp = modules()
         self.model, self.num_worlds = with_supported_solver(model), num_worlds
         self._mj_data = mujoco.MjData(self.model)
         if not max_contacts or not max_constraints:
@@ -400,10 +379,10 @@ class Captured:
         if self._graph is None:
             self._work()
         else:
-            _modules()[0].capture_launch(self._graph)
+            modules()[0].capture_launch(self._graph)
 
     def _capture(self) -> Any:
-        wp, _ = _modules()
+        wp, _ = modules()
         stream = torch.cuda.Stream(self._device)  # torch's default stream cannot be captured
         stream.wait_stream(torch.cuda.current_stream(self._device))
         with (
@@ -428,79 +407,3 @@ def with_supported_solver(model: mujoco.MjModel) -> mujoco.MjModel:
         )
         model.opt.solver = mujoco.mjtSolver.mjSOL_NEWTON
     return model
-
-
-def calibrate(model: mujoco.MjModel, num_worlds: int = 32, num_steps: int = 1000) -> tuple[int, int]:
-    """Contacts and rows of constraints for which to have memory in each world: twice what a rollout needed, and 8.
-
-    The rollout, on the CPU engine, goes from the model's initial state under random controls, and is not cut where an
-    episode would end: what falls lies on the floor, with all its contacts.
-    """
-    generator = np.random.default_rng(0)
-    batch = Batch(model, num_worlds, min(num_worlds, 8), False)
-    batch.reset()
-    low, high = np.where(model.actuator_ctrllimited[:, None], model.actuator_ctrlrange, [-1.0, 1.0]).T
-    most = np.zeros(2, dtype=int)
-    for _ in range(num_steps // 10):
-        batch.bind("ctrl")[...] = generator.uniform(low, high, (num_worlds, model.nu))
-        batch.step(nstep=10)
-        most = np.maximum(most, [batch.bind("ncon").max(), batch.bind("nefc").max()])
-    contacts, constraints = (8 * math.ceil((2 * int(count) + 8) / 8) for count in most)
-    return contacts, constraints
-
-
-def num_bytes(model: mujoco.MjModel, num_worlds: int, max_contacts: int, max_constraints: int) -> int:
-    """Bytes of the state's arrays of so many worlds, found by making those of one and of two."""
-    _, mjw = _modules()
-    one, two = (
-        _array_bytes(mjw.make_data(model, nworld=count, nconmax=max_contacts, njmax=max_constraints))
-        for count in (1, 2)
-    )
-    return one + (two - one) * (num_worlds - 1)
-
-
-def convex_bytes(model: mujoco.MjModel) -> int:
-    """What the collision of convex shapes works on, in bytes for each contact for which there is memory, at most.
-
-    Planes, spheres and capsules need none of it among themselves. The arrays are those of mujoco_warp's
-    `convex_narrowphase`; those of flexes are not counted.
-    """
-    collides = (model.geom_contype | model.geom_conaffinity) != 0
-    collides[model.pair_geom1] = collides[model.pair_geom2] = True
-    collides |= np.isin(model.sensor_type, _BETWEEN_GEOMS).any()
-    types = model.geom_type[collides]
-    num_round, num_convex = (np.count_nonzero(np.isin(types, kinds)) for kinds in (_ROUND, _CONVEX))
-    if not num_convex or num_round + num_convex < 2:
-        return 0
-    iterations = max(model.opt.ccd_iterations, 16)
-    polytope = 16 * (10 + 2 * iterations) + 20 * (6 + 5 * iterations) + 4 * 24  # vertices, faces, horizon
-    return int(polytope + 88 * max(16, model.npolygonmax) + 44 * max(3, model.nmeshdegmax))
-
-
-def _array_bytes(data: Any) -> int:
-    wp, _ = _modules()
-    total = 0
-    for item in dataclasses.fields(data):
-        value = getattr(data, item.name)
-        if isinstance(value, wp.array):
-            total += value.capacity
-        elif dataclasses.is_dataclass(value):
-            total += _array_bytes(value)
-    return total
-
-
-def give_back(device: torch.device) -> None:
-    """Give back to a device the memory of worlds and graphs that nobody has any more, and what torch keeps for later.
-
-    On CUDA, what Warp's graphs worked on stays reserved for graphs.
-    """
-    gc.collect()
-    if device.type == "cuda":
-        wp, _ = _modules()
-        wp.synchronize_device(wp.device_from_torch(str(device)))  # Warp's own: it frees what it had put off, too
-        torch.cuda.empty_cache()
-
-
-def free_bytes(device: torch.device) -> int:
-    """Memory that is free on a device."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available

@@ -34,9 +34,28 @@ def test_seconds_to_a_return_are_of_the_first_evaluation_that_has_it(tmp_path: P
     assert [len(one[name]["returns"]) for name in ("best", "last")] == [3, 3]
     row, medians = content["summary"][0]["rows"]
     assert row[-1] == medians[-1] == first
-    assert medians[0] == "median"
+    assert (row[:2], medians[:2]) == (["saltus", "1"], ["saltus", "median"])
+    assert one["config"]["config"]["total_env_steps"] == 100
     assert file.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     assert str(tmp_path) not in json.dumps(content["measurements"])
+
+
+@pytest.mark.slow
+def test_a_peer_is_trained_beside_for_as_long(tmp_path: Path) -> None:
+    pytest.importorskip("stable_baselines3")
+    file = tmp_path / "result.json"
+    systems = ("saltus", "stable-baselines3")
+    options = (*SMALL, "--total-env-steps", "100", "--eval-every", "50")
+    training("InvertedPendulum-v5", options, systems=systems, seeds=(1,), minutes=0.4, episodes=3, output=file)
+    ours, peer = json.loads(file.read_text())["measurements"]
+    assert (ours["system"], peer["system"]) == systems
+    assert (ours["exit_code"], peer["exit_code"]) == (0, 0)
+    assert peer["seconds"] >= 0.4 * 60
+    assert peer["best"] is None
+    assert len(peer["last"]["returns"]) == 3
+    assert peer["last"]["env_steps"] > 100
+    assert peer["config"]["config"]["library"] == "stable-baselines3"
+    assert str(tmp_path) not in file.read_text().partition('"measurements"')[2]
 
 
 @pytest.mark.slow

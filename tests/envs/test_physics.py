@@ -18,7 +18,8 @@ from torch import Tensor
 
 from envs.physics import Physics
 from envs.physics.cpu import CpuPhysics
-from envs.physics.warp import WarpPhysics, calibrate, convex_bytes, num_bytes
+from envs.physics.warp import WarpPhysics
+from envs.physics.warp_memory import calibrate, convex_bytes, num_bytes
 
 ENGINES = ["cpu", "warp"]
 FIELDS = ("qpos", "qvel", "xpos", "xmat", "sensordata", "cfrc_ext", "time")
@@ -339,10 +340,10 @@ def test_more_worlds_than_the_memory_holds_are_refused_before_they_are_made(monk
     from envs.physics import warp as module
 
     made = []
-    make_data = module._modules()[1].make_data
+    make_data = module.modules()[1].make_data
     monkeypatch.setattr(module, "free_bytes", lambda device: 1_000)
     monkeypatch.setattr(
-        module._modules()[1], "make_data", lambda *a, **k: made.append(k["nworld"]) or make_data(*a, **k)
+        module.modules()[1], "make_data", lambda *a, **k: made.append(k["nworld"]) or make_data(*a, **k)
     )
     told: list[str] = []
     with pytest.raises(MemoryError, match=r"4 worlds take .* GB on cpu, where 0.00 GB are free: lower num_envs.*48"):
@@ -369,7 +370,7 @@ def test_a_recording_of_warps_that_failed_is_tried_again(monkeypatch: pytest.Mon
         return one
 
     monkeypatch.setattr(module.Captured, "_capture", capture)
-    monkeypatch.setattr(module._modules()[0], "capture_launch", done.append)
+    monkeypatch.setattr(module.modules()[0], "capture_launch", done.append)
     work = module.Captured(lambda: done.append("work"), torch.device("cuda"))
     work()
     with pytest.raises(RuntimeError, match="no"):
@@ -475,7 +476,7 @@ def test_without_warp_or_cuda_the_message_names_the_way_out(monkeypatch: pytest.
     with pytest.raises(ValueError, match=r"torch sees no CUDA device. Take physics cpu"):
         module.require_warp(torch.device("cuda"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(module._modules()[0], "is_cuda_available", lambda: False)
+    monkeypatch.setattr(module.modules()[0], "is_cuda_available", lambda: False)
     with pytest.raises(
         ValueError, match=r"torch sees the GPU and warp does not.*Update the driver, or take physics cpu"
     ):

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from pipeline import graph
+
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
@@ -13,3 +15,9 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def nothing_warned_of_yet() -> None:
+    """A compilation that fails is told once in a process: here, once in a test."""
+    graph._warn.cache_clear()

@@ -123,8 +123,8 @@ def finish(process: subprocess.Popen[str], timeout: float = 150) -> str:
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
-    text = path.read_text() if path.exists() else ""  # in one piece: a run may be writing it
-    return list(csv.DictReader(text.splitlines()))
+    text = path.read_text() if path.exists() else ""  # in one piece: a run may be writing it, so its last line is cut
+    return list(csv.DictReader(text.split("\n")[:-1]))
 
 
 def train_here(run_dir: Path, task: str = "InvertedPendulum-v5", *flags: str, **overrides: Any) -> str:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -10,15 +11,18 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import imageio.v2 as imageio
 import pytest
 import torch
 from pipeline_helpers import PRESETS, finish, read_csv, saltus, small_arguments, train_here
+from rich.console import Console
 
 import envs
 from envs.tasks import Hopper
-from pipeline import checkpoint, cli, presets
+from pipeline import checkpoint, cli, graph, presets
+from pipeline import run as run_module
 from pipeline.run import locked
 
 SWINGER = '''
@@ -541,3 +545,29 @@ def test_a_run_that_goes_on_in_another_process_is_left_alone(command: Command, r
     assert f"another process is training in {copy}" in outcome.err
     assert contents(copy) == {**before, "lock": b""}
     assert command("resume", copy).code == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "cuda", "prepared"),
+    [
+        ((), False, 1),
+        ((), True, 0),
+        (("--device", "cpu"), True, 1),
+        (("--device", "cuda"), False, 0),
+        (("--no-compile",), False, 0),
+    ],
+)
+def test_the_compiler_is_prepared_where_updates_are_compiled_on_the_cpu(
+    flags: tuple[str, ...], cuda: bool, prepared: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class NoRun:
+        def __init__(self, *_: Any, **__: Any) -> None:
+            raise ValueError("no run")
+
+    calls: list[None] = []
+    monkeypatch.setattr(graph, "prepare_compiler", lambda: calls.append(None))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(run_module, "Run", NoRun)
+    with pytest.raises(ValueError, match="no run"):
+        cli.train(["InvertedPendulum-v5", *flags, "--run-dir", str(tmp_path / "run")], Console(file=io.StringIO()))
+    assert len(calls) == prepared

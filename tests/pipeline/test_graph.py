@@ -8,13 +8,16 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event, Thread, Timer
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from tensordict import TensorDict
 from torch import Tensor, fx
+from torch._inductor import codecache
+from torch._inductor import config as inductor_config
 from torch._inductor.cpu_vec_isa import pick_vec_isa
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -150,11 +153,6 @@ def test_tracing_leaves_the_state_and_the_random_stream_as_they_were(monkeypatch
     assert torch.equal(random, random_then)
 
 
-@pytest.fixture(autouse=True)
-def forget_what_was_warned_of() -> None:
-    graph_module._warn.cache_clear()
-
-
 FAILURES = [
     pytest.param(RuntimeError("no C++ compiler\nlong story"), "no C++ compiler", id="message"),
     pytest.param(torch._inductor.exc.InductorError(ValueError("bad"), None), "bad", id="inductor"),
@@ -193,22 +191,49 @@ def test_where_compiling_fails_the_function_goes_on_as_it_is_and_one_warning_say
     assert torch.equal(regression.weight, plain.weight)
 
 
-@pytest.mark.parametrize("openssl", [True, False])
-def test_headers_are_precompiled_only_where_inductor_finds_openssl(
-    openssl: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    given: list[bool] = []
+def test_headers_are_precompiled_where_inductor_finds_openssl(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inductor_config, "cpp_cache_precompile_headers", True)
+    for found in ("/usr/bin/openssl", None):
+        monkeypatch.setattr(graph_module, "shutil", SimpleNamespace(which={"openssl": found}.get))
+        assert graph_module.can_precompile_headers() == (found is not None)
 
-    def watching(*arguments: Any, options: dict[str, Any], **others: Any) -> Any:
-        given.append(options["config_patches"]["cpp_cache_precompile_headers"])
-        return STANDALONE(*arguments, options=options, **others)
 
-    monkeypatch.setattr(graph_module, "standalone_compile", watching)
-    monkeypatch.setattr(graph_module.shutil, "which", lambda name: f"/usr/bin/{name}" if openssl else None)
+def test_without_openssl_kernels_are_compiled_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def precompile(*_: Any, **__: Any) -> str:
+        raise FileNotFoundError("openssl")
+
+    monkeypatch.setattr(codecache, "_precompile_header", precompile)
+    monkeypatch.setattr(graph_module, "can_precompile_headers", lambda: False)
+    width = 1 + int.from_bytes(os.urandom(2)) % 5000  # a kernel that no cache holds
+    graph = Graph(lambda batch: {"sum": (batch["x"].sin() * width).sum()}, list)
+    batch = TensorDict({"x": torch.ones(5000 + width)})
+    torch.testing.assert_close(graph(batch)["sum"], (batch["x"].sin() * width).sum())
+    assert graph.compiled
+
+
+def test_a_graph_waits_until_the_vector_instructions_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    known, compiling = Event(), Event()
+    monkeypatch.setattr(graph_module, "pick_vec_isa", lambda: known.wait(60))
+    monkeypatch.setattr(graph_module, "can_precompile_headers", lambda: False)
+    monkeypatch.setattr(graph_module, "_preparation", None)
+    monkeypatch.setattr(graph_module, "standalone_compile", lambda *_, **__: compiling.set())
+    graph_module.prepare_compiler()
     regression = Regression()
     graph = Graph(regression.update, regression.state)
-    play(graph)
-    assert given == [openssl]
+    caller = Thread(target=graph._compile, args=(make_batch(), *graph_module._flat(make_batch())))
+    caller.start()
+    assert not compiling.wait(0.5)
+    known.set()
+    caller.join(60)
+    assert compiling.is_set()
+
+
+def test_where_nobody_looks_for_them_no_graph_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A forked process has the preparation that its parent began, and not the thread."""
+    monkeypatch.setattr(graph_module, "_preparation", graph_module.Preparation())
+    regression = Regression()
+    graph = Graph(regression.update, regression.state)
+    graph(make_batch())
     assert graph.compiled
 
 
@@ -351,6 +376,8 @@ import json, signal
 from pathlib import Path
 import torch
 from tensordict import TensorDict
+from torch._inductor import codecache
+from torch._inductor import config as inductor_config
 from torch._inductor.cpu_vec_isa import pick_vec_isa, valid_vec_isa_list
 from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 from pipeline import graph
@@ -362,7 +389,7 @@ print("preparing", flush=True)
 graph._preparation.join()
 print("prepared", flush=True)
 signal.signal(signal.SIGINT, signal.SIG_IGN)
-headers = lambda: sorted(map(str, Path(default_cache_dir()).rglob("*.gch")))
+headers = lambda: sorted(str(path) for path in Path(default_cache_dir()).rglob("*.[gp]ch"))
 before = headers()
 compiled = graph.Graph(lambda batch: {"double": 2 * batch["x"].sin()}, lambda: [])
 assert (compiled(TensorDict({"x": torch.ones(64)}))["double"] > 1).all() and compiled.compiled
@@ -371,22 +398,30 @@ print(json.dumps([str(pick_vec_isa()), valid_vec_isa_list.cache_info().misses, l
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not graph_module.can_precompile_headers(), reason="Inductor's header is not precompiled here")
 def test_what_is_prepared_is_what_compiling_takes_and_no_interrupt_spoils_it(tmp_path: Path) -> None:
     environment = {key: value for key, value in os.environ.items() if key != "TORCHINDUCTOR_CACHE_DIR"}
-    process = subprocess.Popen(
+    done = Event()
+    with subprocess.Popen(
         [sys.executable, "-c", PREPARED],
         env=environment | {"TMPDIR": str(tmp_path)},
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "preparing\n"
-    done = Event()
-    Thread(target=interrupt_until, args=(done, process.pid)).start()
-    assert process.stdout.readline() == "prepared\n"
-    done.set()
-    found, probes, headers, no_new_header = json.loads(process.communicate(timeout=120)[0])
+    ) as process:
+        too_late = Timer(240, process.kill)
+        too_late.start()
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "preparing\n"
+            Thread(target=interrupt_until, args=(done, process.pid), daemon=True).start()
+            assert process.stdout.readline() == "prepared\n"
+            done.set()
+            found, probes, headers, no_new_header = json.loads(process.stdout.read())
+        finally:
+            done.set()
+            too_late.cancel()
+            process.kill()
     assert found == str(pick_vec_isa())
     assert probes == 1
     assert headers == 1

@@ -1,0 +1,109 @@
+"""Memory that worlds of `mujoco_warp` take, counted before it is taken, and what a device has left of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import math
+from typing import Any
+
+import mujoco
+import numpy as np
+import psutil
+import torch
+from mujoco.batch import Batch
+
+_ROUND = (mujoco.mjtGeom.mjGEOM_SPHERE, mujoco.mjtGeom.mjGEOM_CAPSULE)
+_CONVEX = (
+    mujoco.mjtGeom.mjGEOM_ELLIPSOID, mujoco.mjtGeom.mjGEOM_CYLINDER, mujoco.mjtGeom.mjGEOM_BOX,
+    mujoco.mjtGeom.mjGEOM_MESH, mujoco.mjtGeom.mjGEOM_HFIELD,
+)  # fmt: skip
+_BETWEEN_GEOMS = (  # sensors for which geoms are held against each other, though they may not collide
+    mujoco.mjtSensor.mjSENS_GEOMDIST, mujoco.mjtSensor.mjSENS_GEOMNORMAL, mujoco.mjtSensor.mjSENS_GEOMFROMTO,
+)  # fmt: skip
+
+
+def modules() -> tuple[Any, Any]:
+    """warp and mujoco_warp, imported when they are first needed: they are optional, and slow to import."""
+    import warp
+
+    warp.config.log_level = warp.LOG_WARNING  # it would print a line for each of a hundred kernels
+    import mujoco_warp
+
+    return warp, mujoco_warp
+
+
+def calibrate(model: mujoco.MjModel, num_worlds: int = 32, num_steps: int = 1000) -> tuple[int, int]:
+    """Contacts and rows of constraints for which to have memory in each world: twice what a rollout needed, and 8.
+
+    The rollout, on the CPU engine, goes from the model's initial state under random controls, and is not cut where an
+    episode would end: what falls lies on the floor, with all its contacts.
+    """
+    generator = np.random.default_rng(0)
+    batch = Batch(model, num_worlds, min(num_worlds, 8), False)
+    batch.reset()
+    low, high = np.where(model.actuator_ctrllimited[:, None], model.actuator_ctrlrange, [-1.0, 1.0]).T
+    most = np.zeros(2, dtype=int)
+    for _ in range(num_steps // 10):
+        batch.bind("ctrl")[...] = generator.uniform(low, high, (num_worlds, model.nu))
+        batch.step(nstep=10)
+        most = np.maximum(most, [batch.bind("ncon").max(), batch.bind("nefc").max()])
+    contacts, constraints = (8 * math.ceil((2 * int(count) + 8) / 8) for count in most)
+    return contacts, constraints
+
+
+def num_bytes(model: mujoco.MjModel, num_worlds: int, max_contacts: int, max_constraints: int) -> int:
+    """Bytes of the state's arrays of so many worlds, found by making those of one and of two."""
+    _, mjw = modules()
+    one, two = (
+        _array_bytes(mjw.make_data(model, nworld=count, nconmax=max_contacts, njmax=max_constraints))
+        for count in (1, 2)
+    )
+    return one + (two - one) * (num_worlds - 1)
+
+
+def convex_bytes(model: mujoco.MjModel) -> int:
+    """What the collision of convex shapes works on, in bytes for each contact for which there is memory, at most.
+
+    Planes, spheres and capsules need none of it among themselves. The arrays are those of mujoco_warp's
+    `convex_narrowphase`; those of flexes are not counted.
+    """
+    collides = (model.geom_contype | model.geom_conaffinity) != 0
+    collides[model.pair_geom1] = collides[model.pair_geom2] = True
+    collides |= np.isin(model.sensor_type, _BETWEEN_GEOMS).any()
+    types = model.geom_type[collides]
+    num_round, num_convex = (np.count_nonzero(np.isin(types, kinds)) for kinds in (_ROUND, _CONVEX))
+    if not num_convex or num_round + num_convex < 2:
+        return 0
+    iterations = max(model.opt.ccd_iterations, 16)
+    polytope = 16 * (10 + 2 * iterations) + 20 * (6 + 5 * iterations) + 4 * 24  # vertices, faces, horizon
+    return int(polytope + 88 * max(16, model.npolygonmax) + 44 * max(3, model.nmeshdegmax))
+
+
+def _array_bytes(data: Any) -> int:
+    wp, _ = modules()
+    total = 0
+    for item in dataclasses.fields(data):
+        value = getattr(data, item.name)
+        if isinstance(value, wp.array):
+            total += value.capacity
+        elif dataclasses.is_dataclass(value):
+            total += _array_bytes(value)
+    return total
+
+
+def give_back(device: torch.device) -> None:
+    """Give back to a device the memory of worlds and graphs that nobody has any more, and what torch keeps for later.
+
+    On CUDA, what Warp's graphs worked on stays reserved for graphs.
+    """
+    gc.collect()
+    if device.type == "cuda":
+        wp, _ = modules()
+        wp.synchronize_device(wp.device_from_torch(str(device)))  # Warp's own: it frees what it had put off, too
+        torch.cuda.empty_cache()
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that is free on a device."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
