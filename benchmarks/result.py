@@ -6,6 +6,7 @@ import dataclasses
 import json
 import platform
 import shlex
+import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -80,6 +81,16 @@ def versions() -> dict[str, str]:
     return found
 
 
+def commit() -> str | None:
+    """The commit of the code that ran, with -dirty where files differ from it; None outside of a repository."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
 def comparison(
     title: str,
     measurements: Sequence[Measurement],
@@ -135,6 +146,7 @@ def write(
     content = {
         "command": shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]),
         "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "commit": commit(),
         "hardware": hardware(),
         "versions": versions(),
         "settings": dict(settings),

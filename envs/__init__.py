@@ -25,7 +25,7 @@ _registry: dict[str, type[Task]] = dict(BUILT_IN)
 
 
 def register(name: str, task: type[Task]) -> None:
-    """Make a Task class known under `name` to `make` and the command line.
+    """Make a Task class known under `name` to `make`, and to `saltus` if it runs in this process.
 
     Raises:
         ValueError: the name is taken.

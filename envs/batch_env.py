@@ -331,7 +331,7 @@ class BatchEnv:
             self._add(name, torch.where(failed | ~torch.isfinite(term), 0.0, term))
 
     def _add(self, name: str, values: Tensor) -> None:
-        self._totals[name] = self._totals.get(name, 0.0) + values.sum(dtype=torch.float64)
+        self._totals[name] = self._totals[name] + values.sum(dtype=torch.float64)
 
     def statistics(self) -> dict[str, float]:
         """Totals over all worlds since the environment was made.

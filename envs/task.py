@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
@@ -81,10 +80,6 @@ class Task:
         set_attribute(self, "qpos0", torch.as_tensor(model.qpos0, dtype=dtype, device=device).clone())
         set_attribute(self, "qvel0", torch.zeros(model.nv, dtype=dtype, device=device))
         set_attribute(self, "dt", model.opt.timestep * self.frame_skip)
-
-    def options(self) -> dict[str, Any]:
-        """The task's options and their values: its dataclass fields."""
-        return dataclasses.asdict(self) if dataclasses.is_dataclass(self) else {}
 
 
 class Names:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -98,7 +99,10 @@ def without_packages(monkeypatch):
 
 def check(path: Path, cases: set[str], repeats: int, absent: str, reason: str) -> dict:
     content = json.loads(path.read_text())
-    assert set(content) == {"command", "date", "hardware", "versions", "settings", "measurements", "summary"}
+    names = {"command", "date", "commit", "hardware", "versions", "settings", "measurements", "summary"}
+    assert set(content) == names
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True)
+    assert (content["commit"] or "").removesuffix("-dirty") == head.stdout.strip()
     assert content["hardware"]["cores"] >= 1
     assert content["hardware"]["cpu"]
     assert set(result.PACKAGES) < set(content["versions"])

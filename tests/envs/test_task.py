@@ -78,7 +78,7 @@ def test_a_task_file_works_with_its_model_beside_it(folder: Path):
     assert (env.observation_dim, env.action_dim) == (9 + 8, 2)
     transition, _ = env.step(Actions(env)())
     assert torch.equal(transition["next", "reward"], transition["next", "observation"][:, :1])
-    assert env.task.options() == {"frame_skip": 2, "start": 0.25}
+    assert (env.task.frame_skip, env.task.start) == (2, 0.25)
 
 
 def test_a_relative_task_file_is_looked_up_from_the_current_folder(folder: Path, monkeypatch: pytest.MonkeyPatch):
