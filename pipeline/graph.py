@@ -216,7 +216,7 @@ def _nested(items: Mapping[Any, Tensor], batch_size: torch.Size) -> TensorDict:
 @functools.cache  # what fails for one graph fails for the next: once is enough
 def _warn(reason: str) -> None:
     warnings.warn(
-        f"torch.compile failed, going on without it, at a third of the speed: {reason}. It needs a C++ compiler and "
-        "Python's headers (Debian, Ubuntu: apt install g++ python3-dev)",
+        f"torch.compile failed, going on without it: updates take two to four times as long. The reason: {reason}. It "
+        "needs a C++ compiler and Python's headers (Debian, Ubuntu: apt install g++ python3-dev)",
         stacklevel=2,
     )

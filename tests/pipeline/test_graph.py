@@ -192,10 +192,11 @@ def test_where_compiling_fails_the_function_goes_on_as_it_is_and_one_warning_say
 
 
 def test_headers_are_precompiled_where_inductor_finds_openssl(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inductor_config, "cpp_cache_precompile_headers", True)
     for found in ("/usr/bin/openssl", None):
         monkeypatch.setattr(graph_module, "shutil", SimpleNamespace(which={"openssl": found}.get))
-        assert graph_module.can_precompile_headers() == (found is not None)
+        for wanted in (True, False):
+            with inductor_config.patch(cpp_cache_precompile_headers=wanted):
+                assert graph_module.can_precompile_headers() == (wanted and found is not None)
 
 
 def test_without_openssl_kernels_are_compiled_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
