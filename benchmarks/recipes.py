@@ -17,7 +17,7 @@ from typing import Any
 import tyro
 
 from benchmarks import curves, result
-from benchmarks.training import SALTUS
+from benchmarks.training import SALTUS, read_json
 from envs.physics.cpu import available_cores
 from pipeline import checkpoint
 from pipeline.logger import EVALUATIONS, read_table
@@ -135,7 +135,7 @@ def recipes(
         run_dir = folder / f"{name}-{recipe.name}-s{seed}-{key}"
         train = _train_peer if recipe.name == PEER else _train
         exit_code = train(run_dir, arguments, recipe.total_env_steps, episodes)
-        read = _read_json(run_dir / "evaluation.json"), _read_json(run_dir / "config.json")
+        read = read_json(run_dir / "evaluation.json"), read_json(run_dir / "config.json")
         return Curve(recipe.label, seed, recipe.total_env_steps, exit_code, read_table(run_dir / EVALUATIONS), *read)
 
     with ThreadPoolExecutor(available_cores()) as pool:
@@ -185,10 +185,6 @@ def _run(*command: Part) -> int:
     # One thread each: the runs share nothing, and their threads would only wait for each other.
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.run([str(part) for part in command], env=environment, stdout=sys.stderr, check=False).returncode
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    return json.loads(path.read_text()) if path.exists() else None
 
 
 def _table(title: str, runs: Sequence[Curve], episodes: int) -> result.Table:

@@ -81,14 +81,17 @@ def versions() -> dict[str, str]:
     return found
 
 
-def commit() -> str | None:
-    """The commit of the code that ran, with -dirty where files differ from it; None outside of a repository."""
+def _commit() -> str | None:
+    """The commit of this code, with -dirty where files differ from it; None outside of a repository."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()
+
+
+COMMIT = _commit()  # now: a benchmark takes minutes, in which files may change
 
 
 def comparison(
@@ -146,7 +149,7 @@ def write(
     content = {
         "command": shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]),
         "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "commit": commit(),
+        "commit": COMMIT,
         "hardware": hardware(),
         "versions": versions(),
         "settings": dict(settings),

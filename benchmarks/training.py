@@ -89,6 +89,8 @@ def training(
         episodes: episodes of the final evaluations, which no choice among policies depends on.
         output: the file to write; by default benchmarks/results/training-<task>-<hardware>.json.
     """
+    if options and "saltus" not in systems:
+        raise SystemExit(f"{' '.join(options)}: options are for saltus, which is not among --systems")
     trained = [
         _train(task, seed, 60 * minutes, episodes, options)
         if system == "saltus"
@@ -131,8 +133,8 @@ def _train_peer(system: System, task: str, seed: int, limit: float, episodes: in
         command = [*PEER_TRAINING, "--library", system, "--task", task, "--seed", str(seed), "--run-dir", str(run_dir)]
         command += ["--num-threads", str(available_cores()), "--final-episodes", str(episodes)]
         command += ["--total-env-steps", str(10**9), "--seconds", str(limit)]
-        done = run_for(2 * limit, command, cache)  # it stops by itself, and evaluates
-        return _trained(system, seed, run_dir, done, None, _read_json(run_dir / "evaluation.json"))
+        done = run_for(limit + 600.0, command, cache)  # it stops by itself, and evaluates
+        return _trained(system, seed, run_dir, done, None, read_json(run_dir / "evaluation.json"))
 
 
 def _folder() -> TemporaryDirectory[str]:
@@ -153,17 +155,18 @@ def _trained(
     times = [when for when, line in output if line.startswith("evaluation at ")]
     rows = read_table(run_dir / EVALUATIONS)
     curve = [row | {"wall_seconds": when} for row, when in zip(rows, times, strict=False)]  # a row, and then its line
-    return Trained(system, seed, exit_code, seconds, curve, best, last, output, _read_json(run_dir / "config.json"))
+    return Trained(system, seed, exit_code, seconds, curve, best, last, output, read_json(run_dir / "config.json"))
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
+def read_json(path: Path) -> dict[str, Any] | None:
+    """What a JSON file holds, or None where there is none."""
     return json.loads(path.read_text()) if path.exists() else None
 
 
 def _evaluate(run_dir: Path, which: str, episodes: int) -> dict[str, Any] | None:
     command = [*SALTUS, "evaluate", str(run_dir), "--policy", which, "--episodes", str(episodes)]
     done = subprocess.run(command, check=False).returncode == 0
-    return _read_json(run_dir / "evaluation.json") if done else None
+    return read_json(run_dir / "evaluation.json") if done else None
 
 
 def train_for(
@@ -179,7 +182,7 @@ def run_for(
     """Run a command; return exit code, seconds and timed lines of output.
 
     Args:
-        limit: seconds after which it is asked to stop (SIGTERM), as which saltus saves.
+        limit: seconds after which it is asked to stop (SIGTERM), at which saltus saves.
         command: with its arguments.
         cache: the folder of what torch.compile keeps, and of temporary files, among which Inductor has its headers.
         grace: seconds that it has to stop, before it is killed.

@@ -38,15 +38,15 @@ class Preparation(Thread):
 
     It finds the processor's vector instructions (on x86 by building a library with each, which Inductor's cache keeps),
     and compiles a header of its own for all kernels to come, which stays in the folder of temporary files: ten seconds
-    and more on one core, the same for every graph. A compiler that is missing is told when a graph is compiled. A
-    compiler at work when the process ends finishes its file.
+    and more on one core, the same for every graph. A compiler that is missing is told when a graph is compiled. The
+    process ends after the thread: whoever starts next is not to find files that are half written.
 
     Attributes:
         probed: set when the vector instructions are known; finding them cannot be done by two threads.
     """
 
     def __init__(self) -> None:
-        super().__init__(daemon=True)
+        super().__init__()
         self.probed = Event()
         cache_dir()  # sets an environment variable, which no thread should do
 
@@ -86,8 +86,8 @@ def can_precompile_headers() -> bool:
 
 
 class Graph:
-    """A function of a batch, compiled at its first call; where that fails it goes on as it is, with one warning for
-    all graphs of the process.
+    """A function of a batch, compiled at its first call; where that fails it goes on as it is, with a warning, one
+    for each reason in a process.
 
     The compiled function changes the same tensors as the plain one, draws the same random numbers and agrees with it
     within rounding.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -101,8 +102,7 @@ def check(path: Path, cases: set[str], repeats: int, absent: str, reason: str) -
     content = json.loads(path.read_text())
     names = {"command", "date", "commit", "hardware", "versions", "settings", "measurements", "summary"}
     assert set(content) == names
-    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True)
-    assert (content["commit"] or "").removesuffix("-dirty") == head.stdout.strip()
+    assert content["commit"] == result.COMMIT
     assert content["hardware"]["cores"] >= 1
     assert content["hardware"]["cpu"]
     assert set(result.PACKAGES) < set(content["versions"])
@@ -116,6 +116,28 @@ def check(path: Path, cases: set[str], repeats: int, absent: str, reason: str) -
     assert [row[1] for row in table["rows"] if row[0] == absent] == [reason]
     assert f"| {absent} | {reason} |" in report.markdown(content)
     return content
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="no git")
+def test_the_commit_is_that_of_the_code_and_says_so_where_files_differ(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def git(*arguments: str) -> str:
+        identity = ("-c", "user.name=a", "-c", "user.email=a@b")
+        return subprocess.run(
+            ["git", *identity, *arguments], cwd=tmp_path, check=True, capture_output=True, text=True
+        ).stdout.strip()
+
+    monkeypatch.setattr(result, "__file__", str(tmp_path / "result.py"))
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert result._commit() is None
+    git("init", "--quiet")
+    (tmp_path / "result.py").write_text("1")
+    git("add", ".")
+    git("commit", "--quiet", "--message", "first")
+    assert result._commit() == git("rev-parse", "HEAD")
+    (tmp_path / "result.py").write_text("2")
+    assert result._commit() == git("rev-parse", "HEAD") + "-dirty"
 
 
 def test_environment_runs_to_the_end_without_envpool(tmp_path, capsys, monkeypatch, without_packages):

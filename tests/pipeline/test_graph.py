@@ -213,7 +213,14 @@ def test_without_openssl_kernels_are_compiled_all_the_same(monkeypatch: pytest.M
 
 
 def test_a_graph_waits_until_the_vector_instructions_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    known, compiling = Event(), Event()
+    known, waiting, compiling = Event(), Event(), Event()
+
+    class Watched(graph_module.Preparation):
+        def wait_until_probed(self) -> None:
+            waiting.set()
+            super().wait_until_probed()
+
+    monkeypatch.setattr(graph_module, "Preparation", Watched)
     monkeypatch.setattr(graph_module, "pick_vec_isa", lambda: known.wait(60))
     monkeypatch.setattr(graph_module, "can_precompile_headers", lambda: False)
     monkeypatch.setattr(graph_module, "_preparation", None)
@@ -223,10 +230,12 @@ def test_a_graph_waits_until_the_vector_instructions_are_known(monkeypatch: pyte
     graph = Graph(regression.update, regression.state)
     caller = Thread(target=graph._compile, args=(make_batch(), *graph_module._flat(make_batch())))
     caller.start()
+    assert waiting.wait(60)
     assert not compiling.wait(0.5)
     known.set()
     caller.join(60)
     assert compiling.is_set()
+    graph_module._preparation.join(60)
 
 
 def test_where_nobody_looks_for_them_no_graph_waits(monkeypatch: pytest.MonkeyPatch) -> None:
