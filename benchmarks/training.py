@@ -138,7 +138,7 @@ def _train_peer(system: System, task: str, seed: int, limit: float, episodes: in
 
 
 def _folder() -> TemporaryDirectory[str]:
-    """A folder of a run and its caches. A compiler that outlives the run by a second may still write there."""
+    """A folder of a run and its caches. A compiler that outlives a killed run may still write there."""
     return TemporaryDirectory(prefix="saltus-", ignore_cleanup_errors=True)
 
 

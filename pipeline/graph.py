@@ -37,8 +37,8 @@ class Preparation(Thread):
     """What Inductor does before the first C++ kernel, begun while the caller imports, simulates and traces.
 
     It finds the processor's vector instructions (on x86 by building a library with each, which Inductor's cache keeps),
-    and compiles a header of its own for all kernels to come, which stays in the folder of temporary files: ten seconds
-    and more on one core, the same for every graph. A compiler that is missing is told when a graph is compiled. The
+    and compiles a header of its own for all kernels to come, which stays in the folder of temporary files: work for
+    one core, the same for every graph. A compiler that is missing is told when a graph is compiled. The
     process ends after the thread: whoever starts next is not to find files that are half written.
 
     Attributes:

@@ -41,20 +41,23 @@ def test_seconds_to_a_return_are_of_the_first_evaluation_that_has_it(tmp_path: P
 
 
 @pytest.mark.slow
-def test_a_peer_trains_for_as_long_and_is_evaluated_in_the_same_way(tmp_path: Path) -> None:
-    pytest.importorskip("stable_baselines3")
+@pytest.mark.parametrize(("library", "module"), [("stable-baselines3", "stable_baselines3"), ("sbx", "sbx")])
+def test_a_peer_trains_for_as_long_and_is_evaluated_in_the_same_way(
+    library: training_benchmark.System, module: str, tmp_path: Path
+) -> None:
+    pytest.importorskip(module)
     file = tmp_path / "result.json"
-    peers = ("stable-baselines3",)
+    peers = (library,)
     training("InvertedPendulum-v5", systems=peers, seeds=(1,), minutes=0.2, episodes=3, output=file)
     content = json.loads(file.read_text())
     (peer,) = content["measurements"]
-    assert (peer["system"], peer["exit_code"]) == ("stable-baselines3", 0)
+    assert (peer["system"], peer["exit_code"]) == (library, 0)
     assert peer["seconds"] >= 0.2 * 60
     assert [row[:2] for row in content["summary"][0]["rows"]] == [[*peers, "1"], [*peers, "median"]]
     assert peer["best"] is None
     assert len(peer["last"]["returns"]) == 3
     assert peer["last"]["env_steps"] > 100
-    assert peer["config"]["config"]["library"] == "stable-baselines3"
+    assert peer["config"]["config"]["library"] == library
     assert str(tmp_path) not in file.read_text().partition('"measurements"')[2]
 
 
