@@ -78,14 +78,14 @@ def environment(
 
 def _actions(task: str, num_envs: int) -> np.ndarray:
     """Uniform actions in the task's bounds, (ACTIONS_AHEAD, num_envs, action_dim) float32."""
-    env = envs.make(task, 1)
+    env = envs.make(task, 1, normalized_actions=False)
     size = (ACTIONS_AHEAD, num_envs, env.action_dim)
     low, high = env.action_low.numpy(), env.action_high.numpy()
     return np.random.default_rng(0).uniform(low, high, size).astype(np.float32)
 
 
 def _saltus(task: str, num_envs: int, threads: int, actions: np.ndarray) -> runner.Work:
-    env = envs.make(task, num_envs, num_threads=threads)
+    env = envs.make(task, num_envs, num_threads=threads, normalized_actions=False)
     following = itertools.cycle(torch.from_numpy(actions))
     env.reset()
 

@@ -34,10 +34,10 @@ from benchmarks.data import random_transitions
 from benchmarks.parity import interval, random_episodes, step_differences
 from benchmarks.training import train_for
 from benchmarks.update import BATCH_SIZE, HIDDEN, learning, make_learner
-from envs.cuda_graph import watch
 from envs.physics.warp import WarpPhysics
-from envs.physics.warp_memory import free_bytes, give_back
-from pipeline.evaluate import scale_action
+from envs.physics.warp_memory import release_memory
+from saltus.device.cuda_graph import find_synchronizations
+from saltus.device.memory import free_bytes
 
 TASKS = ("Hopper-v5", "Humanoid-v5")
 Solver: TypeAlias = Literal["model", "newton"]
@@ -330,7 +330,7 @@ def steps(kit: Kit) -> None:
         announced = sum(engine.num_bytes + engine.working_bytes for engine in engines)
         kit.note("memory", task=task, worlds=worlds, announced=announced, taken=free - free_bytes(kit.device))
         del ours, bare, cases, engines
-        give_back(kit.device)  # their graphs refer to them, so that only a collection frees what they take
+        release_memory(kit.device)  # their graphs refer to them, so that only a collection frees what they take
 
 
 def _warp_env(kit: Kit, task: str, worlds: int) -> envs.BatchEnv:
@@ -342,7 +342,7 @@ def _warp_env(kit: Kit, task: str, worlds: int) -> envs.BatchEnv:
 def _actions(env: envs.BatchEnv) -> itertools.cycle:
     generator = torch.Generator(env.device).manual_seed(0)
     size = (16, env.num_envs, env.action_dim)
-    return itertools.cycle(scale_action(2 * torch.rand(size, generator=generator, device=env.device) - 1, env))
+    return itertools.cycle(2 * torch.rand(size, generator=generator, device=env.device) - 1)
 
 
 def _stepping(kit: Kit, env: envs.BatchEnv, at_once: int = 10) -> runner.Work:
@@ -421,7 +421,7 @@ def synchronization(kit: Kit) -> None:
     rows: list[list[result.Cell]] = []
     for name, call in work.items():
         _repeat(call, 4)
-        found = watch(partial(_repeat, call, 3))[1] if kit.device.type == "cuda" else []
+        found = find_synchronizations(partial(_repeat, call, 3))[1] if kit.device.type == "cuda" else []
         kit.note("synchronization", work=name, count=len(found), places=found)
         rows.append([name, len(found) if kit.device.type == "cuda" else "needs CUDA", "; ".join(found[:3])])
     kit.table("Host synchronisations, by torch's sync debug mode", ["in a", "found", "where"], rows)
@@ -491,7 +491,7 @@ def _parts_of_the_loop(
     def step() -> None:
         nonlocal observation
         action = learner.act(observation, torch.randn(worlds, env.action_dim, device=kit.device))
-        transition, observation = env.step(scale_action(action, env))
+        transition, observation = env.step(action)
         buffer.extend(transition.set("action", action))
 
     return step, lambda: learner.round(buffer, count)

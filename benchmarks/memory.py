@@ -13,7 +13,8 @@ from benchmarks import result
 from benchmarks.data import random_transitions
 from pipeline import presets
 from pipeline.logger import Logger
-from pipeline.run import Run, create
+from pipeline.run import Run
+from pipeline.run_dir import create
 from pipeline.train import train
 
 BUFFERS = (("Hopper-v5", 1_000_000), ("Humanoid-v5", 100_000), ("Humanoid-v5", 500_000))

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 import envs
-from pipeline.evaluate import scale_action
 
 # Where qpos has a torso's height; for InvertedPendulum-v5, which has none, the pole's angle.
 _HEIGHT = {"Humanoid": 2}
@@ -26,8 +25,8 @@ def step_differences(reference: envs.BatchEnv, other: envs.BatchEnv, steps: int)
         fields = reference.get_state()["fields"]
         found = []
         for env in (reference, other):
-            env.place(fields["qpos"].float(), fields["qvel"].float())
-            transition, _ = env.step(scale_action(unit.to(env.device), env))
+            env.set_qpos_qvel(fields["qpos"].float(), fields["qvel"].float())
+            transition, _ = env.step(unit.to(env.device))
             found.append(transition["next", "observation"].cpu())
         size = found[0].abs().amax(1).clamp(min=1)
         differences.append((found[0] - found[1]).abs().amax(1) / size)
@@ -44,9 +43,8 @@ def random_episodes(env: envs.BatchEnv, steps: int) -> dict[str, Tensor]:
         if not running.any():
             break
         unit = 2 * torch.rand(env.num_envs, env.action_dim, generator=generator, device=env.device) - 1
-        assert env._state is not None
-        height = env._state.qpos[:, _HEIGHT.get(type(env.task).__name__, 1)].float().clone()
-        transition, _ = env.step(scale_action(unit, env))
+        height = env.state.qpos[:, _HEIGHT.get(type(env.task).__name__, 1)].float().clone()
+        transition, _ = env.step(unit)
         step = torch.stack([transition["next", "reward"].squeeze(-1), torch.ones_like(height), height])
         totals += torch.where(running, step, 0.0)
         running &= ~transition["next", "done"].squeeze(-1)

@@ -20,9 +20,10 @@ import tyro
 from torch import Tensor
 
 import envs
-from benchmarks.result import versions
+from benchmarks.result import PEERS
 from pipeline.evaluate import Evaluation, evaluate
-from pipeline.seeding import stream_seed
+from pipeline.seeding import derive_seed
+from saltus.versions import versions
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def train(options: PeerTraining) -> None:
     options.run_dir.mkdir(parents=True, exist_ok=True)
     config = {name: value for name, value in asdict(options).items() if name != "run_dir"}
     (options.run_dir / "config.json").write_text(
-        json.dumps({"config": config, "versions": versions()}, indent=2) + "\n"
+        json.dumps({"config": config, "versions": versions(*PEERS)}, indent=2) + "\n"
     )
     curve = options.run_dir / "evaluations.csv"
 
@@ -102,7 +103,7 @@ def _play(model: Any, options: PeerTraining, episodes: int, env_steps: int) -> E
         action, _ = model.predict(observation.numpy(), deterministic=True)
         return torch.from_numpy(np.asarray(model.policy.scale_action(action), dtype=np.float32))
 
-    seed = stream_seed(options.seed, "evaluation", env_steps)
+    seed = derive_seed(options.seed, "evaluation", env_steps)
     return evaluate(
         policy, envs.make(options.task, episodes, seed=seed, physics="cpu", num_threads=options.num_threads)
     )

@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -23,23 +22,10 @@ from rich.table import Column
 
 from benchmarks.runner import Measurement, summarize
 from envs.physics.cpu import available_cores
+from saltus.versions import versions
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = (
-    "saltus",
-    "torch",
-    "torchrl",
-    "tensordict",
-    "mujoco",
-    "mujoco-warp",
-    "warp-lang",
-    "gymnasium",
-    "numpy",
-    "envpool",
-    "stable-baselines3",
-    "sbx-rl",
-    "jax",
-)
+PEERS = ("envpool", "stable-baselines3", "sbx-rl", "jax")
 
 Cell = str | int | float | None
 
@@ -68,17 +54,6 @@ def hardware() -> dict[str, Any]:
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
         "system": platform.platform(),
     }
-
-
-def versions() -> dict[str, str]:
-    """The versions of Python and of every package that a benchmark's numbers depend on."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
 
 
 def _commit() -> str | None:
@@ -151,7 +126,7 @@ def write(
         "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "commit": COMMIT,
         "hardware": hardware(),
-        "versions": versions(),
+        "versions": versions(*PEERS),
         "settings": dict(settings),
         "measurements": list(measurements),
         "summary": [dataclasses.asdict(table) for table in tables],

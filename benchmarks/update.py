@@ -16,9 +16,10 @@ from benchmarks import peers, result, runner
 from benchmarks.data import random_transitions
 from envs.physics.cpu import available_cores
 from pipeline import presets
+from pipeline.agent import Agent
 from pipeline.buffer import ReplayBuffer
 from pipeline.learner import Learner
-from pipeline.onednn import UseOneDNN
+from saltus.device.onednn import UseOneDNN
 
 SAC, PLAIN = "saltus sac", "saltus sac, not compiled"
 PEERS: dict[str, Callable[..., runner.Work]] = {
@@ -110,7 +111,7 @@ def learning(task: str, data: TensorDict, updates: int, preset: str, **overrides
 
     def round() -> int:
         learner.round(buffer, updates)
-        peers.synchronize(learner.device)
+        peers.synchronize(learner.agent.device)
         return updates
 
     return round
@@ -125,7 +126,7 @@ def make_learner(task: str, data: TensorDict, preset: str, **overrides: Any) -> 
     rows = len(data) // 10
     for vector_step in data[: 10 * rows].split(rows):
         buffer.extend(vector_step)
-    return Learner(config, *dimensions, data.device), buffer
+    return Learner(Agent(config, *dimensions, data.device)), buffer
 
 
 def product_shapes(observation_dim: int, action_dim: int) -> list[tuple[int, int, int]]:

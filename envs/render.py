@@ -9,9 +9,10 @@ import mujoco
 import numpy as np
 
 from envs.batch_env import BatchEnv
+from saltus.errors import SaltusError
 
 
-class RenderError(RuntimeError):
+class RenderError(SaltusError):
     """There is no OpenGL to render with; the message says what to install."""
 
 

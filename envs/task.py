@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from saltus.errors import SaltusError
+
 
 class Task:
     """What to simulate, what to observe, what to reward and when to stop.
@@ -82,7 +84,7 @@ class Task:
         set_attribute(self, "dt", model.opt.timestep * self.frame_skip)
 
 
-class Names:
+class NameIndex:
     """Where in a model's MjData fields each named object's values lie, worked out once a name."""
 
     def __init__(self, model: mujoco.MjModel, fields: tuple[str, ...]):
@@ -124,7 +126,7 @@ class State:
     Only the fields that the task declares in `Task.fields` are there.
     """
 
-    def __init__(self, values: Mapping[str, Tensor], names: Names):
+    def __init__(self, values: Mapping[str, Tensor], names: NameIndex):
         self._values = values
         self._names = names
 
@@ -146,33 +148,33 @@ class State:
         """The tensors by field."""
         return self._values
 
-    def body(self, name: str) -> Named:
+    def body(self, name: str) -> NamedView:
         """A body's ``xpos``, ``xquat``, ``xipos``, ``cvel``, ..."""
-        return Named(self, "body", name)
+        return NamedView(self, "body", name)
 
-    def joint(self, name: str) -> Named:
+    def joint(self, name: str) -> NamedView:
         """A joint's ``qpos`` and ``qvel``, ..."""
-        return Named(self, "joint", name)
+        return NamedView(self, "joint", name)
 
-    def geom(self, name: str) -> Named:
+    def geom(self, name: str) -> NamedView:
         """A geom's ``xpos``, ``xmat``."""
-        return Named(self, "geom", name)
+        return NamedView(self, "geom", name)
 
-    def site(self, name: str) -> Named:
+    def site(self, name: str) -> NamedView:
         """A site's ``xpos``, ``xmat``."""
-        return Named(self, "site", name)
+        return NamedView(self, "site", name)
 
-    def actuator(self, name: str) -> Named:
+    def actuator(self, name: str) -> NamedView:
         """An actuator's ``ctrl``, ``force``, ``length``, ``velocity``."""
-        return Named(self, "actuator", name)
+        return NamedView(self, "actuator", name)
 
-    def tendon(self, name: str) -> Named:
+    def tendon(self, name: str) -> NamedView:
         """A tendon's ``length``, ``velocity``."""
-        return Named(self, "tendon", name)
+        return NamedView(self, "tendon", name)
 
     def sensor(self, name: str) -> Tensor:
         """A sensor's values, (N, dim)."""
-        return Named(self, "sensor", name).data
+        return NamedView(self, "sensor", name).data
 
     def slice(self, kind: str, name: str, attribute: str) -> Tensor:
         """``data.<kind>(<name>).<attribute>`` of every world."""
@@ -181,7 +183,7 @@ class State:
         return rows[:, offset : offset + int(np.prod(shape))].reshape(len(self), *shape)
 
 
-class Named:
+class NamedView:
     """One named object of every world: its attributes are batched tensors."""
 
     def __init__(self, state: State, kind: str, name: str):
@@ -210,14 +212,14 @@ def load_model(task: Task) -> mujoco.MjModel:
     except ValueError as error:
         if isinstance(error, _MissingFileError):
             raise
-        raise ValueError(f"MuJoCo does not compile the model of task {name}: {error}") from error
-    raise ValueError(
+        raise SaltusError(f"MuJoCo does not compile the model of task {name}: {error}") from error
+    raise SaltusError(
         f"task {name} has no model: set `mjcf` to the path of an XML file, an XML string or a mujoco.MjSpec "
         f"(got {type(mjcf).__name__})"
     )
 
 
-class _MissingFileError(ValueError):
+class _MissingFileError(SaltusError):
     """A task's XML file is not there."""
 
 

@@ -6,7 +6,8 @@ A transition is a TensorDict of batch size ``[N]``:
 key                         shape            dtype    meaning
 ==========================  ===============  =======  ==================================================
 ``observation``             (N, obs_dim)     float32  what the action was chosen on
-``action``                  (N, act_dim)     float32  what was applied
+``action``                  (N, act_dim)     float32  the action that `BatchEnv.step` received: in [-1, 1], or in the
+                                                      actuators' units without `normalized_actions`
 ``("next", "observation")`` (N, obs_dim)     float32  the true successor, also where the episode ended
 ``("next", "reward")``      (N, 1)           float32  reward of the step
 ``("next", "terminated")``  (N, 1)           bool     the task ended the episode: no value follows
@@ -20,6 +21,8 @@ from __future__ import annotations
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
+
+from saltus.errors import SaltusError
 
 Key = str | tuple[str, str]
 
@@ -70,16 +73,16 @@ def make(
 
 
 def check(transition: TensorDictBase, observation_dim: int, action_dim: int) -> None:
-    """Raise ValueError, naming the entry, unless `transition` is what this module's table says."""
+    """Raise SaltusError, naming the entry, unless `transition` is what this module's table says."""
     if transition.batch_dims != 1:
-        raise ValueError(f"a transition has batch size [num_envs], got {list(transition.batch_size)}")
+        raise SaltusError(f"a transition has batch size [num_envs], got {list(transition.batch_size)}")
     size = transition.batch_size[0]
     for key, (width, dtype) in layout(observation_dim, action_dim).items():
         entry = transition.get(key, None)
         if entry is None:
-            raise ValueError(f"the transition has no entry {key!r}; it has {sorted(map(str, transition.keys(True)))}")
+            raise SaltusError(f"the transition has no entry {key!r}; it has {sorted(map(str, transition.keys(True)))}")
         if entry.shape != (size, width) or entry.dtype != dtype:
-            raise ValueError(
+            raise SaltusError(
                 f"transition entry {key!r} is {entry.dtype} of shape {tuple(entry.shape)}; "
                 f"expected {dtype} of shape {(size, width)}"
             )

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import psutil
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from envs import transition as transitions
-from envs.cuda_graph import CudaGraph
+from saltus.device import resolve_device
+from saltus.device.cuda_graph import CapturedFunction
+from saltus.device.memory import free_bytes
+from saltus.errors import SaltusError
 
 
 class ReplayBuffer:
@@ -45,7 +47,7 @@ class ReplayBuffer:
         n_step: int = 1,
         gamma: float = 0.99,
     ):
-        self.capacity, self.device = capacity, torch.device(device)
+        self.capacity, self.device = capacity, resolve_device(device)
         self.n_step, self.gamma = n_step, gamma
         self.num_bytes = capacity * transitions.num_bytes(observation_dim, action_dim)
         _require_memory(self.num_bytes, capacity, self.device)
@@ -56,7 +58,7 @@ class ReplayBuffer:
         self._num_envs = 0
         self._added = 0  # the host's copy of what the device counts, so that len() need not wait
         self.generator = torch.Generator(self.device).manual_seed(seed)
-        self._writing: dict[int, CudaGraph] = {}  # by the number of transitions
+        self._writing: dict[int, CapturedFunction] = {}  # by the number of transitions
 
     def __len__(self) -> int:
         return min(self._added, self.capacity)
@@ -69,15 +71,15 @@ class ReplayBuffer:
         """
         count = transition.batch_size[0]
         if count > self.capacity:
-            raise ValueError(f"{count} transitions do not fit into a buffer of {self.capacity}: raise buffer_size")
+            raise SaltusError(f"{count} transitions do not fit into a buffer of {self.capacity}: raise buffer_size")
         if self.n_step > 1 and self._num_envs not in (0, count):
-            raise ValueError(
+            raise SaltusError(
                 f"{count} transitions came after vector steps of {self._num_envs}, and {self.n_step}-step returns "
                 "follow a world from one vector step to the next: add all worlds at each, or set n_step to 1"
             )
         if self.device.type == "cuda" and count not in self._writing:
             name = f"the replay buffer's writing of {count} transitions"
-            self._writing[count] = CudaGraph(self._write, name, self.device)
+            self._writing[count] = CapturedFunction(self._write, name, self.device)
         self._writing.get(count, self._write)(*(transition[key] for key in self._entries))
         self._added += count
         self._num_envs = count
@@ -103,7 +105,7 @@ class ReplayBuffer:
             ValueError: fewer transitions are stored than a batch has.
         """
         if len(self) < batch_size:
-            raise ValueError(f"a batch of {batch_size} was asked for and {len(self)} transitions are stored")
+            raise SaltusError(f"a batch of {batch_size} was asked for and {len(self)} transitions are stored")
         count = num_batches * batch_size
         draws = torch.rand(count, dtype=torch.float64, device=self.device, generator=self.generator)
         rows = (draws * self._size).long()
@@ -175,7 +177,7 @@ def _nested(entries: dict[transitions.Key, Tensor], batch_size: int) -> TensorDi
 
 
 def _require_memory(num_bytes: int, capacity: int, device: torch.device) -> None:
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    free = free_bytes(device)
     if num_bytes > free:
         fits = int(capacity * free / num_bytes)
         raise MemoryError(

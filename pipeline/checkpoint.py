@@ -3,38 +3,21 @@
 from __future__ import annotations
 
 import os
-import platform
 import zipfile
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-FORMAT = 3
+from saltus.errors import SaltusError
+from saltus.versions import versions
+
+FORMAT = 4
 KEEP = 2
-PACKAGES = ("saltus", "torch", "torchrl", "tensordict", "mujoco", "mujoco-warp", "warp-lang", "gymnasium", "numpy")
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(SaltusError):
     """A checkpoint that cannot be written or read; the message says what to do."""
-
-
-def versions() -> dict[str, str]:
-    """What a run's numbers depend on to the last bit: versions, torch's threads, the CPU's instructions."""
-    return {
-        **{name: _version(name) for name in PACKAGES},
-        "python": platform.python_version(),
-        "torch threads": str(torch.get_num_threads()),
-        "cpu capability": torch.backends.cpu.get_cpu_capability(),
-    }
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:  # run from its folder
-        return "not installed"
 
 
 def save(folder: Path, env_steps: int, config: dict[str, Any], state: dict[str, Any]) -> Path:

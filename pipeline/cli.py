@@ -6,9 +6,9 @@ import argparse
 import ctypes.util
 import dataclasses
 import json
+import logging
 import os
 import sys
-import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from rich.console import Console
 
 from pipeline import presets
 from pipeline.config import Config
+from saltus.errors import SaltusError
 
 if TYPE_CHECKING:
     from envs import Task
@@ -72,14 +73,28 @@ class Play:
     """best: of those that were evaluated in training, the one with the highest mean return. last: the last."""
 
 
+class _ConsoleHandler(logging.Handler):
+    """Prints log records of saltus on the console."""
+
+    def __init__(self, console: Console):
+        super().__init__(logging.INFO)
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _print(self._console, record.getMessage())
+
+
 def main() -> None:
-    """Entry point of the console script: run a command, and say plainly what was wrong if it cannot be."""
+    """Run a command. Deliberate refusals and errors of the system are printed as one line; others show a traceback."""
     command, arguments = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("", [])
     commands = {"train": train, "resume": resume, "evaluate": evaluate, "play": play}
     console = Console()
     for package in ("torch", "tensordict", "torchrl"):  # their notes to developers are not for users of saltus
         warnings.filterwarnings("ignore", module=package)
-    warnings.showwarning = lambda message, *_args, **_kwargs: _say(console, f"warning: {message}")
+    warnings.showwarning = lambda message, *_args, **_kwargs: _print(console, f"warning: {message}")
+    log = logging.getLogger("saltus")
+    log.setLevel(logging.INFO)
+    log.addHandler(_ConsoleHandler(console))
     if command not in commands:
         from envs import list_tasks
 
@@ -87,46 +102,32 @@ def main() -> None:
         sys.exit(0 if command in ("-h", "--help") else f"saltus: no command {command!r}" if command else 2)
     try:
         commands[command](arguments, console)
-    except (ValueError, MemoryError, OSError, RuntimeError, FloatingPointError) as error:
-        if not (isinstance(error, OSError) or _raised_here(error)):
-            raise  # from a task of the user's own, or a library: the traceback says where
+    except (SaltusError, OSError, MemoryError) as error:
         sys.exit(f"saltus: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
 
 
-def _raised_here(error: BaseException) -> bool:
-    """Whether saltus itself raised the error, with words that say what to do."""
-    traceback = error.__traceback__
-    while traceback is not None and traceback.tb_next is not None:
-        traceback = traceback.tb_next
-    if traceback is None:
-        return False
-    file, root = Path(traceback.tb_frame.f_code.co_filename), Path(__file__).parent.parent
-    return any(file.is_relative_to(root / package) for package in ("envs", "pipeline"))
-
-
-def _say(console: Console, message: str) -> None:
-    """Print a line as it is: no markup, no colours, and no breaks that would cut a path in two."""
+def _print(console: Console, message: str) -> None:
+    """Print a line without markup, colours, or breaks that would cut a path in two."""
     console.print(message, markup=False, highlight=False, soft_wrap=True)
 
 
 def train(arguments: list[str], console: Console) -> None:
     """``saltus train TASK``."""
+    from pipeline import run_dir as run_dirs
     from pipeline.logger import require_packages
 
     config, run_dir = _parse_train(arguments)
-    if run_dir is None:
-        name = config.task.rpartition(":")[2]
-        run_dir = Path("runs") / f"{name}-s{config.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
-    _require_free(run_dir)
+    run_dir = run_dir or run_dirs.default_path(config)
+    run_dirs.require_unused(run_dir)
     require_packages(config)
     _run(config, run_dir, console)
 
 
 def resume(arguments: list[str], console: Console) -> None:
     """``saltus resume RUN``."""
-    from pipeline.run import open_run
+    from pipeline.run_dir import open_run
 
     run_dir = tyro.cli(Resume, args=arguments, prog="saltus resume").run
     config, content = open_run(run_dir)
@@ -138,26 +139,27 @@ def _run(config: Config, run_dir: Path, console: Console, content: dict[str, Any
     """Train, from the state in a checkpoint's `content` if there is one, which is taken out of it."""
     import torch
 
-    from pipeline.graph import prepare_compiler
+    from saltus.device.warm_start import warm_start
 
     on_cpu = config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available())
     if config.compile and on_cpu:
-        prepare_compiler()  # it goes on beside what follows, which takes seconds even to import
+        warm_start()  # it goes on beside what follows, which takes seconds even to import
 
     from pipeline.logger import Logger
     from pipeline.plot import learning_curve
-    from pipeline.run import Run, create, locked
+    from pipeline.run import Run
+    from pipeline.run_dir import create, locked
     from pipeline.train import StopSignal
     from pipeline.train import train as train_loop
 
     with StopSignal() as stop:
-        run = Run(config, run_dir, announce=lambda text: _say(console, text))
+        run = Run(config, run_dir)
         if content is None:
             create(config, run_dir)
         else:
             run.load_state_dict(content.pop("state"))
-        entropy = float(run.learner.loss.target_entropy)
-        _say(
+        entropy = float(run.agent.loss.target_entropy)
+        _print(
             console,
             f"{config.task}, seed {config.seed}, on {run.device}, target entropy {entropy:g}; files in {run_dir}",
         )
@@ -165,23 +167,23 @@ def _run(config: Config, run_dir: Path, console: Console, content: dict[str, Any
             train_loop(run, logger, stop)
     picture = learning_curve(run_dir, f"{config.task.rpartition(':')[2]}, seed {config.seed}")
     if stop.received is not None and run.env_steps < config.total_env_steps:
-        _say(console, f"stopped by {stop.received} and saved: `saltus resume {run_dir}` continues")
+        _print(console, f"stopped by {stop.received} and saved: `saltus resume {run_dir}` continues")
     else:
-        _say(console, f"finished after {run.seconds:.0f} s; learning curve: {picture}")
+        _print(console, f"finished after {run.seconds:.0f} s; learning curve: {picture}")
     if run.best:
         best = f"{run.best['return_mean']:.1f} after {run.best['env_steps']:,} env steps"
-        _say(console, f"best evaluation: {best}; `saltus evaluate {run_dir}` plays that policy for more episodes")
+        _print(console, f"best evaluation: {best}; `saltus evaluate {run_dir}` plays that policy for more episodes")
 
 
 def evaluate(arguments: list[str], console: Console) -> None:
     """``saltus evaluate RUN``."""
     from pipeline.evaluate import evaluate as play_episodes
-    from pipeline.policy import load
+    from pipeline.policy import load_policy
 
     options = tyro.cli(Evaluate, args=arguments, prog="saltus evaluate")
     if options.episodes < 1:
-        raise ValueError(f"episodes is {options.episodes}; at least 1 is needed")
-    policy = load(options.run, options.policy)
+        raise SaltusError(f"episodes is {options.episodes}; at least 1 is needed")
+    policy = load_policy(options.run, options.policy)
     result = play_episodes(policy, policy.make_env(options.episodes, options.seed))
     low, high = result.interval
     content = {
@@ -191,24 +193,24 @@ def evaluate(arguments: list[str], console: Console) -> None:
     }  # fmt: skip
     path = options.run / "evaluation.json"
     path.write_text(json.dumps(content, indent=1) + "\n")
-    _say(console, f"{_what(policy)}: {result.summary()}\n{path}")
+    _print(console, f"{_describe(policy)}: {result.summary()}\n{path}")
 
 
 def play(arguments: list[str], console: Console) -> None:
     """``saltus play RUN``."""
     _choose_opengl()
-    from pipeline.policy import load
+    from pipeline.policy import load_policy
     from pipeline.video import record
 
     options = tyro.cli(Play, args=arguments, prog="saltus play")
-    policy = load(options.run, options.policy)
+    policy = load_policy(options.run, options.policy)
     env = policy.make_env(1, options.seed)
     path = options.output or options.run / "play.mp4"
     total, steps = record(policy, env, path)
-    _say(console, f"{_what(policy)}: return {total:.1f} in {steps} steps ({steps * env.task.dt:.1f} s)\n{path}")
+    _print(console, f"{_describe(policy)}: return {total:.1f} in {steps} steps ({steps * env.task.dt:.1f} s)\n{path}")
 
 
-def _what(policy: Policy) -> str:
+def _describe(policy: Policy) -> str:
     return f"{policy.task}, {policy.which} policy (after {policy.env_steps:,} env steps)"
 
 
@@ -234,7 +236,7 @@ def _parse_train(arguments: list[str]) -> tuple[Config, Path | None]:
     first.add_argument("--preset", default=presets.DEFAULT)
     known, rest = first.parse_known_args(arguments)
     if not rest or (rest[0].startswith("-") and not {"-h", "--help"} & set(rest)):
-        raise ValueError(
+        raise SaltusError(
             f"name the task first, as in `saltus train Hopper-v5 ...`: {', '.join(envs.list_tasks())} or "
             "path/to/file.py:ClassName"
         )
@@ -251,9 +253,9 @@ def _parse_train(arguments: list[str]) -> tuple[Config, Path | None]:
         prog="saltus train",
         description="Train a policy. Defaults are those of the preset: " + ", ".join(presets.names()) + ".",
     )
-    for name, what in options.config.without_effect().items():
+    for name, what in options.config.unused_settings().items():
         if getattr(options.config, name) != getattr(default, name):
-            raise ValueError(f"--{name.replace('_', '-')} has no effect here: it goes with {what}")
+            raise SaltusError(f"--{name.replace('_', '-')} has no effect here: it goes with {what}")
     fields: Any = dataclasses.fields(task) if dataclasses.is_dataclass(task) else ()
     task_options = {
         item.name: getattr(options.task, item.name)
@@ -282,19 +284,8 @@ def _train_options(task: type[Task], default: Config) -> type:
     return dataclasses.make_dataclass("Train", fields)
 
 
-def _require_free(run_dir: Path) -> None:
-    from pipeline.checkpoint import find
-
-    empty = not run_dir.exists() or (run_dir.is_dir() and not any(run_dir.iterdir()))
-    never_saved = (run_dir / "config.json").is_file() and not find(run_dir / "checkpoints")
-    if not (empty or never_saved):
-        raise ValueError(
-            f"{run_dir} exists: `saltus resume {run_dir}` continues the run in it; a new run takes another --run-dir"
-        )
-
-
 def _compare_versions(written_by: dict[str, str]) -> None:
-    from pipeline.checkpoint import versions
+    from saltus.versions import versions
 
     changed = [
         f"{name} {written_by.get(name)} -> {now}" for name, now in versions().items() if written_by.get(name) != now

@@ -10,9 +10,12 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
 
+from envs.simulation import Simulation
+from saltus.errors import SaltusError
+
 
 @dataclass(frozen=True)
-class Config:
+class Config(Simulation):
     """Everything that decides what a run computes. The string below a field is its help on the command line."""
 
     task: tyro.conf.Positional[str]
@@ -30,16 +33,6 @@ class Config:
 
     num_envs: int = 128
     """Worlds that are simulated side by side."""
-    physics: Literal["auto", "cpu", "warp"] = "auto"
-    """Engine: mujoco.batch on the CPU, or mujoco_warp where the learner is; auto takes warp on cuda, if installed."""
-    num_threads: int = 0
-    """CPU threads for the simulation on the CPU; 0 takes every core."""
-    solver: Literal["model", "newton"] = "model"
-    """Constraint solver: what the model asks for, or Newton's (warp has no PGS, which Humanoid's model asks for)."""
-    max_contacts: int = 0
-    """Contacts for which warp has memory, per world; 0: as a rollout with random actions suggests."""
-    max_constraints: int = 0
-    """Rows of constraints for which warp has memory in each world; 0: likewise."""
     total_env_steps: int = 2_000_000
     """Control steps, summed over worlds, after which the run ends."""
     learning_starts: int = 5_000
@@ -58,7 +51,7 @@ class Config:
     """Rewards that a target sums before it bootstraps; fewer where the episode or what is stored ends."""
     gamma: float = 0.99
     """Discount per control step."""
-    critic_loss: Literal["squared", "categorical"] = "squared"
+    critic_loss: Literal["mse", "categorical"] = "mse"
     """squared: of the Bellman error. categorical: cross-entropy of a distribution over num_atoms values."""
     num_atoms: int = 101
     """Values of a categorical critic's distribution."""
@@ -91,12 +84,12 @@ class Config:
     """Whether batch norm follows each ReLU (CrossQ) or comes before it (XQC)."""
     dropout: float = 0.0
     """Share of the critics' hidden units that an update drops."""
-    unit_weights: Literal["none", "linear", "all"] = "none"
+    weight_normalization: Literal["none", "linear", "all"] = "none"
     """Rescale after every step. linear: each unit's weights to norm 1. all: the normalisations' scales, too."""
 
     normalize_observations: bool = False
     """Subtract the running mean of observations and divide by their running standard deviation."""
-    reward_scaling: Literal["none", "deviation", "bounded"] = "none"
+    reward_scaling: Literal["none", "std", "bounded"] = "none"
     """deviation: divide rewards by the standard deviation of returns. bounded: and so that none exceeds value_range."""
 
     actor_lr: float = 1e-3
@@ -107,7 +100,7 @@ class Config:
     """Adam's learning rate for the temperature."""
     lr_schedule: Literal["linear", "cosine"] = "linear"
     """How the learning rates fall over the run."""
-    lr_final: float = 0.1
+    lr_final_fraction: float = 0.1
     """Share of the learning rates that is left at the end."""
     adam_beta1: float = 0.5
     """Adam's decay of the mean gradient, for actor and critics."""
@@ -117,7 +110,7 @@ class Config:
     """Entropy that the temperature aims at; auto is minus the action dimension times target_entropy_scale."""
     target_entropy_scale: float = 1.0
     """Factor of the automatic target entropy."""
-    policy_average: float = 0.05
+    eval_policy_averaging: float = 0.05
     """The policy to be evaluated is the actor's average over about the last such share of its updates; 0: the actor."""
     noise_repeat: int = 1
     """Most steps for which all worlds' noise is held; above 1, for k steps with a probability falling as 1/k^2."""
@@ -134,6 +127,7 @@ class Config:
     """Also log to Weights & Biases (pip install 'saltus[wandb]')."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name, hint in get_type_hints(type(self)).items():
             choices = get_args(hint)
             if get_origin(hint) is Literal and getattr(self, name) not in choices:
@@ -145,7 +139,7 @@ class Config:
         ):  # fmt: skip
             value = getattr(self, name)
             _require(isinstance(value, int) and value >= 1, name, value, "a whole number, at least 1")
-        for name in ("seed", "num_threads", "max_contacts", "max_constraints", "target_subset"):
+        for name in ("seed", "target_subset"):
             value = getattr(self, name)
             _require(isinstance(value, int) and value >= 0, name, value, "a whole number, 0 or more")
         for name in ("utd_ratio", "actor_lr", "critic_lr", "alpha_lr", "alpha_init", "value_range"):
@@ -153,8 +147,8 @@ class Config:
             _require(math.isfinite(value) and value > 0, name, value, "a finite number above 0")
         _require(0 <= self.gamma < 1, "gamma", self.gamma, "in [0, 1)")
         _require(0 < self.tau <= 1, "tau", self.tau, "in (0, 1]")
-        _require(0 < self.lr_final <= 1, "lr_final", self.lr_final, "in (0, 1]")
-        _require(0 <= self.policy_average <= 1, "policy_average", self.policy_average, "in [0, 1]")
+        _require(0 < self.lr_final_fraction <= 1, "lr_final_fraction", self.lr_final_fraction, "in (0, 1]")
+        _require(0 <= self.eval_policy_averaging <= 1, "eval_policy_averaging", self.eval_policy_averaging, "in [0, 1]")
         _require(0 <= self.dropout < 1, "dropout", self.dropout, "in [0, 1)")
         _require(0 <= self.adam_beta1 < 1, "adam_beta1", self.adam_beta1, "in [0, 1)")
         for name in ("actor_hidden", "critic_hidden"):
@@ -170,18 +164,18 @@ class Config:
 
     def _check_buffer(self) -> None:
         if self.capacity < self.num_envs:
-            raise ValueError(
+            raise SaltusError(
                 f"the replay buffer holds {self.capacity} transitions and {self.num_envs} worlds add more at a "
                 "step: raise buffer_size and total_env_steps, or lower num_envs"
             )
         if self.rounds < 1:
-            raise ValueError(
+            raise SaltusError(
                 f"learning_starts is {self.learning_starts} and the run ends after total_env_steps = "
                 f"{self.total_env_steps}, with no round of updates between: nothing would be learned. Raise "
                 "total_env_steps, or lower learning_starts, num_envs or steps_per_round"
             )
         if min(self.learning_starts, self.capacity) < self.batch_size:
-            raise ValueError(
+            raise SaltusError(
                 f"the first update draws batch_size = {self.batch_size} transitions, and only "
                 f"{min(self.learning_starts, self.capacity)} are stored by then: raise learning_starts "
                 f"({self.learning_starts}) and buffer_size ({self.buffer_size}), or lower batch_size"
@@ -193,7 +187,7 @@ class Config:
         if abs(updates - round(updates)) > 1e-6 * max(1.0, updates) or round(updates) < 1:
             near = sorted({max(1, math.floor(updates)), max(1, math.ceil(updates))})
             ratios = " or ".join(f"{count / steps:.12g}" for count in near)
-            raise ValueError(
+            raise SaltusError(
                 f"utd_ratio {self.utd_ratio:g} gives {updates:g} updates a round of {self.steps_per_round} vector "
                 f"steps of {self.num_envs} worlds; it must be a whole number of at least 1. The nearest ratios that "
                 f"work are {ratios}; or change num_envs or steps_per_round"
@@ -213,17 +207,17 @@ class Config:
                 "--critic-norm batch",
             ),
             (
-                not (self.critic_loss == "squared" and self.target_network and self.critic_norm == "batch"),
+                not (self.critic_loss == "mse" and self.target_network and self.critic_norm == "batch"),
                 "batch-normalised critics with target networks need --critic-loss categorical (as in XQC); with "
-                "--critic-loss squared, leave target_network out (CrossQ) or take another critic_norm",
+                "--critic-loss mse, leave target_network out (CrossQ) or take another critic_norm",
             ),
             (
-                self.min_of_all or (self.critic_loss == "squared" and self.target_network),
-                "target_subset and --actor-value mean go with --critic-loss squared and target networks",
+                self.clipped_double_q or (self.critic_loss == "mse" and self.target_network),
+                "target_subset and --actor-value mean go with --critic-loss mse and target networks",
             ),
             (
-                self.dropout == 0 or (self.critic_loss == "squared" and self.critic_norm != "batch"),
-                "dropout goes with --critic-loss squared and --critic-norm layer or none",
+                self.dropout == 0 or (self.critic_loss == "mse" and self.critic_norm != "batch"),
+                "dropout goes with --critic-loss mse and --critic-norm layer or none",
             ),
             (
                 self.actor_norm == "none" or self.critic_loss == "categorical",
@@ -238,33 +232,31 @@ class Config:
                 "--network residual has blocks of one width: give actor_hidden and critic_hidden equal numbers",
             ),
             (
-                self.unit_weights == "none" or self.critic_norm == "batch",
-                "--unit-weights goes with --critic-norm batch, without which critics could not tell large from small",
+                self.weight_normalization == "none" or self.critic_norm == "batch",
+                "--weight-normalization needs --critic-norm batch: without it, critics could not represent large values",
             ),
             (
-                self.unit_weights != "all" or self.critic_loss == "categorical",
-                "--unit-weights all keeps what critics give small: it goes with --critic-loss categorical",
+                self.weight_normalization != "all" or self.critic_loss == "categorical",
+                "--weight-normalization all keeps what critics give small: it goes with --critic-loss categorical",
             ),
             (
                 "batch" not in (self.actor_norm, self.critic_norm) or self.batch_size >= 2,
                 "batch norm needs a batch_size of 2 at least",
             ),
             (
-                self.critic_loss == "squared" or self.num_atoms >= 2,
+                self.critic_loss == "mse" or self.num_atoms >= 2,
                 f"a categorical critic needs num_atoms of 2 at least, not {self.num_atoms}",
             ),
             (
-                self.critic_loss == "squared"
-                or self.reward_scaling != "none"
-                or self.value_range != Config.value_range,
+                self.critic_loss == "mse" or self.reward_scaling != "none" or self.value_range != Config.value_range,
                 f"a categorical critic's values lie within {self.value_range:g} of 0, where returns seldom do: set "
-                "--reward-scaling bounded or deviation, or another --value-range: what the task's returns can be",
+                "--reward-scaling bounded or std, or another --value-range: what the task's returns can be",
             ),
         ):
             if not holds:
-                raise ValueError(reason)
+                raise SaltusError(reason)
 
-    def without_effect(self) -> dict[str, str]:
+    def unused_settings(self) -> dict[str, str]:
         """The settings that decide nothing here, each with what it goes with."""
         categorical, batch = self.critic_loss == "categorical", "batch" in (self.actor_norm, self.critic_norm)
         needs = {
@@ -276,14 +268,19 @@ class Config:
             ),
             "norm_order": (batch and self.network == "mlp", "--critic-norm batch and --network mlp"),
             "target_entropy_scale": (self.target_entropy == "auto", "--target-entropy auto"),
-            "lr_schedule": (self.lr_final < 1, "an --lr-final below 1"),
+            "lr_schedule": (self.lr_final_fraction < 1, "an --lr-final-fraction below 1"),
         }
         return {name: what for name, (holds, what) in needs.items() if not holds}
 
     @property
-    def min_of_all(self) -> bool:
+    def clipped_double_q(self) -> bool:
         """Whether all critics make the target, and the smallest value guides the actor."""
         return self.target_subset in (0, self.num_critics) and self.actor_value == "min"
+
+    @property
+    def simulation(self) -> Simulation:
+        """The settings of the training worlds."""
+        return Simulation(**{item.name: getattr(self, item.name) for item in dataclasses.fields(Simulation)})
 
     @property
     def capacity(self) -> int:
@@ -311,18 +308,22 @@ class Config:
         return json.loads(json.dumps(vars(self), default=str))
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Config:
+    def from_dict(cls, values: dict[str, Any], written_by: str = "an unknown version") -> Config:
         """The inverse of `to_dict`.
 
+        Args:
+            values: the fields by name.
+            written_by: the version of saltus that wrote them.
+
         Raises:
-            ValueError: names that are no fields, or that are missing: the configuration of another version.
+            SaltusError: fields are unknown or missing: the configuration of another version.
         """
         names = {item.name for item in dataclasses.fields(cls)}
         if names != set(values):
             unknown, missing = sorted(set(values) - names), sorted(names - set(values))
-            raise ValueError(
-                "this configuration was written by another version of saltus "
-                f"(unknown: {unknown}, missing: {missing}): go on with that version, which the run's config.json names"
+            raise SaltusError(
+                f"this configuration was written by saltus {written_by} and has other settings (unknown: "
+                f"{', '.join(unknown) or 'none'}; missing: {', '.join(missing) or 'none'}): read it with that version"
             )
         options = {name: _tuples(value) for name, value in values["task_options"].items()}
         fields: dict[str, Any] = {name: _tuples(value) for name, value in values.items()}
@@ -336,4 +337,4 @@ def _tuples(value: Any) -> Any:
 
 def _require(holds: bool, name: str, value: object, accepted: str) -> None:
     if not holds:
-        raise ValueError(f"{name} is {value}; it must be {accepted}")
+        raise SaltusError(f"{name} is {value}; it must be {accepted}")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from envs import BatchEnv
+from saltus.errors import SaltusError
 
 
 @dataclass(frozen=True)
@@ -62,22 +63,22 @@ def evaluate(policy: Callable[[Tensor], Tensor], env: BatchEnv) -> Evaluation:
 
     Args:
         policy: observation (N, obs_dim) -> action (N, action_dim) in [-1, 1].
-        env: a fresh environment; it is reset here.
+        env: an environment with normalized actions; it is reset here.
+
+    Raises:
+        SaltusError: an environment whose actions are not normalized.
     """
+    if not env.normalized_actions:
+        raise SaltusError("policies act in [-1, 1]: evaluate them in an environment with normalized_actions=True")
     observation = env.reset()
     returns = torch.zeros(env.num_envs, dtype=torch.float64, device=env.device)
     lengths = torch.zeros(env.num_envs, dtype=torch.int64, device=env.device)
     running = torch.ones(env.num_envs, dtype=torch.bool, device=env.device)
     failed = torch.zeros(env.num_envs, dtype=torch.int64, device=env.device)
     while running.any():
-        transition, observation = env.step(scale_action(policy(observation), env))
+        transition, observation = env.step(policy(observation))
         returns += torch.where(running, transition["next", "reward"].squeeze(-1), 0.0)
         lengths += running
         failed += running & env.failed
         running &= ~transition["next", "done"].squeeze(-1)
     return Evaluation(tuple(returns.tolist()), tuple(lengths.tolist()), int(failed.sum()))
-
-
-def scale_action(action: Tensor, env: BatchEnv) -> Tensor:
-    """An action in [-1, 1] in the units of the environment's actuators."""
-    return env.action_low + (action + 1) * 0.5 * (env.action_high - env.action_low)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-class HeldNoise:
+class RepeatedNoise:
     """Standard normal noise that is held for some steps, which takes a policy further than fresh noise at each.
 
     Held for k steps, k from 1 to `longest` with a probability proportional to 1 / k^2, the same for all worlds

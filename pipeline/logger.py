@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn
 from rich.table import Table
 
 from pipeline.config import Config
+from saltus.errors import SaltusError
 
 METRICS, EVALUATIONS = "metrics.csv", "evaluations.csv"
 _PLAIN_INTERVAL = 10.0  # seconds between lines where there is no terminal to draw on
@@ -182,7 +183,7 @@ def require_packages(config: Config) -> None:
         try:
             import wandb  # noqa: F401 - only to see that it is there
         except ImportError:
-            raise ValueError("--wandb needs the wandb package: pip install 'saltus[wandb]'") from None
+            raise SaltusError("--wandb needs the wandb package: pip install 'saltus[wandb]'") from None
 
 
 def _wandb_run(run_dir: Path, config: Config) -> Any:

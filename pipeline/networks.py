@@ -211,7 +211,7 @@ def set_matmul_dtype(network: nn.Module, dtype: torch.dtype) -> None:
             module.matmul_dtype = dtype
 
 
-class UnitWeights:
+class WeightNormalization:
     """Rescales parameters in place after an optimiser's step, which keeps the effective learning rate up.
 
     Linear weights: each row to norm 1. With `scales`, also (weight, bias) of each batch norm together, and each RMS

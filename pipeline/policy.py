@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 from torch import Tensor
 
 import envs
+from pipeline.agent import Agent
 from pipeline.config import Config
-from pipeline.learner import Learner
-from pipeline.run import open_run, resolve_device
-from pipeline.seeding import stream_seed
+from pipeline.run_dir import open_run
+from pipeline.seeding import derive_seed
+from saltus.device import resolve_device
 
 Which: TypeAlias = Literal["best", "last"]
 
@@ -20,8 +20,8 @@ Which: TypeAlias = Literal["best", "last"]
 class Policy:
     """The deterministic policy of a run, which `saltus evaluate` plays.
 
-    Called with observations (N, obs_dim) float32 on `device`, it gives actions (N, action_dim) float32 in [-1, 1];
-    `pipeline.evaluate.scale_action` takes these to the units of an environment's actuators.
+    Called with observations (N, obs_dim) float32 on `device`, it returns actions (N, action_dim) float32 in [-1, 1],
+    which `BatchEnv.step` takes.
 
     Attributes:
         config: of the run.
@@ -30,12 +30,12 @@ class Policy:
         device: where observations are expected.
     """
 
-    def __init__(self, config: Config, learner: Learner, which: Which, env_steps: int):
-        self.config, self.which, self.env_steps, self.device = config, which, env_steps, learner.device
-        self._learner = learner
+    def __init__(self, config: Config, agent: Agent, which: Which, env_steps: int):
+        self.config, self.which, self.env_steps, self.device = config, which, env_steps, agent.device
+        self._agent = agent
 
     def __call__(self, observation: Tensor) -> Tensor:
-        return self._learner.policy(observation)
+        return self._agent.policy(observation)
 
     @property
     def task(self) -> str:
@@ -47,7 +47,7 @@ class Policy:
         return _make_env(self.config, num_envs, seed, str(self.device))
 
 
-def load(run_dir: Path | str, which: Which = "best") -> Policy:
+def load_policy(run_dir: Path | str, which: Which = "best") -> Policy:
     """A policy from a run's last checkpoint; on the GPU if the run was there and one is at hand.
 
     Args:
@@ -61,13 +61,13 @@ def load(run_dir: Path | str, which: Which = "best") -> Policy:
     config, content = open_run(Path(run_dir))
     device = resolve_device("auto" if config.device == "cuda" else config.device)
     sizes = _make_env(config, 1, 0, "cpu")
-    learner = Learner(dataclasses.replace(config, compile=False), sizes.observation_dim, sizes.action_dim, device)
+    agent = Agent(config, sizes.observation_dim, sizes.action_dim, device)
     state = content["state"]
-    learner.load_state_dict(state["learner"])
+    agent.load_state_dict(state["agent"])
     if which == "last" or not state["best"]:
-        return Policy(config, learner, "last", state["env_steps"])
-    learner.load_policy_state(state["best"]["policy"])
-    return Policy(config, learner, "best", state["best"]["env_steps"])
+        return Policy(config, agent, "last", state["env_steps"])
+    agent.load_policy_state(state["best"]["policy"])
+    return Policy(config, agent, "best", state["best"]["env_steps"])
 
 
 def _make_env(config: Config, num_envs: int, seed: int, device: str) -> envs.BatchEnv:
@@ -75,7 +75,7 @@ def _make_env(config: Config, num_envs: int, seed: int, device: str) -> envs.Bat
         config.task,
         num_envs,
         device=device,
-        seed=stream_seed(seed, "play"),
+        seed=derive_seed(seed, "play"),
         physics="cpu",
         num_threads=config.num_threads,
         **config.task_options,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pipeline.config import Config
+from saltus.errors import SaltusError
 
 DEFAULT = "fast"
 
@@ -13,7 +14,7 @@ _ONE_WORLD: dict[str, Any] = {
     "total_env_steps": 1_000_000,
     "utd_ratio": 1.0,
     "n_step": 1,
-    "policy_average": 0.0,
+    "eval_policy_averaging": 0.0,
     "log_every": 1_000,
     "eval_every": 10_000,
     "checkpoint_every": 25_000,
@@ -26,7 +27,7 @@ _SAC: dict[str, Any] = {
     "actor_lr": 3e-4,
     "critic_lr": 3e-4,
     "alpha_lr": 3e-4,
-    "lr_final": 1.0,
+    "lr_final_fraction": 1.0,
     "adam_beta1": 0.9,
 }
 _CATEGORICAL: dict[str, Any] = {
@@ -44,7 +45,7 @@ _FLASHSAC: dict[str, Any] = {
     "network": "residual",
     "actor_hidden": (128, 128),
     "critic_hidden": (256, 256),
-    "unit_weights": "all",
+    "weight_normalization": "all",
     "reward_scaling": "bounded",
     "tau": 0.01,
     "policy_delay": 2,
@@ -52,7 +53,7 @@ _FLASHSAC: dict[str, Any] = {
     "critic_lr": 3e-4,
     "alpha_lr": 3e-4,
     "lr_schedule": "cosine",
-    "lr_final": 0.5,
+    "lr_final_fraction": 0.5,
     "target_entropy_scale": 0.478,
     "noise_repeat": 16,
 }
@@ -81,20 +82,20 @@ _SETTINGS: dict[str, dict[str, Any]] = {
         "policy_delay": 20,
     },
     # Bhatt et al. 2024, "CrossQ", with 256 instead of 2048 wide critics and batch norm instead of batch renorm.
-    "crossq": {**_ONE_WORLD, "lr_final": 1.0},
+    "crossq": {**_ONE_WORLD, "lr_final_fraction": 1.0},
     # Palenicek et al. 2025, "XQC": batch norm, unit weights and cross-entropy, which condition the critics' loss well.
     "xqc": {
         **_CATEGORICAL,
         "utd_ratio": 2.0,
         "actor_hidden": (256,) * 4,
         "critic_hidden": (512,) * 4,
-        "unit_weights": "linear",
-        "reward_scaling": "deviation",
+        "weight_normalization": "linear",
+        "reward_scaling": "std",
         "gamma": 0.995,
         "actor_lr": 3e-4,
         "critic_lr": 3e-4,
         "alpha_lr": 3e-4,
-        "lr_final": 0.1,
+        "lr_final_fraction": 0.1,
         "target_entropy_scale": 0.5,
     },
     # "FlashSAC" (2026, arXiv 2604.04539): one world, and a thousand.
@@ -136,5 +137,5 @@ def preset(name: str, task: str, **overrides: Any) -> Config:
         ValueError: no such preset, or what `Config` refuses.
     """
     if name not in _SETTINGS:
-        raise ValueError(f"there is no preset {name!r}; there are {', '.join(names())}")
+        raise SaltusError(f"there is no preset {name!r}; there are {', '.join(names())}")
     return Config(task, **{**_SETTINGS[name], **_FOR_TASK.get((name, task), {}), **overrides})

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
-import json
+import dataclasses
+import logging
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -18,13 +16,18 @@ from tensordict import TensorDict
 import envs
 from envs import transition as transitions
 from pipeline import checkpoint
+from pipeline.agent import Agent
 from pipeline.buffer import ReplayBuffer
 from pipeline.config import Config
-from pipeline.evaluate import Evaluation, evaluate, scale_action
-from pipeline.exploration import HeldNoise
+from pipeline.evaluate import Evaluation, evaluate
+from pipeline.exploration import RepeatedNoise
 from pipeline.learner import Learner
 from pipeline.logger import Logger
-from pipeline.seeding import stream_seed
+from pipeline.seeding import derive_seed
+from saltus.device import resolve_device
+from saltus.errors import SaltusError
+
+_log = logging.getLogger("saltus")
 
 LEARNER_METRICS = ("critic_loss", "td_error", "actor_loss", "alpha_loss", "alpha", "entropy")
 
@@ -35,28 +38,28 @@ class Run:
     Args:
         config: what to run.
         run_dir: where its files are.
-        announce: told what memory is needed, and of what takes long.
 
     Raises:
-        ValueError: a task or a setting that does not work here; MemoryError: worlds or a buffer that do not fit.
+        SaltusError: a task or a setting that does not work here; MemoryError: worlds or a buffer that do not fit.
     """
 
-    def __init__(self, config: Config, run_dir: Path, announce: Callable[[str], None] = print):
+    def __init__(self, config: Config, run_dir: Path):
         self.config, self.run_dir = config, run_dir
         self.device = resolve_device(config.device)
         if config.matmul_dtype == "tf32" and self.device.type != "cuda":
-            raise ValueError(
+            raise SaltusError(
                 f"--matmul-dtype tf32 is for CUDA, and this run is on {self.device}: use float32 or bfloat16"
             )
-        torch.manual_seed(stream_seed(config.seed, "learner"))
+        torch.manual_seed(derive_seed(config.seed, "learner"))
         self._task = envs.find_task(config.task)  # once: a file that is edited meanwhile changes nothing
-        self.env = self._make_training_env(announce)
+        self.env = self._make_training_env()
         dimensions = self.env.observation_dim, self.env.action_dim
-        self.learner = Learner(config, *dimensions, self.device)
-        announce(self._memory(dimensions))
-        seed = stream_seed(config.seed, "buffer")
+        self.agent = Agent(config, *dimensions, self.device)
+        self.learner = Learner(self.agent)
+        _log.info(self._memory(dimensions))
+        seed = derive_seed(config.seed, "buffer")
         self.buffer = ReplayBuffer(config.capacity, *dimensions, self.device, seed, config.n_step, config.gamma)
-        self.noise = HeldNoise(config.num_envs, self.env.action_dim, config.noise_repeat, self.device)
+        self.noise = RepeatedNoise(config.num_envs, self.env.action_dim, config.noise_repeat, self.device)
         self.observation = self.env.reset()
         self.metrics: dict[str, torch.Tensor] = {}
         self.env_steps = self.vector_steps = 0
@@ -64,19 +67,14 @@ class Run:
         self._logged: dict[str, float] = {}
         self._seconds_before, self._started = 0.0, time.monotonic()
 
-    def _make_training_env(self, announce: Callable[[str], None]) -> envs.BatchEnv:
+    def _make_training_env(self) -> envs.BatchEnv:
         config = self.config
         return envs.make(
             self._task,
             config.num_envs,
             device=self.device,
-            seed=stream_seed(config.seed, "environment"),
-            physics=None if config.physics == "auto" else config.physics,
-            num_threads=config.num_threads,
-            solver=config.solver,
-            max_contacts=config.max_contacts,
-            max_constraints=config.max_constraints,
-            announce=announce,
+            seed=derive_seed(config.seed, "environment"),
+            **dataclasses.asdict(config.simulation),
             **config.task_options,
         )
 
@@ -87,7 +85,7 @@ class Run:
             self._task,
             config.eval_episodes,
             device=self.device,
-            seed=stream_seed(config.seed, "evaluation", self.env_steps),
+            seed=derive_seed(config.seed, "evaluation", self.env_steps),
             physics="cpu",
             num_threads=config.num_threads,
             **config.task_options,
@@ -98,7 +96,7 @@ class Run:
         size = self.config.capacity * transitions.num_bytes(*dimensions)
         return (
             f"memory on {self.device}: replay buffer: {self.config.capacity:,} transitions, {size / 1e6:,.0f} MB "
-            f"(--buffer-size); learner: {self.learner.num_bytes / 1e6:,.1f} MB (--actor-hidden, --critic-hidden)"
+            f"(--buffer-size); learner: {self.agent.num_bytes / 1e6:,.1f} MB (--actor-hidden, --critic-hidden)"
         )
 
     @property
@@ -110,35 +108,35 @@ class Run:
         """Whether the last vector step passed a multiple of `interval` env steps."""
         return self.env_steps // interval > (self.env_steps - self.config.num_envs) // interval
 
-    def act(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Actions in [-1, 1], (num_envs, action_dim), uniform at first, then the policy's; and as controls.
+    def act(self) -> torch.Tensor:
+        """Actions in [-1, 1], (num_envs, action_dim), where the physics runs: uniform at first, then the policy's.
 
-        The controls are in the actuators' units, and where the physics runs. If that is not where the learner is, they
-        are waited for; what the learner's device is given to do after this call, the physics need not wait for.
+        If the physics is not on the learner's device, this waits for the actions. The physics then need not wait for
+        work that the learner's device is given after this call.
 
         Raises:
-            FloatingPointError: where the CPU simulates: they are not finite, because learning has diverged.
+            DivergenceError: with the CPU engine: actions are not finite, because learning has diverged.
         """
         if self.env_steps < self.config.learning_starts:
             action = 2 * torch.rand(self.env.num_envs, self.env.action_dim, device=self.device) - 1
         else:
             action = self.learner.act(self.observation, self.noise())
-        ctrl = scale_action(action, self.env).to(self.env.physics.device)
-        if ctrl.device.type == "cpu" and not torch.isfinite(ctrl).all():
-            self.learner.check_finite(self.metrics | {"action": action.sum()})
-        return action, ctrl
+        action = action.to(self.env.physics.device)
+        if action.device.type == "cpu" and not torch.isfinite(action).all():
+            self.agent.check_finite(self.metrics | {"action": action.sum()})
+        return action
 
-    def step(self, action: torch.Tensor, ctrl: torch.Tensor) -> TensorDict:
-        """Apply what `act` gave; return the transition with the actions in [-1, 1], as the learner knows them."""
-        transition, self.observation = self.env.step(ctrl)
+    def step(self, action: torch.Tensor) -> TensorDict:
+        """Apply the actions that `act` returned; return the transition."""
+        transition, self.observation = self.env.step(action)
         self.env_steps += self.config.num_envs
         self.vector_steps += 1
-        self.learner.observe(transition)
-        return transition.set("action", action)
+        self.agent.observe(transition)
+        return transition
 
     def log(self, logger: Logger) -> None:
         """Write a row of metrics: rates and means since the last row, losses of the last round."""
-        metrics = self.learner.check_finite(self.metrics)
+        metrics = self.agent.check_finite(self.metrics)
         totals = self.env.statistics() | {
             "env_steps": self.env_steps,
             "gradient_steps": self.learner.gradient_steps,
@@ -172,7 +170,7 @@ class Run:
         of the policy is kept where none before had a higher mean return.
         """
         logger.phase("evaluating")
-        result = evaluate(self.learner.policy, self._make_evaluation_env())
+        result = evaluate(self.agent.policy, self._make_evaluation_env())
         low, high = result.interval
         row = {
             "env_steps": self.env_steps,
@@ -188,15 +186,15 @@ class Run:
         logger.evaluation(row, result.summary())
         if result.mean >= self.best.get("return_mean", -math.inf):
             self.best = {"return_mean": result.mean, "env_steps": self.env_steps}
-            self.best["policy"] = self.learner.policy_state()
+            self.best["policy"] = self.agent.policy_state()
         return result
 
     def save(self, logger: Logger) -> None:
         """Write a checkpoint."""
         logger.phase("saving")
         logger.flush()
-        self.learner.check_finite(self.metrics)
-        self.learner.check_parameters()
+        self.agent.check_finite(self.metrics)
+        self.agent.check_parameters()
         checkpoint.save(self.run_dir / "checkpoints", self.env_steps, self.config.to_dict(), self.state_dict())
 
     def state_dict(self) -> dict[str, Any]:
@@ -211,7 +209,8 @@ class Run:
             "observation": self.observation,
             "environment": self.env.get_state().to_dict(),
             "buffer": self.buffer.state_dict(),
-            "learner": self.learner.state_dict(),
+            "agent": self.agent.state_dict(),
+            "gradient_steps": self.learner.gradient_steps,
             "noise": self.noise.state_dict(),
             "best": self.best,
             "random": torch.get_rng_state(),
@@ -237,64 +236,9 @@ class Run:
         self.observation = state["observation"].to(self.device)
         self.env.set_state(state["environment"])
         self.buffer.load_state_dict(state["buffer"])
-        self.learner.load_state_dict(state["learner"])
+        self.agent.load_state_dict(state["agent"])
+        self.learner.gradient_steps = state["gradient_steps"]
         self.noise.load_state_dict(state["noise"])
         torch.set_rng_state(state["random"])
         if state["random_cuda"] is not None and self.device.type == "cuda":
             torch.cuda.set_rng_state(state["random_cuda"], self.device)
-
-
-def create(config: Config, run_dir: Path) -> None:
-    """Make a run's directory with its config.json."""
-    run_dir.mkdir(parents=True, exist_ok=True)
-    content = {"config": config.to_dict(), "versions": checkpoint.versions()}
-    partial = run_dir / "config.json.partial"
-    partial.write_text(json.dumps(content, indent=2) + "\n")
-    partial.replace(run_dir / "config.json")
-
-
-@contextmanager
-def locked(run_dir: Path) -> Iterator[None]:
-    """Hold a run's directory, so that no second process writes into it; the lock ends with the process.
-
-    Raises:
-        ValueError: another process holds it.
-    """
-    with open(run_dir / "lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"another process is training in {run_dir}: wait for its end, or stop it") from None
-        yield
-
-
-def open_run(run_dir: Path) -> tuple[Config, dict[str, Any]]:
-    """A run's configuration, and the state in its last checkpoint.
-
-    Raises:
-        ValueError: no run's directory; CheckpointError: a checkpoint that cannot be used.
-    """
-    file = run_dir / "config.json"
-    if not file.is_file():
-        raise ValueError(f"{run_dir} is not the directory of a run: it has no config.json")
-    try:
-        config = Config.from_dict(dict(json.loads(file.read_text())["config"]))
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{file} is damaged ({error}); a checkpoint of the run holds the same configuration") from None
-    found = checkpoint.find(run_dir / "checkpoints")
-    if not found:
-        raise checkpoint.CheckpointError(f"{run_dir} has no checkpoint: start the run again")
-    return config, checkpoint.load(found[-1], config.to_dict())
-
-
-def resolve_device(name: str) -> torch.device:
-    """The device that a configuration names.
-
-    Raises:
-        ValueError: cuda where there is none.
-    """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device cuda was asked for and torch sees no CUDA device: use --device cpu or auto")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.empty(0, device=name).device  # cuda by its number, as tensors name it

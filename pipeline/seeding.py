@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 
 
-def stream_seed(seed: int, stream: str, index: int = 0) -> int:
+def derive_seed(seed: int, stream: str, index: int = 0) -> int:
     """The seed of a named stream (and its index-th part), in [0, 2**63).
 
     NumPy's SeedSequence hashes its entropy so that neighbouring seeds, streams and indices are unrelated.

@@ -14,14 +14,14 @@ def train(run: Run, logger: Logger, stopping: Callable[[], bool] = lambda: False
     """Advance a run to its end, or until `stopping()`; save it in either case.
 
     Raises:
-        FloatingPointError: a loss became infinite or not a number; the last checkpoint is from before.
+        DivergenceError: a loss became infinite or not a number; the last checkpoint is from before.
         CheckpointError: a checkpoint could not be written.
     """
     config = run.config
     if run.env_steps == 0:
         run.save(logger)
     while run.env_steps < config.total_env_steps and not stopping():
-        action, ctrl = run.act()
+        action = run.act()
         # The round comes between acting and stepping: where the CPU simulates, a GPU learns meanwhile.
         if run.env_steps <= config.learning_starts:
             logger.phase("random actions")
@@ -31,7 +31,7 @@ def train(run: Run, logger: Logger, stopping: Callable[[], bool] = lambda: False
             run.metrics |= run.learner.round(run.buffer, config.updates_per_round)
             if compiling and not run.learner.compiling:
                 logger.say(f"compiling took {run.learner.compile_seconds:.0f} s")
-        run.buffer.extend(run.step(action, ctrl))
+        run.buffer.extend(run.step(action))
         logger.advance(run.env_steps)
         finished = run.env_steps >= config.total_env_steps
         if finished or run.due(config.log_every):

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from envs import BatchEnv
 from envs.render import Renderer
-from pipeline.evaluate import scale_action
 
 
 def record(policy: Callable[[Tensor], Tensor], env: BatchEnv, path: Path, max_fps: float = 60) -> tuple[float, int]:
@@ -53,7 +52,7 @@ def _episode(
     observation = env.reset()
     for step in range(env.task.max_episode_steps):
         frame = renderer.frame(0) if step % stride == 0 else None
-        transition, observation = env.step(scale_action(policy(observation), env))
+        transition, observation = env.step(policy(observation))
         yield float(transition["next", "reward"][0]), frame
         if transition["next", "done"][0]:
             return

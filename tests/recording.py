@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from waiting import Waits
 
-import envs.cuda_graph
+import saltus.device.cuda_graph
 
 
 class Graph(TorchDispatchMode):
@@ -75,10 +75,10 @@ def _watch(call: Callable[[], Any]) -> tuple[Any, list[str]]:
 
 
 def on_the_cpu(monkeypatch: pytest.MonkeyPatch, graph: Callable[[], Any] = Graph) -> None:
-    """Have `envs.cuda_graph.CudaGraph` record and replay on the CPU, with `graph` in the place of CUDAGraph."""
+    """Have `CapturedFunction` record and replay on the CPU, with `graph` in the place of CUDAGraph."""
     monkeypatch.setattr(torch.cuda, "CUDAGraph", graph)
     monkeypatch.setattr(torch.cuda, "graph", lambda graph, pool, stream: graph.record())
     for name in ("Stream", "stream", "device"):
         monkeypatch.setattr(torch.cuda, name, lambda _: nullcontext())
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))
-    monkeypatch.setattr(envs.cuda_graph, "watch", _watch)
+    monkeypatch.setattr(saltus.device.cuda_graph, "find_synchronizations", _watch)

@@ -17,12 +17,12 @@ from torch.utils._pytree import tree_map
 
 import envs
 from benchmarks.data import random_transitions
-from envs.cuda_graph import CudaGraph
 from envs.tasks import Hopper
 from pipeline import cli, presets
 from pipeline.buffer import ReplayBuffer
 from pipeline.evaluate import scale_action
 from pipeline.learner import Learner
+from saltus.device.cuda_graph import CapturedFunction
 
 pytestmark = [
     pytest.mark.gpu,
@@ -44,7 +44,7 @@ def start_alike(*environments: envs.BatchEnv) -> None:
     """Every world of each in the first one's state, rounded to single precision."""
     fields = environments[0].get_state()["fields"]
     for env in environments:
-        env.place(fields["qpos"].float(), fields["qvel"].float())
+        env.set_qpos_qvel(fields["qpos"].float(), fields["qvel"].float())
 
 
 @pytest.mark.parametrize(("task", "tolerance"), [("Hopper-v5", 1e-4), ("HalfCheetah-v5", 1e-3), ("Humanoid-v5", 1e-3)])
@@ -144,7 +144,7 @@ def replayed(learner: Learner) -> bool:
 def rounds(preset: str, captured: bool, monkeypatch: pytest.MonkeyPatch) -> tuple[list[dict[str, float]], dict, Tensor]:
     with monkeypatch.context() as patch:
         if not captured:
-            patch.setattr(CudaGraph, "CALLS_BEFORE", 10**9)
+            patch.setattr(CapturedFunction, "WARMUP_CALLS", 10**9)
         learner, buffer = make_learner(preset)
         torch.manual_seed(1)
         metrics = [{name: float(one) for name, one in learner.round(buffer, 4).items()} for _ in range(8)]
@@ -236,7 +236,7 @@ def test_a_step_of_the_loop_waits_for_nothing(task: str) -> None:
         return transition
 
     # Rounds of 2 meet three places of every third update, and two rounds go by before both updates are compiled.
-    for _ in range(2 + 3 * (CudaGraph.CALLS_BEFORE + 1)):
+    for _ in range(2 + 3 * (CapturedFunction.WARMUP_CALLS + 1)):
         step()
         learner.round(buffer, 2)
     assert env._graph.recorded

@@ -26,8 +26,8 @@ class Physics(Protocol):
     dtype: torch.dtype
     device: torch.device
 
-    def read(self) -> dict[str, Tensor]:
-        """Copies of the task's fields, (N, ...) each; the caller owns them."""
+    def read(self, out: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """Copy the task's fields, (N, ...) each, into `out` if given, else into new tensors; return them."""
         ...
 
     def step(self, ctrl: Tensor, frame_skip: int) -> None:

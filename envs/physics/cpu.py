@@ -16,6 +16,7 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from envs.physics import POST_CONSTRAINT
+from saltus.errors import SaltusError
 
 _NONE, _VELOCITY = int(mujoco.mjtStage.mjSTAGE_NONE), int(mujoco.mjtStage.mjSTAGE_VEL)
 
@@ -68,7 +69,7 @@ class CpuPhysics:
     ):
         unknown = sorted(set(fields) - DATA_FIELDS)
         if unknown:
-            raise ValueError(
+            raise SaltusError(
                 f"not readable fields of MjData: {', '.join(unknown)}; there are {', '.join(sorted(DATA_FIELDS))}"
             )
         self.model, self.num_worlds = copy.copy(model), num_worlds
@@ -98,8 +99,12 @@ class CpuPhysics:
         self._fields = fields
         self._forget_failures()
 
-    def read(self) -> dict[str, Tensor]:
-        return {field: torch.from_numpy(self._live(field).copy()) for field in self._fields}
+    def read(self, out: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+        if out is None:
+            return {field: torch.from_numpy(self._live(field).copy()) for field in self._fields}
+        for field, target in out.items():
+            target.numpy()[...] = self._live(field)
+        return out
 
     def _live(self, field: str) -> np.ndarray:
         return self._computed[field] if field in self._computed else self._bound[field]

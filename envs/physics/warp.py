@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import importlib.util
+import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,9 +24,14 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
-from envs.cuda_graph import collected, outside
 from envs.physics import POST_CONSTRAINT
-from envs.physics.warp_memory import calibrate, convex_bytes, free_bytes, give_back, modules, num_bytes
+from envs.physics.warp_memory import ccd_workspace_bytes, estimate_capacity, modules, num_bytes, release_memory
+from saltus.device import resolve_device
+from saltus.device.cuda_graph import gc_paused, graph_break
+from saltus.device.memory import free_bytes
+from saltus.errors import SaltusError
+
+_log = logging.getLogger("saltus")
 
 _LARGEST = 1e10  # mjMAXVAL: beyond it MuJoCo, too, takes a state for diverged
 # All that the next step depends on.
@@ -49,14 +55,16 @@ def missing_packages() -> list[str]:
 def require_warp(device: torch.device) -> None:
     """Raise ValueError, with the way out, where Warp physics cannot run on `device`."""
     if missing := missing_packages():
-        raise ValueError(f"physics warp needs {' and '.join(missing)}: pip install 'saltus[warp]', or take physics cpu")
+        raise SaltusError(
+            f"physics warp needs {' and '.join(missing)}: pip install 'saltus[warp]', or take physics cpu"
+        )
     if device.type == "cpu":
         return
     if not torch.cuda.is_available():
-        raise ValueError("physics warp on cuda: torch sees no CUDA device. Take physics cpu, or device cpu for tests")
+        raise SaltusError("physics warp on cuda: torch sees no CUDA device. Take physics cpu, or device cpu for tests")
     wp, _ = modules()
     if not wp.is_cuda_available():
-        raise ValueError(
+        raise SaltusError(
             "physics warp on cuda: torch sees the GPU and warp does not, most likely because the driver is older than "
             "the CUDA that warp was built with. Update the driver, or take physics cpu"
         )
@@ -74,10 +82,9 @@ class WarpPhysics:
         model_fields: MjModel fields that differ between worlds, (num_worlds, ...) by name.
         device: ``cuda``, or ``cpu`` for tests.
         max_contacts: contacts for which there is memory, per world; worlds share it. 0: as a rollout with random
-            controls suggests (`calibrate`).
+            controls suggests (`estimate_capacity`).
         max_constraints: rows of constraints (a contact has several) for which there is memory in each world; 0:
             likewise.
-        announce: told what memory will be taken, before it is.
 
     Raises:
         ValueError: no Warp, no CUDA, an old driver; a model with something that Warp does not have; a field that cannot
@@ -101,15 +108,14 @@ class WarpPhysics:
         device: torch.device | str = "cuda",
         max_contacts: int = 0,
         max_constraints: int = 0,
-        announce: Callable[[str], None] = lambda _: None,
     ):
         require_warp(torch.device(device))
-        self.device = torch.empty(0, device=device).device  # cuda by its number, as tensors name it
+        self.device = resolve_device(device)
         self._warp, self._mujoco_warp = modules()
         self.model, self.num_worlds = with_supported_solver(model), num_worlds
         self._mj_data = mujoco.MjData(self.model)
         if not max_contacts or not max_constraints:
-            contacts, constraints = calibrate(self.model)
+            contacts, constraints = estimate_capacity(self.model)
             max_contacts, max_constraints = max_contacts or contacts, max_constraints or constraints
         self.max_contacts, self.max_constraints = max_contacts, max_constraints
         self._fields, self._fresh, self._model_fields = fields, fresh, dict(model_fields or {})
@@ -117,8 +123,8 @@ class WarpPhysics:
         with self._scope():
             self.num_bytes = num_bytes(self.model, num_worlds, max_contacts, max_constraints)
             # What integrator and solver work on takes less than the state.
-            self.working_bytes = self.num_bytes + num_worlds * max_contacts * convex_bytes(self.model)
-            announce(
+            self.working_bytes = self.num_bytes + num_worlds * max_contacts * ccd_workspace_bytes(self.model)
+            _log.info(
                 f"memory on {self.device}: physics: {num_worlds:,} worlds, {self.num_bytes / 1e6:,.0f} MB, and at most "
                 f"{self.working_bytes / 1e6:,.0f} MB to work on (--num-envs; room for --max-contacts {max_contacts}, "
                 f"--max-constraints {max_constraints} in each)"
@@ -130,8 +136,8 @@ class WarpPhysics:
             self._views = {field: self._view(field) for field in fields}
             self._state = {field: view for field in _STATE if (view := self._view(field)).numel()}
             self._make_inputs()
-        self._place_worlds = Captured(self._reset_and_forward, self.device)
-        self._control_steps: dict[int, Captured] = {}
+        self._place_worlds = WarpGraph(self._reset_and_forward, self.device)
+        self._control_steps: dict[int, WarpGraph] = {}
         self._ever_full = torch.zeros(3, dtype=torch.bool, device=self.device)  # contacts, constraints, others
         self._unstable = torch.zeros(num_worlds, dtype=torch.bool, device=self.device)
         self._overflowed = torch.zeros_like(self._unstable)
@@ -151,7 +157,7 @@ class WarpPhysics:
         with torch.cuda.device(self.device), wp.ScopedStream(stream):
             yield
 
-    def _launch(self, work: Captured) -> None:
+    def _launch(self, work: WarpGraph) -> None:
         """Have Warp work, by graphs of its own.
 
         In its solver is a loop on the device. To record that, Warp ends the recording that it is in and begins another,
@@ -162,12 +168,12 @@ class WarpPhysics:
             with self._scope():
                 work()
 
-        outside(launch)
+        graph_break(launch)
 
     def _require_memory(self, needed: int) -> None:
         free = free_bytes(self.device)
         if needed > free:
-            give_back(self.device)
+            release_memory(self.device)
             free = free_bytes(self.device)
         if needed > free:
             raise MemoryError(
@@ -182,12 +188,12 @@ class WarpPhysics:
         batched = {name for name, spec in specs.items() if getattr(spec, "shape", ())[:1] == ("*",)}
         unknown = sorted(set(self._model_fields) - batched)
         if unknown:
-            raise ValueError(
+            raise SaltusError(
                 f"model fields that cannot differ between worlds in Warp: {', '.join(unknown)}. Leave them out of "
                 f"randomize, or take physics cpu; there are {', '.join(sorted(batched))}"
             )
         if self.model.opt.enableflags & int(mujoco.mjtEnableBit.mjENBL_SLEEP):
-            raise ValueError(
+            raise SaltusError(
                 "the model enables sleeping, of which a reset of some worlds would wake others in Warp: leave out "
                 '<flag sleep="enable"/>, or take physics cpu'
             )
@@ -196,7 +202,7 @@ class WarpPhysics:
                 self.model, batch_sizes={name: self.num_worlds for name in sorted(expanded & batched)}
             )
         except (NotImplementedError, ValueError) as error:
-            raise ValueError(
+            raise SaltusError(
                 f"Warp cannot simulate this model: {error} Change the model, or take physics cpu, which can"
             ) from error
         model.opt.warn_overflow = 0  # printed from within kernels; counted here instead
@@ -221,7 +227,9 @@ class WarpPhysics:
         array = getattr(self._data, field, None)
         shape = np.shape(getattr(self._mj_data, field, ()))
         if not isinstance(array, self._warp.array) or array.shape[:1] != (self.num_worlds,):
-            raise ValueError(f"not readable fields of MjData in Warp: {field}; there are {', '.join(self._readable())}")
+            raise SaltusError(
+                f"not readable fields of MjData in Warp: {field}; there are {', '.join(self._readable())}"
+            )
         if 0 in array.shape:
             return torch.zeros((self.num_worlds, *shape), dtype=self.dtype, device=self.device)
         return self._warp.to_torch(array).reshape(self.num_worlds, *shape)
@@ -259,19 +267,23 @@ class WarpPhysics:
 
         self._place = place
 
-    def read(self) -> dict[str, Tensor]:
-        return {field: values.clone() for field, values in self._last.items()}
+    def read(self, out: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+        if out is None:
+            return {field: values.clone() for field, values in self._last.items()}
+        for field, target in out.items():
+            target.copy_(self._last[field])
+        return out
 
     def step(self, ctrl: Tensor, frame_skip: int) -> None:
         self.advance(ctrl, frame_skip)
-        self._look_for_failures()
+        self._detect_failures()
         for field, view in self._views.items():
             self._last[field].copy_(view)
 
     def advance(self, ctrl: Tensor, frame_skip: int) -> None:
         """The simulation's part of `step`, which looks for failures and keeps what `read` returns, too."""
         if frame_skip not in self._control_steps:
-            self._control_steps[frame_skip] = Captured(lambda: self._control_step(frame_skip), self.device)
+            self._control_steps[frame_skip] = WarpGraph(lambda: self._control_step(frame_skip), self.device)
         self._ctrl.copy_(ctrl)
         self._overflow.zero_()
         self._launch(self._control_steps[frame_skip])
@@ -293,7 +305,7 @@ class WarpPhysics:
             self._inputs[name].copy_(values)
         self._overflow.zero_()
         self._launch(self._place_worlds)
-        self._look_for_failures()
+        self._detect_failures()
         # Every world has been computed anew; the others keep showing what their last step left.
         for field, last in self._last.items():
             shown = mask.reshape(-1, *[1] * (last.dim() - 1))
@@ -308,7 +320,7 @@ class WarpPhysics:
             wp.launch(self._place, dim=target.shape, inputs=[self._mask, source], outputs=[target])
         mjw.forward(self._warp_model, data)
 
-    def _look_for_failures(self) -> None:
+    def _detect_failures(self) -> None:
         """On the device: Warp itself neither looks for bad states nor resets them."""
         state = (self._state["qpos"], self._state["qvel"], self._qacc)
         sound = torch.stack([(part.abs() <= _LARGEST).all(dim=-1) for part in state]).all(dim=0)
@@ -362,7 +374,7 @@ class WarpPhysics:
         return model
 
 
-class Captured:
+class WarpGraph:
     """Work on the device, as a CUDA graph from its second time on: the first loads and compiles its kernels.
 
     A recording that fails raises, and is tried again the next time.
@@ -386,7 +398,7 @@ class Captured:
         stream = torch.cuda.Stream(self._device)  # torch's default stream cannot be captured
         stream.wait_stream(torch.cuda.current_stream(self._device))
         with (
-            collected(),
+            gc_paused(),
             torch.cuda.stream(stream),
             wp.ScopedStream(wp.stream_from_torch(stream)),
             wp.ScopedCapture() as capture,

@@ -9,7 +9,6 @@ from typing import Any
 
 import mujoco
 import numpy as np
-import psutil
 import torch
 from mujoco.batch import Batch
 
@@ -33,7 +32,7 @@ def modules() -> tuple[Any, Any]:
     return warp, mujoco_warp
 
 
-def calibrate(model: mujoco.MjModel, num_worlds: int = 32, num_steps: int = 1000) -> tuple[int, int]:
+def estimate_capacity(model: mujoco.MjModel, num_worlds: int = 32, num_steps: int = 1000) -> tuple[int, int]:
     """Contacts and rows of constraints for which to have memory in each world: twice what a rollout needed, and 8.
 
     The rollout, on the CPU engine, goes from the model's initial state under random controls, and is not cut where an
@@ -62,7 +61,7 @@ def num_bytes(model: mujoco.MjModel, num_worlds: int, max_contacts: int, max_con
     return one + (two - one) * (num_worlds - 1)
 
 
-def convex_bytes(model: mujoco.MjModel) -> int:
+def ccd_workspace_bytes(model: mujoco.MjModel) -> int:
     """What the collision of convex shapes works on, in bytes for each contact for which there is memory, at most.
 
     Planes, spheres and capsules need none of it among themselves. The arrays are those of mujoco_warp's
@@ -92,7 +91,7 @@ def _array_bytes(data: Any) -> int:
     return total
 
 
-def give_back(device: torch.device) -> None:
+def release_memory(device: torch.device) -> None:
     """Give back to a device the memory of worlds and graphs that nobody has any more, and what torch keeps for later.
 
     On CUDA, what Warp's graphs worked on stays reserved for graphs.
@@ -102,8 +101,3 @@ def give_back(device: torch.device) -> None:
         wp, _ = modules()
         wp.synchronize_device(wp.device_from_torch(str(device)))  # Warp's own: it frees what it had put off, too
         torch.cuda.empty_cache()
-
-
-def free_bytes(device: torch.device) -> int:
-    """Memory that is free on a device."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available

@@ -16,7 +16,6 @@ from benchmarks import report, result, runner
 from benchmarks.data import random_transitions
 from benchmarks.environment import environment
 from benchmarks.update import PRODUCTS, _make, product_shapes, update
-from pipeline import graph
 
 
 class Clock:

@@ -403,7 +403,7 @@ def test_worlds_that_are_placed_alike_go_on_alike_each_in_its_episode(physics: s
     advance(one, [draw() for _ in range(2)])
     fields = one.get_state()["fields"]
     for env in (one, other):
-        env.place(fields["qpos"], fields["qvel"])
+        env.set_qpos_qvel(fields["qpos"], fields["qvel"])
     for done in (False, True):
         action = draw()
         (left, _), (right, _) = one.step(action), other.step(action)
@@ -416,7 +416,7 @@ def test_worlds_that_are_placed_alike_go_on_alike_each_in_its_episode(physics: s
 def test_no_world_is_placed_before_reset():
     env = make("Hopper-v5", 2)
     with pytest.raises(RuntimeError, match=r"call reset\(\) before place\(\)"):
-        env.place(torch.zeros(2, 6), torch.zeros(2, 6))
+        env.set_qpos_qvel(torch.zeros(2, 6), torch.zeros(2, 6))
 
 
 @pytest.mark.parametrize("shapes", [((2, 5), (2, 6)), ((1, 6), (2, 6)), ((2, 6), (2, 7))])
@@ -426,7 +426,7 @@ def test_states_of_a_wrong_shape_are_refused(shapes: tuple[tuple[int, int], tupl
     with pytest.raises(
         ValueError, match=r"qpos and qvel are \(\d, \d\) and \(\d, \d\); expected \(\(2, 6\), \(2, 6\)\)"
     ):
-        env.place(*(torch.zeros(shape) for shape in shapes))
+        env.set_qpos_qvel(*(torch.zeros(shape) for shape in shapes))
 
 
 # Ownership

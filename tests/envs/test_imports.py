@@ -103,7 +103,7 @@ def test_warp_is_imported_in_the_files_named_after_it_alone(module: str):
 @pytest.mark.parametrize("module", LEARNING)
 def test_learning_knows_transitions_and_graphs_and_not_environments(module: str):
     used = within(imports_of(module), "envs")
-    assert used == within(used, "envs.transition", "envs.cuda_graph")
+    assert used == within(used, "envs.transition", "saltus.device.cuda_graph")
 
 
 @pytest.mark.parametrize("module", modules_of("envs", "pipeline"))

@@ -19,7 +19,7 @@ from torch import Tensor
 from envs.physics import Physics
 from envs.physics.cpu import CpuPhysics
 from envs.physics.warp import WarpPhysics
-from envs.physics.warp_memory import calibrate, convex_bytes, num_bytes
+from envs.physics.warp_memory import ccd_workspace_bytes, estimate_capacity, num_bytes
 
 ENGINES = ["cpu", "warp"]
 FIELDS = ("qpos", "qvel", "xpos", "xmat", "sensordata", "cfrc_ext", "time")
@@ -369,9 +369,9 @@ def test_a_recording_of_warps_that_failed_is_tried_again(monkeypatch: pytest.Mon
             raise one
         return one
 
-    monkeypatch.setattr(module.Captured, "_capture", capture)
+    monkeypatch.setattr(module.WarpGraph, "_capture", capture)
     monkeypatch.setattr(module.modules()[0], "capture_launch", done.append)
-    work = module.Captured(lambda: done.append("work"), torch.device("cuda"))
+    work = module.WarpGraph(lambda: done.append("work"), torch.device("cuda"))
     work()
     with pytest.raises(RuntimeError, match="no"):
         work()
@@ -434,10 +434,10 @@ def test_what_worlds_work_on_is_no_more_than_was_announced(
     monkeypatch.setattr(CpuDefaultAllocator, "allocate", allocate)
     monkeypatch.setattr(CpuDefaultAllocator, "deallocate", deallocate)
     physics.step(torch.zeros(WORLDS, 0), 1)
-    assert physics.working_bytes == physics.num_bytes + WORLDS * 24 * convex_bytes(physics.model)
+    assert physics.working_bytes == physics.num_bytes + WORLDS * 24 * ccd_workspace_bytes(physics.model)
     assert f"at most {physics.working_bytes / 1e6:,.0f} MB to work on" in told[0]
     assert 0 < most[0] <= physics.working_bytes
-    assert (convex_bytes(physics.model) > 0) == convex
+    assert (ccd_workspace_bytes(physics.model) > 0) == convex
 
 
 def test_the_bytes_announced_are_those_allocated():
@@ -458,10 +458,10 @@ def test_the_bytes_announced_are_those_allocated():
 
 def test_calibration_leaves_room_for_what_lies_on_the_floor():
     model = mujoco.MjModel.from_xml_string(HEAP.format(size=""))
-    contacts, constraints = calibrate(model)
+    contacts, constraints = estimate_capacity(model)
     assert contacts >= 2 * 6
     assert constraints >= 2 * 6 * 4
-    assert calibrate(model) == (contacts, constraints)
+    assert estimate_capacity(model) == (contacts, constraints)
     physics = make("warp", fields=("qpos",), xml=HEAP.format(size=""), max_contacts=0, max_constraints=0)
     assert (physics.max_contacts, physics.max_constraints) == (contacts, constraints)
     for _ in range(20):

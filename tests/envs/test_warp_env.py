@@ -58,7 +58,7 @@ def test_one_step_from_the_same_state_is_the_cpus_within_single_precision(task: 
     for _ in range(12):
         fields, action = cpu.get_state()["fields"], draw()
         for env in (cpu, warp):
-            env.place(fields["qpos"].float(), fields["qvel"].float())
+            env.set_qpos_qvel(fields["qpos"].float(), fields["qvel"].float())
         (expected, _), (found, _) = cpu.step(action), warp.step(action)
         for key in ("observation", ("next", "observation"), ("next", "reward")):
             size = max(1.0, float(expected[key].abs().max()))

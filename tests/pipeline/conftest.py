@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from pipeline import graph
+from saltus.device import compiled_update
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -20,4 +20,4 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def nothing_warned_of_yet() -> None:
     """A compilation that fails is told once in a process: here, once in a test."""
-    graph._warn.cache_clear()
+    compiled_update.warn_once.cache_clear()

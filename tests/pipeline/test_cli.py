@@ -190,7 +190,7 @@ REFUSED = [
     (["--buffer-size", "3"], "holds 3 transitions and 4 worlds"),
     (["--batch-size", "41"], "batch_size = 41"),
     (["--batch-size", "many"], "many"),
-    (["--dropout", "0.1"], "dropout goes with --critic-loss squared and --critic-norm layer or none"),
+    (["--dropout", "0.1"], "dropout goes with --critic-loss mse and --critic-norm layer or none"),
     (["--target-network"], "need --critic-loss categorical"),
     (["--critic-loss", "hinge"], "hinge"),
     (["--tau", "0.01"], "--tau has no effect here: it goes with --target-network"),
@@ -198,7 +198,7 @@ REFUSED = [
     (["--value-range", "2"], "--value-range has no effect here: it goes with --critic-loss categorical"),
     (["--preset", "sac", "--norm-order", "before"], "it goes with --critic-norm batch and --network mlp"),
     (["--target-entropy", "-1", "--target-entropy-scale", "0.5"], "it goes with --target-entropy auto"),
-    (["--lr-schedule", "cosine"], "--lr-schedule has no effect here: it goes with an --lr-final below 1"),
+    (["--lr-schedule", "cosine"], "--lr-schedule has no effect here: it goes with an --lr-final-fraction below 1"),
     (["--critic-hidden", "16", "0"], "critic_hidden"),
     (["--no-such-option", "1"], "--no-such-option"),
     (["--task.reset-noise-scale", "much"], "much"),
@@ -565,7 +565,7 @@ def test_the_compiler_is_prepared_where_updates_are_compiled_on_the_cpu(
             raise ValueError("no run")
 
     calls: list[None] = []
-    monkeypatch.setattr(graph, "prepare_compiler", lambda: calls.append(None))
+    monkeypatch.setattr(graph, "warm_start", lambda: calls.append(None))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(run_module, "Run", NoRun)
     with pytest.raises(ValueError, match="no run"):

@@ -26,8 +26,8 @@ REFUSED = [
     *[(name, -1, "0 or more") for name in AT_LEAST_ZERO],
     *[(name, value, "above 0") for name in POSITIVE for value in (0.0, -1e-9, math.inf, math.nan)],
     *[("gamma", value, "[0, 1)") for value in (-0.01, 1.0, 1.5, math.nan)],
-    *[(name, value, "(0, 1]") for name in ("tau", "lr_final") for value in (0.0, -0.5, 1.01, math.nan)],
-    *[("policy_average", value, "[0, 1]") for value in (-0.01, 1.01, math.nan)],
+    *[(name, value, "(0, 1]") for name in ("tau", "lr_final_fraction") for value in (0.0, -0.5, 1.01, math.nan)],
+    *[("eval_policy_averaging", value, "[0, 1]") for value in (-0.01, 1.01, math.nan)],
     *[(name, value, "[0, 1)") for name in ("adam_beta1", "dropout") for value in (-0.01, 1.0, math.nan)],
     *[(name, value, "at least 1") for name in ("actor_hidden", "critic_hidden") for value in ((), (0,), (16, -1))],
     *[
@@ -65,7 +65,8 @@ def test_a_count_is_a_whole_number(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("gamma", 0.0), ("tau", 1.0), ("policy_average", 0.0), ("policy_average", 1.0), ("lr_final", 1.0),
+        ("gamma", 0.0), ("tau", 1.0), ("eval_policy_averaging", 0.0), ("eval_policy_averaging", 1.0),
+        ("lr_final_fraction", 1.0),
         ("dropout", 0.0), ("target_subset", 0), ("adam_beta1", 0.0), ("target_entropy", -3.5),
         ("target_entropy", 1), ("seed", 2**40), ("num_threads", 0), ("num_critics", 1), ("policy_delay", 1),
         ("actor_hidden", (1,)), ("learning_starts", 395),
@@ -194,7 +195,7 @@ RECIPES = [
             preset,
             overrides,
             "batch-normalised critics with target networks need --critic-loss categorical (as in XQC); with "
-            "--critic-loss squared, leave target_network out (CrossQ) or take another critic_norm",
+            "--critic-loss mse, leave target_network out (CrossQ) or take another critic_norm",
         )
         for preset, overrides in (("crossq", {"target_network": True}), ("sac", {"critic_norm": "batch"}))
     ],
@@ -202,13 +203,13 @@ RECIPES = [
         (
             preset,
             overrides,
-            "target_subset and --actor-value mean go with --critic-loss squared and target networks",
+            "target_subset and --actor-value mean go with --critic-loss mse and target networks",
         )
         for preset in ("crossq", "xqc", "flashsac")
         for overrides in ({"actor_value": "mean"}, {"num_critics": 3, "target_subset": 2})
     ],
     *[
-        (preset, {"dropout": 0.1}, "dropout goes with --critic-loss squared and --critic-norm layer or none")
+        (preset, {"dropout": 0.1}, "dropout goes with --critic-loss mse and --critic-norm layer or none")
         for preset in ("crossq", "xqc", "flashsac")
     ],
     *[
@@ -252,15 +253,15 @@ def test_parts_that_do_not_go_together_are_refused_with_what_does(
         ("sac", {"critic_norm": "layer"}),
         ("sac", {"dropout": 0.1}),
         ("sac", {"num_critics": 3, "target_subset": 3}),
-        ("crossq", {"critic_loss": "categorical", "reward_scaling": "deviation"}),
+        ("crossq", {"critic_loss": "categorical", "reward_scaling": "std"}),
         ("crossq", {"critic_loss": "categorical", "reward_scaling": "bounded", "value_range": 2.0}),
         ("sac", CATEGORICAL),
         ("crossq", RESIDUAL),
         ("crossq", {**RESIDUAL, "target_network": False}),
         ("sac", {"num_atoms": 1}),
         ("sac", {"n_step": 3, "normalize_observations": True, "reward_scaling": "bounded", "noise_repeat": 16}),
-        ("crossq", {"unit_weights": "linear", "norm_order": "before", "policy_average": 0.1}),
-        (HUMANOID, {"unit_weights": "all"}),
+        ("crossq", {"weight_normalization": "linear", "norm_order": "before", "eval_policy_averaging": 0.1}),
+        (HUMANOID, {"weight_normalization": "all"}),
     ],
 )
 def test_parts_that_go_together_are_accepted_and_learn(preset: str, overrides: dict[str, object]) -> None:
@@ -294,7 +295,7 @@ def test_the_default_preset_is_the_configuration_as_it_stands() -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("critic_norm", "Layer"), ("lr_schedule", "cos"), ("reward_scaling", "bounds"), ("unit_weights", "rows")],
+    [("critic_norm", "Layer"), ("lr_schedule", "cos"), ("reward_scaling", "bounds"), ("weight_normalization", "rows")],
 )
 def test_a_choice_that_is_none_is_refused_with_those_there_are(field: str, value: str) -> None:
     with pytest.raises(ValueError, match=f"{field} is '{value}'; it must be one of .*, "):
@@ -304,13 +305,13 @@ def test_a_choice_that_is_none_is_refused_with_those_there_are(field: str, value
 @pytest.mark.parametrize(
     ("preset", "parts", "message"),
     [
-        ("xqc", {"critic_norm": "layer", "dropout": 0.1}, "dropout goes with --critic-loss squared"),
-        ("droq", {"unit_weights": "linear"}, "--unit-weights goes with --critic-norm batch"),
-        ("crossq", {"unit_weights": "all"}, "it goes with --critic-loss categorical"),
+        ("xqc", {"critic_norm": "layer", "dropout": 0.1}, "dropout goes with --critic-loss mse"),
+        ("droq", {"weight_normalization": "linear"}, "--weight-normalization goes with --critic-norm batch"),
+        ("crossq", {"weight_normalization": "all"}, "it goes with --critic-loss categorical"),
         (
             "crossq",
             {"critic_loss": "categorical"},
-            "values lie within 5 of 0, where returns seldom do: set --reward-scaling bounded or deviation, or another",
+            "values lie within 5 of 0, where returns seldom do: set --reward-scaling bounded or std, or another",
         ),
         ("crossq", {"batch_size": 1}, "batch norm needs a batch_size of 2"),
     ],

@@ -24,9 +24,9 @@ from recording import on_the_cpu
 from torch import Tensor, fx
 from waiting import WAITING, Waits
 
-from pipeline import graph, losses
+from pipeline import torchrl_adapter
 from pipeline.learner import Learner
-from pipeline.onednn import UseOneDNN
+from saltus.device.onednn import UseOneDNN
 
 STANDALONE = graph.standalone_compile
 TARGETS = ["sac", "redq", "droq", "xqc", "flashsac"]
@@ -82,10 +82,10 @@ def test_actor_and_temperature_move_exactly_at_every_delayed_update(preset: str,
 def test_targets_move_by_tau_towards_the_critics_of_after_the_update(preset: str, tau: float) -> None:
     learner, buffer = make_learner(preset, tau=tau), filled_buffer()
     for _ in range(4):
-        before = copied(losses.target_parameters(learner.loss))
+        before = copied(torchrl_adapter.target_parameters(learner.loss))
         learner.round(buffer, 1)
-        critics = losses.critic_parameters(learner.loss)
-        for name, target in losses.target_parameters(learner.loss).items():
+        critics = torchrl_adapter.critic_parameters(learner.loss)
+        for name, target in torchrl_adapter.target_parameters(learner.loss).items():
             expected = (1 - tau) * before[name] + tau * critics[name].detach()
             torch.testing.assert_close(target, expected, rtol=1e-6, atol=1e-7)
 
@@ -93,7 +93,7 @@ def test_targets_move_by_tau_towards_the_critics_of_after_the_update(preset: str
 @pytest.mark.parametrize("preset", RECIPES)
 def test_targets_begin_as_the_critics_and_critics_begin_different_from_each_other(preset: str) -> None:
     learner = make_learner(preset)
-    critics, targets = losses.critic_parameters(learner.loss), losses.target_parameters(learner.loss)
+    critics, targets = torchrl_adapter.critic_parameters(learner.loss), torchrl_adapter.target_parameters(learner.loss)
     assert bool(targets) == (preset in TARGETS)
     for name, target in targets.items():
         assert torch.equal(target, critics[name])
@@ -133,7 +133,7 @@ def test_a_number_that_is_not_finite_is_named_with_its_gradient_step(value: floa
 
 @pytest.mark.parametrize("preset", RECIPES)
 def test_a_loaded_learner_continues_bit_for_bit(preset: str) -> None:
-    parts = {"policy_delay": 3, "normalize_observations": True, "policy_average": 0.5}
+    parts = {"policy_delay": 3, "normalize_observations": True, "eval_policy_averaging": 0.5}
     original = make_learner(preset, **parts)
     rounds(original, 3, 5)
     file = io.BytesIO()
@@ -197,13 +197,13 @@ def test_statistics_reach_the_updates_and_the_policy_and_move_at_observe_alone()
 
 @pytest.mark.parametrize("preset", RECIPES)
 @pytest.mark.parametrize(
-    ("policy_average", "weights"), [(1, [1, 1, 1, 1]), (1 / 2, [1, 2, 3, 4]), (1 / 3, [1, 3, 6, 10])]
+    ("eval_policy_averaging", "weights"), [(1, [1, 1, 1, 1]), (1 / 2, [1, 2, 3, 4]), (1 / 3, [1, 3, 6, 10])]
 )
 def test_the_policy_to_be_evaluated_is_the_average_of_the_actors_last_updates(
-    preset: str, policy_average: float, weights: list[int]
+    preset: str, eval_policy_averaging: float, weights: list[int]
 ) -> None:
     """In closed form the actor after the i-th update has the weight i, i (i + 1), ...: Shamir and Zhang 2013."""
-    learner, buffer = make_learner(preset, policy_average=policy_average), filled_buffer()
+    learner, buffer = make_learner(preset, eval_policy_averaging=eval_policy_averaging), filled_buffer()
     observation, noise = torch.randn(4, OBSERVATION_DIM), torch.zeros(4, ACTION_DIM)
     assert torch.equal(learner.policy(observation), learner.actor.mode(observation))
     actors: list[dict[str, Tensor]] = []
@@ -220,7 +220,7 @@ def test_the_policy_to_be_evaluated_is_the_average_of_the_actors_last_updates(
 
 
 def test_with_a_policy_average_of_0_the_policy_to_be_evaluated_is_the_actor() -> None:
-    learner, observation = make_learner("crossq", policy_average=0.0), torch.randn(4, OBSERVATION_DIM)
+    learner, observation = make_learner("crossq", eval_policy_averaging=0.0), torch.randn(4, OBSERVATION_DIM)
     rounds(learner, 2)
     assert torch.equal(learner.policy(observation), learner.actor.mode(observation))
 
@@ -228,20 +228,20 @@ def test_with_a_policy_average_of_0_the_policy_to_be_evaluated_is_the_actor() ->
 # The presets, with what they leave out spread over them. Layers of 64 are wide enough for oneDNN.
 COMPILED: dict[str, dict[str, Any]] = {
     "sac": {"actor_hidden": (64,), "critic_hidden": (64,), "batch_size": 64, "learning_starts": 100, "policy_delay": 1},
-    "redq": {"normalize_observations": True, "policy_average": 0.5},
+    "redq": {"normalize_observations": True, "eval_policy_averaging": 0.5},
     "droq": {"n_step": 3},
     "crossq": {  # with what makes it fast
         "n_step": 3,
-        "policy_average": 0.5,
-        "lr_final": 0.1,
+        "eval_policy_averaging": 0.5,
+        "lr_final_fraction": 0.1,
         "actor_hidden": (64,),
         "critic_hidden": (64,),
         "batch_size": 64,
         "learning_starts": 100,
     },
     "xqc": {"normalize_observations": True, "n_step": 3, "num_atoms": 11},
-    "flashsac": {"num_atoms": 11, "policy_average": 0.5},
-    HUMANOID: {"num_atoms": 11, "policy_average": 0.5},
+    "flashsac": {"num_atoms": 11, "eval_policy_averaging": 0.5},
+    HUMANOID: {"num_atoms": 11, "eval_policy_averaging": 0.5},
 }
 
 
@@ -430,7 +430,7 @@ def test_nothing_of_a_round_would_wait_for_a_gpu(preset: str, monkeypatch: pytes
         raise RuntimeError("seen")
 
     monkeypatch.setattr(graph, "standalone_compile", look)
-    parts = {"normalize_observations": True, "reward_scaling": "deviation", "n_step": 3, "policy_average": 0.5}
+    parts = {"normalize_observations": True, "reward_scaling": "std", "n_step": 3, "eval_policy_averaging": 0.5}
     learner = make_learner(preset, compile=True, **parts)
     buffer = filled_buffer(n_step=3)
     with pytest.warns(UserWarning, match="seen"):

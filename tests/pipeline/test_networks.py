@@ -10,7 +10,7 @@ from pipeline_helpers import ACTION_DIM, OBSERVATION_DIM, random_transition, sma
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
 
-from pipeline import losses
+from pipeline import torchrl_adapter
 from pipeline.learner import Learner
 from pipeline.networks import (
     LOG_STD_RANGE,
@@ -20,7 +20,7 @@ from pipeline.networks import (
     HiddenLinear,
     ResidualBlock,
     RMSNorm,
-    UnitWeights,
+    WeightNormalization,
     initialize_units,
     mlp,
     residual,
@@ -285,7 +285,7 @@ def test_projection_gives_units_norm_1_and_normalisations_the_norm_of_ones(
     network = nn.Sequential(body)
     parameters = {name: torch.randn(*stacked, *value.shape) for name, value in network.named_parameters()}
     before = {name: value.clone() for name, value in parameters.items()}
-    UnitWeights(network, parameters, scales).project()
+    WeightNormalization(network, parameters, scales).project()
     touched = set()
     for layer, module in network.named_modules():
         own = [f"{layer}.{name}" for name, _ in module.named_parameters(recurse=False)]
@@ -311,7 +311,7 @@ def is_matrix(name: str, value: Tensor) -> bool:
 def test_weights_keep_norm_1_from_the_first_value_through_every_update(preset: str) -> None:
     config = small_config(preset=preset, actor_lr=0.1, critic_lr=0.1)
     learner, batch = Learner(config, OBSERVATION_DIM, ACTION_DIM), random_transition(16)
-    parameters = {**losses.critic_parameters(learner.loss), **losses.actor_parameters(learner.loss)}
+    parameters = {**torchrl_adapter.critic_parameters(learner.loss), **torchrl_adapter.actor_parameters(learner.loss)}
     matrices = [weight for name, weight in parameters.items() if is_matrix(name, weight)]
     assert len(matrices) == {"xqc": 4, "flashsac": 8}[preset]
     for _ in range(3):

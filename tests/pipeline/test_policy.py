@@ -28,7 +28,7 @@ README = (Path(__file__).parents[2] / "README.md").read_text()
 @pytest.mark.parametrize("preset", ["sac", "xqc", HUMANOID])
 @pytest.mark.filterwarnings("ignore:No target network updater")
 def test_the_last_policy_is_the_one_that_the_run_evaluates(tmp_path: Path, preset: str) -> None:
-    config = small_config(preset=preset, normalize_observations=True, total_env_steps=120, policy_average=0.5)
+    config = small_config(preset=preset, normalize_observations=True, total_env_steps=120, eval_policy_averaging=0.5)
     train_here(tmp_path / "run", preset=preset.partition(" on ")[0], **{
         name: value for name, value in vars(config).items() if name not in ("task", "task_options")
     })  # fmt: skip
@@ -43,14 +43,14 @@ def test_the_last_policy_is_the_one_that_the_run_evaluates(tmp_path: Path, prese
     assert (loaded.which, loaded.env_steps, loaded.task) == ("last", 120, "InvertedPendulum-v5")
 
 
-@pytest.mark.parametrize(("preset", "policy_average"), [("sac", 0.0), ("xqc", 0.5), ("fast", 0.5)])
+@pytest.mark.parametrize(("preset", "eval_policy_averaging"), [("sac", 0.0), ("xqc", 0.5), ("fast", 0.5)])
 @pytest.mark.filterwarnings("ignore:No target network updater")
 def test_the_best_policy_is_that_of_the_best_evaluation(
-    tmp_path: Path, preset: str, policy_average: float, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, preset: str, eval_policy_averaging: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of four evaluations the second and the third are the best, and equal: the later one counts."""
     options = {
-        "policy_average": policy_average,
+        "eval_policy_averaging": eval_policy_averaging,
         "normalize_observations": True,
         "total_env_steps": 160,
         "eval_every": 40,

@@ -102,7 +102,7 @@ CASES: list[tuple[str, str, dict[str, Any]]] = [
     ("InvertedPendulum-v5", "xqc", {"n_step": 3, "normalize_observations": True}),
     ("InvertedPendulum-v5", "flashsac", {"num_atoms": 11}),
     ("Hopper-v5", "sac", {"n_step": 3, "normalize_observations": True, "noise_repeat": 16, "buffer_size": 70}),
-    ("Hopper-v5", "crossq", {"steps_per_round": 3, "reward_scaling": "bounded", "policy_average": 0.5}),
+    ("Hopper-v5", "crossq", {"steps_per_round": 3, "reward_scaling": "bounded", "eval_policy_averaging": 0.5}),
     ("Hopper-v5", "crossq", {"physics": "warp"}),
 ]
 
@@ -124,7 +124,7 @@ def test_a_run_may_be_stopped_at_any_vector_step(
 @pytest.mark.filterwarnings("ignore:No target network updater", "ignore::DeprecationWarning:torch")
 @pytest.mark.filterwarnings("error:torch.compile failed")
 def test_a_compiled_run_may_be_stopped_too(tmp_path: Path) -> None:
-    parts = {"n_step": 3, "normalize_observations": True, "noise_repeat": 8, "policy_average": 0.5}
+    parts = {"n_step": 3, "normalize_observations": True, "noise_repeat": 8, "eval_policy_averaging": 0.5}
     settings = {"num_atoms": 11, "policy_delay": 2, "total_env_steps": 120, "log_every": 4, "eval_every": 60}
     config = small_config(preset="xqc", compile=True, **parts, **settings)
     sitting(config, tmp_path / "reference", 120)

@@ -4,21 +4,21 @@ import itertools
 
 import torch
 
-from pipeline.seeding import stream_seed
+from pipeline.seeding import derive_seed
 
 
 def test_a_stream_is_its_seed_name_and_index() -> None:
-    assert stream_seed(3, "buffer", 7) == stream_seed(3, "buffer", 7)
+    assert derive_seed(3, "buffer", 7) == derive_seed(3, "buffer", 7)
 
 
 def test_no_two_streams_share_a_seed() -> None:
     names = ("learner", "environment", "buffer", "evaluation", "play")
     keys = list(itertools.product(range(30), names, range(30)))
-    assert len({stream_seed(*key) for key in keys}) == len(keys)
+    assert len({derive_seed(*key) for key in keys}) == len(keys)
 
 
 def test_seeds_are_what_a_generator_takes() -> None:
-    seeds = [stream_seed(seed, "x", index) for seed in (0, 1, 2**40) for index in (0, 10**9)]
+    seeds = [derive_seed(seed, "x", index) for seed in (0, 1, 2**40) for index in (0, 10**9)]
     assert all(0 <= seed < 2**63 for seed in seeds)
     draws = [torch.Generator().manual_seed(seed).initial_seed() for seed in seeds]
     assert draws == seeds
@@ -26,6 +26,6 @@ def test_seeds_are_what_a_generator_takes() -> None:
 
 def test_neighbouring_seeds_give_streams_that_do_not_resemble_each_other() -> None:
     draws = torch.stack(
-        [torch.rand(2000, generator=torch.Generator().manual_seed(stream_seed(seed, "x"))) for seed in range(20)]
+        [torch.rand(2000, generator=torch.Generator().manual_seed(derive_seed(seed, "x"))) for seed in range(20)]
     )
     assert torch.corrcoef(draws).fill_diagonal_(0).abs().max() < 5 / 2000**0.5

@@ -1,7 +1,8 @@
-"""Matrix products within compiled graphs, by oneDNN instead of MKL, and as few of them as there need be.
+"""An Inductor pass: matrix products of compiled graphs by oneDNN instead of MKL, and fewer of them.
 
-PyTorch gives float32 matrix products on x86 to MKL, which on processors that are not Intel's does without AVX-512.
-oneDNN, which PyTorch carries as well, uses what the processor has: twice as fast on an AMD EPYC, in the same precision.
+PyTorch gives float32 matrix products on x86 to MKL, which does not use AVX-512 on processors of other makers than
+Intel.
+oneDNN, which PyTorch also contains, uses it: twice as fast on an AMD EPYC, at the same precision.
 """
 
 from __future__ import annotations

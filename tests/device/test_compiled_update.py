@@ -21,9 +21,9 @@ from torch._inductor import config as inductor_config
 from torch._inductor.cpu_vec_isa import pick_vec_isa
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from pipeline import graph as graph_module
-from pipeline.graph import Graph
-from pipeline.onednn import UseOneDNN
+from saltus.device import compiled_update as graph_module
+from saltus.device.compiled_update import Graph
+from saltus.device.onednn import UseOneDNN
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
 STANDALONE = graph_module.standalone_compile
@@ -215,17 +215,17 @@ def test_without_openssl_kernels_are_compiled_all_the_same(monkeypatch: pytest.M
 def test_a_graph_waits_until_the_vector_instructions_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
     known, waiting, compiling = Event(), Event(), Event()
 
-    class Watched(graph_module.Preparation):
+    class Watched(graph_module.WarmStart):
         def wait_until_probed(self) -> None:
             waiting.set()
             super().wait_until_probed()
 
-    monkeypatch.setattr(graph_module, "Preparation", Watched)
+    monkeypatch.setattr(graph_module, "WarmStart", Watched)
     monkeypatch.setattr(graph_module, "pick_vec_isa", lambda: known.wait(60))
     monkeypatch.setattr(graph_module, "can_precompile_headers", lambda: False)
     monkeypatch.setattr(graph_module, "_preparation", None)
     monkeypatch.setattr(graph_module, "standalone_compile", lambda *_, **__: compiling.set())
-    graph_module.prepare_compiler()
+    graph_module.warm_start()
     regression = Regression()
     graph = Graph(regression.update, regression.state)
     caller = Thread(target=graph._compile, args=(make_batch(), *graph_module._flat(make_batch())))
@@ -240,7 +240,7 @@ def test_a_graph_waits_until_the_vector_instructions_are_known(monkeypatch: pyte
 
 def test_where_nobody_looks_for_them_no_graph_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """A forked process has the preparation that its parent began, and not the thread."""
-    monkeypatch.setattr(graph_module, "_preparation", graph_module.Preparation())
+    monkeypatch.setattr(graph_module, "_preparation", graph_module.WarmStart())
     regression = Regression()
     graph = Graph(regression.update, regression.state)
     graph(make_batch())
@@ -390,11 +390,11 @@ from torch._inductor import codecache
 from torch._inductor import config as inductor_config
 from torch._inductor.cpu_vec_isa import pick_vec_isa, valid_vec_isa_list
 from torch._inductor.runtime.cache_dir_utils import default_cache_dir
-from pipeline import graph
+from saltus.device import compiled_update
 
 signal.signal(signal.SIGINT, lambda *_: None)  # as StopSignal does, a run goes on until it has saved
-graph.prepare_compiler()
-graph.prepare_compiler()
+graph.warm_start()
+graph.warm_start()
 print("preparing", flush=True)
 graph._preparation.join()
 print("prepared", flush=True)

@@ -15,10 +15,10 @@ from torch import Tensor
 import envs
 from benchmarks.data import random_transitions
 from envs import BatchEnv, cuda_graph
-from envs.cuda_graph import CudaGraph, watch
 from pipeline import presets
 from pipeline.buffer import ReplayBuffer
 from pipeline.learner import Learner
+from saltus.device.cuda_graph import CapturedFunction, watch
 
 pytestmark = pytest.mark.filterwarnings("ignore:the model asks for the PGS solver")
 WORLDS, CPU = 8, torch.device("cpu")
@@ -34,7 +34,7 @@ def make(task: Any, recorded: bool) -> BatchEnv:
     env = envs.make(task, WORLDS, physics="warp", seed=1)
     env._may_look = False
     if recorded:
-        env._graph = CudaGraph(env._advance_in_place, "a step", CPU, env._generator)
+        env._graph = CapturedFunction(env._advance_in_place, "a step", CPU, env._generator)
     return env
 
 
@@ -101,7 +101,7 @@ def test_what_a_step_gave_stays_as_it_was():
 
 def test_replayed_writing_fills_the_buffer_as_plain_writing_does():
     plain, recorded = (ReplayBuffer(20, 3, 2, seed=1, n_step=2) for _ in range(2))
-    recorded._writing[WORLDS] = CudaGraph(recorded._write, "writing", CPU)
+    recorded._writing[WORLDS] = CapturedFunction(recorded._write, "writing", CPU)
     for number in range(7):
         transition = random_transitions(WORLDS, 3, 2)
         transition["observation"] += number
@@ -118,7 +118,7 @@ def test_the_replayed_actor_acts_by_what_it_has_learned_and_observed():
     config = presets.preset("fast", "Hopper-v5", **small, normalize_observations=True, compile=False)
     learner, buffer = Learner(config, 11, 3), ReplayBuffer(64, 11, 3, n_step=config.n_step)
     buffer.extend(random_transitions(64, 11, 3))
-    learner._acting = CudaGraph(learner._act, "the actor", CPU)
+    learner._acting = CapturedFunction(learner._act, "the actor", CPU)
     found, kept = list[Tensor](), list[Tensor]()
     for number in range(6):
         observation, noise = torch.randn(WORLDS, 11), torch.randn(WORLDS, 3)
@@ -147,7 +147,7 @@ def test_a_recording_that_fails_says_so_and_leaves_the_environment_as_it_was():
     with pytest.raises(FloatingPointError, match="no first state today") as caught:
         env.step(Actions(env)())
     assert caught.value.__notes__ == ["This was while a step was recorded as a CUDA graph."]
-    assert CudaGraph.recording is None
+    assert CapturedFunction.recording is None
     assert equal(env.get_state(), before)
     env.task.reset = reset
     same(plain, env, 4)
@@ -161,7 +161,7 @@ def test_worlds_that_are_placed_between_replays_are_gone_on_from():
     fields = plain.get_state()["fields"]
     same(plain, recorded, 5)
     for env in (plain, recorded):
-        env.place(fields["qpos"], fields["qvel"])
+        env.set_qpos_qvel(fields["qpos"], fields["qvel"])
     same(plain, recorded, 3)
 
 
@@ -172,7 +172,7 @@ def test_work_that_waits_goes_on_as_it_is_and_says_where():
         calls.append(values)
         return {"positive": values[values > 0]}
 
-    graph = CudaGraph(work, "a step of Mine", CPU)
+    graph = CapturedFunction(work, "a step of Mine", CPU)
     graph(torch.ones(2))
     with pytest.warns(UserWarning, match=r"a step of Mine waits for the GPU in .*, so that it cannot be a CUDA graph"):
         graph(torch.ones(2))
@@ -183,7 +183,7 @@ def test_work_that_waits_goes_on_as_it_is_and_says_where():
 
 
 def test_inputs_of_other_shapes_or_dtypes_than_recorded_are_refused():
-    graph = CudaGraph(lambda values: {"double": 2 * values}, "doubling", CPU)
+    graph = CapturedFunction(lambda values: {"double": 2 * values}, "doubling", CPU)
     for number in range(4):
         assert float(graph(torch.full((2,), number))["double"][0]) == 2 * number
     with pytest.raises(ValueError, match=r"doubling was recorded with a torch.int64 tensor of shape \(2,\) and got a"):
@@ -201,12 +201,12 @@ def test_nothing_is_collected_while_recording() -> None:
             raise ValueError("no")
         return {"one": torch.ones(1)}
 
-    graph = CudaGraph(work, "work", CPU)
+    graph = CapturedFunction(work, "work", CPU)
     for _ in range(4):
         graph()
     assert found == [True, True, False]
     assert gc.isenabled()
-    failing = CudaGraph(work, "work", CPU)
+    failing = CapturedFunction(work, "work", CPU)
     failing._calls = 2
     with pytest.raises(ValueError, match="no"):
         failing()

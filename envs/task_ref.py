@@ -1,0 +1,72 @@
+"""Tasks by name: registered ones, and classes in a file."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import sys
+import zlib
+from pathlib import Path
+
+from envs.task import Task
+from envs.tasks import BUILT_IN
+from saltus.errors import SaltusError
+
+_registry: dict[str, type[Task]] = dict(BUILT_IN)
+
+
+def register(name: str, task: type[Task]) -> None:
+    """Register a Task class under a name, for `make` and for `saltus` commands in this process.
+
+    Raises:
+        SaltusError: the name is taken.
+    """
+    if name in _registry:
+        raise SaltusError(f"a task {name!r} is registered already; choose another name")
+    _registry[name] = task
+
+
+def list_tasks() -> list[str]:
+    """The registered names."""
+    return sorted(_registry)
+
+
+def find_task(name: str) -> type[Task]:
+    """The Task class of a registered name, or of ``path/to/file.py:ClassName``.
+
+    Raises:
+        SaltusError: an unknown name (similar ones are listed), or a missing file or class.
+    """
+    if ".py:" in name:
+        return _load_task(name)
+    if name not in _registry:
+        close = difflib.get_close_matches(name, _registry, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(close)}? " if close else ""
+        raise SaltusError(
+            f"there is no task {name!r}: {hint}The registered tasks are {', '.join(list_tasks())}; "
+            "give a task of your own as path/to/file.py:ClassName"
+        )
+    return _registry[name]
+
+
+def _load_task(name: str) -> type[Task]:
+    file, _, class_name = name.rpartition(":")
+    path = Path(file).expanduser().resolve()
+    if not path.is_file():
+        raise SaltusError(f"there is no file {path} (from task {name!r}, relative to the current folder)")
+    module_name = f"saltus_task_{path.stem}_{zlib.crc32(bytes(path)):08x}"
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module  # dataclasses look up their module by its name
+    spec.loader.exec_module(module)
+    task = getattr(module, class_name, None)
+    if not (isinstance(task, type) and issubclass(task, Task)):
+        tasks = [
+            key
+            for key, value in vars(module).items()
+            if isinstance(value, type) and issubclass(value, Task) and value is not Task
+        ]
+        raise SaltusError(f"{path} has no Task class {class_name!r}; it has {', '.join(tasks) or 'none'}")
+    return task

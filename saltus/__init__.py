@@ -1,0 +1,70 @@
+"""Soft actor-critic on batched MuJoCo simulation: the public names, each imported at its first use.
+
+>>> import saltus
+>>> env = saltus.make("Hopper-v5", num_envs=256)
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from saltus.errors import SaltusError
+
+if TYPE_CHECKING:
+    from envs import BatchEnv, Simulation, State, Task, list_tasks, make, register
+    from pipeline.evaluate import evaluate
+    from pipeline.policy import load_policy
+
+__all__ = [
+    "BatchEnv", "SaltusError", "Simulation", "State", "Task",
+    "evaluate", "list_tasks", "load_policy", "make", "register",
+]  # fmt: skip
+
+_HOMES = {
+    **dict.fromkeys(("BatchEnv", "Simulation", "State", "Task", "list_tasks", "make", "register"), "envs"),
+    "evaluate": "pipeline.evaluate",
+    "load_policy": "pipeline.policy",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'saltus' has no attribute {name!r}")
+    require_own_packages()
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def require_own_packages() -> None:
+    """Check that `envs` and `pipeline` are the packages installed with saltus, before either is imported.
+
+    Raises:
+        ImportError: another package or module of that name comes first on Python's path.
+    """
+    for name in ("envs", "pipeline"):
+        own = Path(__file__).resolve().parent.parent / name
+        found = _location(sys.modules[name].__spec__ if name in sys.modules else importlib.util.find_spec(name))
+        if found not in (own, None):
+            raise ImportError(
+                f"saltus needs its own package {name!r}, in {own}, and Python finds another one first: {found}. Rename "
+                "that one, or take its parent folder off Python's path",
+                name=name,
+                path=str(found),
+            )
+
+
+def _location(spec: ModuleSpec | None) -> Path | None:
+    """The folder of a package, with or without __init__.py, or the file of a module."""
+    if spec is None:
+        return None
+    folders = list(spec.submodule_search_locations or [])
+    place = folders[0] if folders else spec.origin
+    return None if place is None else Path(place).resolve()

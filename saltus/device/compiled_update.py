@@ -1,0 +1,178 @@
+"""An update as one compiled graph: forward and backward pass, optimiser and targets.
+
+torch.compile follows Python, and an update runs through TorchRL's and TensorDict's, whose guards it would check at
+every call. Here the update runs once on fake tensors (make_fx), which records every operation on real ones as one list.
+Inductor, torch.compile's back end, compiles that list; calls then run none of the update's Python.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor, fx
+
+from saltus.device.warm_start import can_precompile_header, wait_until_probed
+
+Update = Callable[[TensorDict], dict[str, Tensor]]
+
+
+class CompiledUpdate:
+    """A function of a batch, compiled at its first call.
+
+    The compiled function modifies the same tensors as the plain one, draws the same random numbers and agrees with it
+    within rounding. If compilation fails, the plain function runs, with one warning per reason and process.
+
+    Args:
+        function: batch -> tensors by name. It may modify tensors of `state` in place; its Python must not depend on
+            tensor values.
+        state: gives the tensors that the function modifies. Tracing modifies them, too; they are restored.
+
+    Attributes:
+        pending: whether the next call compiles.
+        compiled: whether calls run compiled code.
+        seconds: duration of the compilation.
+    """
+
+    def __init__(self, function: Update, state: Callable[[], Iterable[Tensor]]):
+        self.function, self._state = function, state
+        self.seconds, self._failed = 0.0, False
+        self._run: Callable[..., Any] | None = None
+        self._names: list[str] = []
+        self._inputs: list[Tensor] = []
+
+    @property
+    def pending(self) -> bool:
+        return self._run is None and not self._failed
+
+    @property
+    def compiled(self) -> bool:
+        return self._run is not None
+
+    def __call__(self, batch: TensorDict) -> dict[str, Tensor]:
+        keys, values = _flatten(batch)
+        if self.pending:
+            self._try_to_compile(batch, keys, values)
+        if self._run is None:
+            return self.function(batch)
+        with torch.no_grad():
+            return dict(zip(self._names, self._run(*self._inputs, *values), strict=True))
+
+    def _try_to_compile(self, batch: TensorDict, keys: list[Any], values: list[Tensor]) -> None:
+        start = time.monotonic()
+        for attempt in (1, 2):  # Ctrl-C also kills the compiler's processes, which is no reason to give up
+            try:
+                self._compile(batch, keys, values)
+                break
+            except Exception as error:  # the plain function computes the same, whatever failed
+                if attempt == 2:
+                    self._failed = True
+                    warn_once(
+                        "torch.compile failed, so updates run eagerly, two to four times slower. It needs a C++ "
+                        "compiler and Python's headers (Debian, Ubuntu: apt install g++ python3-dev). The reason: "
+                        f"{_line(error)}"
+                    )
+        self.seconds = time.monotonic() - start
+
+    def _compile(self, batch: TensorDict, keys: list[Any], values: list[Tensor]) -> None:
+        from torch._inductor import standalone_compile
+
+        traced = self._trace(batch, keys, values)
+        self._inputs = _make_placeholders(traced)
+        wait_until_probed()
+        options: dict[str, Any] = {
+            "fallback_random": True,  # the random numbers of eager code
+            # Tune kernels at the first call, on real data: made-up data may hold invalid indices.
+            "triton.autotune_at_compile_time": False,
+            "cpp_cache_precompile_headers": can_precompile_header(),
+        }
+        if values[0].device.type == "cpu" and (onednn_pass := _onednn_pass()) is not None:
+            options["post_grad_custom_post_pass"] = onednn_pass
+        with torch.no_grad():
+            self._run = standalone_compile(
+                traced,
+                [*self._inputs, *values],
+                dynamic_shapes="from_example_inputs",
+                options={"config_patches": options},
+            )
+
+    def _trace(self, batch: TensorDict, keys: list[Any], values: list[Tensor]) -> fx.GraphModule:
+        from torch.fx.experimental.proxy_tensor import make_fx
+
+        def flat_function(*tensors: Tensor) -> list[Tensor]:
+            # A fresh TensorDict, because TorchRL's losses write into their input.
+            result = self.function(_unflatten(dict(zip(keys, tensors, strict=True)), batch.batch_size))
+            self._names = list(result)
+            return list(result.values())
+
+        state = list(self._state())
+        before = [tensor.detach().clone() for tensor in state]
+        try:
+            # On CUDA the backward pass has a thread of its own, which tracing would not follow.
+            with torch.autograd.set_multithreading_enabled(False):
+                return make_fx(flat_function, tracing_mode="fake", _allow_non_fake_inputs=True)(*values)
+        finally:
+            with torch.no_grad():
+                for tensor, value in zip(state, before, strict=True):
+                    tensor.copy_(value)
+
+
+def _onednn_pass() -> Any:
+    """The pass that gives matrix products to oneDNN, or None where it is of no use or torch's internals have moved."""
+    try:
+        from saltus.device.onednn import UseOneDNN
+    except (ImportError, AttributeError) as error:
+        warn_once(f"this torch has other internals, so matrix products stay with its default library: {_line(error)}")
+        return None
+    return UseOneDNN() if UseOneDNN.available() else None
+
+
+def _make_placeholders(traced: fx.GraphModule) -> list[Tensor]:
+    """Turn the tensors that a traced function captured into its first inputs; return them.
+
+    Tensors that share memory become one input, so that a write to one is seen by the other.
+    """
+    graph = traced.graph
+    first = next(iter(graph.nodes))
+    inputs: dict[Any, tuple[fx.Node, Tensor]] = {}
+    for node in list(graph.nodes):
+        if node.op != "get_attr":
+            continue
+        tensor = getattr(traced, node.target)
+        identity = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+        if identity not in inputs:
+            with graph.inserting_before(first):
+                placeholder = graph.placeholder(f"state_{len(inputs)}")
+            placeholder.meta = dict(node.meta)
+            inputs[identity] = placeholder, tensor.detach()
+        node.replace_all_uses_with(inputs[identity][0])
+        graph.erase_node(node)
+    traced.recompile()
+    return [tensor for _, tensor in inputs.values()]
+
+
+def _flatten(batch: TensorDict) -> tuple[list[Any], list[Tensor]]:
+    items = list(batch.items(include_nested=True, leaves_only=True))
+    return [key for key, _ in items], [value for _, value in items]
+
+
+def _unflatten(items: Mapping[Any, Tensor], batch_size: torch.Size) -> TensorDict:
+    result = TensorDict({}, batch_size=batch_size)
+    for key, value in items.items():
+        result.set(key, value)
+    return result
+
+
+def _line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+@functools.cache
+def warn_once(message: str) -> None:
+    """Warn, once per message and process: what fails for one graph fails for the next."""
+    warnings.warn(message, stacklevel=2)

@@ -1,0 +1,189 @@
+"""CUDA graphs: a function captured once and replayed without its Python."""
+
+from __future__ import annotations
+
+import gc
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+WARMUP_CALLS = 2  # the first compiles kernels, the second is searched for synchronizations
+SYNCHRONIZATION = "called a synchronizing CUDA operation"  # the text of torch's sync debug mode
+
+
+class CapturedFunction:
+    """A function on a CUDA device, captured as a CUDA graph at its third call and replayed from then on.
+
+    The first `WARMUP_CALLS` calls run eagerly. A replay copies the inputs to the addresses of the captured ones and
+    runs no Python. Random generators advance as they do eagerly. The returned tensors are the same ones at every
+    replay: clone them to keep them.
+
+    The function must keep its persistent state at fixed addresses, as graph replay requires. A function that
+    synchronizes with the GPU cannot be captured: it keeps running eagerly, with a warning that names the lines.
+
+    `graph_break` splits the capture: the function becomes several graphs, with a host call between each two.
+
+    Args:
+        function: (tensors) -> tensors by name.
+        name: what it is, for messages.
+        device: a CUDA device.
+        generators: random generators that the function uses, other than torch's default one.
+
+    Raises:
+        ValueError: an input whose shape or dtype differs from the captured one's.
+    """
+
+    capturing: ClassVar[CapturedFunction | None] = None
+
+    def __init__(
+        self, function: Callable[..., dict[str, Tensor]], name: str, device: torch.device, *generators: torch.Generator
+    ):
+        self._function, self._name, self._device, self._generators = function, name, device, generators
+        self._calls, self._synchronizes = 0, False
+        self._parts: list[Callable[[], None]] = []
+        self._inputs: tuple[Tensor, ...] = ()
+        self._result: dict[str, Tensor] = {}
+
+    @property
+    def captured(self) -> bool:
+        """Whether calls replay a graph."""
+        return bool(self._parts)
+
+    def __call__(self, *inputs: Tensor) -> dict[str, Tensor]:
+        self._calls += 1
+        if self._calls < WARMUP_CALLS or self._synchronizes:
+            return self._function(*inputs)
+        if self._calls == WARMUP_CALLS:
+            return self._run_and_find_synchronizations(inputs)
+        if not self._parts:
+            self._capture(inputs)
+        self._replay(inputs)
+        return dict(self._result)
+
+    def _run_and_find_synchronizations(self, inputs: tuple[Tensor, ...]) -> dict[str, Tensor]:
+        result, places = find_synchronizations(lambda: self._function(*inputs))
+        if places:
+            self._synchronizes = True
+            warnings.warn(
+                f"{self._name} synchronizes with the GPU in {', '.join(dict.fromkeys(places))} and cannot be a CUDA "
+                "graph: it runs eagerly, which is slower. Use torch.where instead of boolean indexing, .item() or if",
+                stacklevel=3,
+            )
+        return result
+
+    def _capture(self, inputs: tuple[Tensor, ...]) -> None:
+        self._inputs = tuple(one.clone() for one in inputs)
+        # One memory pool for all parts, which replay in the order of their capture.
+        self._pool, self._stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream(self._device)
+        with gc_paused(), torch.cuda.device(self._device), torch.cuda.stream(self._stream):
+            try:
+                self._begin()
+                CapturedFunction.capturing = self
+                self._result = self._function(*self._inputs)
+                self._end()
+            except BaseException as error:
+                with suppress(Exception):  # an invalidated capture may also fail to end
+                    self._end()
+                self._parts.clear()
+                error.add_note(f"This happened while {self._name} was captured as a CUDA graph.")
+                raise
+            finally:
+                CapturedFunction.capturing = None
+
+    def _begin(self) -> None:
+        graph = torch.cuda.CUDAGraph()
+        for generator in self._generators:
+            graph.register_generator_state(generator)
+        self._open = torch.cuda.graph(graph, pool=self._pool, stream=self._stream)
+        self._open.__enter__()
+        self._parts.append(graph.replay)
+
+    def _end(self) -> None:
+        self._open.__exit__(None, None, None)
+
+    def _split(self, launch: Callable[[], None]) -> None:
+        """End the open graph, call `launch` between it and the next at every replay, and begin the next."""
+        self._end()
+        self._parts.append(launch)
+        self._begin()
+
+    def _replay(self, inputs: tuple[Tensor, ...]) -> None:
+        for fixed, given in zip(self._inputs, inputs, strict=True):
+            if fixed.shape != given.shape or fixed.dtype != given.dtype:
+                raise ValueError(
+                    f"{self._name} was captured with a {fixed.dtype} tensor of shape {tuple(fixed.shape)} and was "
+                    f"called with a {given.dtype} tensor of shape {tuple(given.shape)}"
+                )
+            fixed.copy_(given)
+        for part in self._parts:
+            part()
+
+
+def graph_break(launch: Callable[[], None]) -> None:
+    """Call `launch`, now or at every replay, between two CUDA graphs.
+
+    For work that a torch capture cannot contain, such as another library's graph.
+    """
+    if CapturedFunction.capturing is None:
+        launch()
+    else:
+        CapturedFunction.capturing._split(launch)
+
+
+@contextmanager
+def gc_paused() -> Iterator[None]:
+    """Disable garbage collection: freeing a graph during capture corrupts it."""
+    was_enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def to_floats(scalars: Mapping[str, Tensor]) -> dict[str, float]:
+    """The values of one-element tensors, read from the device in a single synchronization."""
+    if not scalars:
+        return {}
+    return dict(zip(scalars, torch.stack([one.double().reshape(()) for one in scalars.values()]).tolist(), strict=True))
+
+
+def find_synchronizations(call: Callable[[], Any]) -> tuple[Any, list[str]]:
+    """Run a call; return its result and where it synchronized with the GPU, by torch's sync debug mode.
+
+    A place is ``file:line``, or ``"compiled code or torch.ops"``, whose line Python does not know.
+    """
+    mode, result = torch.cuda.get_sync_debug_mode(), list[Any]()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            _CallThroughCpp.apply(call, result, torch.is_grad_enabled())
+        finally:
+            torch.cuda.set_sync_debug_mode(mode)
+    places = []
+    for one in caught:
+        if SYNCHRONIZATION in str(one.message):
+            in_compiled_code = one.filename == torch.autograd.function.__file__
+            places.append(
+                "compiled code or torch.ops" if in_compiled_code else f"{Path(one.filename).name}:{one.lineno}"
+            )
+        elif "prototype feature" not in str(one.message):  # the mode's own announcement
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+    return result[0], places
+
+
+class _CallThroughCpp(torch.autograd.Function):
+    """A call through C++. Warnings that compiled code raises reach Python when the C++ frame returns."""
+
+    @staticmethod
+    def forward(_context: Any, call: Callable[[], Any], result: list[Any], with_gradients: bool) -> None:
+        with torch.set_grad_enabled(with_gradients):
+            result.append(call())

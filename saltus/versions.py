@@ -1,0 +1,30 @@
+"""The versions that a run's numbers depend on."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+
+PACKAGES = ("saltus", "torch", "torchrl", "tensordict", "mujoco", "mujoco-warp", "warp-lang", "gymnasium", "numpy")
+
+
+def versions(*more: str) -> dict[str, str]:
+    """Versions of packages and Python, torch's threads and the CPU's vector instructions, by name.
+
+    All of them can change the last bit of a result. `more` names further packages.
+    """
+    return {
+        **{name: _version(name) for name in (*PACKAGES, *more)},
+        "python": platform.python_version(),
+        "torch threads": str(torch.get_num_threads()),
+        "cpu capability": torch.backends.cpu.get_cpu_capability(),
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
