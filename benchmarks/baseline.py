@@ -42,6 +42,11 @@ class ServedCase:
         self._close = weakref.finalize(self, _end, self._process)
         self._reply()
 
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        return self._process.pid
+
     def __call__(self) -> int:
         """Do one call of the case's work; return its units."""
         return self.turn(0.0)[0]
@@ -89,5 +94,5 @@ def against(name: str, folder: Path | None, settings: dict[str, Any]) -> dict[st
         return {}
     return {
         name: partial(ServedCase, checkout.ROOT, settings),
-        f"{name} at {(checkout.commit(folder) or 'an unknown commit')[:10]}": partial(ServedCase, folder, settings),
+        f"{name} at {checkout.label(checkout.commit(folder))}": partial(ServedCase, folder, settings),
     }

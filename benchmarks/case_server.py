@@ -20,8 +20,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 
 def main() -> None:
     """Build the case, then run a turn for each line of the standard input."""
@@ -52,6 +50,8 @@ def build(settings: dict[str, Any]) -> Callable[[], int]:
         settings: ``benchmark`` and ``threads``, and for ``environment``: ``task``, ``num_envs``; for ``update``:
             ``task``, ``case``, ``buffer_size``, ``updates``, ``device``.
     """
+    import torch
+
     torch.set_num_threads(settings["threads"])
     task = settings["task"]
     if settings["benchmark"] == "environment":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -183,8 +182,7 @@ def _train_peer(run_dir: Path, arguments: Sequence[Part], _total_env_steps: int,
 
 
 def _run(*command: Part) -> int:
-    environment = checkout.environment(OMP_NUM_THREADS="1")  # runs take one core each
-    return subprocess.run([str(part) for part in command], env=environment, stdout=sys.stderr, check=False).returncode
+    return checkout.run(*command, OMP_NUM_THREADS="1")  # one run per core
 
 
 def _table(title: str, runs: Sequence[Curve], episodes: int) -> result.Table:

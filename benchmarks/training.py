@@ -167,9 +167,8 @@ def read_json(path: Path) -> dict[str, Any] | None:
 def _evaluate(run_dir: Path, which: str, episodes: int) -> dict[str, Any] | None:
     if not checkpoint.find(run_dir / "checkpoints"):
         return None
-    command = [*SALTUS, "evaluate", str(run_dir), "--policy", which, "--episodes", str(episodes)]
-    done = subprocess.run(command, env=checkout.environment(), check=False).returncode == 0
-    return read_json(run_dir / "evaluation.json") if done else None
+    exit_code = checkout.run(*SALTUS, "evaluate", run_dir, "--policy", which, "--episodes", episodes)
+    return read_json(run_dir / "evaluation.json") if exit_code == 0 else None
 
 
 def train_for(

@@ -34,6 +34,7 @@ def device_tests(context: SectionContext) -> None:
     listed = _pytest(context.deadline, "--collect-only", "tests/test_gpu.py").output
     tests = [line for line in listed if line.startswith("tests/") and "::" in line]
     if not tests:
+        print("\n".join(listed), flush=True)
         raise RuntimeError(f"no tests were found: {' '.join(listed[-1:])}")
     groups = [[test] for test in tests] if context.device.type == "cuda" else [tests]
     until = time.monotonic() + min(context.sizes.test_seconds, context.seconds_left() - 5)

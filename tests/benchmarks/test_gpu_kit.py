@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import kit_sections
+import child_functions
 import pytest
 import torch
 
@@ -84,7 +84,7 @@ def test_sections_run_in_reduced_form(section: str, titles: list[str]) -> None:
 @pytest.mark.slow
 def test_training_records_curves_and_failures(tmp_path: Path) -> None:
     reduced, found = context()
-    with pytest.raises(RuntimeError, match="^Hoper-v5: exit code 1: saltus: there is no task"):
+    with pytest.raises(RuntimeError, match=r"^Hoper-v5: exit code 1: saltus: there is no task"):
         SECTIONS["training"](reduced)
     trained, failed = measured(found, "training")
     assert trained["exit_code"] == 0, trained["output"]
@@ -99,7 +99,7 @@ def test_training_records_curves_and_failures(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_failing_sections_are_reported_and_others_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "result.json"
-    sections = {name: getattr(kit_sections, name) for name in ("raises", "dies", "measures")}
+    sections = {name: getattr(child_functions, name) for name in ("raises", "dies", "measures")}
     with pytest.raises(SystemExit) as ended:
         run_kit(sections, TINY, 5, file)
     assert ended.value.code == 1
@@ -124,7 +124,7 @@ def test_hanging_section_is_stopped_at_the_deadline(tmp_path: Path) -> None:
     file = tmp_path / "result.json"
     start = time.monotonic()
     with pytest.raises(SystemExit):
-        run_kit({"hangs": kit_sections.hangs, "measures": kit_sections.measures}, TINY, 0.02, file)
+        run_kit({"hangs": child_functions.hangs, "measures": child_functions.measures}, TINY, 0.02, file)
     assert time.monotonic() - start < 60
     rows = json.loads(file.read_text())["summary"][-1]["rows"]
     assert [row[1] for row in rows] == ["stopped: no time was left", "not run: no time was left"]

@@ -1,11 +1,14 @@
-"""Sections for tests of the GPU kit; the kit's processes import this module."""
+"""Functions that tests run in child processes. It imports nothing that is slow to import."""
 
 from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from benchmarks.gpu.context import SectionContext
+if TYPE_CHECKING:
+    from benchmarks.gpu.context import SectionContext
 
 
 def measures(context: SectionContext) -> None:
@@ -25,3 +28,11 @@ def dies(context: SectionContext) -> None:
 
 def hangs(_context: SectionContext) -> None:
     time.sleep(600)
+
+
+def one_unit() -> Callable[[], int]:
+    return lambda: 1
+
+
+def not_installed() -> Callable[[], int]:
+    raise ModuleNotFoundError("No module named 'peer'", name="peer")
