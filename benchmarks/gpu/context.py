@@ -1,4 +1,4 @@
-"""What every section of the GPU kit works with."""
+"""The context of a section of the GPU kit: device, sizes, deadline, findings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Finding: TypeAlias = dict[str, Any] | result.Table
 
 @dataclass
 class SectionContext:
-    """A section's device, sizes and deadline, and how it reports findings.
+    """What a section works with and reports to.
 
     Attributes:
         deadline: of the whole kit, by time.monotonic().

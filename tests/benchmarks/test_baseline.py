@@ -7,8 +7,9 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
-from benchmarks import checkout, runner
+from benchmarks import case_server, checkout, runner
 from benchmarks.baseline import ServedCase, against
 from benchmarks.environment import environment
 from benchmarks.update import update
@@ -96,13 +97,12 @@ def test_environment_is_compared_with_a_baseline(tmp_path: Path) -> None:
     assert all(one["units"] > 0 for one in content["measurements"])
 
 
-@pytest.mark.slow
-def test_updates_of_a_checkout_are_served() -> None:
+def test_server_builds_updates() -> None:
     settings = {
         "benchmark": "update", "case": "saltus sac, not compiled", "task": "InvertedPendulum-v5", "buffer_size": 500,
-        "updates": 2, "device": "cpu", "threads": 1,
+        "updates": 2, "device": "cpu", "threads": torch.get_num_threads(),
     }  # fmt: skip
-    units, seconds = ServedCase(checkout.ROOT, settings).turn(0.0)
+    units, seconds = case_server.turn(case_server.build(settings), 0.0)
     assert (units, seconds > 0) == (2, True)
 
 
