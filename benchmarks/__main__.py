@@ -1,4 +1,4 @@
-"""``python -m benchmarks COMMAND``."""
+"""``python -m benchmarks COMMAND``, from the checkout."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import tyro
 
 from benchmarks.environment import environment
-from benchmarks.gpu import gpu
+from benchmarks.gpu.kit import gpu
 from benchmarks.memory import memory
 from benchmarks.recipes import recipes
 from benchmarks.report import report

@@ -1,4 +1,4 @@
-"""Learning curves: read from runs, drawn together."""
+"""Learning curves of several runs in one plot."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ Points = tuple[Sequence[float], Sequence[float]]
 def draw(
     path: Path, title: str, xlabel: str, curves: Mapping[str, Sequence[Points]], threshold: float | None = None
 ) -> None:
-    """Draw mean returns of evaluations; curves of the same name have one color.
+    """Plot mean returns of evaluations; curves of the same name share a color.
 
     Args:
-        path: the picture to write.
-        title, xlabel: of the picture.
-        curves: by name, each as its x and its y.
-        threshold: a return to mark by a line.
+        path: the image file to write.
+        title, xlabel: the plot's title and the label of its x axis.
+        curves: pairs of x and y values, by name.
+        threshold: a return to mark with a line.
     """
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()

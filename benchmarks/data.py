@@ -1,4 +1,4 @@
-"""Transitions to fill replay buffers with."""
+"""Random transitions for replay buffers."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Env steps per second: saltus, the bare physics under it, and what others offer.
+"""Env steps per second: saltus, its physics alone, and other vector environments.
 
-All cases simulate the same version of the same task with the same actions, and count control steps. A vector
-environment that resets a world in the step after its episode's end is not credited with that step.
+All cases simulate the same version of the same task with the same actions, in the actuators' units, and count control
+steps. A call in which a vector environment only resets a world does not count as a step of that world.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import torch
 from mujoco.batch import Batch
 
 import envs
-from benchmarks import result, runner
+from benchmarks import checkout, result, runner
+from benchmarks.baseline import against
 from envs.physics.cpu import available_cores
 from envs.task import load_model
 
@@ -26,7 +27,7 @@ TARGETS = {
     "Hopper-v5": {BARE: 0.9, ENVPOOL: 1.1, GYMNASIUM: 2.0},
     "Humanoid-v5": {ENVPOOL: 1.0, GYMNASIUM: 2.0},
 }
-ACTIONS_AHEAD = 64  # vector steps of random actions that are drawn before the clock runs, and then repeated
+ACTIONS_AHEAD = 64  # vector steps of random actions, drawn before the measurement and then repeated
 
 
 def environment(
@@ -36,27 +37,31 @@ def environment(
     repeats: int = 10,
     seconds: float = 3.0,
     warmup_steps: int = 100,
+    baseline: Path | None = None,
     output: Path | None = None,
 ) -> None:
-    """Env steps/s of random actions, beside bare mujoco.batch, EnvPool and Gymnasium.
+    """Env steps/s with random actions, compared with bare mujoco.batch, EnvPool and Gymnasium.
 
     Args:
-        tasks: what to simulate.
-        num_envs: worlds.
-        num_threads: threads of every case (Gymnasium's SyncVectorEnv has one only); 0 takes every core.
-        repeats: turns of every case.
+        tasks: the tasks to simulate.
+        num_envs: number of worlds.
+        num_threads: threads of each case (Gymnasium's SyncVectorEnv has only one); 0 uses every core.
+        repeats: turns of each case.
         seconds: length of a turn.
-        warmup_steps: vector steps before the first turn, after which episodes are at mixed stages.
-        output: the file to write; by default benchmarks/results/environment-<hardware>.json.
+        warmup_steps: vector steps before the first turn, so that episodes are at mixed stages.
+        baseline: another checkout of saltus, to measure too; then both checkouts run in processes of their own.
+        output: the file to write; by default benchmarks/results/environment-cpu<cores>.json.
     """
     threads = num_threads or available_cores()
     torch.set_num_threads(threads)
     measurements, tables = [], []
     for task in tasks:
         actions = _actions(task, num_envs)
+        served = {"benchmark": "environment", "task": task, "num_envs": num_envs, "threads": threads}
         cases, missing = runner.build(
             {
                 SALTUS: partial(_saltus, task, num_envs, threads, actions),
+                **against(SALTUS, baseline, served),
                 BARE: partial(_bare, task, num_envs, threads, actions),
                 ENVPOOL: partial(_envpool, task, num_envs, threads, actions),
                 GYMNASIUM: partial(_gymnasium, task, num_envs, actions),
@@ -72,12 +77,13 @@ def environment(
         "repeats": repeats,
         "seconds": seconds,
         "warmup_steps": warmup_steps,
+        "baseline": baseline and checkout.commit(baseline),
     }
     result.publish("environment", output, settings, measurements, tables)
 
 
 def _actions(task: str, num_envs: int) -> np.ndarray:
-    """Uniform actions in the task's bounds, (ACTIONS_AHEAD, num_envs, action_dim) float32."""
+    """Uniform actions in the actuators' units, (ACTIONS_AHEAD, num_envs, action_dim) float32."""
     env = envs.make(task, 1, normalized_actions=False)
     size = (ACTIONS_AHEAD, num_envs, env.action_dim)
     low, high = env.action_low.numpy(), env.action_high.numpy()
@@ -86,18 +92,18 @@ def _actions(task: str, num_envs: int) -> np.ndarray:
 
 def _saltus(task: str, num_envs: int, threads: int, actions: np.ndarray) -> runner.Work:
     env = envs.make(task, num_envs, num_threads=threads, normalized_actions=False)
-    following = itertools.cycle(torch.from_numpy(actions))
+    upcoming = itertools.cycle(torch.from_numpy(actions))
     env.reset()
 
     def step() -> int:
-        env.step(next(following))
+        env.step(next(upcoming))
         return num_envs
 
     return step
 
 
 def _bare(task: str, num_envs: int, threads: int, actions: np.ndarray) -> runner.Work:
-    """The physics with Gymnasium's termination and resets: no observation, no reward, no contact forces."""
+    """mujoco.batch with Gymnasium's termination and resets: no observation, no reward, no contact forces."""
     definition: Any = envs.find_task(task)()
     healthy = _HEALTHY[task]
     model = load_model(definition)
@@ -105,18 +111,18 @@ def _bare(task: str, num_envs: int, threads: int, actions: np.ndarray) -> runner
     qpos, qvel, ctrl = batch.bind("qpos"), batch.bind("qvel"), batch.bind("ctrl")
     first, elapsed = batch.state[0].copy(), np.zeros(num_envs, dtype=np.int64)
     generator, scale = np.random.default_rng(0), definition.reset_noise_scale
-    following = itertools.cycle(actions)
+    upcoming = itertools.cycle(actions)
 
-    def reset(where: np.ndarray) -> None:
-        count = np.count_nonzero(where)
-        batch.state[where] = first
-        qpos[where] += generator.uniform(-scale, scale, (count, model.nq))
-        qvel[where] += generator.uniform(-scale, scale, (count, model.nv))
-        batch.forward(where)
-        elapsed[where] = 0
+    def reset(mask: np.ndarray) -> None:
+        count = np.count_nonzero(mask)
+        batch.state[mask] = first
+        qpos[mask] += generator.uniform(-scale, scale, (count, model.nq))
+        qvel[mask] += generator.uniform(-scale, scale, (count, model.nv))
+        batch.forward(mask)
+        elapsed[mask] = 0
 
     def step() -> int:
-        ctrl[...] = next(following)
+        ctrl[...] = next(upcoming)
         batch.step(nstep=definition.frame_skip)
         elapsed[...] += 1
         done = ~healthy(qpos, qvel) | (elapsed >= definition.max_episode_steps)
@@ -144,7 +150,7 @@ _HEALTHY: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 
 
 def _envpool(task: str, num_envs: int, threads: int, actions: np.ndarray) -> runner.Work:
-    """EnvPool's own build of the same task, on the MuJoCo that it brings along (1.2.5: MuJoCo 3.6.0)."""
+    """EnvPool's build of the same task, with the MuJoCo that it contains (EnvPool 1.2.5: MuJoCo 3.6.0)."""
     import envpool
 
     env = envpool.make(task, env_type="gymnasium", num_envs=num_envs, num_threads=threads, seed=0)
@@ -159,7 +165,7 @@ def _gymnasium(task: str, num_envs: int, actions: np.ndarray) -> runner.Work:
 
 
 def _vector_steps(env: Any, actions: Iterator[np.ndarray]) -> runner.Work:
-    """Steps of an environment that resets a world in the step after the end of its episode."""
+    """Steps of an environment that resets a world in the step after its episode's end."""
     env.reset()
     resetting = 0
 

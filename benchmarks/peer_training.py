@@ -1,7 +1,6 @@
-"""SAC of Stable-Baselines3 or SBX trained on a Gymnasium task, evaluated as saltus evaluates its own policies.
+"""SAC of Stable-Baselines3 or SBX on a Gymnasium task, evaluated as saltus evaluates its own policies.
 
-What it leaves in its folder are the files that a run of saltus leaves there: config.json, evaluations.csv,
-evaluation.json.
+It writes the same files as a run of saltus: config.json, evaluations.csv, evaluation.json.
 """
 
 from __future__ import annotations
@@ -28,20 +27,20 @@ from saltus.versions import versions
 
 @dataclass(frozen=True)
 class PeerTraining:
-    """What to train. Everything else is the library's default: networks of 2x256, one environment, UTD 1.
+    """A training run. Other settings are the library's defaults: networks of 2x256, one environment, UTD 1.
 
     Attributes:
-        task: one of Gymnasium's.
-        run_dir: where the files are written.
-        library: whose SAC.
-        num_threads: of PyTorch, in evaluations, too; SBX's JAX takes all there are.
+        task: a task of Gymnasium.
+        run_dir: the folder for the files.
+        library: the library whose SAC to train.
+        num_threads: threads of PyTorch, also in evaluations; SBX's JAX uses all cores.
         seed: of the library, its environment and the evaluations.
-        total_env_steps: for how long.
-        seconds: after which it ends in any case, counted from here on.
-        learning_starts: env steps with random actions first (the libraries' own default is 100).
+        total_env_steps: env steps after which training ends.
+        seconds: time after which training ends in any case.
+        learning_starts: env steps with random actions at the start (the libraries' default is 100).
         eval_every: env steps between evaluations.
-        eval_episodes: of each evaluation.
-        final_episodes: of the last policy's.
+        eval_episodes: episodes of one evaluation.
+        final_episodes: episodes of the last policy's evaluation.
     """
 
     task: str
@@ -58,7 +57,7 @@ class PeerTraining:
 
 
 def train(options: PeerTraining) -> None:
-    """Train from the beginning to the end.
+    """Train, and evaluate the last policy.
 
     Raises:
         ModuleNotFoundError: the library is not installed.

@@ -1,6 +1,6 @@
-"""Other systems' SAC updates from a filled replay buffer, as `runner.Work`: a call does a number of updates.
+"""SAC updates of other libraries from a filled replay buffer, as `runner.Work`.
 
-All have two hidden layers of 256, two critics, one actor and one temperature update per critic update.
+All have two critics, and one actor and one temperature update per critic update.
 """
 
 from __future__ import annotations
@@ -62,13 +62,13 @@ def _baselines(
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until a device has done what it was given."""
+    """Wait until a device has finished its work; nothing on the CPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def _sizes_only(observation_dim: int, action_dim: int) -> Any:
-    """A Gymnasium environment that has spaces of these sizes and is never stepped."""
+    """A Gymnasium environment with spaces of these sizes, which cannot be stepped."""
     import gymnasium
 
     env: Any = gymnasium.Env()
@@ -78,7 +78,7 @@ def _sizes_only(observation_dim: int, action_dim: int) -> Any:
 
 
 def torchrl(data: TensorDict, batch_size: int, hidden: tuple[int, ...], updates: int) -> Work:
-    """TorchRL's SAC as its examples have it: SACLoss, torch.optim.Adam and SoftUpdate in one compiled function."""
+    """TorchRL's SAC, as in its examples: SACLoss, torch.optim.Adam and SoftUpdate in one compiled function."""
     actor, critic = _networks(data, hidden)
     policy = ProbabilisticActor(
         TensorDictModule(actor, ["observation"], ["loc", "scale"]),
@@ -90,7 +90,7 @@ def torchrl(data: TensorDict, batch_size: int, hidden: tuple[int, ...], updates:
     value = TensorDictModule(critic, ["observation", "action"], ["state_action_value"]).to(data.device)
     loss = SACLoss(policy, value, loss_function="l2", target_entropy=-float(data["action"].shape[1]))
     loss.make_value_estimator(gamma=GAMMA)
-    loss.target_entropy  # noqa: B018 - made a buffer at its first access
+    loss.target_entropy  # noqa: B018 - its first access makes it a buffer
     optimizer = torch.optim.Adam(loss.parameters(), lr=LEARNING_RATE)
     targets = SoftUpdate(loss, tau=TAU)
     buffer = _torchrl_buffer(data, batch_size)
@@ -106,7 +106,7 @@ def torchrl(data: TensorDict, batch_size: int, hidden: tuple[int, ...], updates:
 
 
 def leanrl(data: TensorDict, batch_size: int, hidden: tuple[int, ...], updates: int) -> Work:
-    """What LeanRL does: critic and actor updates compiled apart, on CUDA in CudaGraphModule; sampling outside."""
+    """LeanRL's way: critic and actor updates compiled separately, on CUDA in CudaGraphModule; sampling outside."""
     device, action_dim = torch.device(data.device), data["action"].shape[1]
     actor, critics = _networks(data, hidden)[0].to(device), [_networks(data, hidden)[1].to(device) for _ in range(2)]
     critic = critics[0]
@@ -124,7 +124,7 @@ def leanrl(data: TensorDict, batch_size: int, hidden: tuple[int, ...], updates: 
     def batched(weights: dict[str, Tensor], observation: Tensor, action: Tensor) -> Tensor:
         return torch.vmap(lambda one: functional_call(critic, one, (observation, action)))(weights)
 
-    def draw(observation: Tensor) -> tuple[Tensor, Tensor]:
+    def sample_action(observation: Tensor) -> tuple[Tensor, Tensor]:
         loc, scale = actor(observation)
         normal = torch.distributions.Normal(loc, scale)
         raw = normal.rsample()
@@ -133,11 +133,11 @@ def leanrl(data: TensorDict, batch_size: int, hidden: tuple[int, ...], updates: 
 
     def update_critics(batch: TensorDict) -> None:
         critic_optimizer.zero_grad()
-        following = batch["next"]
+        successor = batch["next"]
         with torch.no_grad():
-            action, log_prob = draw(following["observation"])
-            value = batched(targets, following["observation"], action).amin(0) - log_alpha.exp() * log_prob
-            target = following["reward"] + GAMMA * ~following["terminated"] * value
+            action, log_prob = sample_action(successor["observation"])
+            value = batched(targets, successor["observation"], action).amin(0) - log_alpha.exp() * log_prob
+            target = successor["reward"] + GAMMA * ~successor["terminated"] * value
         found = batched(params, batch["observation"], batch["action"])
         loss = (found - target).square().mean((1, 2)).sum()
         loss.backward()
@@ -145,7 +145,7 @@ def leanrl(data: TensorDict, batch_size: int, hidden: tuple[int, ...], updates: 
 
     def update_actor(batch: TensorDict) -> None:
         actor_optimizer.zero_grad()
-        action, log_prob = draw(batch["observation"])
+        action, log_prob = sample_action(batch["observation"])
         loss = (log_alpha.exp().detach() * log_prob - batched(live, batch["observation"], action).amin(0)).mean()
         loss.backward()
         actor_optimizer.step()

@@ -1,11 +1,9 @@
-"""Returns over env steps of several recipes, and of a peer: what a step of the worlds is worth to each."""
+"""Sample efficiency: returns over env steps of several recipes and of Stable-Baselines3."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +14,7 @@ from typing import Any
 
 import tyro
 
-from benchmarks import curves, result
+from benchmarks import checkout, curves, result
 from benchmarks.training import SALTUS, read_json
 from envs.physics.cpu import available_cores
 from pipeline import checkpoint
@@ -30,16 +28,16 @@ LEVELS = (10_000, 15_000, 20_000, 25_000, 50_000, 75_000, 100_000)
 
 @dataclass(frozen=True)
 class Curve:
-    """What a run has come to.
+    """A run's learning curve and its last policy's evaluation.
 
     Attributes:
-        recipe: its preset and what it changes of that, or the peer's name.
-        seed: its seed.
-        total_env_steps: for how many it was made; fewer are done where it was stopped.
-        exit_code: of the process that trained last, 0 for a run that had come to its end before.
-        rows: of its evaluations.csv.
-        final: what was found of its last policy, or None where there was nothing to evaluate.
-        config: its config.json, versions included.
+        recipe: the preset and the options that change it, or the peer's name.
+        seed: the run's seed.
+        total_env_steps: env steps that the run was made for; a run that was stopped has done fewer.
+        exit_code: of the process that trained last; 0 for a run that was finished before.
+        rows: the rows of evaluations.csv.
+        final: the last policy's evaluation.json, or None if there was nothing to evaluate.
+        config: the run's config.json, versions included.
     """
 
     recipe: str
@@ -51,19 +49,19 @@ class Curve:
     config: dict[str, Any] | None
 
     def at(self, env_steps: int) -> float | None:
-        """The mean return of the first evaluation after so many env steps, or up to a twentieth more; or None."""
+        """Mean return of the first evaluation at `env_steps` or at most 5% later; None if there is none."""
         within = (row["return_mean"] for row in self.rows if env_steps <= row["env_steps"] <= 1.05 * env_steps)
         return next(within, None)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What to train: a preset, or the peer.
+    """A preset with options, or the peer.
 
     Attributes:
         name: of the preset or the peer.
-        total_env_steps: for how long.
-        options: what it changes of the preset.
+        total_env_steps: env steps to train for.
+        options: options for `saltus train` that change the preset.
     """
 
     name: str
@@ -72,18 +70,18 @@ class Recipe:
 
     @classmethod
     def parse(cls, text: str) -> Recipe:
-        """From NAME:STEPS and options for `saltus train`, all in one string."""
+        """Parse NAME:STEPS and options for `saltus train`, in one string."""
         first, *options = text.split() or [""]
         name, _, steps = first.partition(":")
         if name not in (PEER, *names()) or not steps.isdecimal():
-            raise SystemExit(f"{text!r} is not NAME:STEPS, like sac:100000; there are {', '.join(names())} and {PEER}")
+            raise SystemExit(f"{text!r} is not NAME:STEPS, like sac:100000; names are {', '.join(names())} and {PEER}")
         if name == PEER and options:
             raise SystemExit(f"{text!r}: {PEER} takes no options of saltus: {' '.join(options)}")
         return cls(name, int(steps), tuple(options))
 
     @property
     def label(self) -> str:
-        """Name and options."""
+        """The name and the options."""
         return " ".join((self.name, *self.options))
 
 
@@ -99,26 +97,26 @@ def recipes(
     folder: Path = Path("runs/recipes"),
     output: Path | None = None,
 ) -> None:
-    """Returns over env steps of recipes, one run on each core at a time.
+    """Returns over env steps of recipes, one run per core at a time.
 
-    Runs stay in `folder`. One that is there already is continued (the peer's: begun again) or, if it had come to its
-    end, taken as it is: a command that was interrupted goes on where it was.
+    Runs are kept in `folder`. The same command, given again after an interruption, continues unfinished runs (the
+    peer's: restarts them) and does not repeat finished ones.
 
     Args:
-        task: what to train on.
+        task: the task to train on.
         options: options for `saltus train` that all recipes of saltus get, after a `--`.
-        recipes: NAME:STEPS each, a preset or stable-baselines3 with the env steps to train for; where a preset is to be
-            changed, its options follow: "sac:100000 --critic-lr 1e-3".
-        seeds: the seeds of each.
+        recipes: each NAME:STEPS, a preset or stable-baselines3 with the env steps to train for. Options that change the
+            preset follow: "sac:100000 --critic-lr 1e-3".
+        seeds: the seeds of each recipe.
         eval_every: env steps between evaluations.
         episodes: episodes of the final evaluation.
-        folder: where the runs are.
-        output: the file to write; by default benchmarks/results/recipes-<task>-<hardware>.json.
+        folder: the folder of the runs.
+        output: the file to write; by default benchmarks/results/recipes-<task>-cpu<cores>.json.
     """
     parsed = [Recipe.parse(one) for one in recipes]
     labels = [recipe.label for recipe in parsed]
     if len({*labels}) < len(labels):
-        raise SystemExit(f"{', '.join(recipes)}: each recipe is trained once, for one number of env steps")
+        raise SystemExit(f"{', '.join(recipes)}: name each recipe once, with one number of env steps")
     name = task.rpartition(":")[2]
 
     def run(job: tuple[Recipe, int]) -> Curve:
@@ -130,7 +128,7 @@ def recipes(
         else:
             every: list[Part] = ["--log-every", eval_every, "--checkpoint-every", 5 * eval_every, "--num-threads", 1]
             arguments = [task, "--preset", recipe.name, *arguments, *every, *recipe.options, *options]
-        # Named after all that decides what it computes, so that it is not taken for another one.
+        # Named after everything that decides the run, so that no other run is mistaken for it.
         key = hashlib.sha256(repr(arguments).encode()).hexdigest()[:8]
         run_dir = folder / f"{name}-{recipe.name}-s{seed}-{key}"
         train = _train_peer if recipe.name == PEER else _train
@@ -152,7 +150,7 @@ def recipes(
 
 
 def _train(run_dir: Path, arguments: Sequence[Part], total_env_steps: int, episodes: int) -> int:
-    """Train with saltus, or go on, and evaluate the last policy; return the exit code of what failed, or 0."""
+    """Train with saltus, or resume, and evaluate the last policy; return the exit code of the part that failed."""
     exit_code, done = 0, read_table(run_dir / EVALUATIONS)
     if not checkpoint.find(run_dir / "checkpoints"):
         exit_code = _run(*SALTUS, "train", *arguments, "--run-dir", run_dir)
@@ -160,13 +158,15 @@ def _train(run_dir: Path, arguments: Sequence[Part], total_env_steps: int, episo
         exit_code = _run(*SALTUS, "resume", run_dir)
     elif _is_evaluated(run_dir / "evaluation.json", total_env_steps, episodes):
         return 0
-    (run_dir / "evaluation.json").unlink(missing_ok=True)  # of another policy, if there is one
+    (run_dir / "evaluation.json").unlink(missing_ok=True)  # it may be of another policy
+    if not checkpoint.find(run_dir / "checkpoints"):
+        return exit_code
     evaluated = _run(*SALTUS, "evaluate", run_dir, "--policy", "last", "--episodes", episodes)
     return exit_code or evaluated
 
 
 def _is_evaluated(path: Path, env_steps: int, episodes: int) -> bool:
-    """Whether a whole evaluation.json is there, of the last policy after so many env steps."""
+    """Whether a complete evaluation.json exists, of the last policy after at least `env_steps`."""
     try:
         known = json.loads(path.read_text())
     except (FileNotFoundError, ValueError):
@@ -175,20 +175,18 @@ def _is_evaluated(path: Path, env_steps: int, episodes: int) -> bool:
 
 
 def _train_peer(run_dir: Path, arguments: Sequence[Part], _total_env_steps: int, _episodes: int) -> int:
-    """Train with Stable-Baselines3, unless that is done; return the exit code."""
+    """Train with Stable-Baselines3, unless the run is finished; return the exit code."""
     if (run_dir / "evaluation.json").exists():
         return 0
     return _run(sys.executable, "-m", "benchmarks.peer_training", *arguments, "--run-dir", run_dir)
 
 
 def _run(*command: Part) -> int:
-    # One thread each: the runs share nothing, and their threads would only wait for each other.
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run([str(part) for part in command], env=environment, stdout=sys.stderr, check=False).returncode
+    return checkout.run(*command, OMP_NUM_THREADS="1")  # one run per core
 
 
 def _table(title: str, runs: Sequence[Curve], episodes: int) -> result.Table:
-    """A row a run, and the means over the seeds of each recipe that has several."""
+    """One row per run, and the means over the seeds of each recipe with several seeds."""
     levels = [level for level in LEVELS if any(curve.at(level) is not None for curve in runs)]
     last = f"last policy, {episodes} episodes"
     columns = ["recipe", "seed", *(f"{level:,}" for level in levels), last, "env steps", "exit code"]

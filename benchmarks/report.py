@@ -13,14 +13,14 @@ def report(results: Path = result.RESULTS) -> None:
     """Print the tables of all result files as Markdown.
 
     Args:
-        results: the folder that the files are in.
+        results: the folder of the result files.
     """
     for path in sorted(results.glob("*.json")):
         print(markdown(json.loads(path.read_text())))
 
 
 def markdown(content: dict[str, Any]) -> str:
-    """One result: a line on where its numbers come from, and its tables."""
+    """One result as Markdown: a line with command, date, machine and versions, then the tables."""
     machine, versions = content["hardware"], content["versions"]
     packages = ", ".join(f"{name} {number}" for name, number in versions.items() if number != "not installed")
     parts = [

@@ -1,4 +1,4 @@
-"""What a benchmark leaves behind: one JSON file, and tables on the screen."""
+"""Results of benchmarks: one JSON file each, and tables on the screen."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import dataclasses
 import json
 import platform
 import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,6 +19,7 @@ import torch
 from rich.console import Console
 from rich.table import Column
 
+from benchmarks import checkout
 from benchmarks.runner import Measurement, summarize
 from envs.physics.cpu import available_cores
 from saltus.versions import versions
@@ -40,10 +40,10 @@ class Table:
 
 
 def hardware() -> dict[str, Any]:
-    """The machine that this process runs on, as far as it may use it."""
+    """The machine's processor, memory and GPU; cores are those that this process may use."""
     info = Path("/proc/cpuinfo")
     lines = [line.partition(":") for line in info.read_text().splitlines()] if info.exists() else []
-    cpu = {name.strip(): value.strip() for name, _, value in lines}  # of the last core; all are alike
+    cpu = {name.strip(): value.strip() for name, _, value in lines}  # of the last core; all cores are alike
     gpu = torch.cuda.get_device_properties(0) if torch.cuda.is_available() else None
     return {
         "gpu": f"{gpu.name}, {gpu.total_memory / 1e9:.0f} GB" if gpu else None,
@@ -56,17 +56,7 @@ def hardware() -> dict[str, Any]:
     }
 
 
-def _commit() -> str | None:
-    """The commit of this code, with -dirty where files differ from it; None outside of a repository."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()
-
-
-COMMIT = _commit()  # now: a benchmark takes minutes, in which files may change
+COMMIT = checkout.commit()  # at import: files may change during the minutes that a benchmark takes
 
 
 def comparison(
@@ -76,14 +66,14 @@ def comparison(
     missing: Mapping[str, str],
     targets: Mapping[str, float],
 ) -> Table:
-    """The table of one comparison: the rates of all cases, and the subject's rate as a multiple of each.
+    """The table of a comparison: the rates of all cases, and the subject's rate as a multiple of each.
 
     Args:
-        title: of the table.
+        title: the table's title.
         measurements: from `runner.measure`.
         subject: the case that the others are compared with.
-        missing: why cases were not measured, by name.
-        targets: the multiple that the subject should reach, by case.
+        missing: the reasons why cases were not measured, by case.
+        targets: the multiples that the subject should reach, by case.
     """
     rows: list[list[Cell]] = []
     for name, summary in summarize(measurements, subject).items():
@@ -106,9 +96,9 @@ def publish(
 
     Args:
         command: the benchmark's name.
-        output: the file; by default one in benchmarks/results, named after benchmark and hardware.
-        settings: what was measured how, defaults included.
-        measurements: everything that was measured.
+        output: the file; by default benchmarks/results/<command>-cpu<cores>.json.
+        settings: the benchmark's settings, defaults included.
+        measurements: all measurements.
         tables: the summary.
     """
     path = output or RESULTS / f"{command}-cpu{available_cores()}.json"
@@ -120,7 +110,7 @@ def publish(
 def write(
     path: Path, settings: Mapping[str, Any], measurements: Iterable[Mapping[str, Any]], tables: Sequence[Table]
 ) -> None:
-    """Write a result's file."""
+    """Write a result file. See `publish` for the arguments."""
     content = {
         "command": shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]),
         "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -136,7 +126,7 @@ def write(
 
 
 def show(tables: Sequence[Table], path: Path) -> None:
-    """Print a result's tables, and where it is."""
+    """Print tables, and the path of the result file."""
     console = Console()
     for table in tables:
         console.print(_rendered(table))
@@ -144,12 +134,12 @@ def show(tables: Sequence[Table], path: Path) -> None:
 
 
 def rows_of(measurements: Sequence[Measurement], **labels: Any) -> list[dict[str, Any]]:
-    """Measurements as JSON has them, their rates included, each with the same labels."""
+    """Measurements as dicts for JSON, with their rates, and each with the same labels."""
     return [labels | dataclasses.asdict(item) | {"rate": item.rate} for item in measurements]
 
 
 def text(cell: Cell) -> str:
-    """A table's cell for a person."""
+    """A cell as text: rounded, with thousands separators."""
     if isinstance(cell, float):
         return f"{cell:,.0f}" if abs(cell) >= 100 else f"{cell:.2f}"
     return "" if cell is None else f"{cell:,}" if isinstance(cell, int) else cell

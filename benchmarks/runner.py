@@ -1,8 +1,8 @@
-"""The one runner: it times named cases side by side and compares their rates.
+"""The runner that all benchmarks share: it times named cases in turns and compares their rates.
 
-A case's *work* does some units of work at a call and returns how many. The cases take turns: in every repeat each
-runs once for a while, and the next repeat starts with another one, so that whatever slows the machine down for a
-time slows all of them.
+A case's *work* is a function that does some units of work and returns their number. In every repeat each case runs
+once for a while, and the next repeat starts with another case. Anything that slows the machine down for a time thus
+slows all cases.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from statistics import median
+
+from benchmarks.baseline import ServedCase
 
 Work = Callable[[], int]
 
@@ -34,7 +36,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Summary:
-    """A case's rates over all repeats, and how the subject of the comparison relates to it.
+    """A case's rates over all repeats, compared with the subject's.
 
     Attributes:
         median, low, high: of the rates.
@@ -50,7 +52,7 @@ class Summary:
 
 
 def build(makers: Mapping[str, Callable[[], Work]]) -> tuple[dict[str, Work], dict[str, str]]:
-    """Make the cases; return them, and by name why the others are missing (a package that is not installed)."""
+    """Make the cases; return them, and by name the reason why others are missing (a package that is not installed)."""
     cases, missing = {}, {}
     for name, make in makers.items():
         try:
@@ -61,18 +63,18 @@ def build(makers: Mapping[str, Callable[[], Work]]) -> tuple[dict[str, Work], di
 
 
 def isolated(make: Callable[[], Work]) -> Work:
-    """Make and do some work in a process of its own, out of reach of what other cases do to torch.compile's caches.
+    """Make and do work in a process of its own, where other cases cannot change torch.compile's caches.
 
     Args:
         make: makes the work; it can be pickled.
 
     Raises:
-        Exception: what making the work or doing it raised there.
+        Exception: anything that making or doing the work raised there.
     """
     context = get_context("spawn")
     here, there = context.Pipe()
     context.Process(target=_serve, args=(there, make), daemon=True).start()
-    there.close()  # so that reading ends where that process does
+    there.close()  # so that reading raises EOFError when the process ends
 
     def answer() -> int:
         received = here.recv()
@@ -108,12 +110,12 @@ def measure(
     warmup_calls: int,
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[Measurement]:
-    """Warm every case up, in turns too, then measure each once a repeat, in rotating order.
+    """Warm up every case, in turns too, then measure each once per repeat, in rotating order.
 
     Args:
         cases: the work of each case, by name.
         repeats: turns of each case.
-        seconds: how long a turn lasts at least; it ends with a whole call.
+        seconds: minimum length of a turn; it ends with a whole call.
         warmup_calls: calls of each case before the first turn.
         clock: seconds from any fixed time.
     """
@@ -125,7 +127,8 @@ def measure(
     for repeat in range(repeats):
         first = repeat % len(names)
         for name in names[first:] + names[:first]:
-            units, elapsed = _turn(cases[name], seconds, clock)
+            work = cases[name]
+            units, elapsed = work.turn(seconds) if isinstance(work, ServedCase) else _turn(work, seconds, clock)
             measurements.append(Measurement(name, repeat, units, elapsed))
     return measurements
 
@@ -139,7 +142,7 @@ def _turn(work: Work, seconds: float, clock: Callable[[], float]) -> tuple[int, 
 
 
 def summarize(measurements: Sequence[Measurement], subject: str) -> dict[str, Summary]:
-    """The rates of every case, compared with those of `subject`, by name."""
+    """Each case's rates, compared with those of `subject`, by name."""
     rates: dict[str, list[float]] = {}
     for measurement in sorted(measurements, key=lambda measurement: measurement.repeat):
         rates.setdefault(measurement.case, []).append(measurement.rate)

@@ -1,9 +1,8 @@
-"""Returns over wall-clock time of `saltus train` and of peers, each seed in a fresh process."""
+"""Returns over wall-clock time of `saltus train` and of other libraries, each seed in a new process."""
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -17,30 +16,31 @@ from typing import Any, Literal
 
 import tyro
 
-from benchmarks import curves, result
+from benchmarks import checkout, curves, result
 from envs.physics.cpu import available_cores
+from pipeline import checkpoint
 from pipeline.logger import EVALUATIONS, read_table
 
-SALTUS = (sys.executable, "-c", "from pipeline.cli import main; main()")
+SALTUS = (sys.executable, "-m", "saltus")
 PEER_TRAINING = (sys.executable, "-m", "benchmarks.peer_training")
 System = Literal["saltus", "stable-baselines3", "sbx"]
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What one training left behind. Seconds are wall-clock from the start of its process.
+    """One training run. Seconds are wall-clock time from the start of its process.
 
     Attributes:
-        system: what trained.
-        seed: its seed.
-        exit_code: of its process.
-        seconds: until it ended.
-        curve: the rows of its evaluations.csv, each with `wall_seconds`, when it was there.
-        best: what `saltus evaluate` found of the best policy; None where there was nothing to evaluate, and of peers,
-            which choose none.
-        last: the same of the last policy.
-        output: the lines that it printed, each with the seconds at which it came.
-        config: its settings.
+        system: saltus or another library.
+        seed: the run's seed.
+        exit_code: of the process.
+        seconds: duration.
+        curve: the rows of evaluations.csv, each with its time as `wall_seconds`.
+        best: the best policy's evaluation.json; None if there was nothing to evaluate, and for other libraries, which
+            keep no best policy.
+        last: the last policy's evaluation.json.
+        output: the printed lines, each with its time.
+        config: the run's config.json.
     """
 
     system: System
@@ -54,11 +54,11 @@ class Trained:
     config: dict[str, Any] | None
 
     def column(self, name: str) -> list[float]:
-        """What the evaluations have under a name."""
+        """A column of the curve."""
         return [row[name] for row in self.curve]
 
     def reached(self, threshold: float) -> float | None:
-        """Seconds until the first evaluation with a mean return of `threshold`, or None."""
+        """Time of the first evaluation with a mean return of at least `threshold`, or None."""
         times = (row["wall_seconds"] for row in self.curve if row["return_mean"] >= threshold)
         return next(times, None)
 
@@ -75,19 +75,19 @@ def training(
     episodes: int = 100,
     output: Path | None = None,
 ) -> None:
-    """Learning curves of `saltus train TASK` over wall-clock seconds from process start, compilation included.
+    """Learning curves of `saltus train TASK` over wall-clock time from process start, compilation included.
 
-    Seeds follow each other, each with an empty compilation cache. A picture of all curves is saved beside the result.
+    Seeds run one after another, each with an empty compilation cache. A plot of all curves is saved next to the result.
 
     Args:
-        task: what to train on.
+        task: the task to train on.
         options: more options for `saltus train`, after a `--`.
-        systems: saltus, and peers with their own default settings, but for 5,000 random actions at the start.
+        systems: saltus, and other libraries with their default settings, except for 5,000 random actions at the start.
         seeds: the seeds.
-        minutes: time for each seed, after which it is stopped and its policies evaluated as they are.
-        threshold: a mean return whose first time is reported.
-        episodes: episodes of the final evaluations, which no choice among policies depends on.
-        output: the file to write; by default benchmarks/results/training-<task>-<hardware>.json.
+        minutes: time limit of each seed; its policies are evaluated after it.
+        threshold: a mean return; the time of the first evaluation that reaches it is reported.
+        episodes: episodes of the final evaluations, which are independent of the choice of the best policy.
+        output: the file to write; by default benchmarks/results/training-<task>-cpu<cores>.json.
     """
     if options and "saltus" not in systems:
         raise SystemExit(f"{' '.join(options)}: options are for saltus, which is not among --systems")
@@ -133,12 +133,12 @@ def _train_peer(system: System, task: str, seed: int, limit: float, episodes: in
         command = [*PEER_TRAINING, "--library", system, "--task", task, "--seed", str(seed), "--run-dir", str(run_dir)]
         command += ["--num-threads", str(available_cores()), "--final-episodes", str(episodes)]
         command += ["--total-env-steps", str(10**9), "--seconds", str(limit)]
-        done = run_for(limit + 600.0, command, cache)  # it stops by itself, and evaluates
+        done = run_for(limit + 600.0, command, cache)  # it stops by itself, then evaluates
         return _trained(system, seed, run_dir, done, None, read_json(run_dir / "evaluation.json"))
 
 
 def _folder() -> TemporaryDirectory[str]:
-    """A folder of a run and its caches. A compiler that outlives a killed run may still write there."""
+    """A temporary folder for a run and its caches. A killed run's compiler may still write there."""
     return TemporaryDirectory(prefix="saltus-", ignore_cleanup_errors=True)
 
 
@@ -151,46 +151,48 @@ def _trained(
     last: dict[str, Any] | None,
 ) -> Trained:
     exit_code, seconds, lines = done
-    output = [(when, line.replace(str(run_dir), "RUN")) for when, line in lines]  # results name no folder of a machine
+    output = [(when, line.replace(str(run_dir), "RUN")) for when, line in lines]  # no path of this machine in results
+    # Each row of the table is written just before its line is printed.
     times = [when for when, line in output if line.startswith("evaluation at ")]
     rows = read_table(run_dir / EVALUATIONS)
-    curve = [row | {"wall_seconds": when} for row, when in zip(rows, times, strict=False)]  # a row, and then its line
+    curve = [row | {"wall_seconds": when} for row, when in zip(rows, times, strict=False)]
     return Trained(system, seed, exit_code, seconds, curve, best, last, output, read_json(run_dir / "config.json"))
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """What a JSON file holds, or None where there is none."""
+    """The content of a JSON file; None if it does not exist."""
     return json.loads(path.read_text()) if path.exists() else None
 
 
 def _evaluate(run_dir: Path, which: str, episodes: int) -> dict[str, Any] | None:
-    command = [*SALTUS, "evaluate", str(run_dir), "--policy", which, "--episodes", str(episodes)]
-    done = subprocess.run(command, check=False).returncode == 0
-    return read_json(run_dir / "evaluation.json") if done else None
+    if not checkpoint.find(run_dir / "checkpoints"):
+        return None
+    exit_code = checkout.run(*SALTUS, "evaluate", run_dir, "--policy", which, "--episodes", episodes)
+    return read_json(run_dir / "evaluation.json") if exit_code == 0 else None
 
 
 def train_for(
     limit: float, arguments: Sequence[str], cache: Path, grace: float = 300.0
 ) -> tuple[int, float, list[tuple[float, str]]]:
-    """Run `saltus train`; return exit code, seconds and timed lines of output. For the arguments see `run_for`."""
+    """Run `saltus train`. See `run_for` for the other arguments and the result."""
     return run_for(limit, [*SALTUS, "train", *arguments], cache, grace)
 
 
 def run_for(
     limit: float, command: Sequence[str], cache: Path, grace: float = 300.0
 ) -> tuple[int, float, list[tuple[float, str]]]:
-    """Run a command; return exit code, seconds and timed lines of output.
+    """Run a command; return its exit code, its duration, and its lines of output with their times.
 
     Args:
-        limit: seconds after which it is asked to stop (SIGTERM), at which saltus saves.
-        command: with its arguments.
-        cache: the folder of what torch.compile keeps, and of temporary files, among which Inductor has its headers.
-        grace: seconds that it has to stop, before it is killed.
+        limit: seconds after which it gets SIGTERM, at which saltus saves and ends.
+        command: the command and its arguments.
+        cache: the folder for torch.compile's cache, and for temporary files, which include Inductor's headers.
+        grace: seconds after SIGTERM at which it is killed.
     """
     output = []
     cache.mkdir(exist_ok=True)
     folders = {"TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"), "TMPDIR": str(cache)}
-    environment = os.environ | {"PYTHONUNBUFFERED": "1"} | folders
+    environment = checkout.environment(PYTHONUNBUFFERED="1", **folders)
     start = time.monotonic()
     with subprocess.Popen(
         command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -210,7 +212,7 @@ def run_for(
 
 
 def _table(title: str, trained: Sequence[Trained], threshold: float | None) -> result.Table:
-    """A row a training, and the medians of each system over its seeds."""
+    """One row per run, and the medians of each system over its seeds."""
     columns = ["system", "seed", "ended, s", "exit code", "env steps"]
     columns += ["best policy", "after env steps", "95% interval", "last policy", "95% interval"]
     if threshold is not None:
@@ -234,7 +236,7 @@ def _table(title: str, trained: Sequence[Trained], threshold: float | None) -> r
 
 
 def _median(evaluations: Sequence[dict[str, Any] | None]) -> float | None:
-    """Median of mean returns, if all are there."""
+    """Median of mean returns; None if one is missing."""
     returns = [found["mean"] for found in evaluations if found is not None]
     return median(returns) if len(returns) == len(evaluations) else None
 

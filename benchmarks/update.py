@@ -1,4 +1,4 @@
-"""SAC updates per second: saltus, compiled and plain, other presets, and other systems."""
+"""SAC updates per second: saltus with several presets, compiled and eager, and other libraries."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import torch
 from tensordict import TensorDict
 
 import envs
-from benchmarks import peers, result, runner
+from benchmarks import checkout, peers, result, runner
+from benchmarks.baseline import against
 from benchmarks.data import random_transitions
 from envs.physics.cpu import available_cores
 from pipeline import presets
@@ -46,32 +47,45 @@ def update(
     warmup_rounds: int = 10,
     device: Literal["cpu", "cuda"] = "cpu",
     cases: tuple[str, ...] = CASES,
+    baseline: Path | None = None,
     output: Path | None = None,
 ) -> None:
     """SAC updates/s from a filled replay buffer, sampling included: batch 256, 2x256 networks, all cores.
 
-    Presets other than sac learn with networks of the same widths here; their critics differ, and their actors learn at
-    every third to twentieth update only. Every other system has a process of its own. The rate of sac's matrix products
-    alone shows what the rest of an update costs.
+    All presets use networks of the same widths here. Critics differ between presets, and actors of presets other than
+    sac learn at every third to twentieth update only. Each other library runs in a process of its own. The rate of
+    sac's matrix products alone shows the cost of the rest of an update.
 
     Args:
-        cases: what to measure; the first is what the others are compared with.
-        tasks: the tasks whose observation and action sizes to take.
-        updates_per_round: updates of one call.
+        cases: the cases to measure; the others are compared with the first.
+        tasks: the tasks whose observation and action sizes to use.
+        updates_per_round: updates per call.
         buffer_size: transitions in the buffer.
-        repeats: turns of every case.
+        repeats: turns of each case.
         seconds: length of a turn.
-        warmup_rounds: calls of every case before the first turn; the first compiles.
-        device: where saltus, TorchRL and LeanRL's way learn; the others choose for themselves.
-        output: the file to write; by default benchmarks/results/update-<hardware>.json.
+        warmup_rounds: calls of each case before the first turn; the first call compiles.
+        device: of saltus, TorchRL and LeanRL's way; the others choose for themselves.
+        baseline: another checkout of saltus, to measure the first case with, too; then both checkouts run in processes
+            of their own.
+        output: the file to write; by default benchmarks/results/update-cpu<cores>.json.
     """
+    if baseline is not None and not cases[0].startswith("saltus"):
+        raise SystemExit(f"a baseline is measured with the first case, which is {cases[0]!r} and not one of saltus's")
     threads = available_cores()
     torch.set_num_threads(threads)
     measurements, tables = [], []
     for task in tasks:
         env = envs.make(task, 1)
         data = random_transitions(buffer_size, env.observation_dim, env.action_dim).to(device)
-        made, missing = runner.build({name: partial(_make, name, task, data, updates_per_round) for name in cases})
+        served = {
+            "benchmark": "update", "case": cases[0], "task": task, "buffer_size": buffer_size,
+            "updates": updates_per_round, "device": device, "threads": threads,
+        }  # fmt: skip
+        makers: dict[str, Callable[[], runner.Work]] = {
+            name: partial(_make, name, task, data, updates_per_round) for name in cases
+        }
+        makers.update(against(cases[0], baseline, served))
+        made, missing = runner.build(makers)
         measured = runner.measure(made, repeats, seconds, warmup_rounds)
         sizes = f"observation {env.observation_dim}, action {env.action_dim}, batch {BATCH_SIZE}"
         targets = TARGETS.get(task, {}) if cases[0] == SAC else {}
@@ -88,6 +102,7 @@ def update(
         "seconds": seconds,
         "warmup_rounds": warmup_rounds,
         "device": device,
+        "baseline": baseline and checkout.commit(baseline),
     }
     result.publish("update", output, settings, measurements, tables)
 
@@ -106,7 +121,7 @@ def _make(case: str, task: str, data: TensorDict, updates: int) -> runner.Work:
 
 
 def learning(task: str, data: TensorDict, updates: int, preset: str, **overrides: Any) -> runner.Work:
-    """Rounds of a preset's updates, with networks of the widths that all cases have."""
+    """Rounds of a preset's updates, with networks of the same widths in all cases."""
     learner, buffer = make_learner(task, data, preset, **overrides)
 
     def round() -> int:
@@ -118,7 +133,7 @@ def learning(task: str, data: TensorDict, updates: int, preset: str, **overrides
 
 
 def make_learner(task: str, data: TensorDict, preset: str, **overrides: Any) -> tuple[Learner, ReplayBuffer]:
-    """A preset's learner, where the data is, and a buffer filled with the data."""
+    """A preset's learner, on the data's device, and a buffer filled with the data."""
     sizes = {"batch_size": BATCH_SIZE, "learning_starts": 10_000, "actor_hidden": HIDDEN, "critic_hidden": HIDDEN}
     config = presets.preset(preset, task, **{**sizes, **overrides})
     dimensions = data["observation"].shape[1], data["action"].shape[1]
@@ -130,23 +145,22 @@ def make_learner(task: str, data: TensorDict, preset: str, **overrides: Any) -> 
 
 
 def product_shapes(observation_dim: int, action_dim: int) -> list[tuple[int, int, int]]:
-    """Rows, summed dimension and columns of every matrix product in one of sac's updates."""
+    """Rows, summed dimension and columns of each matrix product in an update of sac."""
     actor = list(pairwise([observation_dim, *HIDDEN, 2 * action_dim]))
     critics = [*pairwise([observation_dim + action_dim, *HIDDEN, 1])] * 2
     inner = [layer for layer in critics if layer[0] in HIDDEN]
-    # In the critics' loss: actor and target critics forward, critics forward and backward; in the actor's: actor and
-    # critics forward, critics backward to the action, actor backward. Nobody reads a gradient with respect to
-    # observations.
+    # Critic loss: actor and target critics forward, critics forward and backward. Actor loss: actor and critics
+    # forward, critics backward to the action, actor backward. Gradients with respect to observations are not needed.
     forward = [*actor, *actor, *critics, *critics, *critics]
     to_action = [(action_dim, HIDDEN[0])] * 2
     weights, inputs = [*actor, *critics], [*actor[1:], *inner, *inner, *to_action]
-    shapes = [(BATCH_SIZE, width, following) for width, following in forward]
-    shapes += [(following, BATCH_SIZE, width) for width, following in weights]
-    return shapes + [(BATCH_SIZE, following, width) for width, following in inputs]
+    shapes = [(BATCH_SIZE, fan_in, fan_out) for fan_in, fan_out in forward]
+    shapes += [(fan_out, BATCH_SIZE, fan_in) for fan_in, fan_out in weights]
+    return shapes + [(BATCH_SIZE, fan_out, fan_in) for fan_in, fan_out in inputs]
 
 
 def _products(data: TensorDict, updates: int) -> runner.Work:
-    """Nothing but the matrix products of sac's updates, one after the other, by oneDNN on the CPU."""
+    """The matrix products of sac's updates alone, one after another; on the CPU by oneDNN."""
     device, shapes = data.device, product_shapes(data["observation"].shape[1], data["action"].shape[1])
     factors = [(torch.randn(m, k, device=device), torch.randn(n, k, device=device)) for m, k, n in shapes]
     multiply = torch.nn.functional.linear

@@ -1,126 +1,197 @@
-"""The proof kit in its reduced form: what it finds, how it fails, what it leaves."""
+"""The GPU kit in its reduced form: findings, failures, time limits."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import child_functions
 import pytest
 import torch
 
-from benchmarks import gpu, result, runner
+from benchmarks import result, runner
+from benchmarks.gpu import device_tests
+from benchmarks.gpu.context import Finding, SectionContext
+from benchmarks.gpu.kit import SECTIONS, gpu, run_kit
+from benchmarks.gpu.sizes import REDUCED
 from benchmarks.report import markdown
 
+TASK = "InvertedPendulum-v5"
+RUN = "--total-env-steps 100 --eval-every 50 --learning-starts 40 --batch-size 16 --eval-episodes 2 --no-compile"
 TINY = dataclasses.replace(
-    gpu.REDUCED, worlds={"Hopper-v5": (3,), "Humanoid-v5": (2,)}, repeats=1, seconds=0.01, updates=((32, 2),),
-    buffer=500, parity_worlds=2, parity_steps=2, rollout_worlds=2, rollout_steps=3, training=(),
+    REDUCED, worlds={TASK: (2, 3)}, warmup_calls=2, repeats=1, seconds=0.01, steps_per_call=2, updates=((16, 2),),
+    buffer=500, compile=False, parity={TASK: ("model", "newton")}, parity_worlds=2, parity_steps=2, rollout_worlds=2,
+    rollout_steps=3, training=((TASK, 60.0, f"--preset sac {RUN}"), ("Hoper-v5", 30.0, "")),
 )  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu, "REDUCED", TINY)
-    monkeypatch.setattr(gpu, "ON_GPU", TINY)
+def context(device: str = "cpu", **sizes: Any) -> tuple[SectionContext, list[Finding]]:
+    """A section's context, and the list that receives its findings."""
+    found: list[Finding] = []
+    device_ = torch.device(device)
+    return SectionContext(device_, dataclasses.replace(TINY, **sizes), time.monotonic() + 300, found.append), found
+
+
+def measured(found: list[Finding], section: str) -> list[dict[str, Any]]:
+    return [one for one in found if not isinstance(one, result.Table) and one["section"] == section]
+
+
+def tables(found: list[Finding]) -> list[result.Table]:
+    return [one for one in found if isinstance(one, result.Table)]
+
+
+@pytest.fixture
+def plain_peer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run other libraries' updates in this process and without torch.compile."""
+    monkeypatch.setattr(runner, "isolated", lambda make: make())
+    monkeypatch.setattr(torch, "compile", lambda function: function)
 
 
 @pytest.mark.slow
-def test_a_section_that_fails_is_reported_and_the_others_are_done(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(gpu, "REDUCED", dataclasses.replace(TINY, training=(("Hoper-v5", 30.0, ""),)))
-    monkeypatch.setattr(gpu, "ON_GPU", gpu.REDUCED)
+@pytest.mark.usefixtures("plain_peer")
+@pytest.mark.parametrize(
+    ("section", "titles"),
+    [
+        ("synchronization", ["Host synchronizations, by torch's sync debug mode"]),
+        ("steps", [f"{TASK}, 2 worlds: env steps/s", f"{TASK}, 3 worlds: env steps/s"]),
+        ("parity", ["Warp against the CPU engine", "Statistics of random episodes"]),
+        ("loop", ["The loop on the device"]),
+        ("updates", [f"{TASK}: updates/s, batch 16, 2 a round"]),
+        ("profile", ["Profile of rounds"]),
+    ],
+)
+def test_sections_run_in_reduced_form(section: str, titles: list[str]) -> None:
+    reduced, found = context()
+    SECTIONS[section](reduced)
+    assert measured(found, section)
+    assert [table.title.partition(";")[0] for table in tables(found)] == titles
+    assert all(table.rows for table in tables(found))
+    if section == "steps":
+        assert [one["worlds"] for one in measured(found, "memory")] == [2, 3]
+    if section == "parity":
+        worst = {one["solver"]: one["worst"] for one in measured(found, "parity")}
+        assert 0 < worst["model"] < 1e-4
+        assert [one["engine"] for one in measured(found, "rollouts")] == ["cpu", "warp"]
+    if section == "updates":
+        cases = {"saltus sac", "saltus sac, bfloat16 products", "saltus sac, not compiled", "saltus fast"}
+        assert {one["case"] for one in measured(found, "updates")} == {*cases, "LeanRL's way"}
+
+
+@pytest.mark.slow
+def test_training_records_curves_and_failures(tmp_path: Path) -> None:
+    reduced, found = context()
+    with pytest.raises(RuntimeError, match=r"^Hoper-v5: exit code 1: saltus: there is no task"):
+        SECTIONS["training"](reduced)
+    trained, failed = measured(found, "training")
+    assert trained["exit_code"] == 0, trained["output"]
+    assert len(trained["curve"]) == 2
+    assert 0 < trained["curve"][0][0] < trained["curve"][1][0] < trained["seconds"]
+    assert (failed["exit_code"], failed["curve"]) == (1, [])
+    assert [row[1] for row in tables(found)[0].rows] == [2, 0]
+    assert "RUN/run" in " ".join(trained["output"])
+    assert "saltus-" not in " ".join(trained["output"]), "a temporary folder's name"
+
+
+@pytest.mark.slow
+def test_failing_sections_are_reported_and_others_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "result.json"
+    sections = {name: getattr(child_functions, name) for name in ("raises", "dies", "measures")}
     with pytest.raises(SystemExit) as ended:
-        gpu.gpu(sections=("training", "synchronization", "steps", "parity", "loop", "profile"), output=file)
+        run_kit(sections, TINY, 5, file)
     assert ended.value.code == 1
     content = json.loads(file.read_text())
-    outcome = {row[0]: row[1] for row in content["summary"][-1]["rows"]}
-    assert outcome.pop("training").startswith("failed: RuntimeError: Hoper-v5: exit code 1: saltus: there is no task")
-    assert set(outcome.values()) == {"done"}
-    found = {one["section"] for one in content["measurements"]}
-    assert {"training", "synchronization", "steps", "memory", "parity", "rollouts", "loop", "profile"} <= found
-    worst = {
-        (one["task"], one["solver"]): one["worst"] for one in content["measurements"] if one["section"] == "parity"
-    }
-    assert 0 < worst["Hopper-v5", "model"] < 1e-4
+    assert content["settings"] == {"minutes": 5, "device": "cpu", "reduced": True}
+    assert [row[:2] for row in content["summary"][-1]["rows"]] == [
+        ["raises", "failed: ZeroDivisionError: no such thing"],
+        ["dies", "failed: its process ended with exit code 3"],
+        ["measures", "done"],
+    ]
+    assert [(one["section"], one["value"]) for one in content["measurements"]] == [
+        ("raises", 2.0), ("dies", 3.0), ("measures", 1.0),
+    ]  # fmt: skip
+    assert [table["title"] for table in content["summary"]] == ["A table", "Sections"]
     printed = capsys.readouterr().out
-    assert printed.rindex("Sections") > printed.rindex("Profile of rounds"), "the outcome comes last"
-    assert "failed: RuntimeError" in markdown(content)
-    assert str(tmp_path) not in json.dumps(content["measurements"])
+    assert printed.rindex("Sections") > printed.rindex("A table"), "the outcome comes last"
+    assert "failed: ZeroDivisionError" in markdown(content)
 
 
-def test_a_case_that_fails_leaves_the_others_to_be_measured() -> None:
+@pytest.mark.slow
+def test_hanging_section_is_stopped_at_the_deadline(tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    start = time.monotonic()
+    with pytest.raises(SystemExit):
+        run_kit({"hangs": child_functions.hangs, "measures": child_functions.measures}, TINY, 0.02, file)
+    assert time.monotonic() - start < 60
+    rows = json.loads(file.read_text())["summary"][-1]["rows"]
+    assert [row[1] for row in rows] == ["stopped: no time was left", "not run: no time was left"]
+
+
+def test_failing_case_leaves_others_measured() -> None:
     def broken() -> runner.Work:
         raise ZeroDivisionError("no such thing\nmore")
 
-    found: list[gpu.Finding] = []
-    kit = gpu.Kit(torch.device("cpu"), TINY, time.monotonic() + 60, found.append)
+    reduced, found = context()
+    works: Callable[[], runner.Work] = lambda: lambda: 1  # noqa: E731
     with pytest.raises(RuntimeError, match="title: theirs failed"):
-        kit.compare("section", "title", {"ours": lambda: lambda: 1, "theirs": broken}, "ours")
-    table = next(one for one in found if isinstance(one, result.Table))
+        reduced.compare("section", "title", {"ours": works, "theirs": broken}, "ours")
+    (table,) = tables(found)
     assert [row[0] for row in table.rows] == ["ours", "theirs"]
     assert table.rows[1][1] == "failed: ZeroDivisionError: no such thing"
     with pytest.raises(RuntimeError, match="title: theirs failed: ZeroDivisionError"):
-        kit.compare("section", "title", {"theirs": broken}, "theirs")
+        reduced.compare("section", "title", {"theirs": broken}, "theirs")
 
 
 @pytest.mark.slow
-def test_tests_that_take_too_long_are_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    found: list[gpu.Finding] = []
-    kit = gpu.Kit(torch.device("cpu"), TINY, time.monotonic() + 300, found.append)
-    monkeypatch.setattr(gpu, "FOR_TESTS", 0.5)
+def test_long_tests_are_stopped() -> None:
+    reduced, found = context(test_seconds=0.5)
     with pytest.raises(RuntimeError, match=r"^0 passed, 0 failed, 0 skipped, [1-9][0-9]* cut short$"):
-        gpu.run_tests(kit)
-    (note, table) = found
+        SECTIONS["tests"](reduced)
+    (note,), (table,) = measured(found, "tests"), tables(found)
     assert len(note["cut_short"]) == len(table.rows) - 1 > 20
     assert note["cut_short"][0].startswith("tests/test_gpu.py::test_")
 
 
-def test_tests_are_run_each_in_a_process_of_its_own_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpu_tests_run_in_processes_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[tuple[str, ...]] = []
     tests = ["tests/a.py::one", "tests/a.py::two[x y]", "tests/a.py::three", "tests/a.py::four"]
 
-    def ended(until: float, *arguments: str) -> gpu.Ended:
+    def ended(until: float, *arguments: str) -> device_tests.PytestRun:
         if "--collect-only" in arguments:
             warning = "[W Context.cpp:1] at::globalContext() says something"
-            return gpu.Ended(0, [warning, *tests, "4 tests collected"])
+            return device_tests.PytestRun(0, [warning, *tests, "4 tests collected"])
         ran.append(arguments[2:])
         test = arguments[-1]
         if "two" in test:
-            return gpu.Ended(1, [f"{test} FAILED", "E  no", f"FAILED {test} - no"])
+            return device_tests.PytestRun(1, [f"{test} FAILED", "E  no", f"FAILED {test} - no"])
         if "four" in test:
-            return gpu.Ended(-11, ["Fatal Python error: Segmentation fault"])
-        return gpu.Ended(gpu.TIMED_OUT, []) if "three" in test else gpu.Ended(0, [f"{test} PASSED", "1 passed"])
+            return device_tests.PytestRun(-11, ["Fatal Python error: Segmentation fault"])
+        if "three" in test:
+            return device_tests.PytestRun(device_tests.TIMED_OUT, [])
+        return device_tests.PytestRun(0, [f"{test} PASSED", "1 passed"])
 
-    found: list[gpu.Finding] = []
-    monkeypatch.setattr(gpu, "_pytest", ended)
-    kit = gpu.Kit(torch.device("cuda"), TINY, time.monotonic() + 300, found.append)
+    monkeypatch.setattr(device_tests, "_pytest", ended)
+    on_gpu, found = context("cuda")
     with pytest.raises(RuntimeError, match=r"^1 passed, 2 failed, 0 skipped, 1 cut short$"):
-        gpu.run_tests(kit)
+        SECTIONS["tests"](on_gpu)
     assert sorted(ran) == sorted((test,) for test in tests)
-    assert found[0]["failed"] == ["FAILED tests/a.py::two[x y] - no", "EXIT CODE -11 tests/a.py::four"]
-    assert found[0]["cut_short"] == ["tests/a.py::three"]
+    (note,) = measured(found, "tests")
+    assert note["failed"] == ["FAILED tests/a.py::two[x y] - no", "EXIT CODE -11 tests/a.py::four"]
+    assert note["cut_short"] == ["tests/a.py::three"]
 
 
-@pytest.mark.slow
-def test_a_section_that_takes_too_long_is_stopped_and_what_it_found_is_kept(tmp_path: Path) -> None:
+def test_sections_without_time_are_reported(tmp_path: Path) -> None:
     file = tmp_path / "result.json"
     with pytest.raises(SystemExit):
-        gpu.gpu(minutes=0.02, sections=("parity",), output=file)
-    assert json.loads(file.read_text())["summary"][-1]["rows"][0][1] == "stopped: no time was left"
-
-
-def test_what_there_is_no_time_for_is_said(tmp_path: Path) -> None:
-    file = tmp_path / "result.json"
-    with pytest.raises(SystemExit):
-        gpu.gpu(minutes=0, sections=("steps", "parity"), output=file)
+        gpu(minutes=0, sections=("steps", "parity"), output=file)
     rows = json.loads(file.read_text())["summary"][-1]["rows"]
     assert [row[:2] for row in rows] == [[name, "not run: no time was left"] for name in ("steps", "parity")]
 
 
-def test_an_unknown_section_is_answered_with_those_there_are(tmp_path: Path) -> None:
+def test_unknown_section_is_refused_with_a_list(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"no such section: parities; there are tests, .*parity"):
-        gpu.gpu(sections=("parities",), output=tmp_path / "result.json")
+        gpu(sections=("parities",), output=tmp_path / "result.json")
     assert not list(tmp_path.iterdir())

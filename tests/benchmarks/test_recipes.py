@@ -1,4 +1,4 @@
-"""The comparison of recipes keeps its runs, and goes on with them."""
+"""The comparison of recipes: runs that are kept and continued, tables, refusals."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ SMALL = (*OPTIONS, "--actor-hidden", "8", "--critic-hidden", "8")
 
 
 @pytest.mark.slow
-def test_recipes_are_compared_by_env_steps_and_an_interrupted_comparison_goes_on(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("in_this_process")
+def test_recipes_are_compared_and_interrupted_runs_continued(tmp_path: Path) -> None:
     folder, file = tmp_path / "runs", tmp_path / "result.json"
 
     def compare(*names: str) -> dict:
@@ -35,7 +36,7 @@ def test_recipes_are_compared_by_env_steps_and_an_interrupted_comparison_goes_on
     assert str(tmp_path) not in json.dumps(first["measurements"])
 
     (of_sac,), (of_crossq,) = (list(folder.glob(f"InvertedPendulum-v5-{name}-s0-*")) for name in ("sac", "crossq"))
-    evaluations = of_sac / "evaluations.csv"  # as if it had been stopped after 100 of its 200 steps
+    evaluations = of_sac / "evaluations.csv"  # imitate a run that was stopped after 100 of its 200 steps
     evaluations.write_text("".join(evaluations.read_text().splitlines(keepends=True)[:-1]))
     *_, newest = sorted((of_sac / "checkpoints").iterdir())
     newest.unlink()
@@ -50,7 +51,7 @@ def test_recipes_are_compared_by_env_steps_and_an_interrupted_comparison_goes_on
     assert len(list(folder.iterdir())) == 2
     assert [path.stat().st_mtime_ns for path in kept] == untouched
     assert again["measurements"][1]["final"] == first["measurements"][0]["final"]
-    # An evaluation of another policy, or one that was cut short, is not taken for the last policy's.
+    # An evaluation of another policy, or a truncated file, is not mistaken for the last policy's.
     path = of_crossq / "evaluation.json"
     last = json.loads(path.read_text())
     for other in (json.dumps(last | {"policy": "best", "mean": -1.0}), path.read_text()[:50]):
@@ -59,7 +60,7 @@ def test_recipes_are_compared_by_env_steps_and_an_interrupted_comparison_goes_on
         assert crossq["final"] == last
 
 
-def test_a_recipes_seeds_are_averaged_where_all_came_so_far() -> None:
+def test_seeds_are_averaged_at_levels_that_all_reached() -> None:
     def curve(seed: int, *returns: float) -> Curve:
         rows = [{"env_steps": 10_000.0 + 5000 * i, "return_mean": value} for i, value in enumerate(returns)]
         return Curve("sac", seed, 15_000, 0, rows, {"mean": 10.0 * seed, "env_steps": 15_000}, None)
@@ -76,7 +77,7 @@ def test_a_recipes_seeds_are_averaged_where_all_came_so_far() -> None:
 
 
 @pytest.mark.slow
-def test_a_run_that_failed_says_so(tmp_path: Path) -> None:
+def test_failed_run_is_reported(tmp_path: Path) -> None:
     file = tmp_path / "result.json"
     recipes("InvertedPendulum-v5", SMALL, recipes=("sac:100 --critic-lr nan",), folder=tmp_path / "runs", output=file)
     (one,) = json.loads(file.read_text())["measurements"]
@@ -84,7 +85,7 @@ def test_a_run_that_failed_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_peer_is_evaluated_as_saltus_is(tmp_path: Path) -> None:
+def test_peer_is_trained_and_evaluated(tmp_path: Path) -> None:
     pytest.importorskip("stable_baselines3")
     file, peer = tmp_path / "result.json", "stable-baselines3:200"
     arguments = {"eval_every": 100, "episodes": 3, "folder": tmp_path / "runs", "output": file}
@@ -98,17 +99,17 @@ def test_the_peer_is_evaluated_as_saltus_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "sac", "sacc:100", "sac:many"])
-def test_what_is_no_recipe_with_its_steps_is_refused(text: str) -> None:
-    with pytest.raises(SystemExit, match="is not NAME:STEPS, like sac:100000; there are crossq"):
+def test_malformed_recipe_is_refused(text: str) -> None:
+    with pytest.raises(SystemExit, match="is not NAME:STEPS, like sac:100000; names are crossq"):
         recipes("Hopper-v5", recipes=(text,))
 
 
-def test_one_recipe_for_two_numbers_of_steps_is_refused() -> None:
-    with pytest.raises(SystemExit, match="sac:100, sac:200: each recipe is trained once, for one number of env steps"):
+def test_recipe_with_two_numbers_of_steps_is_refused() -> None:
+    with pytest.raises(SystemExit, match="sac:100, sac:200: name each recipe once, with one number of env steps"):
         recipes("Hopper-v5", recipes=("sac:100", "sac:200"))
 
 
-def test_a_level_is_that_of_the_first_evaluation_at_it_or_a_little_later() -> None:
+def test_level_is_the_first_evaluation_at_most_5_percent_later() -> None:
     rows = [{"env_steps": steps, "return_mean": steps / 10} for steps in (5120.0, 10112.0, 15104.0, 50048.0)]
     curve = Curve("fast", 0, 60_000, 0, rows, None, None)
     assert [curve.at(level) for level in (10_000, 15_000, 20_000, 25_000, 50_000)] == [
@@ -120,6 +121,6 @@ def test_a_level_is_that_of_the_first_evaluation_at_it_or_a_little_later() -> No
     ]
 
 
-def test_the_peer_takes_no_options_of_saltus() -> None:
+def test_options_for_the_peer_are_refused() -> None:
     with pytest.raises(SystemExit, match="stable-baselines3 takes no options of saltus: --tau"):
         recipes("Hopper-v5", recipes=("stable-baselines3:100 --tau 0.01",))

@@ -1,4 +1,4 @@
-"""The runner takes turns and computes what it says; the benchmarks run without the packages they compare with."""
+"""The runner's turns and statistics; benchmarks without the packages that they compare with."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from child_functions import not_installed, one_unit
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import report, result, runner
+from benchmarks import checkout, report, result, runner
 from benchmarks.data import random_transitions
 from benchmarks.environment import environment
 from benchmarks.update import PRODUCTS, _make, product_shapes, update
 
 
 class Clock:
-    """Time that passes only when a case works."""
+    """A clock that advances only when a case works."""
 
     def __init__(self):
         self.now = 0.0
@@ -29,7 +30,7 @@ class Clock:
         return self.now
 
     def case(self, name, units, durations):
-        """Work of `units` a call that takes each of `durations` seconds in turn, the last one for ever."""
+        """Work of `units` per call; calls take `durations` in turn, and after those the last one."""
         durations = list(durations)
 
         def work():
@@ -40,7 +41,7 @@ class Clock:
         return work
 
 
-def test_cases_take_turns_and_every_repeat_starts_with_the_next():
+def test_cases_take_turns_in_rotating_order():
     clock = Clock()
     cases = {name: clock.case(name, 1, [1.0]) for name in "abc"}
     measured = runner.measure(cases, repeats=4, seconds=1.0, warmup_calls=2, clock=clock)
@@ -49,14 +50,14 @@ def test_cases_take_turns_and_every_repeat_starts_with_the_next():
     assert [item.repeat for item in measured] == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
 
 
-def test_a_turn_ends_with_the_first_whole_call_after_its_time():
+def test_turn_ends_with_a_whole_call():
     clock = Clock()
     measured = runner.measure({"a": clock.case("a", 5, [0.4])}, repeats=1, seconds=1.0, warmup_calls=0, clock=clock)
     assert measured == [runner.Measurement("a", 0, units=15, seconds=pytest.approx(1.2))]
     assert measured[0].rate == pytest.approx(12.5)
 
 
-def test_medians_and_ratios():
+def test_summary_has_medians_and_ratios():
     rates = {"mine": [10, 20, 60], "other": [10, 40, 20]}
     measured = [runner.Measurement(name, i, rate, 1.0) for name, all_ in rates.items() for i, rate in enumerate(all_)]
     for order in (measured, measured[::-1]):
@@ -69,7 +70,7 @@ def test_medians_and_ratios():
     assert (other.ratio_of_medians, other.median_of_ratios) == (20 / 30, 2.0)
 
 
-def test_a_case_whose_package_is_missing_is_named_and_no_other_error_is_hidden(monkeypatch):
+def test_missing_package_is_reported_and_other_errors_raised(monkeypatch):
     monkeypatch.setitem(sys.modules, "envpool", None)
 
     def needs_envpool():
@@ -89,7 +90,7 @@ def test_a_case_whose_package_is_missing_is_named_and_no_other_error_is_hidden(m
 
 @pytest.fixture
 def without_packages(monkeypatch):
-    """As if envpool and stable-baselines3 were not installed; torch's threads as they were afterwards."""
+    """Hide envpool and stable-baselines3; restore torch's number of threads."""
     threads = torch.get_num_threads()
     for name in ("envpool", "stable_baselines3"):
         monkeypatch.setitem(sys.modules, name, None)
@@ -104,7 +105,7 @@ def check(path: Path, cases: set[str], repeats: int, absent: str, reason: str) -
     assert content["commit"] == result.COMMIT
     assert content["hardware"]["cores"] >= 1
     assert content["hardware"]["cpu"]
-    assert set(result.PACKAGES) < set(content["versions"])
+    assert {"saltus", "torch", "mujoco", *result.PEERS} < set(content["versions"])
     assert {item["case"] for item in content["measurements"]} == cases
     assert len(content["measurements"]) == len(cases) * repeats
     assert all(
@@ -118,28 +119,25 @@ def check(path: Path, cases: set[str], repeats: int, absent: str, reason: str) -
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="no git")
-def test_the_commit_is_that_of_the_code_and_says_so_where_files_differ(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_commit_is_marked_dirty_if_files_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def git(*arguments: str) -> str:
         identity = ("-c", "user.name=a", "-c", "user.email=a@b")
         return subprocess.run(
             ["git", *identity, *arguments], cwd=tmp_path, check=True, capture_output=True, text=True
         ).stdout.strip()
 
-    monkeypatch.setattr(result, "__file__", str(tmp_path / "result.py"))
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert result._commit() is None
+    assert checkout.commit(tmp_path) is None
     git("init", "--quiet")
-    (tmp_path / "result.py").write_text("1")
+    (tmp_path / "file").write_text("1")
     git("add", ".")
     git("commit", "--quiet", "--message", "first")
-    assert result._commit() == git("rev-parse", "HEAD")
-    (tmp_path / "result.py").write_text("2")
-    assert result._commit() == git("rev-parse", "HEAD") + "-dirty"
+    assert checkout.commit(tmp_path) == git("rev-parse", "HEAD")
+    (tmp_path / "file").write_text("2")
+    assert checkout.commit(tmp_path) == git("rev-parse", "HEAD") + "-dirty"
 
 
-def test_environment_runs_to_the_end_without_envpool(tmp_path, capsys, monkeypatch, without_packages):
+def test_environment_without_envpool(tmp_path, capsys, monkeypatch, without_packages):
     monkeypatch.setenv("COLUMNS", "200")
     path = tmp_path / "environment.json"
     environment(("Hopper-v5",), num_envs=4, num_threads=1, repeats=2, seconds=0.01, warmup_steps=30, output=path)
@@ -149,10 +147,8 @@ def test_environment_runs_to_the_end_without_envpool(tmp_path, capsys, monkeypat
     assert "envpool is not installed" in capsys.readouterr().out
 
 
-def test_update_runs_to_the_end_without_stable_baselines(tmp_path, monkeypatch, without_packages):
-    monkeypatch.setattr(
-        graph, "standalone_compile", lambda traced, *_, **__: traced
-    )  # takes long, and is not the point
+def test_update_without_stable_baselines(tmp_path, monkeypatch, without_packages):
+    monkeypatch.setattr(torch._inductor, "standalone_compile", lambda traced, *_, **__: traced)  # compiling is slow
     monkeypatch.setattr(runner, "isolated", lambda make: make())
     path = tmp_path / "update.json"
     cases = ("saltus sac", "saltus sac, not compiled", "saltus redq, twin critics", "saltus fast", PRODUCTS)
@@ -163,34 +159,26 @@ def test_update_runs_to_the_end_without_stable_baselines(tmp_path, monkeypatch, 
     check(path, {*cases}, 1, "Stable-Baselines3", "stable_baselines3 is not installed")
 
 
-def test_the_products_alone_are_as_many_operations_as_an_update_has():
+def test_products_alone_are_the_operations_of_an_update():
     data = random_transitions(300, 11, 3).to("cpu")
     work = _make("saltus sac, not compiled", "Hopper-v5", data, 2)
     with FlopCounterMode(display=False) as counter:
         work()
     products = sum(2 * m * k * n for m, k, n in product_shapes(11, 3))
-    unread = 2 * 2 * 256 * 256 * 11  # the plain update's gradients of both critics with respect to observations
+    unread = 2 * 2 * 256 * 256 * 11  # the eager update's gradients of both critics with respect to observations
     assert counter.get_total_flops() == 2 * (products + unread)
     assert _make(PRODUCTS, "Hopper-v5", data, 2)() == 2
 
 
-def one_unit():
-    return lambda: 1
-
-
-def not_installed():
-    raise ModuleNotFoundError("No module named 'peer'", name="peer")
-
-
-def test_isolated_work_is_done_elsewhere_and_its_errors_arrive():
+def test_isolated_work_runs_in_another_process_and_raises_its_errors():
     assert runner.isolated(one_unit)() == 1
     with pytest.raises(ModuleNotFoundError) as caught:
         runner.isolated(not_installed)
     assert caught.value.args == ("No module named 'peer'",)
 
 
-def test_environment_counts_no_reset_as_a_step():
-    """A world that ends spends its next call on the reset: with episodes of 2 steps every third call."""
+def test_reset_is_not_counted_as_a_step():
+    """With episodes of 2 steps, every third call only resets."""
     import gymnasium
 
     from benchmarks.environment import _vector_steps
@@ -203,7 +191,7 @@ def test_environment_counts_no_reset_as_a_step():
     assert [step() for _ in range(6)] == [3, 3, 0, 3, 3, 0]
 
 
-def test_every_result_file_can_be_reported(capsys):
+def test_report_prints_every_result_file(capsys):
     report.report()
     printed = capsys.readouterr().out
     for path in result.RESULTS.glob("*.json"):

@@ -1,4 +1,4 @@
-"""The benchmarks that train: what they measure of a run, and of a run that fails."""
+"""The benchmarks that train: measurements of runs, failed runs, runs that do not stop."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import memory as memory_benchmark
 from benchmarks import training as training_benchmark
 from benchmarks.memory import memory
 from benchmarks.training import train_for, training
@@ -18,7 +17,8 @@ SMALL = ("--no-compile", "--preset", "sac", "--learning-starts", "40", "--batch-
 
 
 @pytest.mark.slow
-def test_seconds_to_a_return_are_of_the_first_evaluation_that_has_it(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("in_this_process")
+def test_time_to_a_return_is_that_of_the_first_evaluation_to_reach_it(tmp_path: Path) -> None:
     file = tmp_path / "result.json"
     options = (*SMALL, "--total-env-steps", "100", "--eval-every", "50")
     training("InvertedPendulum-v5", options, seeds=(1,), threshold=1, episodes=3, output=file)
@@ -42,7 +42,7 @@ def test_seconds_to_a_return_are_of_the_first_evaluation_that_has_it(tmp_path: P
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("library", "module"), [("stable-baselines3", "stable_baselines3"), ("sbx", "sbx")])
-def test_a_peer_trains_for_as_long_and_is_evaluated_in_the_same_way(
+def test_peer_trains_until_its_time_limit_and_is_evaluated(
     library: training_benchmark.System, module: str, tmp_path: Path
 ) -> None:
     pytest.importorskip(module)
@@ -61,13 +61,13 @@ def test_a_peer_trains_for_as_long_and_is_evaluated_in_the_same_way(
     assert str(tmp_path) not in file.read_text().partition('"measurements"')[2]
 
 
-def test_options_go_with_saltus() -> None:
+def test_options_without_saltus_are_refused() -> None:
     with pytest.raises(SystemExit, match="--utd-ratio 1: options are for saltus"):
         training("Hopper-v5", ("--utd-ratio", "1"), systems=("sbx",))
 
 
 @pytest.mark.slow
-def test_a_run_that_fails_and_a_return_that_is_not_reached_are_said(tmp_path: Path) -> None:
+def test_failed_run_and_unreached_return_are_reported(tmp_path: Path) -> None:
     file = tmp_path / "result.json"
     training("InvertedPendulum-v5", (*SMALL, "--critic-lr", "-1"), seeds=(0,), threshold=1, output=file)
     content = json.loads(file.read_text())
@@ -78,13 +78,11 @@ def test_a_run_that_fails_and_a_return_that_is_not_reached_are_said(tmp_path: Pa
     assert (row[-1], medians[-1]) == ("not reached", "0 of 1 reached it")
 
 
-def test_a_run_that_does_not_stop_when_it_is_asked_to_is_killed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    deaf = (
+def test_run_that_ignores_sigterm_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ignores = (
         "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('here', flush=True); time.sleep(60)"
     )
-    monkeypatch.setattr(training_benchmark, "SALTUS", (sys.executable, "-c", deaf))
+    monkeypatch.setattr(training_benchmark, "SALTUS", (sys.executable, "-c", ignores))
     exit_code, seconds, lines = train_for(1.0, [], tmp_path, grace=1.0)
     assert exit_code == -signal.SIGKILL
     assert 2 <= seconds < 30
@@ -92,10 +90,9 @@ def test_a_run_that_does_not_stop_when_it_is_asked_to_is_killed(
 
 
 @pytest.mark.slow
-def test_memory_is_that_of_a_run_with_a_full_buffer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory_benchmark, "VECTOR_STEPS", 3)
+def test_memory_is_that_of_a_run_with_a_full_buffer(tmp_path: Path) -> None:
     file = tmp_path / "result.json"
-    memory((("InvertedPendulum-v5", 20_000),), output=file)
+    memory((("InvertedPendulum-v5", 20_000),), vector_steps=3, compile=False, output=file)
     (one,) = json.loads(file.read_text())["measurements"]
     assert one["buffer_bytes"] == 20_000 * (4 * (4 + 1 + 4 + 1) + 3)
     assert one["buffer_bytes"] < one["peak_bytes"] < one["limit_bytes"]

@@ -1,0 +1,171 @@
+"""The kit's sections of learning: updates, synchronizations, a profile, and the whole loop."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable
+from functools import partial
+from statistics import median
+from typing import Any
+
+import torch
+from tensordict import TensorDict
+
+import envs
+from benchmarks import peers, result, runner
+from benchmarks.data import random_transitions
+from benchmarks.gpu.context import SectionContext
+from benchmarks.gpu.simulation import random_actions, warp_env
+from benchmarks.update import BATCH_SIZE, HIDDEN, learning, make_learner
+from saltus.device.cuda_graph import find_synchronizations
+
+PROFILED_ROUNDS = 5
+
+
+def updates(context: SectionContext) -> None:
+    """Updates/s of sac and of LeanRL's way, over batch size and updates per round."""
+    first = context.sizes.updates[0]
+    first_task, *other_tasks = context.sizes.worlds
+    pairs = [(first_task, one) for one in context.sizes.updates] + [(task, first) for task in other_tasks]
+    for task, (batch_size, count) in pairs:
+        data = _data(context, task)
+        options = {"batch_size": batch_size, "compile": context.sizes.compile}
+        ours = partial(learning, task, data, count)
+        cases: dict[str, Callable[[], runner.Work]] = {
+            "saltus sac": partial(ours, preset="sac", **options),
+            "saltus sac, bfloat16 products": partial(ours, preset="sac", matmul_dtype="bfloat16", **options),
+        }
+        if context.device.type == "cuda":
+            cases["saltus sac, TF32 products"] = partial(ours, preset="sac", matmul_dtype="tf32", **options)
+        if batch_size == first[0]:
+            cases["saltus fast"] = partial(ours, preset="fast", **options)
+            cases["LeanRL's way"] = partial(runner.isolated, partial(_leanrl, context, task, batch_size, count))
+        if (batch_size, count) == first:
+            cases["saltus sac, not compiled"] = partial(ours, preset="sac", **options | {"compile": False})
+        context.compare("updates", f"{task}: updates/s, batch {batch_size}, {count} a round", cases, "saltus sac")
+
+
+def _data(context: SectionContext, task: str) -> TensorDict:
+    env = envs.make(task, 1)
+    return random_transitions(context.sizes.buffer, env.observation_dim, env.action_dim).to(context.device)
+
+
+def _leanrl(context: SectionContext, task: str, batch_size: int, count: int) -> runner.Work:
+    return peers.leanrl(_data(context, task), batch_size, HIDDEN, count)
+
+
+def synchronization(context: SectionContext) -> None:
+    """Find host synchronizations in a round of updates and in a control step, by torch's sync debug mode."""
+    task, worlds = next(iter(context.sizes.worlds.items()))
+    env = warp_env(task, worlds[0], context.device)
+    batch_size, count = context.sizes.updates[0]
+    options = {"batch_size": batch_size, "compile": context.sizes.compile}
+    learner, buffer = make_learner(task, _data(context, task), "sac", **options)
+    actions = itertools.cycle(random_actions(env))
+    work: dict[str, Callable[[], Any]] = {
+        "round of updates": lambda: learner.round(buffer, count),
+        "control step": lambda: env.step(next(actions)),
+    }
+    rows: list[list[result.Cell]] = []
+    for name, call in work.items():
+        _repeat(call, 4)
+        found = find_synchronizations(partial(_repeat, call, 3))[1] if context.device.type == "cuda" else []
+        context.note("synchronization", work=name, count=len(found), places=found)
+        rows.append([name, len(found) if context.device.type == "cuda" else "needs CUDA", "; ".join(found[:3])])
+    context.table("Host synchronizations, by torch's sync debug mode", ["in a", "found", "where"], rows)
+
+
+def _repeat(call: Callable[[], Any], times: int) -> None:
+    for _ in range(times):
+        call()
+
+
+def profile(context: SectionContext) -> None:
+    """Count the kernels of a round, and the share of the time in which one runs."""
+    batch_size, count = context.sizes.updates[0]
+    task = next(iter(context.sizes.worlds))
+    options = {"batch_size": batch_size, "compile": context.sizes.compile}
+    rows: list[list[result.Cell]] = []
+    for preset in ("sac", "fast"):
+        learner, buffer = make_learner(task, _data(context, task), preset, **options)
+        kernels, busy, seconds = _profiled(context, partial(learner.round, buffer, count))
+        each = kernels / (PROFILED_ROUNDS * count)
+        context.note("profile", preset=preset, kernels_per_update=each, busy_share=busy / seconds, seconds=seconds)
+        rows.append([preset, each, busy / seconds])
+    context.table("Profile of rounds", ["preset", "kernels an update", "share of time busy"], rows)
+
+
+def _profiled(context: SectionContext, call: Callable[[], object]) -> tuple[int, float, float]:
+    """Number of kernels of PROFILED_ROUNDS calls, the kernels' seconds, and the seconds of all."""
+    device = context.device
+    _repeat(call, context.sizes.warmup_calls)
+    peers.synchronize(device)
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if device.type == "cuda":
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    with torch.profiler.profile(activities=activities) as profiled:
+        start = time.perf_counter()
+        _repeat(call, PROFILED_ROUNDS)
+        peers.synchronize(device)
+        seconds = time.perf_counter() - start
+    kernels = [event for event in profiled.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+    return len(kernels), sum(event.time_range.elapsed_us() for event in kernels) / 1e6, seconds
+
+
+def loop(context: SectionContext) -> None:
+    """Time acting, stepping, storing and learning together, compared with stepping alone and learning alone."""
+    count = context.sizes.updates[0][1]
+    rows: list[list[result.Cell]] = []
+    for task, numbers in context.sizes.worlds.items():
+        worlds = numbers[-1]
+        step, learn = _parts_of_the_loop(context, task, worlds, count)
+        seconds = {
+            "stepping": _seconds(context, step),
+            "learning": _seconds(context, learn),
+            "both": _seconds(context, step, learn),
+        }
+        ratio = (seconds["stepping"] + seconds["learning"]) / seconds["both"]
+        context.note("loop", task=task, worlds=worlds, updates_a_step=count, ratio=ratio, **seconds)
+        title = f"{task}, {worlds} worlds, {count} updates a step"
+        rows.append([title, *[1e3 * value for value in seconds.values()], ratio, worlds / seconds["both"]])
+    columns = ["", "stepping, ms", "learning, ms", "both, ms", "sum of parts / both", "env steps/s"]
+    context.table("The loop on the device", columns, rows)
+
+
+def _parts_of_the_loop(
+    context: SectionContext, task: str, worlds: int, count: int
+) -> tuple[Callable[[], object], Callable[[], object]]:
+    """A function that acts, steps and stores, and one that learns."""
+    env = warp_env(task, worlds, context.device)
+    data = random_transitions(10 * worlds, env.observation_dim, env.action_dim).to(context.device)
+    settings = {"batch_size": min(BATCH_SIZE, 5 * worlds), "num_envs": worlds, "utd_ratio": count / worlds}
+    settings["compile"] = context.sizes.compile
+    learner, buffer = make_learner(task, data, "sac", total_env_steps=10**9, **settings)
+    observation = env.reset()
+
+    def step() -> None:
+        nonlocal observation
+        action = learner.act(observation, torch.randn(worlds, env.action_dim, device=context.device))
+        transition, observation = env.step(action)
+        buffer.extend(transition)
+
+    return step, lambda: learner.round(buffer, count)
+
+
+def _seconds(context: SectionContext, *calls: Callable[[], object]) -> float:
+    """Median duration of one call of each, in seconds."""
+    for _ in range(4):
+        for call in calls:
+            call()
+    peers.synchronize(context.device)
+    times = []
+    for _ in range(context.sizes.repeats):
+        start, done = time.perf_counter(), 0
+        while time.perf_counter() - start < context.sizes.seconds:
+            for call in calls:
+                call()
+            peers.synchronize(context.device)
+            done += 1
+        times.append((time.perf_counter() - start) / done)
+    return median(times)

@@ -1,0 +1,124 @@
+"""The kit's sections of simulation: parity of the two engines, and the rate of steps."""
+
+from __future__ import annotations
+
+import itertools
+from functools import partial
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+import envs
+from benchmarks import peers, result, runner
+from benchmarks.gpu.context import SectionContext
+from benchmarks.parity import interval, random_episodes, step_differences
+from envs.physics.warp import WarpPhysics
+from envs.physics.warp_memory import release_memory
+from saltus.device.memory import free_bytes
+
+Engine: TypeAlias = Literal["cpu", "warp"]
+ENGINES: tuple[Engine, ...] = ("cpu", "warp")
+QUANTILES = {"median": 0.5, "99%": 0.99, "worst": 1.0}
+
+
+def parity(context: SectionContext) -> None:
+    """Compare Warp with the CPU engine: one control step from the same states, and statistics of random episodes."""
+    _compare_steps(context)
+    _compare_episodes(context)
+
+
+def _compare_steps(context: SectionContext) -> None:
+    sizes, rows = context.sizes, list[list[result.Cell]]()
+
+    def compare(label: str, reference: envs.BatchEnv, other: envs.BatchEnv, **labels: str) -> None:
+        errors = step_differences(reference, other, sizes.parity_steps)
+        found = {name: float(torch.quantile(errors, share)) for name, share in QUANTILES.items()}
+        context.note("parity", **labels, **found, states=len(errors))
+        rows.append([label, *[f"{value:.1e}" for value in found.values()]])
+
+    for task, solvers in sizes.parity.items():
+        make = partial(envs.make, task, sizes.parity_worlds, seed=3)
+        for solver in solvers:
+            pair = make(physics="cpu", solver=solver), make(physics="warp", device=context.device)
+            compare(f"{task}, CPU solver: {solver}", *pair, task=task, solver=solver)
+        if len(solvers) > 1:
+            pair = make(physics="cpu", solver="model"), make(physics="cpu", solver="newton")
+            compare(f"{task}, CPU, newton against model", *pair, task=task, solver="newton against model on the CPU")
+    columns = ["one control step: relative difference of the observation", *QUANTILES]
+    context.table("Warp against the CPU engine", columns, rows)
+
+
+def _compare_episodes(context: SectionContext) -> None:
+    sizes, rows = context.sizes, list[list[result.Cell]]()
+    for task in sizes.parity:
+        for engine in ENGINES:
+            device = context.device if engine == "warp" else torch.device("cpu")
+            env = envs.make(task, sizes.rollout_worlds, seed=5, physics=engine, device=device)
+            found = {name: interval(values) for name, values in random_episodes(env, sizes.rollout_steps).items()}
+            context.note("rollouts", task=task, engine=engine, **found)
+            rows.append([f"{task}, {engine}", *["{:.4g} +- {:.2g}".format(*one) for one in found.values()]])
+    columns = ["random actions: mean, and half of its 95% interval", "return", "length", "height (or angle)"]
+    context.table("Statistics of random episodes", columns, rows)
+
+
+def steps(context: SectionContext) -> None:
+    """Env steps/s of BatchEnv, compared with mujoco_warp's own captured step of the same model."""
+    at_once = context.sizes.steps_per_call
+    for task, worlds in [(task, count) for task, counts in context.sizes.worlds.items() for count in counts]:
+        free = free_bytes(context.device)
+        ours, bare = (warp_env(task, worlds, context.device) for _ in range(2))
+        cases = {"saltus": partial(_env_steps, ours, at_once), "bare mujoco_warp": partial(_bare_steps, bare, at_once)}
+        context.compare("steps", f"{task}, {worlds} worlds: env steps/s", cases, "saltus")
+        engines = [env.physics for env in (ours, bare) if isinstance(env.physics, WarpPhysics)]
+        announced = sum(engine.num_bytes + engine.working_bytes for engine in engines)
+        taken = free - free_bytes(context.device)
+        context.note("memory", task=task, worlds=worlds, announced=announced, taken=taken)
+        del ours, bare, cases, engines
+        release_memory(context.device)  # the environments' graphs are reference cycles, which only a collection frees
+
+
+def warp_env(task: str, worlds: int, device: torch.device) -> envs.BatchEnv:
+    """An environment with Warp physics, after its reset."""
+    env = envs.make(task, worlds, physics="warp", device=device)
+    env.reset()
+    return env
+
+
+def random_actions(env: envs.BatchEnv) -> Tensor:
+    """Uniform actions in [-1, 1] for 16 vector steps, (16, N, action_dim), to repeat."""
+    generator = torch.Generator(env.device).manual_seed(0)
+    return 2 * torch.rand(16, env.num_envs, env.action_dim, generator=generator, device=env.device) - 1
+
+
+def _env_steps(env: envs.BatchEnv, at_once: int) -> runner.Work:
+    actions = itertools.cycle(random_actions(env))
+
+    def step() -> int:
+        for _ in range(at_once):
+            env.step(next(actions))
+        peers.synchronize(env.device)
+        return at_once * env.num_envs
+
+    return step
+
+
+def _bare_steps(env: envs.BatchEnv, at_once: int) -> runner.Work:
+    """The engine's captured control step alone: no reading, no reward, no reset.
+
+    Every call starts from the same state: worlds that are never reset fall, and contacts slow the solver down.
+    """
+    physics, frame_skip = env.physics, env.task.frame_skip
+    assert isinstance(physics, WarpPhysics)
+    center, half_range = (env.control_high + env.control_low) / 2, (env.control_high - env.control_low) / 2
+    controls = itertools.cycle(center + half_range * random_actions(env))
+    start = physics.get_state()
+
+    def step() -> int:
+        physics.set_state(start)
+        for _ in range(at_once):
+            physics.advance(next(controls), frame_skip)
+        peers.synchronize(env.device)
+        return at_once * env.num_envs
+
+    return step

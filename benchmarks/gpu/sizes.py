@@ -1,0 +1,84 @@
+"""How much each section of the GPU kit does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+Solver: TypeAlias = Literal["model", "newton"]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much each section does.
+
+    Attributes:
+        worlds: numbers of worlds by task. All `updates` are measured with the first task's dimensions, and the first of
+            `updates` with the other tasks', too.
+        warmup_calls: calls of a case before it is measured; enough to capture every round of updates.
+        repeats, seconds: turns of each case and their length.
+        steps_per_call: control steps between synchronizations.
+        updates: pairs of batch size and updates per round.
+        buffer: transitions in the replay buffer.
+        compile: whether updates are compiled.
+        parity: the CPU engine's solvers that Warp is compared with, by task.
+        parity_worlds, parity_steps: worlds, and control steps of each.
+        rollout_worlds, rollout_steps: worlds, and control steps at most.
+        training: task, seconds and options of each short training run.
+        test_seconds: time limit of the tests.
+    """
+
+    worlds: dict[str, tuple[int, ...]]
+    repeats: int
+    seconds: float
+    updates: tuple[tuple[int, int], ...]
+    buffer: int
+    parity: dict[str, tuple[Solver, ...]]
+    parity_worlds: int
+    parity_steps: int
+    rollout_worlds: int
+    rollout_steps: int
+    training: tuple[tuple[str, float, str], ...]
+    compile: bool = True
+    warmup_calls: int = 12
+    steps_per_call: int = 10
+    test_seconds: float = 220.0
+
+
+PARITY: dict[str, tuple[Solver, ...]] = {
+    "Hopper-v5": ("model",),
+    "HalfCheetah-v5": ("model",),
+    "InvertedPendulum-v5": ("model",),
+    "Humanoid-v5": ("model", "newton"),
+}
+RARELY = "--eval-every 1000000 --log-every 100000 --checkpoint-every 1000000000"
+ON_GPU = Sizes(
+    worlds={"Hopper-v5": (1024, 4096, 16384), "Humanoid-v5": (1024, 4096, 8192)},
+    repeats=3,
+    seconds=0.7,
+    updates=((256, 20), (256, 80), (2048, 20), (8192, 20)),
+    buffer=100_000,
+    parity=PARITY,
+    parity_worlds=256,
+    parity_steps=50,
+    rollout_worlds=1024,
+    rollout_steps=1000,
+    training=(
+        ("Hopper-v5", 75, f"--num-envs 1024 --utd-ratio 0.03125 --total-env-steps 20000000 {RARELY}"),
+        ("Humanoid-v5", 110, f"--num-envs 2048 --utd-ratio 0.015625 --total-env-steps 60000000 {RARELY}"),
+    ),
+)
+SHORT = "--physics warp --num-envs 8 --utd-ratio 0.125 --total-env-steps 1200 --learning-starts 400 --eval-every 600"
+REDUCED = Sizes(
+    worlds={"Hopper-v5": (4, 8), "Humanoid-v5": (4,)},
+    repeats=2,
+    seconds=0.2,
+    updates=((64, 2),),
+    buffer=2_000,
+    parity=PARITY,
+    parity_worlds=32,
+    parity_steps=25,
+    rollout_worlds=32,
+    rollout_steps=1000,
+    training=(("Hopper-v5", 60, f"{SHORT} --eval-episodes 2 --no-compile"),),
+)
