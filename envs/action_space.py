@@ -23,8 +23,8 @@ class ActionSpace:
 
     def __init__(self, control_low: Tensor, control_high: Tensor, normalized: bool, device: torch.device):
         self.normalized = normalized
-        self.low = -torch.ones_like(control_low) if normalized else control_low
-        self.high = torch.ones_like(control_high) if normalized else control_high
+        self.low = -torch.ones_like(control_low) if normalized else control_low.clone()
+        self.high = torch.ones_like(control_high) if normalized else control_high.clone()
         self._center = ((control_low + control_high) / 2).to(device)
         self._half_range = ((control_high - control_low) / 2).to(device)
 
