@@ -74,7 +74,9 @@ def references(text: str) -> set[str]:
 
 
 def test_sources_are_found():
-    assert {"saltus", "saltus.device.cuda_graph", "envs.batch_env", "envs.physics.cpu", "pipeline.agent"} <= set(SOURCES)
+    assert {"saltus", "saltus.device.cuda_graph", "envs.batch_env", "envs.physics.cpu", "pipeline.agent"} <= set(
+        SOURCES
+    )
     assert {f"pipeline.{name}" for name in LEARNING} <= set(SOURCES)
     assert "envs.task" in {name.rpartition(".")[0] for name in imports_of("envs.batch_env")}
 

@@ -83,6 +83,16 @@ class CartBall(Task):
         return state.qpos[:, 0].abs() > self.reach
 
 
+# Sizes of Warp's memory, which spare the rollout that estimates them.
+WARP_MEMORY: dict[Any, dict[str, int]] = {
+    "HalfCheetah-v5": {"max_contacts": 16, "max_constraints": 48},
+    "Hopper-v5": {"max_contacts": 24, "max_constraints": 48},
+    "Humanoid-v5": {"max_contacts": 32, "max_constraints": 96},
+    "InvertedPendulum-v5": {"max_contacts": 8, "max_constraints": 16},
+    CartBall: {"max_contacts": 16, "max_constraints": 48},
+}
+
+
 class Actions:
     """A reproducible stream of random actions, uniform within `scale` times the bounds."""
 

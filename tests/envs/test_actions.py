@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from env_helpers import Actions, CartBall, equal, spy
+from env_helpers import WARP_MEMORY, Actions, CartBall, equal, spy
 from torch import Tensor
 
 import envs
@@ -17,7 +17,8 @@ from saltus.errors import SaltusError
 LOW, HIGH = torch.tensor([-1.0, -3.0, 0.0, -0.4]), torch.tensor([1.0, 3.0, 5.0, 0.4])
 CPU = torch.device("cpu")
 # Hopper's controls lie in [-1, 1], CartBall's second one in [-2, 2], InvertedPendulum's in [-3, 3].
-CASES: list[Any] = [("Hopper-v5", "cpu"), ("InvertedPendulum-v5", "cpu"), (CartBall, "cpu"), (CartBall, "warp")]
+WARP = {"physics": "warp", **WARP_MEMORY[CartBall]}
+CASES: list[Any] = [("Hopper-v5", {}), ("InvertedPendulum-v5", {}), (CartBall, {}), (CartBall, WARP)]
 
 
 def test_normalized_actions_are_scaled_to_the_control_range():
@@ -52,9 +53,9 @@ def test_check_reads_values_only_where_asked():
         space.check(action.double(), 2, read_values=False)
 
 
-@pytest.mark.parametrize(("task", "physics"), CASES)
-def test_env_applies_the_scaled_action_and_keeps_the_given_one(task: Any, physics: str):
-    env = envs.make(task, 4, physics=physics)
+@pytest.mark.parametrize(("task", "simulation"), CASES)
+def test_env_applies_the_scaled_action_and_keeps_the_given_one(task: Any, simulation: dict[str, Any]):
+    env = envs.make(task, 4, **simulation)
     assert (env.action_low == -1).all()
     assert (env.action_high == 1).all()
     ranges = torch.as_tensor(env.physics.model.actuator_ctrlrange).float()
@@ -77,12 +78,11 @@ def test_env_applies_the_scaled_action_and_keeps_the_given_one(task: Any, physic
     assert compared
 
 
-@pytest.mark.parametrize(("task", "physics"), CASES)
-def test_normalization_changes_only_the_action(task: Any, physics: str):
+@pytest.mark.parametrize(("task", "simulation"), CASES)
+def test_normalization_changes_only_the_action(task: Any, simulation: dict[str, Any]):
     """An action and the corresponding control give the same transition, bit for bit."""
     normalized, raw = (
-        envs.make(task, 4, seed=2, physics=physics, max_episode_steps=9, normalized_actions=flag)
-        for flag in (True, False)
+        envs.make(task, 4, seed=2, max_episode_steps=9, normalized_actions=flag, **simulation) for flag in (True, False)
     )
     assert torch.equal(raw.action_low, raw.control_low)
     assert torch.equal(raw.action_high, raw.control_high)

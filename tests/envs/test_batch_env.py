@@ -11,7 +11,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from env_helpers import NAMES, Actions, CartBall, equal, qpos_qvel, spy
+from env_helpers import NAMES, WARP_MEMORY, Actions, CartBall, equal, qpos_qvel, spy
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
@@ -397,7 +397,10 @@ def test_get_state_before_reset_is_refused():
 
 @pytest.mark.parametrize("physics", ["cpu", "warp"])
 def test_set_qpos_qvel_keeps_the_episode(physics: str):
-    one, other = (make("HalfCheetah-v5", 3, seed=seed, max_episode_steps=4, physics=physics) for seed in (1, 2))
+    options = {"physics": physics, "max_episode_steps": 4} | (
+        WARP_MEMORY["HalfCheetah-v5"] if physics == "warp" else {}
+    )
+    one, other = (make("HalfCheetah-v5", 3, seed=seed, **options) for seed in (1, 2))
     draw = Actions(one)
     for env in (one, other):
         env.reset()
@@ -464,7 +467,7 @@ def test_state_keeps_its_addresses(task: Any, physics: str, execution: Any):
     env = BatchEnv(
         envs.find_task(task)(max_episode_steps=3) if isinstance(task, str) else task(max_episode_steps=3),
         3,
-        simulation=Simulation(physics=physics),
+        simulation=Simulation(physics=physics, **WARP_MEMORY[task] if physics == "warp" else {}),
         execution=execution,
     )
     draw = Actions(env)
