@@ -36,8 +36,8 @@ class BatchEnv:
     step in every world. The transition (see `envs.transition`) holds the true successors; ``obs`` is the observation to
     act on next, which is the first of a new episode in worlds whose episode ended.
 
-    A failed world (diverged physics, or a non-finite observation or reward) is truncated: reward 0, unchanged
-    observation. It is counted and reset like any other world that ended.
+    A failed world (diverged physics, or a non-finite action, observation or reward) is truncated, with reward 0 and an
+    unchanged observation, then counted and reset.
 
     All state is allocated once and written in place, as CUDA graphs require. Returned tensors are never overwritten.
 
@@ -207,10 +207,7 @@ class BatchEnv:
         }
 
     def _begin_episodes(self, mask: Tensor) -> None:
-        """Begin an episode in the worlds of `mask`, (N,) bool; update the fields of all worlds.
-
-        An initial state that fails is counted and replaced by the model's default state.
-        """
+        """Begin an episode in the worlds of `mask`, (N,) bool. An initial state that fails is counted and replaced."""
         first = self._set_qpos_qvel(mask, *self.task.reset(self.num_envs, self._generator))
         diverged = mask & self.physics.unstable()
         failed = diverged | (mask & ~torch.isfinite(first).all(dim=-1))
@@ -245,20 +242,23 @@ class BatchEnv:
     def get_state(self) -> TensorDict:
         """Everything needed to continue bit for bit, in the middle of episodes; includes the random generator."""
         self._require_started("get_state")
-        others = {"physics": self.physics.get_state(), "generator": self._generator.get_state()}
-        return TensorDict({**self._persistent, **others}).clone()
+        return TensorDict(self._all_state()).clone()
 
     def set_state(self, state: TensorDictBase | Mapping[str, Any]) -> None:
         """Continue from a state that `get_state` returned, in an environment made with the same arguments.
 
         Raises:
-            SaltusError: the state of another number of worlds or of another task.
+            SaltusError: the state of another number of worlds, task or engine.
         """
-        check_state(state, self.task, self.num_envs)
+        check_state(state, self._all_state())
         self.physics.set_state(state["physics"])
         _copy(state, self._persistent)
         self._generator.set_state(state["generator"].cpu().clone())
         self._started = True
+
+    def _all_state(self) -> dict[str, Any]:
+        engine = {"physics": self.physics.get_state(), "generator": self._generator.get_state()}
+        return {**self._persistent, **engine}
 
     @one_torch_thread()
     def set_qpos_qvel(self, qpos: Tensor, qvel: Tensor) -> None:

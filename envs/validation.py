@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import mujoco
 import torch
-from tensordict import TensorDictBase
 from torch import Tensor
 
 from envs.physics import Physics
@@ -38,14 +36,22 @@ def check_qpos_qvel(physics: Physics, qpos: Tensor, qvel: Tensor) -> None:
         raise SaltusError(f"qpos and qvel are {tuple(qpos.shape)} and {tuple(qvel.shape)}; expected {shapes}")
 
 
-def check_state(state: TensorDictBase | Mapping[str, Any], task: Task, num_envs: int) -> None:
-    """Raise SaltusError for a BatchEnv's state of another number of worlds, or with other fields than the task's."""
-    fields, worlds = sorted(state["fields"].keys()), state["elapsed"].shape[0]
-    if fields != sorted(task.fields) or worlds != num_envs:
+def check_state(state: Any, expected: Any, path: str = "state") -> None:
+    """Raise SaltusError unless a state has the tensors of `expected`, with their names and shapes, at any depth."""
+    if isinstance(expected, Tensor):
+        if state.shape != expected.shape:
+            raise SaltusError(
+                f"this state is of another environment: {path} has shape {tuple(state.shape)}; expected "
+                f"{tuple(expected.shape)}"
+            )
+        return
+    if set(state.keys()) != set(expected.keys()):
         raise SaltusError(
-            f"this state is of {worlds} worlds with fields {fields}; the environment has {num_envs} worlds with "
-            f"fields {sorted(task.fields)}"
+            f"this state is of another environment: {path} has {sorted(state.keys())}; expected "
+            f"{sorted(expected.keys())}"
         )
+    for name, value in expected.items():
+        check_state(state[name], value, f"{path}[{name!r}]")
 
 
 def control_bounds(model: mujoco.MjModel, task_name: str, device: torch.device) -> tuple[Tensor, Tensor]:

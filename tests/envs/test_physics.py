@@ -21,6 +21,7 @@ from envs.physics.cpu import CpuPhysics
 from envs.physics.warp import WarpPhysics
 from envs.physics.warp_graph import WarpGraph
 from envs.physics.warp_memory import ccd_workspace_bytes, estimate_capacity, num_bytes
+from saltus.errors import SaltusError
 
 ENGINES = ["cpu", "warp"]
 FIELDS = ("qpos", "qvel", "xpos", "xmat", "sensordata", "cfrc_ext", "time")
@@ -311,7 +312,7 @@ def test_overflow_is_reported_with_advice(engine: str, size: str, options: dict,
 
 @both_engines
 def test_unreadable_field_lists_readable_ones(engine: str):
-    with pytest.raises(ValueError, match=r"not readable fields of MjData.*: xpostion; readable are .*xpos, xquat"):
+    with pytest.raises(SaltusError, match=r"not readable fields of MjData.*: xpostion; readable are .*xpos, xquat"):
         make(engine, fields=("qpos", "xpostion"))
 
 
@@ -339,18 +340,18 @@ def test_model_that_warp_cannot_simulate_is_refused_with_the_reason():
     xml = MODEL.replace('timestep="0.005"', 'timestep="0.005" jacobian="dense"')
     many = "".join("<body><joint type='slide' axis='1 0 0'/><geom size='.1' mass='1'/></body>" for _ in range(70))
     xml = xml.replace("</worldbody>", many + "</worldbody>")
-    with pytest.raises(ValueError, match=r"Warp cannot simulate this model: Dense is unsupported.*physics cpu"):
+    with pytest.raises(SaltusError, match=r"Warp cannot simulate this model: Dense is unsupported.*physics cpu"):
         make("warp", xml=xml)
 
 
 def test_sleeping_is_refused():
     xml = MODEL.replace('<option timestep="0.005"/>', '<option timestep="0.005"><flag sleep="enable"/></option>')
-    with pytest.raises(ValueError, match=r"the model enables sleeping.*remove.*physics cpu"):
+    with pytest.raises(SaltusError, match=r"the model enables sleeping.*remove.*physics cpu"):
         make("warp", xml=xml)
 
 
 def test_model_field_that_cannot_differ_between_worlds_is_named():
-    with pytest.raises(ValueError, match=r"cannot differ between worlds in Warp: opt.*body_mass"):
+    with pytest.raises(SaltusError, match=r"cannot differ between worlds in Warp: opt.*body_mass"):
         make("warp", model_fields={"opt": torch.zeros(WORLDS)})
 
 
@@ -491,7 +492,7 @@ def test_estimated_capacity_suffices_for_bodies_on_the_floor():
 def test_missing_warp_or_cuda_is_refused_with_advice(monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ValueError, match=r"torch finds no CUDA device. Choose physics cpu"):
+    with pytest.raises(SaltusError, match=r"torch finds no CUDA device. Choose physics cpu"):
         warp_model.require_warp(torch.device("cuda"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(warp_model.modules()[0], "is_cuda_available", lambda: False)
@@ -500,5 +501,5 @@ def test_missing_warp_or_cuda_is_refused_with_advice(monkeypatch: pytest.MonkeyP
     ):
         warp_model.require_warp(torch.device("cuda"))
     monkeypatch.setattr(warp_model.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=re.escape("needs warp and mujoco_warp: pip install 'saltus[warp]'")):
+    with pytest.raises(SaltusError, match=re.escape("needs warp and mujoco_warp: pip install 'saltus[warp]'")):
         warp_model.require_warp(torch.device("cpu"))
