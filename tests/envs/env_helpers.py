@@ -83,7 +83,7 @@ class CartBall(Task):
         return state.qpos[:, 0].abs() > self.reach
 
 
-# Sizes of Warp's memory, which spare the rollout that estimates them.
+# Sizes of Warp's memory. Giving them skips the slow rollout that estimates them.
 WARP_MEMORY: dict[Any, dict[str, int]] = {
     "HalfCheetah-v5": {"max_contacts": 16, "max_constraints": 48},
     "Hopper-v5": {"max_contacts": 24, "max_constraints": 48},
@@ -144,7 +144,7 @@ def qpos_qvel(env: BatchEnv) -> tuple[Tensor, Tensor]:
 
 
 def overwrite(physics: Physics, field: str, value: Any, world: int | list[int], columns: Any = slice(None)) -> None:
-    """Overwrite ``qpos`` or ``qvel`` in the engine's own state, without its noticing."""
+    """Overwrite ``qpos`` or ``qvel`` through get_state and set_state; `columns` selects some of their entries."""
     state = physics.get_state()
     if isinstance(physics, CpuPhysics):
         # The state vector begins with time, qpos and qvel, as in mj_getState.
