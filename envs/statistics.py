@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from envs.physics import Physics
+from saltus.errors import SaltusError
 
 REWARD_TERM = "reward_terms/"
 _STEP = ("steps", "reward", "episodes", "episode_return", "episode_length")
@@ -47,7 +48,15 @@ class EpisodeStatistics:
         """Count a step of N worlds, (N,) each; `terms` are the reward's terms by name.
 
         Returns and lengths count where `done`. Terms do not count where `failed`, nor where they are not finite.
+
+        Raises:
+            SaltusError: other terms than those of the first call.
         """
+        if terms.keys() != set(self._reward_terms):
+            raise SaltusError(
+                f"{self._task_name}.reward returned the terms {sorted(terms)}, and {sorted(self._reward_terms)} when the "
+                "environment was made: return the same terms in every step"
+            )
         step = [torch.ones_like(done), reward, done, episode_return * done, episode_length * done]
         rows = torch.stack([*step, *(terms[name] for name in self._reward_terms)])  # float64, by promotion
         term_rows = rows[len(step) :]

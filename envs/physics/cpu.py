@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import ctypes
 import logging
 import os
 from collections.abc import Callable, Mapping
@@ -23,7 +24,27 @@ _NONE, _VELOCITY = int(mujoco.mjtStage.mjSTAGE_NONE), int(mujoco.mjtStage.mjSTAG
 _log = logging.getLogger("saltus.mujoco")
 if mujoco.get_mju_user_warning() is None:
     # By default MuJoCo prints warnings and appends them to a file in the current folder. Divergence is counted below.
-    mujoco.set_mju_user_warning(_log.info)
+    mujoco.set_mju_user_warning(_log.debug)
+
+
+def stop_clock() -> None:
+    """Stop MuJoCo from reading the clock, more than a hundred times a step, for timers that nothing here reads.
+
+    MuJoCo's Python package installs a clock as the C callback `mjcb_time`. Without it steps take less time (Humanoid
+    by a fifteenth, Hopper by a sixth) and ``MjData.timer`` stays zero; no result changes. A callback of the user's own
+    is kept. `mujoco.set_mjcb_time(None)` restores the package's clock.
+    """
+    if mujoco.get_mjcb_time() is not None:
+        return
+    try:
+        from mujoco import _callbacks
+
+        ctypes.c_void_p.in_dll(ctypes.CDLL(_callbacks.__file__), "mjcb_time").value = None
+    except (ImportError, OSError, ValueError):  # another build of MuJoCo: it only costs time
+        _log.debug("MuJoCo's clock could not be stopped")
+
+
+stop_clock()
 
 _warning = mujoco.mjtWarning
 # MuJoCo itself resets a diverged simulation; only these counters show it.

@@ -13,7 +13,7 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 import envs
-from envs import BatchEnv, Simulation, Task
+from envs import BatchEnv, Simulation, State, Task
 from saltus.errors import SaltusError
 
 TASKS: list[Any] = [*NAMES, CartBall]
@@ -322,3 +322,20 @@ def test_episode_interrupted_by_reset_is_not_counted():
     totals = env.statistics()
     assert (totals["steps"], totals["episodes"], totals["episode_length"]) == (36, 2, 20)
     assert totals["episode_return"] == pytest.approx(float(sum(rewards)))
+
+
+@pytest.mark.parametrize("later", [{}, {"height": "other"}], ids=["fewer", "others"])
+def test_a_reward_whose_terms_change_is_refused(later: dict[str, str]):
+    class Changing(CartBall):
+        first = True
+
+        def reward(self, state: State, action: Tensor, next_state: State) -> tuple[Tensor, dict[str, Tensor]]:
+            value = next_state.qpos[:, 0]
+            names = ["height"] if self.first else list(later.values())
+            self.first = False
+            return value, dict.fromkeys(names, value)
+
+    env = envs.make(Changing, 2)
+    env.reset()
+    with pytest.raises(SaltusError, match=r"Changing\.reward returned the terms .*, and \['height'\] when .*: return the"):
+        env.step(torch.zeros(2, 2))
