@@ -54,8 +54,8 @@ class EpisodeStatistics:
         """
         if terms.keys() != set(self._reward_terms):
             raise SaltusError(
-                f"{self._task_name}.reward returned the terms {sorted(terms)}, and {sorted(self._reward_terms)} when the "
-                "environment was made: return the same terms in every step"
+                f"{self._task_name}.reward returned the terms {sorted(terms)}, and {sorted(self._reward_terms)} when "
+                "the environment was made: return the same terms in every step"
             )
         step = [torch.ones_like(done), reward, done, episode_return * done, episode_length * done]
         rows = torch.stack([*step, *(terms[name] for name in self._reward_terms)])  # float64, by promotion

@@ -337,5 +337,7 @@ def test_a_reward_whose_terms_change_is_refused(later: dict[str, str]):
 
     env = envs.make(Changing, 2)
     env.reset()
-    with pytest.raises(SaltusError, match=r"Changing\.reward returned the terms .*, and \['height'\] when .*: return the"):
+    with pytest.raises(
+        SaltusError, match=r"Changing\.reward returned the terms .*, and \['height'\] when .*: return the"
+    ):
         env.step(torch.zeros(2, 2))
