@@ -9,7 +9,7 @@ import torch
 
 from saltus.errors import SaltusError
 
-_UNSUPPORTED = "device {} is not supported: use auto, cpu, cuda or, for one of several GPUs, cuda:0, cuda:1, ..."
+_UNSUPPORTED = "device '{}' is not supported: use auto, cpu, cuda or, for one of several GPUs, cuda:0, cuda:1, ..."
 
 
 def resolve_device(name: torch.device | str) -> torch.device:
