@@ -21,7 +21,7 @@ from pipeline.agent import Agent
 from pipeline.buffer import ReplayBuffer
 from pipeline.learner import Learner
 from saltus.device import cuda_graph
-from saltus.device.cuda_graph import CapturedFunction, find_synchronizations
+from saltus.device.cuda_graph import WARMUP_CALLS, CapturedFunction, find_synchronizations
 
 pytestmark = pytest.mark.filterwarnings("ignore:the model asks for the PGS solver")
 NUM_ENVS, CPU = 4, torch.device("cpu")
@@ -172,21 +172,22 @@ def make_agent(preset: str, **options: Any) -> tuple[Agent, ReplayBuffer]:
     return Agent(config, 11, 3), buffer
 
 
-def test_captured_actor_follows_updates_and_normalizer() -> None:
+def test_captured_actor_follows_updates_and_normalizer(monkeypatch: pytest.MonkeyPatch) -> None:
     agent, buffer = make_agent("fast", normalize_observations=True, compile=False)
+    calls, act = [], agent.act
+    monkeypatch.setattr(agent, "act", lambda *inputs: calls.append(inputs) or act(*inputs))
     learner = Learner(agent, capture=True)
     found, expected = list[Tensor](), list[Tensor]()
     for number in range(6):
         observation, noise = torch.randn(NUM_ENVS, 11), torch.randn(NUM_ENVS, 3)
         found.append(learner.act(observation, noise))
-        expected.append(agent.act(observation, noise))
+        expected.append(act(observation, noise))
         assert torch.equal(found[-1], expected[-1])
         if number % 2:
             learner.round(buffer, 3)
         else:
             agent.observe(random_transitions(NUM_ENVS, 11, 3))
-    assert learner._captured_act is not None
-    assert learner._captured_act.captured
+    assert len(calls) == WARMUP_CALLS + 1, "not captured"
     assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True)), "overwritten by a replay"
 
 
