@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -72,10 +72,14 @@ def write_module(folder: Path, name: str) -> Path:
 
 
 @pytest.fixture
-def unimported(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make `envs` and `pipeline` not imported yet."""
-    for name in ("envs", "pipeline"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
+def unimported() -> Iterator[None]:
+    """Hide that `envs` and `pipeline` were imported, and undo what a test imports by these names."""
+    names = ("envs", "pipeline")
+    before = {name: sys.modules.pop(name) for name in names if name in sys.modules}
+    yield
+    for name in names:
+        sys.modules.pop(name, None)
+    sys.modules.update(before)
 
 
 @pytest.mark.usefixtures("unimported")
@@ -92,7 +96,7 @@ def test_another_package_of_our_names_is_an_import_error(
     other = write(tmp_path, name)
     monkeypatch.syspath_prepend(tmp_path)
     if already_imported:
-        monkeypatch.setitem(sys.modules, name, importlib.import_module(name))
+        importlib.import_module(name)
     with pytest.raises(ImportError, match="Rename that one, or remove its parent folder from Python's path") as caught:
         exec("from saltus import make")
     assert f"saltus needs its own package {name!r}" in str(caught.value)
