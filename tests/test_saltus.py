@@ -86,7 +86,7 @@ def unimported() -> Iterator[None]:
 @pytest.mark.parametrize("name", ["envs", "pipeline"])
 @pytest.mark.parametrize("write", [write_package, write_module])
 @pytest.mark.parametrize("already_imported", [False, True])
-def test_another_package_of_our_names_is_an_import_error(
+def test_shadowing_package_is_an_import_error(
     name: str,
     write: Callable[[Path, str], Path],
     already_imported: bool,
@@ -105,7 +105,7 @@ def test_another_package_of_our_names_is_an_import_error(
 
 
 @pytest.mark.usefixtures("unimported")
-def test_plain_folder_shadows_only_if_python_finds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plain_folder_shadows_if_python_finds_it_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Python prefers a package with __init__.py that comes later, unless an import hook provides it."""
     folder = tmp_path / "envs"
     folder.mkdir()

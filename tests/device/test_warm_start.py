@@ -1,4 +1,4 @@
-"""The warm start: what it prepares is what Inductor uses, and nobody waits for it in vain."""
+"""The warm start: Inductor uses what it prepares, and compilation waits for it only where it runs."""
 
 from __future__ import annotations
 
