@@ -29,6 +29,7 @@ class ReplayBuffer:
         seed: seeds the sampling.
         n_step: rewards that are summed in what `sample` gives.
         gamma: discount of that sum.
+        capture: whether to capture `extend` as a CUDA graph; None: on CUDA.
 
     Attributes:
         generator: the random stream of `sample`, on `device`.
@@ -46,6 +47,7 @@ class ReplayBuffer:
         seed: int = 0,
         n_step: int = 1,
         gamma: float = 0.99,
+        capture: bool | None = None,
     ):
         self.capacity, self.device = capacity, resolve_device(device)
         self.n_step, self.gamma = n_step, gamma
@@ -58,10 +60,16 @@ class ReplayBuffer:
         self._num_envs = 0
         self._added = 0  # the host's copy of what the device counts, so that len() need not wait
         self.generator = torch.Generator(self.device).manual_seed(seed)
-        self._writing: dict[int, CapturedFunction] = {}  # by the number of transitions
+        self._capture = self.device.type == "cuda" if capture is None else capture
+        self._captured: dict[int, CapturedFunction] = {}  # by the number of transitions
 
     def __len__(self) -> int:
         return min(self._added, self.capacity)
+
+    @property
+    def captured(self) -> bool:
+        """Whether `extend` has been captured as a CUDA graph."""
+        return any(function.captured for function in self._captured.values())
 
     def extend(self, transition: TensorDictBase) -> None:
         """Add a transition of batch size [N], overwriting the oldest.
@@ -77,10 +85,10 @@ class ReplayBuffer:
                 f"{count} transitions came after vector steps of {self._num_envs}, and {self.n_step}-step returns "
                 "follow a world from one vector step to the next: add all worlds at each, or set n_step to 1"
             )
-        if self.device.type == "cuda" and count not in self._writing:
+        if self._capture and count not in self._captured:
             name = f"the replay buffer's writing of {count} transitions"
-            self._writing[count] = CapturedFunction(self._write, name, self.device)
-        self._writing.get(count, self._write)(*(transition[key] for key in self._entries))
+            self._captured[count] = CapturedFunction(self._write, name, self.device)
+        self._captured.get(count, self._write)(*(transition[key] for key in self._entries))
         self._added += count
         self._num_envs = count
 
