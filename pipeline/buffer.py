@@ -31,6 +31,7 @@ class ReplayBuffer:
         seed: seed of the sampling.
         n_step: number of rewards that a sampled transition sums.
         gamma: discount factor of that sum.
+        capture: capture `extend` as a CUDA graph; None: on CUDA.
 
     Attributes:
         num_bytes: size of the stored transitions at full capacity.
@@ -49,6 +50,7 @@ class ReplayBuffer:
         seed: int = 0,
         n_step: int = 1,
         gamma: float = 0.99,
+        capture: bool | None = None,
     ):
         self.capacity, self.device = capacity, resolve_device(device)
         self.n_step, self.gamma = n_step, gamma
@@ -61,10 +63,16 @@ class ReplayBuffer:
         self._num_envs = 0
         self._added = 0  # counted on the host, too, so that len() does not synchronise
         self.generator = torch.Generator(self.device).manual_seed(seed)
-        self._writing: dict[int, CapturedFunction] = {}  # by the number of transitions
+        self._capture = self.device.type == "cuda" if capture is None else capture
+        self._captured: dict[int, CapturedFunction] = {}  # by the number of transitions
 
     def __len__(self) -> int:
         return min(self._added, self.capacity)
+
+    @property
+    def captured(self) -> bool:
+        """Whether `extend` has been captured as a CUDA graph."""
+        return any(function.captured for function in self._captured.values())
 
     def extend(self, transition: TensorDictBase) -> None:
         """Add a transition of batch size [N], overwriting the oldest ones.
@@ -80,10 +88,10 @@ class ReplayBuffer:
                 f"{count} transitions after vector steps of {self._num_envs}: {self.n_step}-step returns need a "
                 "transition of every world at each vector step; add all worlds, or set n_step to 1"
             )
-        if self.device.type == "cuda" and count not in self._writing:
+        if self._capture and count not in self._captured:
             name = f"the replay buffer's writing of {count} transitions"
-            self._writing[count] = CapturedFunction(self._write, name, self.device)
-        self._writing.get(count, self._write)(*(transition[key] for key in self._entries))
+            self._captured[count] = CapturedFunction(self._write, name, self.device)
+        self._captured.get(count, self._write)(*(transition[key] for key in self._entries))
         self._added += count
         self._num_envs = count
 
