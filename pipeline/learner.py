@@ -24,8 +24,8 @@ class Learner:
 
     Args:
         agent: what learns.
-        capture: capture acting and rounds as CUDA graphs. None: on CUDA, but rounds only if the updates are compiled,
-            because eager updates synchronise with the GPU.
+        capture: capture acting and compiled rounds as CUDA graphs; None: on CUDA. Eager rounds are never captured,
+            because they synchronise with the GPU.
 
     Attributes:
         gradient_steps: number of critic updates so far.
@@ -33,10 +33,8 @@ class Learner:
 
     def __init__(self, agent: Agent, capture: bool | None = None):
         self.agent, self.gradient_steps = agent, 0
-        self._config, on_cuda = agent.config, agent.device.type == "cuda"
-        self._captures_act = on_cuda if capture is None else capture
-        self._captures_rounds = on_cuda and self._config.compile if capture is None else capture
-        delay = self._config.policy_delay
+        self._config, delay = agent.config, agent.config.policy_delay
+        self._capture = agent.device.type == "cuda" if capture is None else capture
         # Updates that always happen together compile as one graph.
         self._updates: list[tuple[int, Update]] = [(1, agent.update_critic), (delay, agent.update_actor)]
         if delay == 1:
@@ -46,7 +44,7 @@ class Learner:
             self._compiled = [CompiledUpdate(update, agent.tensors) for _, update in self._updates]
             self._updates = [(every, one) for (every, _), one in zip(self._updates, self._compiled, strict=True)]
         self._captured_rounds: dict[tuple[ReplayBuffer, int, int], CapturedFunction] = {}
-        self._captured_act = CapturedFunction(self._act, "the actor", agent.device) if self._captures_act else None
+        self._captured_act = CapturedFunction(self._act, "the actor", agent.device) if self._capture else None
 
     @property
     def compiling(self) -> bool:
@@ -91,10 +89,10 @@ class Learner:
         return metrics
 
     def _run_updates(self, buffer: ReplayBuffer, count: int) -> Metrics:
-        """Run `count` updates on batches sampled at once, captured if none of them failed to compile."""
+        """Run `count` updates on batches sampled at once, captured if all of them are compiled."""
         since_actor = self.gradient_steps % self._config.policy_delay
         run = partial(self._sample_and_update, buffer, count, since_actor)
-        if not (self._captures_rounds and all(update.compiled for update in self._compiled)):
+        if not (self._capture and self._compiled and all(update.compiled for update in self._compiled)):
             return run()
         key = buffer, count, since_actor
         if key not in self._captured_rounds:

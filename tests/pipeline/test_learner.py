@@ -1,0 +1,417 @@
+from __future__ import annotations
+
+import io
+import warnings
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from graph_recorder import GraphRecorder, record_on_cpu
+from pipeline_helpers import (
+    ACTION_DIM,
+    HUMANOID,
+    OBSERVATION_DIM,
+    RECIPES,
+    clone_state,
+    differing,
+    filled_buffer,
+    make_agent,
+    make_learner,
+    random_transition,
+)
+from synchronizations import SYNCHRONIZING, Synchronizations
+from torch import Tensor, fx
+
+from pipeline import learner as learner_module
+from pipeline.agent import Agent
+from pipeline.divergence import DivergenceError
+from pipeline.learner import Learner
+from saltus.device.onednn import UseOneDNN
+
+pytestmark = pytest.mark.filterwarnings("ignore:No target network updater", "ignore::DeprecationWarning:torch")
+every_recipe = pytest.mark.parametrize("preset", RECIPES)
+
+# Settings that let few small graphs cover every part of an update. Layers of 64 are wide enough for oneDNN.
+WIDE: dict[str, Any] = {"actor_hidden": (64,), "critic_hidden": (64,), "batch_size": 64, "learning_starts": 100}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "sac": {**WIDE, "policy_delay": 1},
+    "redq": {"num_critics": 3, "normalize_observations": True, "eval_policy_averaging": 0.5, "policy_delay": 1},
+    "droq": {"n_step": 3, "policy_delay": 1},
+    "crossq": {**WIDE, "n_step": 3, "eval_policy_averaging": 0.5, "lr_final_fraction": 0.1},
+    "xqc": {"normalize_observations": True, "n_step": 3, "num_atoms": 11},
+    "flashsac": {"num_atoms": 11, "eval_policy_averaging": 0.5, "policy_delay": 1},
+    HUMANOID: {"num_atoms": 11, "eval_policy_averaging": 0.5, "policy_delay": 1},
+}
+
+
+def run_rounds(learner: Learner, counts: list[int], seed: int = 0) -> list[dict[str, Tensor]]:
+    """Run rounds of these numbers of updates, with moving statistics; return copies of their metrics.
+
+    Data and random numbers depend on the seed alone.
+    """
+    config = learner.agent.config
+    buffer = filled_buffer(n_step=config.n_step)
+    torch.manual_seed(seed)
+    metrics = []
+    for number, count in enumerate(counts):
+        transition = random_transition(config.num_envs, seed=number)
+        transition["observation"] = 1 + 2 * transition["observation"]
+        transition["next", "reward"] *= 3
+        learner.agent.observe(transition)
+        metrics.append(clone_state(learner.round(buffer, count)))
+    return metrics
+
+
+def results(learner: Learner, counts: list[int]) -> list[Any]:
+    """Everything that rounds compute: metrics, the agent's state and the state of the random generator."""
+    return [run_rounds(learner, counts), clone_state(learner.agent.state_dict()), torch.get_rng_state()]
+
+
+@every_recipe
+def test_round_runs_the_requested_updates(preset: str) -> None:
+    learner = make_learner(preset, policy_delay=3)
+    for count, total in ((1, 1), (4, 5), (7, 12)):
+        run_rounds(learner, [count])
+        steps = {name: int(one.step_count) for name, one in learner.agent.optimizers.items()}
+        assert learner.gradient_steps == total
+        assert steps == {"critic": total, "actor": total // 3, "alpha": total // 3}
+
+
+@every_recipe
+@pytest.mark.parametrize("delay", [1, 3])
+def test_actor_and_temperature_change_at_every_delayed_update(preset: str, delay: int) -> None:
+    learner, buffer = make_learner(preset, policy_delay=delay), filled_buffer()
+    for step in range(1, 8):
+        before = clone_state(dict(learner.agent.loss.state_dict()))
+        metrics = learner.round(buffer, 1)
+        after = learner.agent.loss.state_dict()
+        changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
+        delayed = {name for name in changed if name.startswith("actor") or name == "log_alpha"}
+        assert any(name.startswith("qvalue") for name in changed)
+        assert bool(delayed) == ("actor_loss" in metrics) == (step % delay == 0)
+        assert not delayed or ("log_alpha" in delayed and any(name.endswith("weight") for name in delayed))
+
+
+@every_recipe
+def test_loaded_learner_continues_bit_for_bit(preset: str) -> None:
+    parts: dict[str, Any] = {"policy_delay": 3, "normalize_observations": True, "eval_policy_averaging": 0.5}
+    original, loaded = make_learner(preset, **parts), make_learner(preset, seed=99, **parts)
+    run_rounds(original, [5, 5, 5])
+    run_rounds(loaded, [2], seed=5)
+    file = io.BytesIO()
+    torch.save(original.agent.state_dict(), file)
+    file.seek(0)
+    loaded.agent.load_state_dict(torch.load(file, weights_only=True))
+    loaded.gradient_steps = original.gradient_steps
+    assert differing(loaded.agent.state_dict(), original.agent.state_dict()) == []
+    assert differing(results(loaded, [5, 5, 5]), results(original, [5, 5, 5])) == []
+    observation = torch.randn(4, OBSERVATION_DIM)
+    assert torch.equal(loaded.agent.policy(observation), original.agent.policy(observation))
+
+
+def test_tf32_holds_during_updates_only() -> None:
+    found = []
+
+    def run(**options: Any) -> None:
+        agent = make_agent("sac", **options)
+        update = agent.update_critic
+
+        def update_critic(batch: Any) -> dict[str, Tensor]:
+            found.append(torch.get_float32_matmul_precision())
+            return 1 / 0 if len(found) > 2 else update(batch)  # type: ignore[return-value]
+
+        agent.update_critic = update_critic  # type: ignore[method-assign]
+        Learner(agent).round(filled_buffer(), 1)
+
+    run()
+    run(matmul_dtype="tf32")
+    assert torch.get_float32_matmul_precision() == "highest"
+    with pytest.raises(ZeroDivisionError):
+        run(matmul_dtype="tf32")
+    assert found == ["highest", "high", "high"]
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+# Compiled updates
+
+
+def make_comparable(preset: str, seed: int = 0, **overrides: Any) -> Learner:
+    """A learner whose steps do not amplify rounding errors.
+
+    If the exact gradient is 0, because a batch norm cancels the parameter, Adam takes a full step in the direction of
+    the rounding error. A larger eps prevents that.
+    """
+    agent = make_agent(preset, seed, **{**SETTINGS[preset], **overrides})
+    for optimizer in agent.optimizers.values():
+        optimizer.eps = 1e-5
+    return Learner(agent)
+
+
+@pytest.fixture(scope="module", params=RECIPES)
+def compiled(request: pytest.FixtureRequest) -> Learner:
+    """A compiled learner of each recipe, shared by all tests, because compilation takes long."""
+    learner, calls, compile_ = make_comparable(request.param, compile=True), [], torch._inductor.standalone_compile
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            torch._inductor,
+            "standalone_compile",
+            lambda *args, **options: calls.append(1) or compile_(*args, **options),
+        )
+        assert learner.compiling
+        assert learner.compile_seconds == 0
+        run_rounds(learner, [4, 4])
+    assert not learner.compiling
+    assert learner.compile_seconds > 0
+    assert len(calls) == (1 if learner.agent.config.policy_delay == 1 else 2), "one graph for updates that coincide"
+    return learner
+
+
+@pytest.fixture
+def eager_and_compiled(compiled: Learner, request: pytest.FixtureRequest) -> tuple[Learner, Learner]:
+    """Two learners in the same new state, one of them compiled before."""
+    eager = make_comparable(request.node.callspec.params["compiled"], seed=1)
+    compiled.agent.load_state_dict(clone_state(eager.agent.state_dict()))
+    compiled.gradient_steps = 0
+    return eager, compiled
+
+
+def networks(agent: Agent) -> dict[str, Tensor]:
+    """Copies of all parameters and running statistics of the networks."""
+    state = agent.state_dict()
+    return clone_state({**state["loss"], **{f"eval_actor.{name}": one for name, one in state["eval_actor"].items()}})
+
+
+@pytest.mark.slow
+def test_compiled_updates_agree_with_eager_ones_within_rounding(eager_and_compiled: tuple[Learner, Learner]) -> None:
+    eager, compiled = eager_and_compiled
+    before = networks(eager.agent)
+    (metrics, state, random), (other_metrics, other_state, other_random) = (
+        results(learner, [4] * 5) for learner in eager_and_compiled
+    )
+    assert torch.equal(random, other_random), "they draw different random numbers"
+    for left, right in zip(metrics, other_metrics, strict=True):
+        assert {"critic_loss", "actor_loss", "entropy"} <= left.keys() == right.keys()
+        for name, value in left.items():
+            torch.testing.assert_close(
+                right[name], value, rtol=1e-4, atol=1e-5, msg=lambda text, n=name: f"{n}: {text}"
+            )
+    after, other = networks(eager.agent), networks(compiled.agent)
+    moved = 0
+    for name, value in after.items():
+        distance = float((value - before[name]).abs().max())
+        assert float((other[name] - value).abs().max()) <= 1e-5 + 1e-3 * distance, name
+        moved += distance > 1e-4
+    assert moved >= 8
+    assert differing(other_state["normalizers"], state["normalizers"]) == []
+    delayed = 20 // eager.agent.config.policy_delay
+    for learner in eager_and_compiled:
+        assert [int(one.step_count) for one in learner.agent.optimizers.values()] == [20, delayed, delayed]
+        assert learner.gradient_steps == 20
+
+
+@pytest.mark.slow
+def test_compiled_updates_draw_new_noise_each_time(eager_and_compiled: tuple[Learner, Learner]) -> None:
+    _, learner = eager_and_compiled
+    config, state = learner.agent.config, clone_state(learner.agent.state_dict())
+    torch.manual_seed(0)
+    found: dict[str, list[float]] = {"entropy": [], "critic_loss": []}
+    for _ in range(5):
+        learner.agent.load_state_dict(clone_state(state))
+        learner.gradient_steps = 0
+        metrics = learner.round(filled_buffer(n_step=config.n_step), config.policy_delay)  # the same batches
+        for name in found:
+            found[name].append(float(metrics[name]))
+    for name, values in found.items():
+        assert len(set(values)) == 5, f"{name} {values}"
+
+
+@pytest.mark.slow
+def test_compiled_learner_continues_a_loaded_state_without_compiling_again(
+    eager_and_compiled: tuple[Learner, Learner], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, learner = eager_and_compiled
+    monkeypatch.setattr(torch._inductor, "standalone_compile", lambda *_, **__: pytest.fail("compiled again"))
+    state = clone_state(learner.agent.state_dict())
+    first = results(learner, [7, 7])
+    assert differing(first[1]["loss"], state["loss"]) != []
+    for num_envs in (1, 2):
+        learner.agent.load_state_dict(clone_state(state))
+        learner.gradient_steps = 0
+        learner.act(torch.randn(num_envs, OBSERVATION_DIM), torch.randn(num_envs, ACTION_DIM))
+        assert differing(results(learner, [7, 7]), first) == []
+    assert not learner.compiling
+
+
+@pytest.mark.slow
+def test_compiled_updates_record_divergence(eager_and_compiled: tuple[Learner, Learner]) -> None:
+    _, learner = eager_and_compiled
+    run_rounds(learner, [2])
+    learner.agent.loss.log_alpha.data.fill_(float("nan"))
+    metrics = run_rounds(learner, [4])[-1]
+    with pytest.raises(DivergenceError, match=r"at gradient step 3: learning has diverged"):
+        learner.agent.check_finite(metrics)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not UseOneDNN.available(), reason="no oneDNN")
+def test_onednn_multiplies_wide_layers_only(eager_and_compiled: tuple[Learner, Learner]) -> None:
+    _, learner = eager_and_compiled
+    with torch.profiler.profile() as profile:
+        run_rounds(learner, [2])
+    used = sum(event.name == "mkldnn::_linear_pointwise" for event in profile.events())
+    config = learner.agent.config
+    # A residual block is four times as wide inside.
+    assert bool(used) == (config.critic_hidden == (64,) or config.network == "residual"), used
+
+
+@pytest.mark.slow
+def test_compiled_updates_round_factors_of_products_like_eager_ones() -> None:
+    """A factor between two bfloat16 numbers may round either way: they agree to less than the rounding's effect."""
+    found, states = [], []
+    for options in ({"compile": True}, {}, {"matmul_dtype": "float32"}):
+        learner = make_comparable("crossq", **{"matmul_dtype": "bfloat16", "policy_delay": 1, **options})
+        found.append(run_rounds(learner, [4, 4, 4])[-1])
+        states.append(networks(learner.agent))
+        assert not learner.compiling
+
+    def distance(left: int, right: int) -> float:
+        return sum(float((states[left][name] - value).square().sum()) for name, value in states[right].items()) ** 0.5
+
+    for name, value in found[1].items():
+        torch.testing.assert_close(found[0][name], value, rtol=1e-3, atol=1e-4, msg=lambda text, n=name: f"{n}: {text}")
+    assert distance(0, 1) < distance(1, 2) / 50
+
+
+@every_recipe
+def test_tracing_changes_nothing_and_finds_no_synchronization(preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traced updates, not compiled, equal eager ones bit for bit. Neither they nor data handling synchronise."""
+    names: list[str] = []
+
+    def keep(traced: fx.GraphModule, *_arguments: Any, **_options: Any) -> fx.GraphModule:
+        names.extend(str(node.target).removeprefix("aten.") for node in traced.graph.nodes)
+        return traced
+
+    monkeypatch.setattr(torch._inductor, "standalone_compile", keep)
+    parts = {"normalize_observations": True, "reward_scaling": "std", "n_step": 3, "eval_policy_averaging": 0.5}
+    eager, traced = (make_learner(preset, compile=flag, **{**SETTINGS[preset], **parts}) for flag in (False, True))
+    assert differing(results(traced, [4, 2]), results(eager, [4, 2])) == []
+    assert not traced.compiling
+    assert names
+    assert [name for name in names if name.startswith(SYNCHRONIZING)] == []
+    config, buffer = traced.agent.config, filled_buffer(n_step=3)
+    observed, added = random_transition(config.num_envs), random_transition(256)
+    with Synchronizations() as synchronizations:
+        traced.agent.observe(observed)
+        buffer.extend(added)
+        buffer.sample(config.batch_size, 3)
+    assert synchronizations.found == []
+
+
+def fail_to_compile(*_arguments: Any, **_options: Any) -> Any:
+    raise RuntimeError("no C++ compiler\nlong story")
+
+
+@pytest.mark.parametrize("preset", ["crossq", "droq"])
+def test_failed_compilation_warns_once_and_changes_nothing(preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch._inductor, "standalone_compile", fail_to_compile)
+    found = []
+    for compile_ in (False, True):
+        learner = make_learner(preset, compile=compile_, **SETTINGS[preset])
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            found.append(results(learner, [4, 4]))
+        said = [str(warning.message) for warning in caught if "torch.compile failed" in str(warning.message)]
+        assert len(said) == compile_, "once for all graphs"
+        assert not learner.compiling
+    assert differing(*found) == []
+
+
+# Captured rounds
+
+
+class CountingRecorder(GraphRecorder):
+    """A graph recorder that counts its replays and keeps the generators that it was given."""
+
+    def __init__(self, made: list[CountingRecorder]) -> None:
+        super().__init__()
+        self.replays, self.generators = 0, list[torch.Generator]()
+        made.append(self)
+
+    def register_generator_state(self, generator: torch.Generator) -> None:
+        super().register_generator_state(generator)
+        self.generators.append(generator)
+
+    def replay(self) -> None:
+        self.replays += 1
+        super().replay()
+
+
+@pytest.fixture
+def graphs(monkeypatch: pytest.MonkeyPatch) -> list[CountingRecorder]:
+    """The graphs that a test captures, on the CPU. Updates are traced but not compiled, so that they are recorded."""
+    made: list[CountingRecorder] = []
+    record_on_cpu(monkeypatch, partial(CountingRecorder, made))
+    monkeypatch.setattr(torch._inductor, "standalone_compile", lambda traced, *_, **__: traced)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("counts", "num_graphs"), [([4] * 12, 3), ([1, 3] * 12, 6), ([5] * 12, 6)], ids=["equal", "mixed", "split"]
+)
+def test_captured_rounds_equal_eager_rounds(
+    counts: list[int], num_graphs: int, graphs: list[CountingRecorder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One graph for each number of updates and of updates since the actor's last. Long rounds are split."""
+    monkeypatch.setattr(learner_module, "BATCHES_PER_SAMPLE", 4)
+    eager, captured = (
+        make_learner("crossq", capture=flag, compile=flag, policy_delay=3, batch_size=4) for flag in (False, True)
+    )
+    expected, found = results(eager, counts), results(captured, counts)
+    assert captured.gradient_steps == sum(counts)
+    assert differing(found, expected) == []
+    assert captured.captured
+    assert not eager.captured
+    assert len(graphs) == num_graphs
+    assert all(one.replays > 0 and len(one.generators) == 1 for one in graphs)
+
+
+def test_captured_rounds_draw_new_batches(graphs: list[CountingRecorder]) -> None:
+    learner, buffer = make_learner("crossq", capture=True, compile=True, policy_delay=1), filled_buffer()
+    errors = [float(learner.round(buffer, 2)["td_error"]) for _ in range(6)]
+    assert [one.generators for one in graphs] == [[buffer.generator]]
+    assert len(set(errors)) == 6
+
+
+def test_captured_actor_acts_like_the_agent(graphs: list[CountingRecorder]) -> None:
+    learner, buffer = make_learner("crossq", capture=True), filled_buffer()
+    for number in range(5):
+        observation, noise = torch.randn(4, OBSERVATION_DIM), torch.randn(4, ACTION_DIM)
+        assert learner.act_captured == (number > 2)
+        assert torch.equal(learner.act(observation, noise), learner.agent.act(observation, noise))
+        learner.agent.update(buffer.sample(16)[0])
+
+
+def test_rounds_that_failed_to_compile_are_not_captured(
+    graphs: list[CountingRecorder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may synchronise, which a capture must not."""
+    monkeypatch.setattr(torch._inductor, "standalone_compile", fail_to_compile)
+    learner = make_learner("crossq", capture=True, compile=True, policy_delay=1)
+    with pytest.warns(UserWarning, match=r"torch\.compile failed"):
+        run_rounds(learner, [2] * 5)
+    assert not graphs
+    assert not learner.captured
+
+
+@pytest.mark.parametrize("compile_", [False, True])
+def test_on_cuda_acting_and_compiled_rounds_are_captured(compile_: bool, graphs: list[CountingRecorder]) -> None:
+    agent = make_agent("crossq", compile=compile_, policy_delay=1)
+    agent.device = torch.device("cuda")
+    learner = Learner(agent)
+    for _ in range(4):
+        learner.act(torch.randn(4, OBSERVATION_DIM), torch.randn(4, ACTION_DIM))
+    run_rounds(learner, [2] * 4)
+    assert learner.act_captured
+    assert learner.captured == compile_
+    assert not make_learner("crossq", compile=compile_).act_captured, "not on the CPU"
