@@ -23,7 +23,7 @@ _NONE, _VELOCITY = int(mujoco.mjtStage.mjSTAGE_NONE), int(mujoco.mjtStage.mjSTAG
 _log = logging.getLogger("saltus.mujoco")
 if mujoco.get_mju_user_warning() is None:
     # MuJoCo would print every warning and append it to a file in the current folder. Divergence is counted below.
-    mujoco.set_mju_user_warning(_log.info)
+    mujoco.set_mju_user_warning(_log.debug)
 
 
 _warning = mujoco.mjtWarning
