@@ -45,7 +45,7 @@ def parse_train(arguments: list[str]) -> tuple[Config, Path | None]:
         description=f"Train a policy. Tasks: {_tasks()}.",
     )
     _refuse_unused(options.config, default)
-    task_options = _changed_options(task, options.task) if dataclasses.is_dataclass(task) else {}
+    task_options: dict[str, Any] = _changed_options(task, options.task) if dataclasses.is_dataclass(task) else {}
     return dataclasses.replace(options.config, task_options=task_options), options.run_dir
 
 
