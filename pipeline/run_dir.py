@@ -92,5 +92,5 @@ def _read_config(run_dir: Path) -> Config:
             raise SaltusError(f"{file}: {error}") from None
         raise SaltusError(
             f"{run_dir} was written by saltus {version}, and saltus {current} cannot read it: use saltus {version} for "
-            f"this run. Reason: {error}"
+            f"it. Reason: {error}"
         ) from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -89,7 +90,7 @@ def _options_type(task: type[Task], default: Config, preset: str) -> type:
 
 def _refuse_old_names(arguments: list[str]) -> None:
     words = [word for argument in arguments for word in argument.split("=", 1)]
-    for option, following in zip(words, [*words[1:], ""], strict=True):
+    for option, following in pairwise([*words, ""]):
         name = option.replace("_", "-")
         if name in RENAMED_OPTIONS:
             raise SaltusError(f"{name} is now {RENAMED_OPTIONS[name]}")

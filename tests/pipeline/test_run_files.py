@@ -89,9 +89,7 @@ def test_metrics_agree_with_the_config_and_each_other(rows: list[dict[str, float
         assert row["env_steps_per_second"] == pytest.approx(since["env_steps"] / since["seconds"], rel=0.1)
         assert row["gradient_steps_per_second"] == pytest.approx(since["gradient_steps"] / since["seconds"], rel=0.1)
         if since["episodes"]:
-            assert row["episode_return"] == pytest.approx(
-                row["episode_length"] - 1
-            )  # each step but the fall has reward 1
+            assert row["episode_return"] == pytest.approx(row["episode_length"] - 1)  # the fall has reward 0
         falls = since["episodes"] / since["env_steps"]
         assert row["reward_terms/reward_survive"] == pytest.approx(1 - falls)
         assert row["unstable"] == row["nonfinite"] == row["overflowed"] == 0
@@ -351,7 +349,7 @@ def test_runs_are_equal_with_the_same_seed_and_differ_with_another(tmp_path: Pat
 
 def test_cuda_settings_are_refused_without_cuda(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(SaltusError, match="use .*cpu or auto"):
+    with pytest.raises(SaltusError, match=r"use .*cpu or auto"):
         train_here(tmp_path / "run", device="cuda")
     assert not (tmp_path / "run").exists()
     assert resolve_device("auto") == torch.device("cpu")
