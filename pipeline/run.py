@@ -136,6 +136,14 @@ class Run:
             self.agent.check_finite(self.metrics | {"action": action.sum()})
         return action
 
+    def learn(self, logger: Logger) -> None:
+        """Do one round of updates."""
+        compiling = self.learner.compiling
+        logger.phase("compiling the updates" if compiling else "learning")
+        self.metrics |= self.learner.round(self.buffer, self.config.updates_per_round)
+        if compiling and not self.learner.compiling:
+            logger.say(f"compiled the updates in {self.learner.compile_seconds:.0f} s")
+
     def step(self, action: torch.Tensor) -> TensorDict:
         """Step the worlds with actions in [-1, 1], (num_envs, action_dim); return the transition."""
         transition, self.observation = self.env.step(action)

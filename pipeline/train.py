@@ -22,15 +22,11 @@ def train(run: Run, logger: Logger, stopping: Callable[[], bool] = lambda: False
         run.save(logger)
     while run.env_steps < config.total_env_steps and not stopping():
         action = run.act()
-        # The round precedes the step, so that a GPU learns while the CPU simulates.
+        # Updates precede the step, so that a GPU learns while the CPU simulates.
         if run.env_steps <= config.learning_starts:
             logger.phase("random actions")
         elif run.vector_steps % config.steps_per_round == 0:
-            compiling = run.learner.compiling
-            logger.phase("compiling the updates" if compiling else "learning")
-            run.metrics |= run.learner.round(run.buffer, config.updates_per_round)
-            if compiling and not run.learner.compiling:
-                logger.say(f"compiled the updates in {run.learner.compile_seconds:.0f} s")
+            run.learn(logger)
         run.buffer.extend(run.step(action))
         logger.advance(run.env_steps)
         finished = run.env_steps >= config.total_env_steps

@@ -24,7 +24,7 @@ from envs import Task
 
 @dataclass
 class Swinger(Task):
-    """A pendulum that is to be swung up."""
+    """A pendulum whose joint should reach a target angle."""
 
     mjcf = "swinger.xml"
     max_episode_steps: int = 20

@@ -250,7 +250,7 @@ def test_kill_during_a_write_keeps_earlier_checkpoints(
 
 
 def test_full_disk_is_reported_and_the_last_good_checkpoint_kept(tmp_path: Path) -> None:
-    """A limit on file sizes stands for the full disk; Python ignores its signal, SIGXFSZ."""
+    """A limit on file sizes simulates the full disk; Python ignores its signal, SIGXFSZ."""
     checkpoint.save(tmp_path, 1, CONFIG, {"weights": torch.zeros(1000)})
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))

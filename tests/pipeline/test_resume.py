@@ -34,7 +34,7 @@ RUN: dict[str, Any] = {
 
 
 def start(run_dir: Path, task: str = "InvertedPendulum-v5", **settings: Any) -> subprocess.Popen[str]:
-    """``saltus train`` in a process of its own, with one thread, as in this process."""
+    """Start ``saltus train`` in a new process, with one thread as in this one."""
     arguments = small_arguments(**{**RUN, **settings})
     return saltus("train", task, *arguments, "--run-dir", run_dir, OMP_NUM_THREADS="1")
 
