@@ -33,7 +33,7 @@ class Config(Simulation):
     """Precision of matrix products in updates. tf32: all of them (CUDA only). bfloat16: those of hidden layers."""
 
     num_envs: int = 128
-    """Parallel worlds."""
+    """Number of parallel worlds."""
     total_env_steps: int = 2_000_000
     """Length of the run in control steps, summed over worlds."""
     learning_starts: int = 5_000
@@ -49,13 +49,13 @@ class Config(Simulation):
     """Transitions per update."""
 
     n_step: int = 3
-    """Rewards summed before a target bootstraps; fewer at the end of an episode and at the newest transition."""
+    """Number of rewards before a target bootstraps; fewer at the end of an episode and at the newest transition."""
     gamma: float = 0.99
     """Discount per control step."""
     critic_loss: Literal["mse", "categorical"] = "mse"
     """mse: squared Bellman error. categorical: cross-entropy of a distribution over num_atoms values."""
     num_atoms: int = 101
-    """Atoms of a categorical critic's distribution."""
+    """Number of atoms of a categorical critic's distribution."""
     value_range: float = 5.0
     """A categorical critic's atoms are evenly spaced in [-value_range, value_range], which must hold the returns."""
     target_network: bool = False
@@ -65,7 +65,7 @@ class Config(Simulation):
     num_critics: int = 2
     """Number of critics."""
     target_subset: int = 0
-    """Random critics per update whose minimum makes the target (REDQ); 0: all critics."""
+    """Number of random critics per update whose minimum makes the target (REDQ); 0: all critics."""
     actor_value: Literal["min", "mean"] = "min"
     """Value that the actor maximises: the minimum over the critics, or their mean."""
     policy_delay: int = 3
