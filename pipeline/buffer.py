@@ -16,25 +16,29 @@ from saltus.errors import SaltusError
 
 
 class ReplayBuffer:
-    """The last `capacity` transitions, sampled uniformly with replacement.
+    """Ring buffer of the last `capacity` transitions, sampled uniformly with replacement.
 
-    Cursor, size and random generator are on the device: neither `extend` nor `sample` waits for it.
+    Cursor, size and random generator live on the device, so `extend` and `sample` do not synchronise with it.
 
-    With an `n_step` above 1 every `extend` adds the same number of transitions, one for each world, in the same order.
+    With `n_step` > 1, `sample` joins transitions of the same world. Every `extend` must then add one transition for
+    each world, in the same order.
 
     Args:
-        capacity: transitions it holds.
-        observation_dim, action_dim: widths of a transition's entries (see `envs.transition`).
-        device: where it lives.
-        seed: seeds the sampling.
-        n_step: rewards that are summed in what `sample` gives.
-        gamma: discount of that sum.
+        capacity: number of transitions.
+        observation_dim: width of observations (see `envs.transition`).
+        action_dim: width of actions.
+        device: where the buffer lives.
+        seed: seed of the sampling.
+        n_step: number of rewards that a sampled transition sums.
+        gamma: discount factor of that sum.
+        capture: capture `extend` as a CUDA graph; None: on CUDA.
 
     Attributes:
-        generator: the random stream of `sample`, on `device`.
+        num_bytes: size of the stored transitions at full capacity.
+        generator: random generator of `sample`, on `device`.
 
     Raises:
-        MemoryError: it would not fit; nothing has been allocated then.
+        MemoryError: the buffer does not fit into the free memory; nothing was allocated.
     """
 
     def __init__(
@@ -46,6 +50,7 @@ class ReplayBuffer:
         seed: int = 0,
         n_step: int = 1,
         gamma: float = 0.99,
+        capture: bool | None = None,
     ):
         self.capacity, self.device = capacity, resolve_device(device)
         self.n_step, self.gamma = n_step, gamma
@@ -56,36 +61,42 @@ class ReplayBuffer:
         self._cursor = torch.zeros((), dtype=torch.int64, device=self.device)
         self._size = torch.zeros((), dtype=torch.int64, device=self.device)
         self._num_envs = 0
-        self._added = 0  # the host's copy of what the device counts, so that len() need not wait
+        self._added = 0  # counted on the host, too, so that len() does not synchronise
         self.generator = torch.Generator(self.device).manual_seed(seed)
-        self._writing: dict[int, CapturedFunction] = {}  # by the number of transitions
+        self._capture = self.device.type == "cuda" if capture is None else capture
+        self._captured: dict[int, CapturedFunction] = {}  # by the number of transitions
 
     def __len__(self) -> int:
         return min(self._added, self.capacity)
 
+    @property
+    def captured(self) -> bool:
+        """Whether `extend` has been captured as a CUDA graph."""
+        return any(function.captured for function in self._captured.values())
+
     def extend(self, transition: TensorDictBase) -> None:
-        """Add a transition of batch size [N], overwriting the oldest.
+        """Add a transition of batch size [N], overwriting the oldest ones.
 
         Raises:
-            ValueError: N is above the capacity, or differs from the last N while returns are summed over n steps.
+            SaltusError: N exceeds the capacity, or differs from the previous N while `n_step` > 1.
         """
         count = transition.batch_size[0]
         if count > self.capacity:
             raise SaltusError(f"{count} transitions do not fit into a buffer of {self.capacity}: raise buffer_size")
         if self.n_step > 1 and self._num_envs not in (0, count):
             raise SaltusError(
-                f"{count} transitions came after vector steps of {self._num_envs}, and {self.n_step}-step returns "
-                "follow a world from one vector step to the next: add all worlds at each, or set n_step to 1"
+                f"{count} transitions after vector steps of {self._num_envs}: {self.n_step}-step returns need a "
+                "transition of every world at each vector step; add all worlds, or set n_step to 1"
             )
-        if self.device.type == "cuda" and count not in self._writing:
+        if self._capture and count not in self._captured:
             name = f"the replay buffer's writing of {count} transitions"
-            self._writing[count] = CapturedFunction(self._write, name, self.device)
-        self._writing.get(count, self._write)(*(transition[key] for key in self._entries))
+            self._captured[count] = CapturedFunction(self._write, name, self.device)
+        self._captured.get(count, self._write)(*(transition[key] for key in self._entries))
         self._added += count
         self._num_envs = count
 
     def _write(self, *columns: Tensor) -> dict[str, Tensor]:
-        """Write the entries of as many transitions as `columns` have rows, which are in the order of a transition."""
+        """Write the entries of transitions, (N, width) each, in the order of `envs.transition.layout`."""
         count = len(columns[0])
         rows = (self._cursor + torch.arange(count, device=self.device)) % self.capacity
         for entry, values in zip(self._entries.values(), columns, strict=True):
@@ -95,17 +106,17 @@ class ReplayBuffer:
         return {}
 
     def sample(self, batch_size: int, num_batches: int = 1) -> list[TensorDict]:
-        """`num_batches` independent batches of `batch_size` transitions each.
+        """Sample `num_batches` independent batches of `batch_size` transitions each.
 
-        With an `n_step` above 1, ``("next", "reward")`` is the discounted sum of that many rewards, what else is in
-        ``"next"`` belongs to the last of them, and ``"steps_to_next_obs"`` (B, 1) counts them, in the dtype of rewards.
-        There are fewer where the episode ends, terminated or truncated, or the newest transition is reached.
+        With `n_step` > 1, ``("next", "reward")`` is the discounted sum of n rewards, the other entries of ``"next"``
+        are those of the last of the n transitions, and ``"steps_to_next_obs"`` (B, 1) float32 is their number. It is
+        below `n_step` where the episode terminates or is truncated, or where the newest transition is reached.
 
         Raises:
-            ValueError: fewer transitions are stored than a batch has.
+            SaltusError: fewer than `batch_size` transitions are stored.
         """
         if len(self) < batch_size:
-            raise SaltusError(f"a batch of {batch_size} was asked for and {len(self)} transitions are stored")
+            raise SaltusError(f"a batch of {batch_size} was requested, but {len(self)} transitions are stored")
         count = num_batches * batch_size
         draws = torch.rand(count, dtype=torch.float64, device=self.device, generator=self.generator)
         rows = (draws * self._size).long()
@@ -117,29 +128,29 @@ class ReplayBuffer:
         return {key: entry.index_select(0, rows) for key, entry in self._entries.items()}
 
     def _n_step_entries_at(self, rows: Tensor) -> dict[transitions.Key, Tensor]:
-        """The transitions at `rows`, each joined with those that follow it in its world."""
+        """The transitions at `rows`, each joined with its up to n - 1 successors in the same world."""
         reward, done = self._entries["next", "reward"], self._entries["next", "done"]
-        age = (rows - self._cursor) % self._size.clamp(min=1)  # 0 is the oldest, where the ring is full or not
+        age = (rows - self._cursor) % self._size.clamp(min=1)  # 0 is the oldest transition
         last = rows
         total = reward.index_select(0, rows)
         steps = torch.ones_like(total)
-        going_on = ~done.index_select(0, rows).squeeze(-1)
+        alive = ~done.index_select(0, rows).squeeze(-1)
         for step in range(1, self.n_step):
-            # A vector step added num_envs rows: a world's next transition lies so many further on.
+            # A vector step adds num_envs rows, so a world's successor is that many rows later.
             offset = step * self._num_envs
-            following = (rows + offset) % self.capacity
-            going_on = going_on & (age + offset < self._size)
-            total += torch.where(going_on.unsqueeze(-1), self.gamma**step * reward.index_select(0, following), 0.0)
-            steps += going_on.unsqueeze(-1)
-            last = torch.where(going_on, following, last)
-            going_on = going_on & ~done.index_select(0, following).squeeze(-1)
+            next_rows = (rows + offset) % self.capacity
+            alive = alive & (age + offset < self._size)
+            total += torch.where(alive.unsqueeze(-1), self.gamma**step * reward.index_select(0, next_rows), 0.0)
+            steps += alive.unsqueeze(-1)
+            last = torch.where(alive, next_rows, last)
+            alive = alive & ~done.index_select(0, next_rows).squeeze(-1)
         entries = {
             key: entry.index_select(0, last if isinstance(key, tuple) else rows) for key, entry in self._entries.items()
         }
         return {**entries, ("next", "reward"): total, "steps_to_next_obs": steps}
 
     def state_dict(self) -> dict[str, Any]:
-        """What is stored, where the ring stands, and the sampling's generator."""
+        """Stored transitions, cursor, counters and the state of the generator."""
         return {
             "stored": {_flat(key): _head(entry, len(self)) for key, entry in self._entries.items()},
             "added": self._added,
@@ -149,7 +160,7 @@ class ReplayBuffer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from what `state_dict` gave."""
+        """Continue from a `state_dict`."""
         self._added, self._num_envs = state["added"], state["num_envs"]
         self._cursor.copy_(state["cursor"])
         self._size.fill_(len(self))
@@ -163,17 +174,17 @@ def _flat(key: transitions.Key) -> str:
 
 
 def _head(entry: Tensor, count: int) -> Tensor:
-    """The first `count` rows, in host memory, as a tensor whose storage ends with them.
+    """The first `count` rows in host memory, with a storage of just these rows, because torch.save writes it whole.
 
-    What is saved of a tensor is its whole storage. On the CPU NumPy gives a shorter one without copying.
+    On the CPU the detour through NumPy shortens the storage without copying it.
     """
     return torch.from_numpy(entry.numpy()[:count]) if entry.device.type == "cpu" else entry[:count].cpu()
 
 
 def _nested(entries: dict[transitions.Key, Tensor], batch_size: int) -> TensorDict:
     flat: dict[str, Any] = {key: value for key, value in entries.items() if isinstance(key, str)}
-    following = {key[1]: value for key, value in entries.items() if isinstance(key, tuple)}
-    return TensorDict({**flat, "next": TensorDict(following, batch_size=[batch_size])}, batch_size=[batch_size])
+    next_entries = {key[1]: value for key, value in entries.items() if isinstance(key, tuple)}
+    return TensorDict({**flat, "next": TensorDict(next_entries, batch_size=[batch_size])}, batch_size=[batch_size])
 
 
 def _require_memory(num_bytes: int, capacity: int, device: torch.device) -> None:

@@ -1,4 +1,4 @@
-"""The policy's noise while it acts."""
+"""Noise of the stochastic policy while it collects transitions."""
 
 from __future__ import annotations
 
@@ -9,41 +9,43 @@ from torch import Tensor
 
 
 class RepeatedNoise:
-    """Standard normal noise that is held for some steps, which takes a policy further than fresh noise at each.
+    """Standard normal noise, each sample repeated for a random number of steps.
 
-    Held for k steps, k from 1 to `longest` with a probability proportional to 1 / k^2, the same for all worlds
-    (FlashSAC, arXiv 2604.04539; Eberhard et al. 2023 on why). With `longest` 1 it is fresh at each step.
+    A sample lasts k steps, 1 <= k <= `max_repeat`, with probability proportional to 1 / k^2, the same k for all worlds
+    (FlashSAC, arXiv 2604.04539). Correlated noise explores further (Eberhard et al. 2023). With a `max_repeat` of 1
+    every step has a new sample.
 
     Args:
-        num_envs, action_dim: its shape.
-        longest: most steps.
-        device: where it is drawn.
+        num_envs: number of worlds.
+        action_dim: width of the noise.
+        max_repeat: largest number of steps that a sample lasts.
+        device: where the noise is sampled.
     """
 
-    def __init__(self, num_envs: int, action_dim: int, longest: int, device: torch.device | str = "cpu"):
-        self.longest = longest
+    def __init__(self, num_envs: int, action_dim: int, max_repeat: int, device: torch.device | str = "cpu"):
+        self.max_repeat = max_repeat
         self._noise = torch.zeros(num_envs, action_dim, device=device)
-        self._left = 0
+        self._steps_left = 0
 
     def __call__(self) -> Tensor:
-        """The noise of the next step, (num_envs, action_dim)."""
-        if self._left == 0:
+        """The noise of the next step, (num_envs, action_dim). The same tensor at every call, changed in place."""
+        if self._steps_left == 0:
             self._noise.normal_()
-            self._left = self._duration()
-        self._left -= 1
+            self._steps_left = self._sample_duration()
+        self._steps_left -= 1
         return self._noise
 
-    def _duration(self) -> int:
-        if self.longest == 1:
+    def _sample_duration(self) -> int:
+        if self.max_repeat == 1:
             return 1
-        weights = torch.arange(1, self.longest + 1, dtype=torch.float64) ** -2
+        weights = torch.arange(1, self.max_repeat + 1, dtype=torch.float64) ** -2
         return int(torch.multinomial(weights, 1)) + 1
 
     def state_dict(self) -> dict[str, Any]:
-        """The noise, and for how many more steps it is held."""
-        return {"noise": self._noise, "left": self._left}
+        """The current sample and the number of steps that it still lasts."""
+        return {"noise": self._noise, "steps_left": self._steps_left}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from what `state_dict` gave."""
+        """Continue from a `state_dict`."""
         self._noise.copy_(state["noise"])
-        self._left = state["left"]
+        self._steps_left = state["steps_left"]

@@ -1,4 +1,4 @@
-"""Learner: rounds of an agent's updates. Sampling, compilation, capture."""
+"""Learner: rounds of an agent's updates, with sampling, compilation and capture."""
 
 from __future__ import annotations
 
@@ -14,18 +14,7 @@ from pipeline.buffer import ReplayBuffer
 from saltus.device.compiled_update import CompiledUpdate, Update
 from saltus.device.cuda_graph import CapturedFunction
 
-BATCHES_PER_DRAW = 32  # few enough to take little memory, enough to hide the cost of drawing
-
-
-@contextmanager
-def _tf32_products() -> Iterator[None]:
-    """Let CUDA round the factors of float32 matrix products to TF32."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
+BATCHES_PER_SAMPLE = 32  # few enough to take little memory, enough to hide the cost of sampling
 
 
 class Learner:
@@ -35,17 +24,18 @@ class Learner:
 
     Args:
         agent: what learns.
-        capture: whether to capture acting and rounds as CUDA graphs; None: on CUDA.
+        capture: capture acting and compiled rounds as CUDA graphs; None: on CUDA. Eager rounds are never captured,
+            because they synchronise with the GPU.
 
     Attributes:
-        gradient_steps: critic updates done.
+        gradient_steps: number of critic updates so far.
     """
 
     def __init__(self, agent: Agent, capture: bool | None = None):
         self.agent, self.gradient_steps = agent, 0
-        self._config, self._capture = agent.config, agent.device.type == "cuda" if capture is None else capture
-        delay = self._config.policy_delay
-        # What happens at the same time compiles as one graph.
+        self._config, delay = agent.config, agent.config.policy_delay
+        self._capture = agent.device.type == "cuda" if capture is None else capture
+        # Updates that always happen together compile as one graph.
         self._updates: list[tuple[int, Update]] = [(1, agent.update_critic), (delay, agent.update_actor)]
         if delay == 1:
             self._updates = [(1, agent.update)]
@@ -54,9 +44,7 @@ class Learner:
             self._compiled = [CompiledUpdate(update, agent.tensors) for _, update in self._updates]
             self._updates = [(every, one) for (every, _), one in zip(self._updates, self._compiled, strict=True)]
         self._captured_rounds: dict[tuple[ReplayBuffer, int, int], CapturedFunction] = {}
-        self._captured_act: CapturedFunction | None = None
-        if self._capture:
-            self._captured_act = CapturedFunction(self._act, "the actor", agent.device)
+        self._captured_act = CapturedFunction(self._act, "the actor", agent.device) if self._capture else None
 
     @property
     def compiling(self) -> bool:
@@ -73,8 +61,13 @@ class Learner:
         """Whether a round has been captured as a CUDA graph."""
         return any(function.captured for function in self._captured_rounds.values())
 
+    @property
+    def act_captured(self) -> bool:
+        """Whether acting has been captured as a CUDA graph."""
+        return self._captured_act is not None and self._captured_act.captured
+
     def act(self, observation: Tensor, noise: Tensor) -> Tensor:
-        """`Agent.act`, as a CUDA graph on CUDA, where N must be the same at every call."""
+        """`Agent.act`; captured, it takes the same N at every call."""
         if self._captured_act is None:
             return self.agent.act(observation, noise)
         return self._captured_act(observation, noise)["action"].clone()
@@ -83,29 +76,28 @@ class Learner:
         return {"action": self.agent.act(observation, noise)}
 
     def round(self, buffer: ReplayBuffer, num_updates: int) -> Metrics:
-        """Do `num_updates` critic updates and the actor updates that are due; return their last metrics.
+        """Run `num_updates` critic updates and the actor updates that are due; return their last metrics.
 
-        Metrics are scalars on the device. On CUDA the next round overwrites them, and the host does not wait.
+        Metrics are scalars on the device. If rounds are captured, the next round overwrites them.
         """
         metrics: Metrics = {}
         with _tf32_products() if self._config.matmul_dtype == "tf32" else nullcontext():
-            for done in range(0, num_updates, BATCHES_PER_DRAW):
-                count = min(BATCHES_PER_DRAW, num_updates - done)
+            for done in range(0, num_updates, BATCHES_PER_SAMPLE):
+                count = min(BATCHES_PER_SAMPLE, num_updates - done)
                 metrics |= self._run_updates(buffer, count)
                 self.gradient_steps += count
         return metrics
 
     def _run_updates(self, buffer: ReplayBuffer, count: int) -> Metrics:
-        """`count` updates on batches drawn at once, captured if everything in them is compiled."""
+        """Run `count` updates on batches sampled at once, captured if all of them are compiled."""
         since_actor = self.gradient_steps % self._config.policy_delay
-        work = partial(self._sample_and_update, buffer, count, since_actor)
+        run = partial(self._sample_and_update, buffer, count, since_actor)
         if not (self._capture and self._compiled and all(update.compiled for update in self._compiled)):
-            return work()
+            return run()
         key = buffer, count, since_actor
         if key not in self._captured_rounds:
-            self._captured_rounds[key] = CapturedFunction(
-                work, "a round of updates", self.agent.device, buffer.generator
-            )
+            name = "a round of updates"
+            self._captured_rounds[key] = CapturedFunction(run, name, self.agent.device, buffer.generator)
         return self._captured_rounds[key]()
 
     def _sample_and_update(self, buffer: ReplayBuffer, count: int, since_actor: int) -> Metrics:
@@ -116,3 +108,14 @@ class Learner:
                 if number % every == 0:
                     metrics |= update(batch)
         return metrics
+
+
+@contextmanager
+def _tf32_products() -> Iterator[None]:
+    """Let CUDA round the factors of float32 matrix products to TF32."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

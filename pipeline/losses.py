@@ -1,7 +1,7 @@
-"""The loss of a configuration: TorchRL's SACLoss or CrossQLoss, or a LossModule of the same kind.
+"""The loss module of a configuration: TorchRL's SACLoss or CrossQLoss, or a variant of SACLoss.
 
-Actions are in [-1, 1] throughout: the losses, their log-probabilities and the target entropy know nothing of the
-task's own bounds.
+`pipeline.torchrl_adapter` evaluates it. Actions are in [-1, 1], so log-probabilities and the target entropy do not
+depend on the task's action bounds.
 """
 
 from __future__ import annotations
@@ -19,21 +19,22 @@ from pipeline.config import Config
 from pipeline.networks import Actor, Critic, WeightNormalization, initialize_units, mlp, residual, set_matmul_dtype
 from pipeline.torchrl_adapter import (
     ActionDistribution,
-    CustomLoss,
     Loss,
+    SACVariant,
     actor_parameters,
     critic_parameters,
+    require_parts,
 )
 
 
-class EnsembleLoss(CustomLoss):
+class EnsembleLoss(SACVariant):
     """SAC with an ensemble of critics (REDQ; Chen et al. 2021, algorithm 1).
 
     TorchRL's REDQLoss has the same critic loss, but always computes all three losses, which costs 20 unused actor
     losses per used one at a UTD ratio of 20, and clips alpha to [0.1, 10].
 
     Args:
-        target_subset: number of critics, drawn without replacement at each update, whose minimum is the target.
+        target_subset: number of critics, sampled without replacement at each update, whose minimum is the target.
         actor_value: ``"mean"`` or ``"min"``: how the actor's loss reduces the critics' values.
     """
 
@@ -41,40 +42,40 @@ class EnsembleLoss(CustomLoss):
         super().__init__(*args, **kwargs)
         self.target_subset, self.actor_value = target_subset, actor_value
 
-    def critic_loss(self, batch: TensorDictBase) -> tuple[Tensor, Tensor]:
+    def critic_loss(self, batch: TensorDictBase) -> tuple[Tensor, dict[str, Tensor]]:
         next_batch = batch["next"]
-        action, log_prob = self.sample_action(next_batch, differentiable=False)
+        next_action, log_prob = self.sample_action(next_batch, differentiable=False)
         with torch.no_grad():
             targets = self.target_qvalue_network_params
             if self.target_subset < self.num_qvalue_nets:
-                drawn = torch.rand(self.num_qvalue_nets, device=log_prob.device).argsort()[: self.target_subset]
-                targets = targets.apply(lambda value: value.index_select(0, drawn), batch_size=[self.target_subset])
-            next_value = self._values(next_batch["observation"], action, targets).amin(0) - self.alpha * log_prob
+                subset = torch.rand(self.num_qvalue_nets, device=log_prob.device).argsort()[: self.target_subset]
+                targets = targets.apply(lambda value: value.index_select(0, subset), batch_size=[self.target_subset])
+            next_value = self._values(next_batch["observation"], next_action, targets).amin(0) - self.alpha * log_prob
             target = self.value_estimator.value_estimate(batch, next_value=next_value.unsqueeze(-1)).squeeze(-1)
         value = self._values(batch["observation"], batch["action"], self.qvalue_network_params)
-        loss = self.distance(value, target.expand_as(value)).sum(0)
-        return loss.mean(), (value - target).abs().detach().amax(0)
+        loss = nn.functional.mse_loss(value, target.expand_as(value), reduction="none").sum(0).mean()
+        return loss, {"td_error": (value - target).abs().detach().amax(0)}
 
-    def actor_loss(self, tensordict: TensorDictBase) -> tuple[Tensor, dict[str, Tensor]]:
-        action, log_prob = self.sample_action(tensordict, differentiable=True)
-        values = self._values(tensordict["observation"], action, self.frozen_critic_params)
+    def actor_loss(self, batch: TensorDictBase) -> tuple[Tensor, dict[str, Tensor]]:
+        action, log_prob = self.sample_action(batch, differentiable=True)
+        values = self._values(batch["observation"], action, self.frozen_critic_params)
         value = values.mean(0) if self.actor_value == "mean" else values.amin(0)
         return (self.alpha * log_prob - value).mean(), {"log_prob": log_prob.detach()}
 
     def _values(self, observation: Tensor, action: Tensor, params: TensorDictBase) -> Tensor:
-        """(critics, B)."""
+        """The critics' values, (critics, B)."""
         return self.critics(observation, action, params, "state_action_value").squeeze(-1)
 
 
-class CategoricalLoss(CustomLoss):
-    """SAC with critics that are distributions over atoms, and cross-entropy (XQC, FlashSAC; Bellemare et al. 2017).
+class CategoricalLoss(SACVariant):
+    """SAC with categorical critics and the cross-entropy (XQC, FlashSAC; Bellemare et al. 2017).
 
-    Critics, live and target, see current and next pairs as one batch, as batch norm needs it (Bhatt et al. 2024).
-    Reads ``"observation"``, ``"action"``, ``("next", "observation" | "reward" | "terminated")`` and, where it is there,
+    Critics and target networks see current and next pairs as one batch, as batch norm requires (Bhatt et al. 2024).
+    Reads ``"observation"``, ``"action"``, ``("next", "observation" | "reward" | "terminated")`` and, if present,
     ``"steps_to_next_obs"`` (see `ReplayBuffer.sample`).
 
     Args:
-        atoms: the values, (atoms,), evenly spaced; critics give ``"logits"`` (B, atoms).
+        atoms: support of the distributions, (atoms,), evenly spaced; critics return ``"logits"`` (B, atoms).
     """
 
     atoms: Tensor
@@ -83,7 +84,7 @@ class CategoricalLoss(CustomLoss):
         super().__init__(*args, **kwargs)
         self.register_buffer("atoms", atoms)
 
-    def critic_loss(self, batch: TensorDictBase) -> tuple[Tensor, Tensor]:
+    def critic_loss(self, batch: TensorDictBase) -> tuple[Tensor, dict[str, Tensor]]:
         next_batch = batch["next"]
         next_action, log_prob = self.sample_action(next_batch, differentiable=False)
         observations = torch.cat([batch["observation"], next_batch["observation"]])
@@ -92,94 +93,116 @@ class CategoricalLoss(CustomLoss):
         with torch.no_grad():
             if self.delay_qvalue:
                 next_logits = self._logits(observations, actions, self.target_qvalue_network_params).chunk(2, dim=1)[1]
-            lowest = self._mean(next_logits).argmin(0)[None, :, None]
-            probabilities = next_logits.softmax(-1).take_along_dim(lowest, 0).squeeze(0)
+            smallest = self._mean(next_logits).argmin(0)[None, :, None]
+            probabilities = next_logits.softmax(-1).take_along_dim(smallest, 0).squeeze(0)
             steps = batch.get("steps_to_next_obs", torch.ones_like(next_batch["reward"]))
             discount = self.value_estimator.gamma**steps * ~next_batch["terminated"]
             values = next_batch["reward"] + discount * (self.atoms - self.alpha * log_prob.unsqueeze(-1))
             target = project(probabilities, values, self.atoms)
         loss = -(target * logits.log_softmax(-1)).sum(-1).sum(0).mean()
-        return loss, (self._mean(logits) - target @ self.atoms).detach().abs().amax(0)
+        return loss, {"td_error": (self._mean(logits) - target @ self.atoms).detach().abs().amax(0)}
 
-    def actor_loss(self, tensordict: TensorDictBase) -> tuple[Tensor, dict[str, Tensor]]:
+    def actor_loss(self, batch: TensorDictBase) -> tuple[Tensor, dict[str, Tensor]]:
+        # The actor's batch norms normalise by the batch, the critics' by their running statistics.
         self.actor_network.train()
-        action, log_prob = self.sample_action(tensordict, differentiable=True)
+        action, log_prob = self.sample_action(batch, differentiable=True)
         self.actor_network.eval()
         self.qvalue_network.eval()
-        logits = self._logits(tensordict["observation"], action, self.frozen_critic_params)
+        logits = self._logits(batch["observation"], action, self.frozen_critic_params)
         self.qvalue_network.train()
         value = self._mean(logits).amin(0)
         return (self.alpha * log_prob - value).mean(), {"log_prob": log_prob.detach()}
 
     def _logits(self, observation: Tensor, action: Tensor, params: TensorDictBase) -> Tensor:
+        """The critics' logits, (critics, B, atoms)."""
         return self.critics(observation, action, params, "logits")
 
     def _mean(self, logits: Tensor) -> Tensor:
+        """The means of distributions, (critics, B)."""
         return logits.softmax(-1) @ self.atoms
 
 
 def project(probabilities: Tensor, values: Tensor, atoms: Tensor) -> Tensor:
-    """The distribution over `atoms` whose mass is that of `values`, each split linearly between the atoms around it.
+    """Project a distribution over `values` onto `atoms` (Bellemare et al. 2017, eq. 7).
 
-    Values beyond the outermost atoms count as those (Bellemare et al. 2017, eq. 7).
+    Each value's probability is split linearly between the two nearest atoms. Values beyond the outermost atoms count
+    as those.
 
     Args:
-        probabilities: (B, atoms), of each value.
+        probabilities: probability of each value, (B, atoms).
         values: (B, atoms).
         atoms: (atoms,), evenly spaced.
+
+    Returns:
+        The probability of each atom, (B, atoms).
     """
     last = len(atoms) - 1
     position = (values - atoms[0]) * (last / (atoms[-1] - atoms[0]))
-    position = position.clamp(0, last)  # after the rounding, which would else leave a share below 0
+    position = position.clamp(0, last)  # last, because rounding could otherwise leave a negative fraction
     below = position.floor().clamp(max=last - 1)
-    share = position - below
-    index = below.nan_to_num(0).long()  # what is not a number makes the result so, and not an index out of bounds
+    fraction = position - below
+    index = below.nan_to_num(0).long()  # NaN makes the result NaN, not an index out of bounds
     result = torch.zeros_like(probabilities)
-    result = result.scatter_add(-1, index, probabilities * (1 - share))
-    return result.scatter_add(-1, index + 1, probabilities * share)
+    result = result.scatter_add(-1, index, probabilities * (1 - fraction))
+    return result.scatter_add(-1, index + 1, probabilities * fraction)
 
 
-def make_loss(config: Config, observation_dim: int, action_dim: int, device: torch.device) -> tuple[Loss, Actor]:
-    """The loss module, and the actor whose parameters it trains."""
-    actor = _actor(config, observation_dim, action_dim).to(device)
+def make_loss(
+    config: Config,
+    observation_dim: int,
+    action_dim: int,
+    device: torch.device,
+    batched_critics: bool | None = None,
+) -> tuple[Loss, Actor]:
+    """The loss module of a configuration, and the actor whose parameters it trains.
+
+    Args:
+        config: the configuration of the run.
+        observation_dim: width of observations.
+        action_dim: width of actions.
+        device: where the networks live.
+        batched_critics: compute all critics' matrix products as one batched product; None: on CUDA. On the CPU one
+            product for each critic is faster.
+    """
+    actor = _make_actor(config, observation_dim, action_dim).to(device)
     policy = ProbabilisticActor(
         TensorDictModule(actor, ["observation"], ["loc", "scale"]),
         in_keys=["loc", "scale"],
         out_keys=["action"],
         distribution_class=ActionDistribution,
-        # Bounds of -1 and 1 as numbers, which tracing takes for constants. (Plain updates on CUDA wait for two copies.)
+        # Numbers, not tensors: tracing makes them constants. (Eager updates on CUDA synchronise to copy them.)
         distribution_kwargs={"low": -1.0, "high": 1.0, "tanh_loc": False, "safe_tanh": False},
         return_log_prob=True,
     )
-    kind, key, options = _loss_class(config)
+    cls, output_key, options = loss_class(config)
     critics = [
-        TensorDictModule(_critic(config, observation_dim + action_dim).to(device), ["observation", "action"], [key])
+        TensorDictModule(
+            _make_critic(config, observation_dim + action_dim).to(device), ["observation", "action"], [output_key]
+        )
         for _ in range(config.num_critics)
     ]
     target_entropy = config.target_entropy
     if target_entropy == "auto":
         target_entropy = -config.target_entropy_scale * action_dim
-    loss = kind(
+    loss = cls(
         policy,
         critics,
         num_qvalue_nets=config.num_critics,
         loss_function="l2",
         alpha_init=config.alpha_init,
         target_entropy=target_entropy,
-        # On the CPU a matrix product for each critic is faster than one batched product.
-        deactivate_vmap=device.type == "cpu",
+        deactivate_vmap=device.type == "cpu" if batched_critics is None else not batched_critics,
         **options,
     )
     loss.make_value_estimator(gamma=config.gamma)
     loss.to(device)
-    # Both are made at their first access, which must not be one on the fake tensors of `saltus.device.compiled_update`.
-    _ = loss.target_entropy, loss._cached_detached_qvalue_params
+    require_parts(loss)
     actor.eval()
     return loss, actor
 
 
-def _loss_class(config: Config) -> tuple[type[Loss], str, dict[str, Any]]:
-    """The class of the loss, the key of what its critics give, and the arguments of its own."""
+def loss_class(config: Config) -> tuple[type[Loss], str, dict[str, Any]]:
+    """The class of the loss module, the key of its critics' output, and its own arguments."""
     if config.critic_loss == "categorical":
         atoms = torch.linspace(-config.value_range, config.value_range, config.num_atoms)
         return CategoricalLoss, "logits", {"atoms": atoms, "delay_qvalue": config.target_network}
@@ -191,23 +214,23 @@ def _loss_class(config: Config) -> tuple[type[Loss], str, dict[str, Any]]:
     return EnsembleLoss, "state_action_value", {"target_subset": subset, "actor_value": config.actor_value}
 
 
-def _actor(config: Config, observation_dim: int, action_dim: int) -> Actor:
+def _make_actor(config: Config, observation_dim: int, action_dim: int) -> Actor:
     widths = [observation_dim, *config.actor_hidden, 2 * action_dim]
     body = residual(widths) if config.network == "residual" else mlp(widths, config.actor_norm, config.norm_order)
-    return Actor(_configured(body, config), bounded=config.network == "residual")
+    return Actor(_configure(body, config), bounded=config.network == "residual")
 
 
-def _critic(config: Config, inputs: int) -> Critic:
+def _make_critic(config: Config, inputs: int) -> Critic:
     widths = [inputs, *config.critic_hidden, config.num_atoms if config.critic_loss == "categorical" else 1]
     if config.network == "residual":
         body = residual(widths)
     else:
         body = mlp(widths, config.critic_norm, config.norm_order, config.dropout)
-    return Critic(_configured(body, config))
+    return Critic(_configure(body, config))
 
 
-def _configured(body: nn.Module, config: Config) -> nn.Module:
-    """A network with the configuration's first weights and matrix products."""
+def _configure(body: nn.Module, config: Config) -> nn.Module:
+    """Apply a configuration's weight initialisation and matrix product precision to a network."""
     if config.weight_normalization != "none":
         initialize_units(body)
     if config.matmul_dtype == "bfloat16":
@@ -215,12 +238,12 @@ def _configured(body: nn.Module, config: Config) -> nn.Module:
     return body
 
 
-def weight_normalization(config: Config, loss: Loss) -> tuple[WeightNormalization, WeightNormalization] | None:
-    """The normalisations of the critics' and the actor's weights after a step, if the configuration has them."""
+def weight_normalizations(config: Config, loss: Loss) -> dict[str, WeightNormalization]:
+    """The weight normalisations after a step of ``"critic"`` and ``"actor"``; empty if not configured."""
     if config.weight_normalization == "none":
-        return None
+        return {}
     scales = config.weight_normalization == "all"
-    return (
-        WeightNormalization(loss.qvalue_network, critic_parameters(loss), scales),
-        WeightNormalization(loss.actor_network, actor_parameters(loss), scales),
-    )
+    return {
+        "critic": WeightNormalization(loss.qvalue_network, critic_parameters(loss), scales),
+        "actor": WeightNormalization(loss.actor_network, actor_parameters(loss), scales),
+    }

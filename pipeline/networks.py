@@ -1,4 +1,4 @@
-"""Actor and critics."""
+"""Networks of actor and critics, their layers, and weight normalisation."""
 
 from __future__ import annotations
 
@@ -16,9 +16,14 @@ TANH_LOG_STD_RANGE = (-10.0, 2.0)
 class BatchNorm(nn.Module):
     """Batch normalisation with running statistics (Ioffe and Szegedy 2015), (B, features) -> (B, features).
 
-    In training mode a batch is normalised by its own statistics, and the running ones move by `momentum` towards
-    them; in evaluation mode the running ones serve. Unlike torch's it is made of plain tensor operations, so that
-    it works under vmap over an ensemble of critics and fuses into the compiled update.
+    In training mode the batch's statistics normalise it, and the running statistics move towards them by `momentum`.
+    In evaluation mode the running statistics normalise. Unlike torch.nn.BatchNorm1d it consists of plain tensor
+    operations, so that it works under vmap over an ensemble of critics and fuses into the compiled update.
+
+    Args:
+        features: width of the input.
+        momentum: weight of the batch's statistics in the running ones.
+        eps: added to the variance.
     """
 
     running_mean: Tensor
@@ -36,11 +41,11 @@ class BatchNorm(nn.Module):
         return self.standardize(x) * self.weight + self.bias
 
     def standardize(self, x: Tensor) -> Tensor:
-        """What `forward` does before it scales and shifts."""
+        """Normalise without scale and shift, (B, features) -> (B, features)."""
         if self.training:
             mean, var = x.mean(0), x.var(0, correction=0)
             unbiased = var.detach() * (x.shape[0] / (x.shape[0] - 1))
-            # lerp_ has no batching rule: under vmap it would loop over the critics.
+            # Not lerp_: it has no batching rule, so vmap would loop over the critics.
             self.running_mean.mul_(1 - self.momentum).add_(mean.detach() * self.momentum)
             self.running_var.mul_(1 - self.momentum).add_(unbiased * self.momentum)
         else:
@@ -49,7 +54,7 @@ class BatchNorm(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """Division by the root mean square of the features, (B, features) -> (B, features) (Zhang and Sennrich 2019)."""
+    """Root mean square normalisation, (B, features) -> (B, features) (Zhang and Sennrich 2019)."""
 
     def __init__(self, features: int, eps: float = 1e-6):
         super().__init__()
@@ -61,10 +66,10 @@ class RMSNorm(nn.Module):
 
 
 class HiddenLinear(nn.Linear):
-    """A linear layer, (B, inputs) -> (B, outputs) float32, whose product may round its factors.
+    """Linear layer whose matrix product may have lower precision, (B, inputs) -> (B, outputs) float32.
 
     Attributes:
-        matmul_dtype: of the matrix products' factors and results, in the backward pass, too.
+        matmul_dtype: dtype of the matrix products' factors and results, also in the backward pass.
     """
 
     matmul_dtype = torch.float32
@@ -73,7 +78,7 @@ class HiddenLinear(nn.Linear):
         return self.affine(x, self.weight, self.bias)
 
     def affine(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """``x @ weight.T + bias``, of weights that need not be the layer's own."""
+        """``x @ weight.T + bias`` in the layer's precision."""
         if self.matmul_dtype == torch.float32:
             return nn.functional.linear(x, weight, bias)
         result = nn.functional.linear(x.to(self.matmul_dtype), weight.to(self.matmul_dtype)).float()
@@ -81,7 +86,10 @@ class HiddenLinear(nn.Linear):
 
 
 class ResidualBlock(nn.Module):
-    """``x + relu(norm(W2 relu(norm(W1 x))))``, four times as wide inside (FlashSAC, arXiv 2604.04539)."""
+    """Residual block ``x + relu(norm(W2 relu(norm(W1 x))))``, (B, width) -> (B, width) (FlashSAC, arXiv 2604.04539).
+
+    The inner layer is four times as wide.
+    """
 
     def __init__(self, width: int):
         super().__init__()
@@ -95,32 +103,32 @@ class ResidualBlock(nn.Module):
 
 
 class Layers(nn.Sequential):
-    """Layers in a row, (B, inputs) -> (B, outputs).
+    """Sequential layers, (B, inputs) -> (B, outputs).
 
-    A batch norm on the input leaves its scale and shift to the linear layer after it: their gradients then come from
-    the weights' and the bias's, and not from a matrix product as large as that layer's.
+    Scale and shift of a batch norm on the input are folded into the linear layer that follows. Their gradients then
+    derive from those of its weight and bias, which saves a matrix product as large as the layer's.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        first, following, *layers = self
-        if isinstance(first, BatchNorm) and isinstance(following, HiddenLinear):
-            bias = following.weight @ first.bias
-            if following.bias is not None:
-                bias = bias + following.bias
-            x = following.affine(first.standardize(x), following.weight * first.weight, bias)
+        first, second, *rest = self
+        if isinstance(first, BatchNorm) and isinstance(second, HiddenLinear):
+            bias = second.weight @ first.bias
+            if second.bias is not None:
+                bias = bias + second.bias
+            x = second.affine(first.standardize(x), second.weight * first.weight, bias)
         else:
-            x = following(first(x))
-        for layer in layers:
+            x = second(first(x))
+        for layer in rest:
             x = layer(x)
         return x
 
 
 class Actor(nn.Module):
-    """Gaussian policy before the tanh: observation (B, obs_dim) -> loc and scale, (B, action_dim) each.
+    """Tanh-Gaussian policy: observation (B, obs_dim) -> loc and scale before the tanh, (B, action_dim) each.
 
     Args:
-        body: observation (B, obs_dim) -> (B, 2 action_dim), from which loc and the logarithm of scale are made.
-        bounded: squash the logarithm smoothly into its range instead of clipping it.
+        body: observation (B, obs_dim) -> loc and the logarithm of scale, concatenated, (B, 2 action_dim).
+        bounded: squash the logarithm into `TANH_LOG_STD_RANGE` by a tanh; otherwise clip it to `LOG_STD_RANGE`.
     """
 
     def __init__(self, body: nn.Module, bounded: bool = False):
@@ -136,21 +144,21 @@ class Actor(nn.Module):
 
     @torch.no_grad()
     def sample(self, observation: Tensor, noise: Tensor) -> Tensor:
-        """The policy's actions for standard normal `noise`, both (B, action_dim), in [-1, 1]."""
+        """Actions of the stochastic policy, (B, action_dim) in [-1, 1], for standard normal `noise` (B, action_dim)."""
         loc, scale = self(observation)
         return torch.tanh(loc + scale * noise)
 
     @torch.no_grad()
     def mode(self, observation: Tensor) -> Tensor:
-        """The deterministic policy, (B, action_dim) in [-1, 1]."""
+        """Actions of the deterministic policy, (B, action_dim) in [-1, 1]."""
         return torch.tanh(self(observation)[0])
 
 
 class Critic(nn.Module):
-    """Value of observation (B, obs_dim) and action (B, action_dim) in [-1, 1].
+    """Value of an observation (B, obs_dim) and an action (B, action_dim) in [-1, 1].
 
     Args:
-        body: (B, obs_dim + action_dim) -> the value (B, 1), or the logits of its distribution (B, atoms).
+        body: (B, obs_dim + action_dim) -> the value, (B, 1), or the logits of its distribution, (B, atoms).
     """
 
     def __init__(self, body: nn.Module):
@@ -164,30 +172,34 @@ class Critic(nn.Module):
 def mlp(
     widths: Sequence[int], norm: str = "none", order: Literal["after", "before"] = "after", dropout: float = 0.0
 ) -> Layers:
-    """Linear layers of these widths with ReLU between them.
+    """A multilayer perceptron with ReLU.
 
     Args:
-        widths: of input, hidden layers and output.
+        widths: widths of the input, the hidden layers and the output.
         norm: ``"batch"``: on the input and at each hidden layer; ``"layer"``: before each ReLU; or ``"none"``.
-        order: whether batch norm comes after each ReLU (CrossQ) or before it, where linear layers need no bias (XQC).
-        dropout: share of units dropped before each layer norm (DroQ).
+        order: batch norm ``"after"`` each ReLU (CrossQ), or ``"before"`` it, without biases in the linear layers (XQC).
+        dropout: fraction of units dropped after each hidden linear layer (DroQ).
     """
     batch, before = norm == "batch", norm == "batch" and order == "before"
     layers: list[nn.Module] = [BatchNorm(widths[0])] if batch else []
-    for width, following in pairwise(widths[:-1]):
-        layers.append(HiddenLinear(width, following, bias=not before))
+    for inputs, outputs in pairwise(widths[:-1]):
+        layers.append(HiddenLinear(inputs, outputs, bias=not before))
         if dropout > 0:
             layers.append(nn.Dropout(dropout))
         if norm == "layer":
-            layers.append(nn.LayerNorm(following))
-        layers += [BatchNorm(following), nn.ReLU()] if before else [nn.ReLU()]
+            layers.append(nn.LayerNorm(outputs))
+        layers += [BatchNorm(outputs), nn.ReLU()] if before else [nn.ReLU()]
         if batch and not before:
-            layers.append(BatchNorm(following))
+            layers.append(BatchNorm(outputs))
     return Layers(*layers, nn.Linear(widths[-2], widths[-1]))
 
 
 def residual(widths: Sequence[int]) -> Layers:
-    """FlashSAC's network: batch norm, a linear embedding, blocks of the width ``widths[1]``, RMS norm, a head."""
+    """FlashSAC's network: batch norm, linear embedding, residual blocks, RMS norm and a linear head.
+
+    Args:
+        widths: widths of the input, the blocks (all equal) and the output.
+    """
     inputs, width, outputs = widths[0], widths[1], widths[-1]
     blocks = [ResidualBlock(width) for _ in widths[1:-1]]
     embedding = [BatchNorm(inputs, eps=1e-5), HiddenLinear(inputs, width, bias=False)]
@@ -195,7 +207,7 @@ def residual(widths: Sequence[int]) -> Layers:
 
 
 def initialize_units(network: nn.Module) -> None:
-    """Orthogonal weights, each unit's rescaled to norm 1; biases 0."""
+    """Initialise linear layers: orthogonal weights, rescaled to norm 1 for each unit; biases 0."""
     for module in network.modules():
         if isinstance(module, nn.Linear):
             nn.init.orthogonal_(module.weight)
@@ -205,22 +217,22 @@ def initialize_units(network: nn.Module) -> None:
 
 
 def set_matmul_dtype(network: nn.Module, dtype: torch.dtype) -> None:
-    """Let the hidden layers' matrix products have factors of `dtype`; heads, norms and losses keep float32."""
+    """Set the precision of the hidden layers' matrix products; heads and norms keep float32."""
     for module in network.modules():
         if isinstance(module, HiddenLinear):
             module.matmul_dtype = dtype
 
 
 class WeightNormalization:
-    """Rescales parameters in place after an optimiser's step, which keeps the effective learning rate up.
+    """Rescales parameters in place after an optimiser step, which keeps the effective learning rate from falling.
 
-    Linear weights: each row to norm 1. With `scales`, also (weight, bias) of each batch norm together, and each RMS
-    norm's weight, to the norm of a vector of ones (FlashSAC; XQC leaves them free).
+    Each row of a linear weight gets norm 1. With `scales`, weight and bias of each batch norm together, and the weight
+    of each RMS norm, get the norm of a vector of ones (FlashSAC; XQC does not rescale them).
 
     Args:
-        network: tells which parameter belongs to what kind of layer.
-        parameters: the parameters by their names in `network`; stacked over critics or not.
-        scales: whether to rescale normalisations.
+        network: defines which parameter belongs to which kind of layer.
+        parameters: the parameters by their names in `network`, possibly stacked over critics.
+        scales: whether to rescale the parameters of normalisations.
     """
 
     def __init__(self, network: nn.Module, parameters: Mapping[str, Tensor], scales: bool):
@@ -234,7 +246,7 @@ class WeightNormalization:
 
     @torch.no_grad()
     def project(self) -> None:
-        """Rescale."""
+        """Rescale the parameters."""
         for weight in self._rows:
             weight /= weight.norm(dim=-1, keepdim=True)
         for group in self._scales:

@@ -1,24 +1,44 @@
-"""Running statistics on the training device: of observations, and of returns, by which rewards are scaled."""
+"""Normalisation of observations and rewards by running statistics on the training device."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
+from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
+
+from pipeline.config import Config
 
 EPSILON = 1e-8
 
 
-class Moments:
-    """Mean and variance of all rows seen so far, per column, in float64.
+class RunningStatistics:
+    """Tensors that change in place, saved and restored by name."""
 
-    Batches are joined by Chan, Golub and LeVeque's update (1979), which loses no digits to large means.
+    def state_dict(self) -> dict[str, Tensor]:
+        """The statistics by name; not copies."""
+        raise NotImplementedError
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Copy the statistics of a `state_dict` into place."""
+        for name, value in self.state_dict().items():
+            value.copy_(state[name])
+
+
+class Moments(RunningStatistics):
+    """Running mean and variance of rows, per column, in float64.
+
+    Uses the pairwise update of Chan, Golub and LeVeque (1979), which loses no digits to large means.
 
     Args:
-        columns: how many.
+        columns: number of columns.
         device: where the statistics live.
 
     Attributes:
-        mean, variance: (columns,); 0 and 1 before the first row.
+        count: number of rows so far, a scalar.
+        mean: (columns,); 0 before the first row.
+        variance: (columns,), of the population; 1 before the first row.
     """
 
     def __init__(self, columns: int, device: torch.device | str = "cpu"):
@@ -27,7 +47,7 @@ class Moments:
         self.variance = torch.ones(columns, dtype=torch.float64, device=device)
 
     def update(self, rows: Tensor) -> None:
-        """Take in (N, columns)."""
+        """Add rows, (N, columns)."""
         rows = rows.double()
         count = self.count + len(rows)
         difference = rows.mean(0) - self.mean
@@ -36,44 +56,43 @@ class Moments:
         self.mean.add_(difference * len(rows) / count)
         self.count.copy_(count)
 
-    def tensors(self) -> dict[str, Tensor]:
-        """The statistics by name, themselves and not copies."""
+    def state_dict(self) -> dict[str, Tensor]:
         return {"count": self.count, "mean": self.mean, "variance": self.variance}
 
 
-class ObservationNormalizer:
-    """Observations less their running mean, over their running deviation (SimbaV2, Lee et al. 2025).
+class ObservationNormalizer(RunningStatistics):
+    """Standardises observations: ``(observation - mean) / std`` (SimbaV2; Lee et al. 2025, arXiv 2502.15280).
 
-    Statistics move at `update` alone: calling it leaves them as they are.
+    Only `update` changes the statistics.
     """
 
     def __init__(self, observation_dim: int, device: torch.device | str = "cpu"):
         self.moments = Moments(observation_dim, device)
 
     def update(self, observation: Tensor) -> None:
-        """Take in observations, (N, obs_dim)."""
+        """Add observations, (N, obs_dim)."""
         self.moments.update(observation)
 
     def __call__(self, observation: Tensor) -> Tensor:
-        """Normalise (B, obs_dim)."""
+        """Normalised observations, (B, obs_dim) float32."""
         mean, variance = self.moments.mean.float(), self.moments.variance.float()
         return (observation - mean) * torch.rsqrt(variance + EPSILON)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The statistics by name."""
-        return self.moments.tensors()
+        return self.moments.state_dict()
 
 
-class RewardScaler:
-    """Rewards over the running deviation of discounted returns (FlashSAC, XQC; the idea is Engstrom et al.'s, 2020).
+class RewardScaler(RunningStatistics):
+    """Divides rewards by the standard deviation of discounted returns (Engstrom et al. 2020; FlashSAC, XQC).
 
-    In every world ``G <- r + gamma (1 - done) G``; the deviation is that of G over time and worlds.
+    The return of each world is ``G <- reward + gamma (1 - done) G``; the standard deviation is over time and worlds.
+    Only `update` changes the statistics.
 
     Args:
-        num_envs: worlds.
-        gamma: discount.
-        value_range: where given, rewards are also divided by the largest ``|G|`` over it, so that scaled returns stay
-            within a categorical critic's atoms.
+        num_envs: number of worlds.
+        gamma: discount factor.
+        value_range: if given, the divisor is at least ``max |G| / value_range``, so that scaled returns stay within
+            the atoms of a categorical critic.
         device: where the statistics live.
     """
 
@@ -83,21 +102,71 @@ class RewardScaler:
         self.gamma, self.value_range = gamma, value_range
         self.moments = Moments(1, device)
         self.returns = torch.zeros(num_envs, 1, dtype=torch.float64, device=device)
-        self.largest = torch.zeros((), dtype=torch.float64, device=device)
+        self.max_abs_return = torch.zeros((), dtype=torch.float64, device=device)
 
     def update(self, reward: Tensor, done: Tensor) -> None:
-        """Take in a step's rewards and ends of episodes, (num_envs, 1) each."""
+        """Add a vector step: rewards and ends of episodes, (num_envs, 1) each."""
         self.returns.copy_(reward + self.gamma * (~done).double() * self.returns)
         self.moments.update(self.returns)
-        self.largest.copy_(torch.maximum(self.largest, self.returns.abs().max()))
+        self.max_abs_return.copy_(torch.maximum(self.max_abs_return, self.returns.abs().max()))
 
     def __call__(self, reward: Tensor) -> Tensor:
-        """Scale (B, 1)."""
+        """Scaled rewards, (B, 1) float32."""
         divisor = (self.moments.variance + EPSILON).sqrt().squeeze()
         if self.value_range is not None:
-            divisor = torch.maximum(divisor, self.largest / self.value_range)
+            divisor = torch.maximum(divisor, self.max_abs_return / self.value_range)
         return reward / divisor.float()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The statistics by name."""
-        return {**self.moments.tensors(), "returns": self.returns, "largest": self.largest}
+        return {**self.moments.state_dict(), "returns": self.returns, "max_abs_return": self.max_abs_return}
+
+
+class Normalizers:
+    """The normalisations that a configuration asks for; without any, the identity.
+
+    Attributes:
+        observations: the normaliser of observations, or None.
+        rewards: the scaler of rewards, or None.
+    """
+
+    def __init__(self, config: Config, observation_dim: int, device: torch.device | str = "cpu"):
+        self.observations: ObservationNormalizer | None = None
+        self.rewards: RewardScaler | None = None
+        if config.normalize_observations:
+            self.observations = ObservationNormalizer(observation_dim, device)
+        if config.reward_scaling != "none":
+            value_range = config.value_range if config.reward_scaling == "bounded" else None
+            self.rewards = RewardScaler(config.num_envs, config.gamma, value_range, device)
+
+    def update(self, transition: TensorDictBase) -> None:
+        """Add a vector step's transition to the running statistics."""
+        if self.observations is not None:
+            self.observations.update(transition["observation"])
+        if self.rewards is not None:
+            self.rewards.update(transition["next", "reward"], transition["next", "done"])
+
+    def normalize_observation(self, observation: Tensor) -> Tensor:
+        """Normalised observations, (N, obs_dim)."""
+        return observation if self.observations is None else self.observations(observation)
+
+    def normalize_batch(self, batch: TensorDict) -> TensorDict:
+        """A shallow copy of a batch with normalised observations and scaled rewards."""
+        batch = batch.copy()
+        if self.observations is not None:
+            for key in ("observation", ("next", "observation")):
+                batch.set(key, self.observations(batch[key]))
+        if self.rewards is not None:
+            batch.set(("next", "reward"), self.rewards(batch["next", "reward"]))
+        return batch
+
+    def state_dict(self) -> dict[str, dict[str, Tensor]]:
+        """The statistics by normaliser and name; not copies."""
+        parts = {"observations": self.observations, "rewards": self.rewards}
+        return {name: part.state_dict() for name, part in parts.items() if part is not None}
+
+    def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Copy the statistics of a `state_dict` into place."""
+        if self.observations is not None:
+            self.observations.load_state_dict(state["observations"])
+        if self.rewards is not None:
+            self.rewards.load_state_dict(state["rewards"])

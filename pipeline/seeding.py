@@ -1,4 +1,4 @@
-"""Random streams that share nothing: one seed for each use, derived from the run's."""
+"""Independent random streams: one seed for each use, derived from the run's seed."""
 
 from __future__ import annotations
 
@@ -8,9 +8,14 @@ import numpy as np
 
 
 def derive_seed(seed: int, stream: str, index: int = 0) -> int:
-    """The seed of a named stream (and its index-th part), in [0, 2**63).
+    """Seed of a named random stream, in [0, 2**63).
 
-    NumPy's SeedSequence hashes its entropy so that neighbouring seeds, streams and indices are unrelated.
+    NumPy's SeedSequence hashes its entropy, so that neighbouring seeds, streams and indices are unrelated.
+
+    Args:
+        seed: the run's seed, 0 or more.
+        stream: name of the stream.
+        index: number of the part, if a stream has several.
     """
     low, high = np.random.SeedSequence([seed, zlib.crc32(stream.encode()), index]).generate_state(2, np.uint32)
     return (int(high) << 32 | int(low)) >> 1

@@ -1,9 +1,9 @@
-"""TorchRL's loss modules behind a small interface; the only file that touches their private parts.
+"""The three SAC losses, computed by TorchRL's loss modules.
 
-A TorchRL that has renamed one of these parts fails in `require_private_parts`, with a message that lists them.
+`critic_loss`, `actor_loss` and `alpha_loss` evaluate a loss module on a batch. Equation numbers are those of Haarnoja
+et al. 2018, "Soft Actor-Critic Algorithms and Applications" (arXiv 1812.05905). Actions are in [-1, 1].
 
-SAC's three losses are here by name: `critic_loss`, `actor_loss` and `alpha_loss`. Equation numbers are those of
-Haarnoja et al. 2018, "Soft Actor-Critic Algorithms and Applications" (arXiv 1812.05905). Actions lie in [-1, 1].
+This is the only module that uses undocumented attributes of TorchRL. `require_parts` checks that they exist.
 """
 
 from __future__ import annotations
@@ -16,22 +16,26 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 from torchrl.modules import TanhNormal
 from torchrl.objectives import CrossQLoss, SACLoss
-from torchrl.objectives.utils import distance_loss
 
 from saltus.errors import SaltusError
 
 Loss: TypeAlias = SACLoss | CrossQLoss
 
-PRIVATE_PARTS = {
-    "_vmap_qnetworkN0": "applies all critics to a batch, given their stacked parameters",
+_SHARED_PARTS = {
     "_alpha": "the temperature, detached",
     "_cached_detached_qvalue_params": "the critics' parameters without gradients, for the actor's loss",
+    "_vmap_qnetworkN0": "applies all critics, given their stacked parameters",
+    "target_entropy": "the entropy that the temperature aims at",
 }
-"""Private attributes of SACLoss and CrossQLoss that saltus uses, and what for."""
+PARTS: dict[type, dict[str, str]] = {
+    SACLoss: {"qvalue_v2_loss": "the critics' loss", **_SHARED_PARTS},
+    CrossQLoss: {"qvalue_loss": "the critics' loss", **_SHARED_PARTS},
+}
+"""Undocumented attributes of TorchRL's losses that saltus uses, and what for."""
 
 
 class ActionDistribution(TanhNormal):
-    """TanhNormal whose `sample_and_log_prob` draws as `rsample` does.
+    """TanhNormal whose `sample_and_log_prob` samples like `rsample`.
 
     TorchRL's version calls torch.normal, which checks the scale on the host; a CUDA graph cannot contain that.
     """
@@ -42,15 +46,23 @@ class ActionDistribution(TanhNormal):
             return self.rsample_and_log_prob(sample_shape)
 
 
-class CustomLoss(SACLoss):
-    """A SACLoss with critic and actor losses of our own, and public names for the parts that they use.
+class SACVariant(SACLoss):
+    """Base class of SAC losses with their own critic and actor losses.
 
-    Subclasses define `critic_loss` and `actor_loss`.
+    Subclasses define `critic_loss` and `actor_loss` with the public methods and properties below.
     """
 
-    def critic_loss(self, batch: TensorDictBase) -> tuple[Tensor, Tensor]:
-        """The critics' loss, a scalar, and the TD error of each transition, (B,)."""
+    def critic_loss(self, batch: TensorDictBase) -> tuple[Tensor, dict[str, Tensor]]:
+        """The critics' loss, a scalar, and ``"td_error"`` (B,)."""
         raise NotImplementedError
+
+    def actor_loss(self, batch: TensorDictBase) -> tuple[Tensor, dict[str, Tensor]]:
+        """The actor's loss, a scalar, and ``"log_prob"`` (B,)."""
+        raise NotImplementedError
+
+    def qvalue_v2_loss(self, tensordict: TensorDictBase) -> tuple[Tensor, dict[str, Tensor]]:
+        """`critic_loss`, by TorchRL's name."""
+        return self.critic_loss(tensordict)
 
     @property
     def alpha(self) -> Tensor:
@@ -72,44 +84,51 @@ class CustomLoss(SACLoss):
         pairs = TensorDict({"observation": observation, "action": action}, batch_size=observation.shape[:1])
         return self._vmap_qnetworkN0(pairs, params)[key]
 
-    def distance(self, value: Tensor, target: Tensor) -> Tensor:
-        """The loss function of TorchRL's losses, elementwise."""
-        return distance_loss(value, target, self.loss_function)
 
+def require_parts(loss: Loss) -> None:
+    """Check that a loss module has the undocumented attributes used here.
 
-def require_private_parts(loss: Loss) -> None:
-    """Check that a loss has every private part that is used here; this also computes its cached parts.
-
-    The caches must not be filled during tracing, with fake tensors.
+    This also computes cached attributes, which must not first be computed from fake tensors, during tracing.
 
     Raises:
-        SaltusError: a part is missing: this TorchRL is too new.
+        SaltusError: an attribute is missing: the installed TorchRL is not supported.
     """
-    missing = [f"{name} ({purpose})" for name, purpose in PRIVATE_PARTS.items() if not hasattr(loss, name)]
+    missing = [
+        f"{cls.__name__}.{name} ({purpose})"
+        for cls, parts in PARTS.items()
+        for name, purpose in parts.items()
+        if isinstance(loss, cls) and not hasattr(loss, name)
+    ]
     if missing:
         raise SaltusError(
-            f"torchrl {version('torchrl')} has no {type(loss).__name__}.{', '.join(missing)}: install a version that "
-            "pyproject.toml allows, or adapt pipeline/torchrl_adapter.py"
+            f"torchrl {version('torchrl')} has no {', no '.join(missing)}: install a version that pyproject.toml "
+            "allows, or adapt pipeline/torchrl_adapter.py"
         )
-    _ = loss.target_entropy  # a buffer, made at its first access
 
 
 def critic_loss(loss: Loss, batch: TensorDictBase) -> tuple[Tensor, Tensor]:
-    """The soft Bellman error, eq. 5: mean over the batch, summed over critics. Also the TD errors, (B,)."""
-    if isinstance(loss, CustomLoss):
-        return loss.critic_loss(batch)
-    value, metadata = loss.qvalue_loss(batch) if isinstance(loss, CrossQLoss) else loss.qvalue_v2_loss(batch)
+    """J_Q, eq. 5: the soft Bellman error, averaged over the batch and summed over critics.
+
+    Returns:
+        The loss, a scalar without the equation's factor 1/2, and the TD errors, (B,), without gradient.
+    """
+    evaluate = loss.qvalue_loss if isinstance(loss, CrossQLoss) else loss.qvalue_v2_loss
+    value, metadata = evaluate(batch)
     return value, metadata["td_error"]
 
 
 def actor_loss(loss: Loss, batch: TensorDictBase) -> tuple[Tensor, Tensor]:
-    """Mean of ``alpha log pi(a|s) - Q(s, a)`` over reparameterised actions, eq. 9. Also their log pi, (B,)."""
+    """J_pi, eq. 9: the mean of ``alpha log pi(a|s) - Q(s, a)`` over reparameterised actions.
+
+    Returns:
+        The loss, a scalar, and log pi(a|s), (B,), without gradient.
+    """
     value, metadata = loss.actor_loss(batch)
     return value, metadata["log_prob"]
 
 
 def alpha_loss(loss: Loss, log_prob: Tensor) -> Tensor:
-    """Mean of ``-log_alpha (log pi(a|s) + target_entropy)``, eq. 18 with log_alpha in the place of alpha."""
+    """J(alpha), eq. 18 in ``log_alpha``: the mean of ``-log_alpha (log pi(a|s) + target_entropy)``, a scalar."""
     return loss.alpha_loss(log_prob).mean()
 
 
@@ -119,12 +138,11 @@ def critic_parameters(loss: Loss) -> dict[str, Tensor]:
 
 
 def target_parameters(loss: Loss) -> dict[str, Tensor]:
-    """The target critics' parameters by the names of `critic_parameters`; empty without target networks."""
+    """The target networks' parameters by the names of `critic_parameters`; empty without target networks."""
     if isinstance(loss, CrossQLoss) or not loss.delay_qvalue:
         return {}
-    names = critic_parameters(loss)
     targets = loss.target_qvalue_network_params.flatten_keys(".")
-    return {name: targets[name] for name in names}
+    return {name: targets[name] for name in critic_parameters(loss)}
 
 
 def actor_parameters(loss: Loss) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Soft actor-critic on batched MuJoCo simulation: the public names, each imported at its first use.
+"""Soft actor-critic on batched MuJoCo simulation. Public names are imported at first use.
 
 >>> import saltus
 >>> env = saltus.make("Hopper-v5", num_envs=256)
@@ -44,27 +44,27 @@ def __dir__() -> list[str]:
 
 
 def require_own_packages() -> None:
-    """Check that `envs` and `pipeline` are the packages installed with saltus, before either is imported.
+    """Check that `envs` and `pipeline` are saltus's own packages, without importing them.
 
     Raises:
-        ImportError: another package or module of that name comes first on Python's path.
+        ImportError: another package or module has one of these names and comes first on Python's path.
     """
     for name in ("envs", "pipeline"):
         own = Path(__file__).resolve().parent.parent / name
         found = _location(sys.modules[name].__spec__ if name in sys.modules else importlib.util.find_spec(name))
         if found not in (own, None):
             raise ImportError(
-                f"saltus needs its own package {name!r}, in {own}, and Python finds another one first: {found}. Rename "
-                "that one, or take its parent folder off Python's path",
+                f"saltus needs its own package {name!r} ({own}), but Python finds {found} first. Rename that one, or "
+                "remove its parent folder from Python's path",
                 name=name,
                 path=str(found),
             )
 
 
 def _location(spec: ModuleSpec | None) -> Path | None:
-    """The folder of a package, with or without __init__.py, or the file of a module."""
+    """The folder of a package (with or without __init__.py), or the file of a module."""
     if spec is None:
         return None
     folders = list(spec.submodule_search_locations or [])
-    place = folders[0] if folders else spec.origin
-    return None if place is None else Path(place).resolve()
+    location = folders[0] if folders else spec.origin
+    return None if location is None else Path(location).resolve()

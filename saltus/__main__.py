@@ -8,7 +8,7 @@ from saltus import require_own_packages
 
 
 def main() -> None:
-    """Run the command line, unless another package hides one of ours."""
+    """Run the command line; exit with a message if another package shadows one of saltus's."""
     try:
         require_own_packages()
     except ImportError as error:

@@ -1,6 +1,9 @@
-"""The error that saltus raises when it refuses something on purpose."""
+"""The error and the warning of deliberate decisions."""
 
 from __future__ import annotations
+
+import functools
+import warnings
 
 
 class SaltusError(ValueError):
@@ -8,3 +11,9 @@ class SaltusError(ValueError):
 
     The command line prints the message alone; any other exception keeps its traceback.
     """
+
+
+@functools.cache
+def warn_once(message: str) -> None:
+    """Warn, once per message and process."""
+    warnings.warn(message, stacklevel=2)

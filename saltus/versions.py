@@ -1,4 +1,4 @@
-"""The versions that a run's numbers depend on."""
+"""Versions that a run's numbers depend on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ PACKAGES = ("saltus", "torch", "torchrl", "tensordict", "mujoco", "mujoco-warp",
 def versions(*more: str) -> dict[str, str]:
     """Versions of packages and Python, torch's threads and the CPU's vector instructions, by name.
 
-    All of them can change the last bit of a result. `more` names further packages.
+    Each of them can change the last bit of a result.
+
+    Args:
+        more: further packages.
     """
     return {
         **{name: _version(name) for name in (*PACKAGES, *more)},

@@ -1,4 +1,4 @@
-"""Device work that `envs` and `pipeline` share: CUDA graphs, compiled updates, memory, threads."""
+"""Device work shared by `envs` and `pipeline`: CUDA graphs, compiled updates, memory, threads."""
 
 from __future__ import annotations
 
@@ -9,24 +9,39 @@ import torch
 
 from saltus.errors import SaltusError
 
+_UNSUPPORTED = "device {} is not supported: use auto, cpu, cuda or, for one of several GPUs, cuda:0, cuda:1, ..."
+
 
 def resolve_device(name: torch.device | str) -> torch.device:
-    """The device of a name; ``"auto"`` is the GPU if there is one. A CUDA device gets its index, as tensors have it.
+    """The device of a name, with its index on CUDA. ``"auto"`` is the GPU if there is one, else the CPU.
 
     Raises:
-        SaltusError: CUDA where torch sees none.
+        SaltusError: an unknown name, or a CUDA device that torch does not see.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(name)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise SaltusError(f"device {device} was requested and torch sees no CUDA device: use device cpu or auto")
+    try:
+        device = torch.device(name)
+    except (RuntimeError, TypeError):
+        raise SaltusError(_UNSUPPORTED.format(name)) from None
+    if device.type not in ("cpu", "cuda"):
+        raise SaltusError(_UNSUPPORTED.format(name))
+    if device.type == "cuda":
+        _require_cuda(device)
     return torch.empty(0, device=device).device
+
+
+def _require_cuda(device: torch.device) -> None:
+    if not torch.cuda.is_available():
+        raise SaltusError(f"device {device} was requested, but torch sees no CUDA device: use device cpu or auto")
+    count = torch.cuda.device_count()
+    if device.index is not None and device.index >= count:
+        raise SaltusError(f"device {device} was requested, but torch sees {count} CUDA devices, numbered from 0")
 
 
 @contextmanager
 def one_torch_thread() -> Iterator[None]:
-    """Limit torch to one thread: its idle threads would spin on the cores that the physics needs."""
+    """Limit torch to one thread: its idle threads would spin on cores that the physics needs."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,15 +1,16 @@
 """An update as one compiled graph: forward and backward pass, optimiser and targets.
 
-torch.compile follows Python, and an update runs through TorchRL's and TensorDict's, whose guards it would check at
-every call. Here the update runs once on fake tensors (make_fx), which records every operation on real ones as one list.
-Inductor, torch.compile's back end, compiles that list; calls then run none of the update's Python.
+torch.compile traces Python, here that of TorchRL and TensorDict, and would check its guards at every call. Instead,
+make_fx runs the update once on fake tensors and records its operations as one list. Inductor, torch.compile's back end,
+compiles that list. Calls then run none of the update's Python.
+
+Inductor's internals are imported where they are used. If another version of torch lacks one, updates run eagerly.
 """
 
 from __future__ import annotations
 
 import functools
 import time
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -18,6 +19,7 @@ from tensordict import TensorDict
 from torch import Tensor, fx
 
 from saltus.device.warm_start import can_precompile_header, wait_until_probed
+from saltus.errors import warn_once
 
 Update = Callable[[TensorDict], dict[str, Tensor]]
 
@@ -29,13 +31,11 @@ class CompiledUpdate:
     within rounding. If compilation fails, the plain function runs, with one warning per reason and process.
 
     Args:
-        function: batch -> tensors by name. It may modify tensors of `state` in place; its Python must not depend on
-            tensor values.
-        state: gives the tensors that the function modifies. Tracing modifies them, too; they are restored.
+        function: batch -> tensors by name. It may modify tensors of `state` in place. It must not branch on tensor
+            values.
+        state: returns the tensors that the function modifies. Tracing restores them.
 
     Attributes:
-        pending: whether the next call compiles.
-        compiled: whether calls run compiled code.
         seconds: duration of the compilation.
     """
 
@@ -48,10 +48,12 @@ class CompiledUpdate:
 
     @property
     def pending(self) -> bool:
+        """Whether the next call compiles."""
         return self._run is None and not self._failed
 
     @property
     def compiled(self) -> bool:
+        """Whether calls run compiled code."""
         return self._run is not None
 
     def __call__(self, batch: TensorDict) -> dict[str, Tensor]:
@@ -65,17 +67,17 @@ class CompiledUpdate:
 
     def _try_to_compile(self, batch: TensorDict, keys: list[Any], values: list[Tensor]) -> None:
         start = time.monotonic()
-        for attempt in (1, 2):  # Ctrl-C also kills the compiler's processes, which is no reason to give up
+        for attempt in (1, 2):  # Ctrl-C also kills the compiler's processes: try once more
             try:
                 self._compile(batch, keys, values)
                 break
-            except Exception as error:  # the plain function computes the same, whatever failed
+            except Exception as error:  # whatever failed, the plain function computes the same
                 if attempt == 2:
                     self._failed = True
                     warn_once(
                         "torch.compile failed, so updates run eagerly, two to four times slower. It needs a C++ "
-                        "compiler and Python's headers (Debian, Ubuntu: apt install g++ python3-dev). The reason: "
-                        f"{_line(error)}"
+                        "compiler, Python's headers (Debian, Ubuntu: apt install g++ python3-dev) and a version of "
+                        f"torch that saltus supports (this is {torch.__version__}). The reason: {_first_line(error)}"
                     )
         self.seconds = time.monotonic() - start
 
@@ -86,8 +88,8 @@ class CompiledUpdate:
         self._inputs = _make_placeholders(traced)
         wait_until_probed()
         options: dict[str, Any] = {
-            "fallback_random": True,  # the random numbers of eager code
-            # Tune kernels at the first call, on real data: made-up data may hold invalid indices.
+            "fallback_random": True,  # draw the random numbers of eager code
+            # Tune kernels at the first call, on real data: generated data may hold invalid indices.
             "triton.autotune_at_compile_time": False,
             "cpp_cache_precompile_headers": can_precompile_header(),
         }
@@ -105,7 +107,7 @@ class CompiledUpdate:
         from torch.fx.experimental.proxy_tensor import make_fx
 
         def flat_function(*tensors: Tensor) -> list[Tensor]:
-            # A fresh TensorDict, because TorchRL's losses write into their input.
+            # A new TensorDict, because TorchRL's losses write into their input.
             result = self.function(_unflatten(dict(zip(keys, tensors, strict=True)), batch.batch_size))
             self._names = list(result)
             return list(result.values())
@@ -113,7 +115,7 @@ class CompiledUpdate:
         state = list(self._state())
         before = [tensor.detach().clone() for tensor in state]
         try:
-            # On CUDA the backward pass has a thread of its own, which tracing would not follow.
+            # On CUDA the backward pass runs in another thread, which tracing would miss.
             with torch.autograd.set_multithreading_enabled(False):
                 return make_fx(flat_function, tracing_mode="fake", _allow_non_fake_inputs=True)(*values)
         finally:
@@ -122,12 +124,16 @@ class CompiledUpdate:
                     tensor.copy_(value)
 
 
+@functools.cache
 def _onednn_pass() -> Any:
-    """The pass that gives matrix products to oneDNN, or None where it is of no use or torch's internals have moved."""
+    """The pass that computes matrix products with oneDNN, or None if this processor or torch does not support it."""
     try:
         from saltus.device.onednn import UseOneDNN
-    except (ImportError, AttributeError) as error:
-        warn_once(f"this torch has other internals, so matrix products stay with its default library: {_line(error)}")
+    except Exception as error:  # a torch with other internals; the pass is only an optimization
+        warn_once(
+            f"torch {torch.__version__} lacks an internal that saltus uses, so matrix products run in torch's default "
+            f"library instead of oneDNN, up to two times slower: {_first_line(error)}"
+        )
         return None
     return UseOneDNN() if UseOneDNN.available() else None
 
@@ -135,7 +141,7 @@ def _onednn_pass() -> Any:
 def _make_placeholders(traced: fx.GraphModule) -> list[Tensor]:
     """Turn the tensors that a traced function captured into its first inputs; return them.
 
-    Tensors that share memory become one input, so that a write to one is seen by the other.
+    Tensors that share memory become one input, so that reads see writes through either.
     """
     graph = traced.graph
     first = next(iter(graph.nodes))
@@ -168,11 +174,5 @@ def _unflatten(items: Mapping[Any, Tensor], batch_size: torch.Size) -> TensorDic
     return result
 
 
-def _line(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
-
-
-@functools.cache
-def warn_once(message: str) -> None:
-    """Warn, once per message and process: what fails for one graph fails for the next."""
-    warnings.warn(message, stacklevel=2)

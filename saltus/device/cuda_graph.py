@@ -12,6 +12,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from saltus.errors import SaltusError
+
 WARMUP_CALLS = 2  # the first compiles kernels, the second is searched for synchronizations
 SYNCHRONIZATION = "called a synchronizing CUDA operation"  # the text of torch's sync debug mode
 
@@ -26,16 +28,16 @@ class CapturedFunction:
     The function must keep its persistent state at fixed addresses, as graph replay requires. A function that
     synchronizes with the GPU cannot be captured: it keeps running eagerly, with a warning that names the lines.
 
-    `graph_break` splits the capture: the function becomes several graphs, with a host call between each two.
+    `graph_break` splits the capture into several graphs, with a host call between each two.
 
     Args:
         function: (tensors) -> tensors by name.
-        name: what it is, for messages.
+        name: the function's name in messages.
         device: a CUDA device.
         generators: random generators that the function uses, other than torch's default one.
 
     Raises:
-        ValueError: an input whose shape or dtype differs from the captured one's.
+        SaltusError: an input whose shape or dtype differs from the captured one's.
     """
 
     capturing: ClassVar[CapturedFunction | None] = None
@@ -115,7 +117,7 @@ class CapturedFunction:
     def _replay(self, inputs: tuple[Tensor, ...]) -> None:
         for fixed, given in zip(self._inputs, inputs, strict=True):
             if fixed.shape != given.shape or fixed.dtype != given.dtype:
-                raise ValueError(
+                raise SaltusError(
                     f"{self._name} was captured with a {fixed.dtype} tensor of shape {tuple(fixed.shape)} and was "
                     f"called with a {given.dtype} tensor of shape {tuple(given.shape)}"
                 )
@@ -125,7 +127,7 @@ class CapturedFunction:
 
 
 def graph_break(launch: Callable[[], None]) -> None:
-    """Call `launch`, now or at every replay, between two CUDA graphs.
+    """Call `launch` now or, while a function is captured, between two of its graphs at every replay.
 
     For work that a torch capture cannot contain, such as another library's graph.
     """
@@ -149,16 +151,17 @@ def gc_paused() -> Iterator[None]:
 
 
 def to_floats(scalars: Mapping[str, Tensor]) -> dict[str, float]:
-    """The values of one-element tensors, read from the device in a single synchronization."""
+    """Read one-element tensors from the device in a single synchronization."""
     if not scalars:
         return {}
     return dict(zip(scalars, torch.stack([one.double().reshape(()) for one in scalars.values()]).tolist(), strict=True))
 
 
 def find_synchronizations(call: Callable[[], Any]) -> tuple[Any, list[str]]:
-    """Run a call; return its result and where it synchronized with the GPU, by torch's sync debug mode.
+    """Find where a call synchronizes with the GPU, by torch's sync debug mode.
 
-    A place is ``file:line``, or ``"compiled code or torch.ops"``, whose line Python does not know.
+    Returns:
+        The call's result, and the places: ``file:line``, or ``"compiled code or torch.ops"``, which have no line.
     """
     mode, result = torch.cuda.get_sync_debug_mode(), list[Any]()
     with warnings.catch_warnings(record=True) as caught:
@@ -175,13 +178,13 @@ def find_synchronizations(call: Callable[[], Any]) -> tuple[Any, list[str]]:
             places.append(
                 "compiled code or torch.ops" if in_compiled_code else f"{Path(one.filename).name}:{one.lineno}"
             )
-        elif "prototype feature" not in str(one.message):  # the mode's own announcement
+        elif "prototype feature" not in str(one.message):  # torch's remark on the mode itself
             warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
     return result[0], places
 
 
 class _CallThroughCpp(torch.autograd.Function):
-    """A call through C++. Warnings that compiled code raises reach Python when the C++ frame returns."""
+    """A call through C++: warnings of compiled code reach Python when the C++ frame returns."""
 
     @staticmethod
     def forward(_context: Any, call: Callable[[], Any], result: list[Any], with_gradients: bool) -> None:

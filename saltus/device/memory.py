@@ -1,4 +1,4 @@
-"""Free memory of a device."""
+"""Memory of a device."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ import torch
 
 
 def free_bytes(device: torch.device) -> int:
-    """Bytes that are free on a GPU, or on the CPU that can be had without swapping."""
+    """Free bytes of a GPU, or bytes that the CPU can allocate without swapping."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available

@@ -1,8 +1,9 @@
-"""An Inductor pass: matrix products of compiled graphs by oneDNN instead of MKL, and fewer of them.
+"""An Inductor pass that computes matrix products with oneDNN instead of MKL, and removes needless ones.
 
-PyTorch gives float32 matrix products on x86 to MKL, which does not use AVX-512 on processors of other makers than
-Intel.
-oneDNN, which PyTorch also contains, uses it: twice as fast on an AMD EPYC, at the same precision.
+On x86, PyTorch computes float32 matrix products with MKL, which uses AVX-512 on Intel processors only. oneDNN, which
+PyTorch contains too, uses it everywhere: twice as fast on an AMD EPYC, at the same precision.
+
+Importing this module requires internals of Inductor that another version of torch may lack.
 """
 
 from __future__ import annotations
@@ -16,21 +17,22 @@ from torch._inductor import ir
 from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_files
 from torch._inductor.lowering import register_lowering
 
-_SMALLEST = 8  # rows, summed dimension and columns, and
-_LEAST_WORK = 64 * 8 * 64  # their product; below, oneDNN's calls cost more than MKL's
+# oneDNN's calls cost more than MKL's below these limits.
+_MIN_SIZE = 8  # of each of rows, summed dimension and columns
+_MIN_WORK = 64 * 8 * 64  # rows * summed dimension * columns
 _DTYPES = torch.float32, torch.bfloat16
 _aten = torch.ops.aten
 _convert = torch.ops.prims.convert_element_type.default
 _library = torch.library.Library("saltus", "DEF")
-# left @ right.T + bias, then "none" or "relu".
-_library.define("matmul(Tensor left, Tensor right, Tensor? bias, str then) -> Tensor")
+# activation(left @ right.T + bias), with activation "none" or "relu".
+_library.define("matmul(Tensor left, Tensor right, Tensor? bias, str activation) -> Tensor")
 
 
-def _matmul(left: Tensor, right: Tensor, bias: Tensor | None, then: str) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise.default(left, right, bias, then, [], "")
+def _matmul(left: Tensor, right: Tensor, bias: Tensor | None, activation: str) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise.default(left, right, bias, activation, [], "")
 
 
-def _shape(left: Tensor, right: Tensor, bias: Tensor | None, then: str) -> Tensor:
+def _shape(left: Tensor, right: Tensor, bias: Tensor | None, activation: str) -> Tensor:
     return left.new_empty(left.shape[0], right.shape[0])
 
 
@@ -39,18 +41,18 @@ _library.impl("matmul", _shape, "Meta")
 
 
 @register_lowering(torch.ops.saltus.matmul.default, type_promotion_kind=None)
-def _lower(left: Any, right: Any, bias: Any, then: str) -> Any:
-    """A call of oneDNN, which reads a right factor of either order as it is, and would itself copy the left one."""
+def _lower(left: Any, right: Any, bias: Any, activation: str) -> Any:
+    """Lower to oneDNN's kernel. It reads a right factor of either memory order, but would copy a strided left one."""
     kernel = torch.ops.mkldnn._linear_pointwise.default
     left = ir.ExternKernel.require_contiguous(ir.ExternKernel.realize_input(left))
-    return ir.TensorBox.create(ir.FallbackKernel.create(kernel, left, right, bias, then, [], ""))
+    return ir.TensorBox.create(ir.FallbackKernel.create(kernel, left, right, bias, activation, [], ""))
 
 
 class UseOneDNN(CustomGraphPass):
-    """Inductor's pass over the matrix products (mm, and addmm with a bias for each column) of a graph.
+    """An Inductor pass over a graph's float32 and bfloat16 products (mm, and addmm with a bias per column).
 
-    Of float32 and bfloat16 products it leaves those columns alone that nobody reads, makes outer products
-    multiplications, which fuse with what follows, and gives the others to oneDNN where that pays.
+    It computes only the columns that are read, turns outer products into multiplications, which Inductor fuses, and
+    replaces other products by oneDNN's where that is faster.
     """
 
     @staticmethod
@@ -65,29 +67,29 @@ class UseOneDNN(CustomGraphPass):
             if any(factor.meta["val"].dtype not in _DTYPES for factor in node.args):
                 continue
             if node.target == _aten.mm.default:
-                node = _narrowed(node)
+                node = _narrow(node)
             *bias, left, right = node.args
             if not bias and left.meta["val"].shape[1] == 1:
                 _replace(node, _aten.mul.Tensor, left, right)
-            elif all(argument.meta["val"].dim() == 1 for argument in bias) and _worth_it(left, right):
+            elif all(argument.meta["val"].dim() == 1 for argument in bias) and _onednn_is_faster(left, right):
                 _to_onednn(node, left, right, *bias)
 
     def uuid(self) -> bytes:
-        """Identifies the pass in the cache of compiled graphs."""
+        """Identify the pass in Inductor's cache of compiled graphs."""
         return get_hash_for_files((__file__,))
 
 
-def _worth_it(left: fx.Node, right: fx.Node) -> bool:
+def _onednn_is_faster(left: fx.Node, right: fx.Node) -> bool:
     rows, summed = left.meta["val"].shape
     columns = right.meta["val"].shape[1]
-    dense = right.meta["val"].is_contiguous() or right.meta["val"].t().is_contiguous()  # else there is no fast way
-    return dense and min(rows, summed, columns) >= _SMALLEST and rows * summed * columns >= _LEAST_WORK
+    dense = right.meta["val"].is_contiguous() or right.meta["val"].t().is_contiguous()  # oneDNN copies other layouts
+    return dense and min(rows, summed, columns) >= _MIN_SIZE and rows * summed * columns >= _MIN_WORK
 
 
-def _narrowed(product: fx.Node) -> fx.Node:
-    """A product of which one slice of columns is read (the gradient of a cat), as the product of that slice.
+def _narrow(product: fx.Node) -> fx.Node:
+    """Compute only the columns of a product that are read, if one slice of them is (the gradient of a cat).
 
-    Between product and slice the dtype may change.
+    The dtype may change between product and slice. Returns the product that is left.
     """
     converted = _only_user(product)
     if converted is not None and converted.target != _convert:
@@ -111,17 +113,17 @@ def _only_user(node: fx.Node) -> fx.Node | None:
 
 
 def _to_onednn(product: fx.Node, left: fx.Node, right: fx.Node, bias: fx.Node | None = None) -> None:
-    """Replace a product, and the ReLU after it where nothing else reads it."""
-    then, last, user = "none", product, _only_user(product)
+    """Replace a product, and its ReLU if nothing else reads the product."""
+    activation, last, user = "none", product, _only_user(product)
     if bias is not None and user is not None and user.target == _aten.relu.default:
-        then, last = "relu", user
+        activation, last = "relu", user
     matmul = torch.ops.saltus.matmul.default
     columns = _insert(last, _aten.permute.default, right, [1, 0])
     if bias is None and not _contiguous(left) and _numel(right) < _numel(left):
-        transposed = _insert(last, matmul, columns, left, None, then)  # copies the smaller factor
+        transposed = _insert(last, matmul, columns, left, None, activation)  # copies the smaller factor
         _replace(last, _aten.permute.default, transposed, [1, 0])
     else:
-        _replace(last, matmul, left, columns, bias, then)
+        _replace(last, matmul, left, columns, bias, activation)
     if last is not product:
         product.graph.erase_node(product)
 

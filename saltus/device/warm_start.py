@@ -1,4 +1,4 @@
-"""An early start for the C++ compiler, in the background of imports and simulation."""
+"""Early preparation of Inductor's C++ compiler, in the background of imports and simulation."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from contextlib import suppress
 from functools import partial
 from threading import Event, Thread
 
+from saltus.errors import warn_once
+
 
 class WarmStart(Thread):
-    """What Inductor does before its first C++ kernel: probe vector instructions, precompile its header.
+    """A thread that does the work before Inductor's first C++ kernel.
 
-    On x86 Inductor probes by compiling a library for each instruction set. Both results are cached on disk and serve
-    all kernels. Errors are not raised here: the first real compilation meets them again.
-
-    Non-daemon, so that exit never leaves partial cache files.
+    It probes the CPU's vector instructions (on x86, by compiling a library for each set) and precompiles Inductor's
+    header. Inductor caches both results on disk, for all kernels. The thread raises no errors: the first compilation
+    will meet them again. Non-daemon, so that exit never leaves partial cache files.
 
     Attributes:
         probed: set when the vector instructions are known. Inductor must not probe in two threads at once.
@@ -27,20 +28,22 @@ class WarmStart(Thread):
         self.probed = Event()
         self._probe: Callable[[], object] = lambda: None
         self._precompile_header: Callable[[], object] = lambda: None
-        with suppress(
-            ImportError, AttributeError
-        ):  # internals of Inductor, which other versions of torch may have moved
+        try:
             from torch._inductor.codecache import CppPythonBindingsCodeCache
             from torch._inductor.cpu_vec_isa import pick_vec_isa
             from torch._inductor.runtime.cache_dir_utils import cache_dir
 
-            cache_dir()  # sets an environment variable, which is for the main thread to do
-            self._probe = pick_vec_isa
-            empty = '#include <torch/csrc/inductor/cpp_prefix.h>\nextern "C" void kernel() {}'
-            self._precompile_header = partial(CppPythonBindingsCodeCache.load_pybinding_async, [], empty)
+            precompile = CppPythonBindingsCodeCache.load_pybinding_async
+            cache_dir()  # sets an environment variable, which only the main thread should do
+        except Exception as error:  # a version of torch with other internals, or no folder to cache in
+            warn_once(f"torch's compiler cannot be prepared early, so the first updates take longer: {error}")
+            return
+        self._probe = pick_vec_isa
+        empty = '#include <torch/csrc/inductor/cpp_prefix.h>\nextern "C" void kernel() {}'
+        self._precompile_header = partial(precompile, [], empty)
 
     def run(self) -> None:
-        # Compilers inherit the signal mask. A probe that Ctrl-C kills would be cached as "no vector instructions".
+        # Compilers inherit the signal mask. Inductor would cache a probe killed by Ctrl-C as "no vector instructions".
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         with suppress(Exception):
             try:
@@ -60,7 +63,7 @@ _thread: WarmStart | None = None
 
 
 def warm_start() -> None:
-    """Start this process's `WarmStart` thread, once."""
+    """Start the `WarmStart` thread of this process, once."""
     global _thread
     if _thread is None:
         _thread = WarmStart()
@@ -68,13 +71,13 @@ def warm_start() -> None:
 
 
 def wait_until_probed() -> None:
-    """Wait for the thread that `warm_start` started, if any, to have probed the vector instructions."""
+    """Block until the thread of `warm_start`, if it was started, has probed the vector instructions."""
     if _thread is not None:
         _thread.wait_until_probed()
 
 
 def can_precompile_header() -> bool:
-    """Whether Inductor can precompile its C++ header. It hashes the header with the program ``openssl``."""
+    """Whether Inductor can precompile its C++ header, which it hashes with the program ``openssl``."""
     from torch._inductor import config
 
     return config.cpp_cache_precompile_headers and shutil.which("openssl") is not None

@@ -1,4 +1,4 @@
-"""A step, the actor and the buffer's writing as CUDA graphs, which a stand-in records on the CPU (`recording`)."""
+"""CUDA graphs of steps, the actor, rounds and buffer writes, recorded and replayed on the CPU (`graph_recorder`)."""
 
 from __future__ import annotations
 
@@ -7,240 +7,291 @@ import warnings
 from typing import Any
 
 import pytest
-import recording
 import torch
+import torch._inductor
 from env_helpers import Actions, CartBall, equal
+from graph_recorder import record_on_cpu
 from torch import Tensor
 
-import envs
 from benchmarks.data import random_transitions
-from envs import BatchEnv, cuda_graph
+from envs import BatchEnv, Simulation, Task
+from envs.tasks import Hopper, Humanoid
 from pipeline import presets
+from pipeline.agent import Agent
 from pipeline.buffer import ReplayBuffer
 from pipeline.learner import Learner
-from saltus.device.cuda_graph import CapturedFunction, watch
+from saltus.device import cuda_graph
+from saltus.device.cuda_graph import CapturedFunction, find_synchronizations
 
 pytestmark = pytest.mark.filterwarnings("ignore:the model asks for the PGS solver")
-WORLDS, CPU = 8, torch.device("cpu")
+NUM_ENVS, CPU = 4, torch.device("cpu")
+Pair = tuple[BatchEnv, BatchEnv]
 
 
 @pytest.fixture(autouse=True)
-def _on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    recording.on_the_cpu(monkeypatch)
+def _cpu_recorder(monkeypatch: pytest.MonkeyPatch) -> None:
+    record_on_cpu(monkeypatch)
 
 
-def make(task: Any, recorded: bool) -> BatchEnv:
-    """Worlds that nobody may look into, as on a GPU."""
-    env = envs.make(task, WORLDS, physics="warp", seed=1)
-    env._may_look = False
-    if recorded:
-        env._graph = CapturedFunction(env._advance_in_place, "a step", CPU, env._generator)
-    return env
+def make_pair(task: type[Task], **options: Any) -> Pair:
+    """Two equal environments without synchronization, as on a GPU: one eager, one captured."""
+    settings: dict[str, Any] = {
+        "num_envs": NUM_ENVS,
+        "seed": 1,
+        "simulation": Simulation(physics="warp", max_contacts=24, max_constraints=96),
+    }
+    eager = BatchEnv(task(**options), execution="device", **settings)
+    return eager, BatchEnv(task(**options), execution="captured", **settings)
 
 
-def same(plain: BatchEnv, recorded: BatchEnv, steps: int) -> int:
-    """Take steps in both, hold them against each other, and return how many episodes ended."""
-    draw, ended = Actions(plain), 0
+@pytest.fixture(scope="module")
+def hoppers() -> Pair:
+    """Hoppers whose episodes are short."""
+    return make_pair(Hopper, frame_skip=1, healthy_angle_range=(-0.004, 0.004))
+
+
+def count_episodes(eager: BatchEnv, captured: BatchEnv, steps: int) -> int:
+    """Step both, assert that they agree bit for bit, and return how many episodes ended."""
+    sample, ended = Actions(eager), 0
     for _ in range(steps):
-        action = draw()
-        (expected, expected_obs), (found, found_obs) = plain.step(action), recorded.step(action)
+        action = sample()
+        (expected, expected_obs), (found, found_obs) = eager.step(action), captured.step(action)
         assert equal(expected, found)
         assert torch.equal(expected_obs, found_obs)
-        assert torch.equal(plain.failed, recorded.failed)
-        assert plain.reward_terms.keys() == recorded.reward_terms.keys()
-        for name, term in plain.reward_terms.items():
-            assert torch.equal(term, recorded.reward_terms[name])
+        assert torch.equal(eager.failed, captured.failed)
+        assert eager.reward_terms.keys() == captured.reward_terms.keys()
+        for name, term in eager.reward_terms.items():
+            assert torch.equal(term, captured.reward_terms[name])
         ended += int(expected["next", "done"].sum())
-    assert plain.statistics() == recorded.statistics()
+    assert eager.statistics() == captured.statistics()
     return ended
 
 
-@pytest.mark.parametrize(("task", "steps"), [("Hopper-v5", 25), ("Humanoid-v5", 6), (CartBall, 25)])
-def test_a_replayed_step_is_the_plain_one(task: Any, steps: int):
-    plain, recorded = make(task, False), make(task, True)
-    assert torch.equal(plain.reset(), recorded.reset())
-    ended = same(plain, recorded, steps)
-    assert recorded._graph.recorded
-    assert ended > 0 or task != "Hopper-v5"
+@pytest.mark.parametrize(("task", "options"), [(Humanoid, {"frame_skip": 2}), (CartBall, {"reach": 0.09})])
+def test_captured_step_equals_eager_step(task: type[Task], options: dict[str, Any]) -> None:
+    eager, captured = make_pair(task, **options)
+    assert torch.equal(eager.reset(), captured.reset())
+    ended = count_episodes(eager, captured, 6)
+    assert captured.captured
+    assert not eager.captured
+    assert ended > 0 or task is Humanoid
 
 
-def test_a_reset_between_replays_is_seen_by_the_next():
-    plain, recorded = make("Hopper-v5", False), make("Hopper-v5", True)
+def test_replays_continue_from_reset(hoppers: Pair) -> None:
     for _ in range(2):
-        assert torch.equal(plain.reset(), recorded.reset())
-        same(plain, recorded, 5)
+        first, captured_first = (env.reset() for env in hoppers)
+        assert torch.equal(first, captured_first)
+        assert count_episodes(*hoppers, 6) > 0
+    assert hoppers[1].captured
 
 
-def test_a_state_that_is_set_between_replays_is_gone_on_from():
-    plain, recorded = make("Hopper-v5", False), make("Hopper-v5", True)
-    for env in (plain, recorded):
+def test_replays_continue_from_set_state(hoppers: Pair) -> None:
+    for env in hoppers:
         env.reset()
-    same(plain, recorded, 5)
-    state = plain.get_state()
-    assert same(plain, recorded, 15) > 0
-    for env in (plain, recorded):
+    count_episodes(*hoppers, 3)
+    state = hoppers[0].get_state()
+    assert count_episodes(*hoppers, 5) > 0
+    for env in hoppers:
         env.set_state(state)
-    assert same(plain, recorded, 15) > 0
+    assert count_episodes(*hoppers, 5) > 0
 
 
-def test_what_a_step_gave_stays_as_it_was():
-    env = make("Hopper-v5", True)
+def test_replays_continue_from_set_qpos_qvel(hoppers: Pair) -> None:
+    for env in hoppers:
+        env.reset()
+    qpos, qvel = hoppers[0].state.qpos.clone(), hoppers[0].state.qvel.clone()
+    count_episodes(*hoppers, 3)
+    for env in hoppers:
+        env.set_qpos_qvel(qpos, qvel)
+    assert torch.equal(hoppers[1].state.qpos, qpos)
+    count_episodes(*hoppers, 3)
+
+
+def test_replays_do_not_overwrite_results(hoppers: Pair) -> None:
+    env = hoppers[1]
     env.reset()
-    draw = Actions(env)
+    sample = Actions(env)
     for _ in range(4):
-        transition, observation = env.step(draw())
-    kept = transition.clone(), observation.clone(), env.failed.clone()
+        transition, observation = env.step(sample())
+    assert env.captured
     failed, terms = env.failed, env.reward_terms
-    kept_terms = {name: term.clone() for name, term in terms.items()}
-    env.step(draw())
-    assert equal(transition, kept[0])
-    assert torch.equal(observation, kept[1])
-    assert torch.equal(failed, kept[2])
-    assert all(torch.equal(terms[name], term) for name, term in kept_terms.items())
+    copies = (
+        transition.clone(),
+        observation.clone(),
+        failed.clone(),
+        {name: term.clone() for name, term in terms.items()},
+    )
+    env.step(sample())
+    assert equal(transition, copies[0])
+    assert torch.equal(observation, copies[1])
+    assert torch.equal(failed, copies[2])
+    assert all(torch.equal(terms[name], term) for name, term in copies[3].items())
 
 
-def test_replayed_writing_fills_the_buffer_as_plain_writing_does():
-    plain, recorded = (ReplayBuffer(20, 3, 2, seed=1, n_step=2) for _ in range(2))
-    recorded._writing[WORLDS] = CapturedFunction(recorded._write, "writing", CPU)
-    for number in range(7):
-        transition = random_transitions(WORLDS, 3, 2)
-        transition["observation"] += number
-        for buffer in (plain, recorded):
-            buffer.extend(transition)
-        if number:
-            for expected, found in zip(plain.sample(8, 2), recorded.sample(8, 2), strict=True):
-                assert equal(expected, found)
-    assert recorded._writing[WORLDS].recorded
-
-
-def test_the_replayed_actor_acts_by_what_it_has_learned_and_observed():
-    small = {"batch_size": 16, "actor_hidden": (8,), "critic_hidden": (8,), "num_envs": WORLDS, "utd_ratio": 1 / 8}
-    config = presets.preset("fast", "Hopper-v5", **small, normalize_observations=True, compile=False)
-    learner, buffer = Learner(config, 11, 3), ReplayBuffer(64, 11, 3, n_step=config.n_step)
-    buffer.extend(random_transitions(64, 11, 3))
-    learner._acting = CapturedFunction(learner._act, "the actor", CPU)
-    found, kept = list[Tensor](), list[Tensor]()
-    for number in range(6):
-        observation, noise = torch.randn(WORLDS, 11), torch.randn(WORLDS, 3)
-        found.append(learner.act(observation, noise))
-        kept.append(learner._act(observation, noise)["action"])
-        assert torch.equal(found[-1], kept[-1])
-        if number % 2:
-            learner.round(buffer, 3)
-        else:
-            learner.observe(random_transitions(WORLDS, 11, 3))
-    assert learner._acting.recorded
-    assert all(torch.equal(one, other) for one, other in zip(found, kept, strict=True)), "written over by a replay"
-
-
-def test_a_recording_that_fails_says_so_and_leaves_the_environment_as_it_was():
-    plain, env = make("Hopper-v5", False), make("Hopper-v5", True)
-    for one in (plain, env):
+def test_failed_capture_raises_and_changes_nothing() -> None:
+    eager, env = make_pair(Hopper, frame_skip=1)
+    for one in (eager, env):
         one.reset()
-    same(plain, env, 2)
+    count_episodes(eager, env, 2)
     before, reset = env.get_state(), env.task.reset
 
     def fail(*_: Any) -> None:
-        raise FloatingPointError("no first state today")
+        raise FloatingPointError("no initial state")
 
-    env.task.reset = fail  # at the end of a step, when all is counted
-    with pytest.raises(FloatingPointError, match="no first state today") as caught:
+    env.task.reset = fail  # type: ignore[assignment]  # called at the end of a step
+    with pytest.raises(FloatingPointError, match="no initial state") as caught:
         env.step(Actions(env)())
-    assert caught.value.__notes__ == ["This was while a step was recorded as a CUDA graph."]
-    assert CapturedFunction.recording is None
+    assert caught.value.__notes__ == ["This happened while a step of Hopper was captured as a CUDA graph."]
+    assert CapturedFunction.capturing is None
     assert equal(env.get_state(), before)
-    env.task.reset = reset
-    same(plain, env, 4)
-    assert env._graph.recorded
+    env.task.reset = reset  # type: ignore[method-assign]
+    count_episodes(eager, env, 4)
+    assert env.captured
 
 
-def test_worlds_that_are_placed_between_replays_are_gone_on_from():
-    plain, recorded = make("HalfCheetah-v5", False), make("HalfCheetah-v5", True)
-    for env in (plain, recorded):
-        env.reset()
-    fields = plain.get_state()["fields"]
-    same(plain, recorded, 5)
-    for env in (plain, recorded):
-        env.set_qpos_qvel(fields["qpos"], fields["qvel"])
-    same(plain, recorded, 3)
+def test_captured_extend_equals_eager_extend() -> None:
+    eager, captured = (ReplayBuffer(20, 3, 2, seed=1, n_step=2, capture=capture) for capture in (False, True))
+    for number in range(7):
+        transition = random_transitions(NUM_ENVS, 3, 2)
+        transition["observation"] += number
+        for buffer in (eager, captured):
+            buffer.extend(transition)
+        if number:
+            for expected, found in zip(eager.sample(8, 2), captured.sample(8, 2), strict=True):
+                assert equal(expected, found)
+    assert captured.captured
+    assert not eager.captured
 
 
-def test_work_that_waits_goes_on_as_it_is_and_says_where():
+def make_agent(preset: str, **options: Any) -> tuple[Agent, ReplayBuffer]:
+    torch.manual_seed(0)
+    small = {"batch_size": 16, "actor_hidden": (8,), "critic_hidden": (8,), "num_envs": NUM_ENVS, "utd_ratio": 1 / 4}
+    config = presets.preset(preset, "Hopper-v5", **small, **options)
+    buffer = ReplayBuffer(64, 11, 3, n_step=config.n_step)
+    buffer.extend(random_transitions(64, 11, 3))
+    return Agent(config, 11, 3), buffer
+
+
+def test_captured_actor_follows_updates_and_normalizer() -> None:
+    agent, buffer = make_agent("fast", normalize_observations=True, compile=False)
+    learner = Learner(agent, capture=True)
+    found, expected = list[Tensor](), list[Tensor]()
+    for number in range(6):
+        observation, noise = torch.randn(NUM_ENVS, 11), torch.randn(NUM_ENVS, 3)
+        found.append(learner.act(observation, noise))
+        expected.append(agent.act(observation, noise))
+        assert torch.equal(found[-1], expected[-1])
+        if number % 2:
+            learner.round(buffer, 3)
+        else:
+            agent.observe(random_transitions(NUM_ENVS, 11, 3))
+    assert learner._captured_act is not None
+    assert learner._captured_act.captured
+    assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True)), "overwritten by a replay"
+
+
+@pytest.mark.parametrize("preset", ["fast", "crossq"])
+def test_captured_rounds_equal_eager_rounds(preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Updates are traced and not compiled, since the recorder sees no compiled kernels."""
+    monkeypatch.setattr(torch._inductor, "standalone_compile", lambda traced, *_, **__: traced)
+    results = []
+    for capture in (False, True):
+        agent, buffer = make_agent(preset, policy_delay=2, n_step=3, compile=True)
+        learner = Learner(agent, capture=capture)
+        torch.manual_seed(1)
+        metrics = [{name: float(one) for name, one in learner.round(buffer, 4).items()} for _ in range(5)]
+        assert learner.captured == capture
+        results.append((metrics, [tensor.clone() for tensor in agent.tensors()], torch.get_rng_state()))
+    (metrics, tensors, random), (captured_metrics, captured_tensors, captured_random) = results
+    assert metrics == captured_metrics
+    assert len({one["td_error"] for one in metrics}) == 5
+    assert all(torch.equal(*pair) for pair in zip(tensors, captured_tensors, strict=True))
+    assert torch.equal(random, captured_random)
+
+
+def test_synchronizing_function_runs_eagerly_with_a_warning() -> None:
     calls = []
 
-    def work(values: Tensor) -> dict[str, Tensor]:
+    def function(values: Tensor) -> dict[str, Tensor]:
         calls.append(values)
         return {"positive": values[values > 0]}
 
-    graph = CapturedFunction(work, "a step of Mine", CPU)
-    graph(torch.ones(2))
-    with pytest.warns(UserWarning, match=r"a step of Mine waits for the GPU in .*, so that it cannot be a CUDA graph"):
-        graph(torch.ones(2))
+    captured = CapturedFunction(function, "a step of Mine", CPU)
+    captured(torch.ones(2))
+    with pytest.warns(UserWarning, match=r"a step of Mine synchronizes with the GPU in index.Tensor and cannot be a"):
+        captured(torch.ones(2))
     for values in (torch.tensor([1.0, -1.0]), torch.tensor([1.0, 2.0])):
-        assert torch.equal(graph(values)["positive"], values[values > 0])
+        assert torch.equal(captured(values)["positive"], values[values > 0])
     assert len(calls) == 4
-    assert not graph.recorded
+    assert not captured.captured
 
 
-def test_inputs_of_other_shapes_or_dtypes_than_recorded_are_refused():
-    graph = CapturedFunction(lambda values: {"double": 2 * values}, "doubling", CPU)
+def test_inputs_of_another_shape_or_dtype_are_refused() -> None:
+    function = CapturedFunction(lambda values: {"double": 2 * values}, "doubling", CPU)
     for number in range(4):
-        assert float(graph(torch.full((2,), number))["double"][0]) == 2 * number
-    with pytest.raises(ValueError, match=r"doubling was recorded with a torch.int64 tensor of shape \(2,\) and got a"):
-        graph(torch.ones(3))
-    with pytest.raises(ValueError, match=r"got a torch.float32 one of shape \(2,\)"):
-        graph(torch.ones(2))
+        assert float(function(torch.full((2,), number))["double"][0]) == 2 * number
+    match = r"doubling was captured with a torch.int64 tensor of shape \(2,\) and was called with a torch.float32"
+    with pytest.raises(ValueError, match=rf"{match} tensor of shape \(3,\)"):
+        function(torch.ones(3))
+    with pytest.raises(ValueError, match=rf"{match} tensor of shape \(2,\)"):
+        function(torch.ones(2))
 
 
-def test_nothing_is_collected_while_recording() -> None:
-    found = []
+def test_garbage_collection_is_paused_during_capture() -> None:
+    enabled = []
 
-    def work() -> dict[str, Tensor]:
-        found.append(gc.isenabled())
-        if len(found) == 4:
-            raise ValueError("no")
+    def function() -> dict[str, Tensor]:
+        enabled.append(gc.isenabled())
         return {"one": torch.ones(1)}
 
-    graph = CapturedFunction(work, "work", CPU)
+    def failing() -> dict[str, Tensor]:
+        function()
+        if len(enabled) == 6:
+            raise ValueError("fails during capture")
+        return {}
+
+    captured = CapturedFunction(function, "function", CPU)
     for _ in range(4):
-        graph()
-    assert found == [True, True, False]
+        captured()
+    assert enabled == [True, True, False]
     assert gc.isenabled()
-    failing = CapturedFunction(work, "work", CPU)
-    failing._calls = 2
-    with pytest.raises(ValueError, match="no"):
-        failing()
+    captured = CapturedFunction(failing, "failing", CPU)
+    captured()
+    captured()
+    with pytest.raises(ValueError, match="fails during capture"):
+        captured()
+    assert enabled[3:] == [True, True, False]
     assert gc.isenabled()
 
 
-def test_watching_finds_where_torch_says_that_it_waited_and_lets_other_warnings_be_seen(
-    monkeypatch: pytest.MonkeyPatch,
-):
+def test_find_synchronizations_names_lines_and_passes_other_warnings_on(monkeypatch: pytest.MonkeyPatch) -> None:
     modes: list[Any] = ["default"]
     monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: modes[-1])
     monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
 
-    def work() -> int:
+    def call() -> int:
         warnings.warn("Synchronization debug mode is a prototype feature", stacklevel=1)
         warnings.warn("called a synchronizing CUDA operation (Triggered internally)", stacklevel=1)
         warnings.warn("the task's own", stacklevel=1)
         return 3
 
     with pytest.warns(UserWarning, match="the task's own") as seen:
-        result, places = watch(work)
+        result, places = find_synchronizations(call)
     assert result == 3
     assert [str(one.message) for one in seen] == ["the task's own"]
     assert [place.partition(":")[0] for place in places] == ["test_cuda_graph.py"]
     assert modes == ["default", "warn", "default"]
 
 
-def test_watching_hears_compiled_code_of_whose_warnings_python_would_not_know(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(cuda_graph, "WAITED", "degrees of freedom is <= 0")
+def test_find_synchronizations_catches_warnings_of_compiled_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda_graph, "SYNCHRONIZATION", "degrees of freedom is <= 0")
+    monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: "default")
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", lambda mode: None)
     one, weight = torch.ones(1), torch.ones(1, requires_grad=True)
 
-    def work() -> torch.Tensor:
+    def call() -> Tensor:
         torch.var(one)
-        torch.ops.aten.var.correction(one, correction=1)  # as inductor calls what it has not compiled itself
+        torch.ops.aten.var.correction(one, correction=1)  # as Inductor calls operations that it does not compile
         if torch.is_grad_enabled():
             (2 * weight).sum().backward()
         return one
@@ -248,15 +299,13 @@ def test_watching_hears_compiled_code_of_whose_warnings_python_would_not_know(mo
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         torch.ops.aten.var.correction(one, correction=1)
-    assert caught == []
-    monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: "default")
-    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", lambda mode: None)
+    assert caught == [], "Python sees this warning without a C++ frame, too"
     with torch.no_grad():
-        result, places = watch(work)
+        result, places = find_synchronizations(call)
     assert result is one
     assert weight.grad is None
     assert [place.partition(":")[0] for place in places] == ["test_cuda_graph.py", "compiled code or torch.ops"]
-    watch(work)
+    find_synchronizations(call)
     assert weight.grad == 2
     with pytest.raises(ZeroDivisionError):
-        watch(lambda: 1 / 0)
+        find_synchronizations(lambda: 1 / 0)

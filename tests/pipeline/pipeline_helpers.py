@@ -1,4 +1,4 @@
-"""The smallest configurations, transitions and learners, which the tests of `pipeline` share."""
+"""Small configurations, transitions, agents and runs for the tests of `pipeline`."""
 
 from __future__ import annotations
 
@@ -17,16 +17,19 @@ from tensordict import TensorDict
 
 from envs import transition as transitions
 from pipeline import cli
+from pipeline.agent import Agent
 from pipeline.buffer import ReplayBuffer
 from pipeline.config import Config
+from pipeline.learner import Learner
 from pipeline.presets import preset as preset_config
 
 OBSERVATION_DIM, ACTION_DIM = 5, 3
 
-# Every loss and network: those of flashsac-parallel are flashsac's, those of fast crossq's, but for Humanoid.
+# Every loss and network. flashsac-parallel has those of flashsac, and fast those of crossq, except on Humanoid-v5.
 PRESETS = ["sac", "redq", "droq", "crossq", "xqc", "flashsac"]
 HUMANOID = "fast on Humanoid-v5"
 RECIPES = [*PRESETS, HUMANOID]
+WITH_TARGETS = ["sac", "redq", "droq", "xqc", "flashsac"]
 
 SMALL: dict[str, Any] = {
     "device": "cpu",
@@ -47,12 +50,13 @@ SMALL: dict[str, Any] = {
 
 
 def small_config(task: str = "InvertedPendulum-v5", preset: str = "crossq", **overrides: Any) -> Config:
+    """A preset with `SMALL` and the overrides. The name may end with the task whose settings it takes (`HUMANOID`)."""
     name, _, meant_for = preset.partition(" on ")
     return dataclasses.replace(preset_config(name, meant_for or task, **{**SMALL, **overrides}), task=task)
 
 
 def small_arguments(preset: str = "crossq", **overrides: Any) -> list[str]:
-    """The settings of `small_config` as the command line takes them."""
+    """The settings of `small_config` as command line arguments."""
     arguments = []
     for name, value in {"preset": preset, **SMALL, **overrides}.items():
         flag = name.replace("_", "-")
@@ -64,13 +68,24 @@ def small_arguments(preset: str = "crossq", **overrides: Any) -> list[str]:
 
 
 def random_transition(size: int, seed: int = 0, observation_dim: int = OBSERVATION_DIM) -> TensorDict:
-    """A transition of independent random numbers in which some worlds terminated, some were truncated, some both."""
+    """A transition of random numbers. Some worlds terminated, some were truncated, some both."""
     generator = torch.Generator().manual_seed(seed)
-    observation, following = torch.randn(2, size, observation_dim, generator=generator)
+    observation, next_obs = torch.randn(2, size, observation_dim, generator=generator)
     action = torch.rand(size, ACTION_DIM, generator=generator) * 2 - 1
     reward = torch.randn(size, generator=generator)
     terminated, truncated = torch.rand(2, size, generator=generator) < 0.3
-    return transitions.make(observation, action, following, reward, terminated, truncated)
+    return transitions.make(observation, action, next_obs, reward, terminated, truncated)
+
+
+def make_agent(preset: str, seed: int = 0, **overrides: Any) -> Agent:
+    """A small agent with networks that depend on the seed alone."""
+    torch.manual_seed(seed)
+    overrides = {"actor_hidden": (16,), "critic_hidden": (16,), "policy_delay": 2, **overrides}
+    return Agent(small_config(preset=preset, **overrides), OBSERVATION_DIM, ACTION_DIM)
+
+
+def make_learner(preset: str, seed: int = 0, capture: bool | None = None, **overrides: Any) -> Learner:
+    return Learner(make_agent(preset, seed, **overrides), capture)
 
 
 def filled_buffer(size: int = 256, seed: int = 0, **options: Any) -> ReplayBuffer:
@@ -79,8 +94,15 @@ def filled_buffer(size: int = 256, seed: int = 0, **options: Any) -> ReplayBuffe
     return buffer
 
 
+def clone_state(state: Any) -> Any:
+    """A copy of a nested state that shares no tensor with it."""
+    if isinstance(state, torch.Tensor):
+        return state.clone()
+    return {name: clone_state(value) for name, value in state.items()} if isinstance(state, dict) else state
+
+
 def differing(left: Any, right: Any, path: str = "") -> list[str]:
-    """Paths at which two nested states differ in a type, a key or a single bit."""
+    """Paths where two nested states differ in a type, a key or a bit."""
     if type(left) is not type(right):
         return [f"{path}: {type(left).__name__} and {type(right).__name__}"]
     if isinstance(left, torch.Tensor):
@@ -102,9 +124,9 @@ def differing(left: Any, right: Any, path: str = "") -> list[str]:
 
 
 def saltus(*arguments: object, cwd: Path | None = None, **environment: str) -> subprocess.Popen[str]:
-    """Start the `saltus` command in a process of its own; its stderr joins its stdout."""
+    """Start the `saltus` command in a new process, with stderr in stdout."""
     command = [str(Path(sys.executable).with_name("saltus")), *map(str, arguments)]
-    # Threads that spin while they wait slow these short runs down tenfold where other processes want the cores.
+    # Passive waiting: spinning threads slow these short runs down tenfold on busy cores.
     threads = {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "passive"}
     environment = {**os.environ, **threads, "COLUMNS": "300", **environment}
     return subprocess.Popen(
@@ -113,7 +135,7 @@ def saltus(*arguments: object, cwd: Path | None = None, **environment: str) -> s
 
 
 def finish(process: subprocess.Popen[str], timeout: float = 150) -> str:
-    """Wait for a process to end well; return what it printed."""
+    """Wait for a process to succeed; return its output."""
     try:
         output, _ = process.communicate(timeout=timeout)
     finally:
@@ -123,12 +145,12 @@ def finish(process: subprocess.Popen[str], timeout: float = 150) -> str:
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
-    text = path.read_text() if path.exists() else ""  # in one piece: a run may be writing it, so its last line is cut
+    text = path.read_text() if path.exists() else ""  # at once, without the last line: a run may be writing the file
     return list(csv.DictReader(text.split("\n")[:-1]))
 
 
 def train_here(run_dir: Path, task: str = "InvertedPendulum-v5", *flags: str, **overrides: Any) -> str:
-    """``saltus train`` in this process; return what it printed."""
+    """Run ``saltus train`` in this process; return its output."""
     console = Console(file=io.StringIO(), width=200)
     cli.train([task, *small_arguments(**overrides), "--run-dir", str(run_dir), *flags], console)
     return console.file.getvalue()

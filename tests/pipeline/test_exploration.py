@@ -9,41 +9,41 @@ import torch
 from pipeline.exploration import RepeatedNoise
 
 
-def drawn(noise: RepeatedNoise, steps: int) -> list[tuple[float, ...]]:
+def sample(noise: RepeatedNoise, steps: int) -> list[tuple[float, ...]]:
     return [tuple(noise().flatten().tolist()) for _ in range(steps)]
 
 
-def lengths(noise: RepeatedNoise, steps: int) -> list[int]:
-    """For how long each noise was held, but for the last, which may not be over."""
-    return [len(list(group)) for _, group in groupby(drawn(noise, steps))][:-1]
+def durations(noise: RepeatedNoise, steps: int) -> list[int]:
+    """The duration of each sample except the last, which may continue."""
+    return [len(list(group)) for _, group in groupby(sample(noise, steps))][:-1]
 
 
-@pytest.mark.parametrize("longest", [2, 5, 16])
-def test_noise_is_held_for_k_steps_with_a_probability_that_falls_as_one_over_k_squared(longest: int) -> None:
+@pytest.mark.parametrize("max_repeat", [2, 5, 16])
+def test_a_sample_lasts_k_steps_with_probability_proportional_to_one_over_k_squared(max_repeat: int) -> None:
     torch.manual_seed(0)
-    found = lengths(RepeatedNoise(1, 1, longest), 20_000)
-    total = sum(k**-2 for k in range(1, longest + 1))
-    assert set(found) <= set(range(1, longest + 1))
-    for k in range(1, longest + 1):
-        share = k**-2 / total
-        deviation = (share * (1 - share) * len(found)) ** 0.5
-        assert abs(found.count(k) - share * len(found)) < 4 * deviation + 1, k
+    found = durations(RepeatedNoise(1, 1, max_repeat), 20_000)
+    total = sum(k**-2 for k in range(1, max_repeat + 1))
+    assert set(found) <= set(range(1, max_repeat + 1))
+    for k in range(1, max_repeat + 1):
+        probability = k**-2 / total
+        std = (probability * (1 - probability) * len(found)) ** 0.5
+        assert abs(found.count(k) - probability * len(found)) < 4 * std + 1, k
 
 
-def test_noise_that_is_not_held_is_fresh_at_each_step() -> None:
+def test_without_repeats_every_step_is_a_normal_sample() -> None:
     torch.manual_seed(0)
-    assert lengths(RepeatedNoise(2, 3, 1), 1000) == [1] * 999
+    assert durations(RepeatedNoise(2, 3, 1), 1000) == [1] * 999
     torch.manual_seed(0)
     expected = [tuple(torch.randn(2, 3).flatten().tolist()) for _ in range(20)]
     torch.manual_seed(0)
-    assert drawn(RepeatedNoise(2, 3, 1), 20) == expected, "and takes from the random stream what a normal draw takes"
+    assert sample(RepeatedNoise(2, 3, 1), 20) == expected
 
 
-@pytest.mark.parametrize("longest", [1, 16])
-def test_each_entry_is_standard_normal_and_independent_of_the_others(longest: int) -> None:
+@pytest.mark.parametrize("max_repeat", [1, 16])
+def test_entries_are_standard_normal_and_independent(max_repeat: int) -> None:
     torch.manual_seed(0)
-    noise = RepeatedNoise(50, 4, longest)
-    values = torch.tensor(list(dict.fromkeys(drawn(noise, 4000))))
+    noise = RepeatedNoise(50, 4, max_repeat)
+    values = torch.tensor(list(dict.fromkeys(sample(noise, 4000))))
     bound = 5 / len(values) ** 0.5
     assert values.mean().abs() < bound / 200**0.5
     assert (values.mean(0)).abs().max() < bound
@@ -61,19 +61,19 @@ def test_noise_changes_in_all_worlds_at_once() -> None:
         before = now
 
 
-@pytest.mark.parametrize("longest", [1, 4, 16])
+@pytest.mark.parametrize("max_repeat", [1, 4, 16])
 @pytest.mark.parametrize("steps", [0, 1, 7, 50])
-def test_restored_noise_continues(longest: int, steps: int) -> None:
+def test_loaded_noise_continues(max_repeat: int, steps: int) -> None:
     torch.manual_seed(0)
-    original = RepeatedNoise(2, 3, longest)
-    drawn(original, steps)
+    original = RepeatedNoise(2, 3, max_repeat)
+    sample(original, steps)
     file = io.BytesIO()
     torch.save((original.state_dict(), torch.get_rng_state()), file)
-    expected = drawn(original, 50)
+    expected = sample(original, 50)
     file.seek(0)
     state, random = torch.load(file, weights_only=True)
-    restored = RepeatedNoise(2, 3, longest)
-    drawn(restored, 5)
+    restored = RepeatedNoise(2, 3, max_repeat)
+    sample(restored, 5)
     restored.load_state_dict(state)
     torch.set_rng_state(random)
-    assert drawn(restored, 50) == expected
+    assert sample(restored, 50) == expected

@@ -1,10 +1,10 @@
-"""The losses against the equations, in float64 and plain tensor code.
+"""Losses and gradients against the equations, in float64 and elementary tensor operations.
 
 SAC: Haarnoja et al. 2018, "Soft Actor-Critic Algorithms and Applications", eq. 5, 6, 7, 9 and 18.
-REDQ: Chen et al. 2021, algorithm 1: a random subset of targets, and all critics' mean for the actor.
+REDQ: Chen et al. 2021, algorithm 1: a random subset of targets, and the mean of all critics for the actor.
 DroQ: Hiraoka et al. 2022: dropout, then layer norm, after each hidden linear layer of the critics.
-CrossQ: Bhatt et al. 2024: no target network, and one pass of (s, a) and (s', a') together through batch norm.
-XQC and FlashSAC: cross-entropy to a projected distribution (Bellemare et al. 2017), batch norm in the actor, too.
+CrossQ: Bhatt et al. 2024: no target networks, and one pass of (s, a) and (s', a') together through batch norm.
+XQC and FlashSAC: cross-entropy to a projected distribution (Bellemare et al. 2017), and batch norm in the actor.
 """
 
 from __future__ import annotations
@@ -18,13 +18,31 @@ from typing import Any
 
 import pytest
 import torch
-from pipeline_helpers import ACTION_DIM, HUMANOID, OBSERVATION_DIM, RECIPES, random_transition, small_config
+from pipeline_helpers import (
+    ACTION_DIM,
+    HUMANOID,
+    OBSERVATION_DIM,
+    RECIPES,
+    WITH_TARGETS,
+    random_transition,
+    small_config,
+)
 from tensordict import TensorDict
 from torch import Tensor
 from torchrl.objectives import CrossQLoss, REDQLoss, SACLoss
 
-from pipeline import losses, torchrl_adapter
+from pipeline import losses
 from pipeline.config import Config
+from pipeline.networks import Actor
+from pipeline.torchrl_adapter import (
+    Loss,
+    actor_loss,
+    actor_parameters,
+    alpha_loss,
+    critic_loss,
+    critic_parameters,
+    target_parameters,
+)
 
 CATEGORICAL = ["xqc", "flashsac", HUMANOID]
 CASES = [
@@ -39,7 +57,7 @@ every_preset = pytest.mark.parametrize("preset", RECIPES)
 BATCH, GAMMA, NUM_ATOMS, VALUE_RANGE = 24, 0.9, 11, 5.0
 pytestmark = pytest.mark.filterwarnings("ignore:No target network updater")
 
-UNMASKED: Iterator[Tensor] = iter(())
+NO_MASKS: Iterator[Tensor] = iter(())
 PLAIN = "linear relu linear relu linear"
 BEFORE = "batch linear batch relu linear batch relu linear"
 BLOCK = "( linear batch relu linear batch relu )"
@@ -56,9 +74,9 @@ CRITICS = {
 }
 
 
-def randomized_loss(preset: str, seed: int = 0, **overrides: Any) -> torchrl_adapter.Loss:
-    """A loss whose every number is random: weights, biases, targets, running statistics and the temperature."""
-    loss, _ = losses.make_loss(loss_config(preset, **overrides), OBSERVATION_DIM, ACTION_DIM, torch.device("cpu"))
+def randomized_loss(preset: str, seed: int = 0, batched_critics: bool | None = None, **overrides: Any) -> Loss:
+    """A loss with random weights, biases, targets and running statistics, and log_alpha = -0.7."""
+    loss, _ = make_loss(loss_config(preset, **overrides), batched_critics)
     torch.manual_seed(seed)
     with torch.no_grad():
         for name, value in loss.state_dict().items():
@@ -72,32 +90,36 @@ def randomized_loss(preset: str, seed: int = 0, **overrides: Any) -> torchrl_ada
     return loss
 
 
+def make_loss(config: Config, batched_critics: bool | None = None) -> tuple[Loss, Actor]:
+    return losses.make_loss(config, OBSERVATION_DIM, ACTION_DIM, torch.device("cpu"), batched_critics)
+
+
 def loss_config(preset: str, **overrides: Any) -> Config:
-    """Small, of unlike widths where the network allows, and without the dropout that no equation foresees."""
+    """A small configuration, with different widths if the network allows them, and without dropout."""
     widths = ((6, 6), (5, 5)) if preset == "flashsac" else ((8, 6), (7, 5))
     settings = {"gamma": GAMMA, "batch_size": BATCH, "learning_starts": 100, "num_atoms": NUM_ATOMS, "dropout": 0.0}
     hidden = dict(zip(("actor_hidden", "critic_hidden"), widths, strict=True))
     return small_config(preset=preset, **{**settings, **hidden, **overrides})
 
 
-def doubled(numbers: TensorDict) -> dict[str, Tensor]:
-    """Copies by name, in float64; those that are trained want gradients."""
-    copies = {name: value.detach().double().clone() for name, value in numbers.flatten_keys(".").items()}
+def to_double(params: TensorDict) -> dict[str, Tensor]:
+    """Copies by name, in float64; parameters require gradients."""
+    copies = {name: value.detach().double().clone() for name, value in params.flatten_keys(".").items()}
     return {name: value if ".running_" in name else value.requires_grad_() for name, value in copies.items()}
 
 
-def trained(numbers: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value for name, value in numbers.items() if value.requires_grad}
+def trainable(params: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value for name, value in params.items() if value.requires_grad}
 
 
-def running(numbers: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value for name, value in numbers.items() if ".running_" in name}
+def running_statistics(params: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value for name, value in params.items() if ".running_" in name}
 
 
-def layers(numbers: dict[str, Tensor]) -> list[dict[str, Tensor]]:
-    """The numbers of the layers that have any, in the order of the layers."""
+def layers(params: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+    """Parameters and statistics of each layer that has any, in the order of the layers."""
     found: defaultdict[tuple[int, ...], dict[str, Tensor]] = defaultdict(dict)
-    for name, value in numbers.items():
+    for name, value in params.items():
         path, _, kind = name.rpartition(".")
         found[tuple(map(int, re.findall(r"\d+", path)))][kind] = value
     return [found[path] for path in sorted(found)]
@@ -114,10 +136,10 @@ def batch_norm(x: Tensor, layer: dict[str, Tensor], eps: float, training: bool) 
 
 
 def output(
-    kinds: str, numbers: dict[str, Tensor], x: Tensor, training: bool, masks: Iterator[Tensor] = UNMASKED
+    kinds: str, params: dict[str, Tensor], x: Tensor, training: bool, masks: Iterator[Tensor] = NO_MASKS
 ) -> Tensor:
-    """What a network of these layers makes of x; `masks` are what dropout multiplies with."""
-    parts, skip = iter(layers(numbers)), x
+    """The output of a network of these layers; `masks` are the factors of its dropout layers."""
+    parts, skip = iter(layers(params)), x
     eps = 1e-5 if kinds == RESIDUAL else 1e-3
     for kind in kinds.split():
         if kind == "relu":
@@ -144,7 +166,7 @@ def output(
 
 @dataclass
 class Reference:
-    """A loss's numbers in float64, and the equations."""
+    """The parameters of a loss in float64, and the equations."""
 
     preset: str
     actor: dict[str, Tensor]
@@ -156,10 +178,10 @@ class Reference:
     actor_value: str
 
     @classmethod
-    def of(cls, preset: str, loss: torchrl_adapter.Loss, **overrides: Any) -> Reference:
+    def of(cls, preset: str, loss: Loss, **overrides: Any) -> Reference:
         config = loss_config(preset, **overrides)
-        actor, critic = doubled(loss.actor_network_params), doubled(loss.qvalue_network_params)
-        target = doubled(loss.target_qvalue_network_params) if config.target_network else {}
+        actor, critic = to_double(loss.actor_network_params), to_double(loss.qvalue_network_params)
+        target = to_double(loss.target_qvalue_network_params) if config.target_network else {}
         log_alpha = loss.log_alpha.detach().double().requires_grad_()
         return cls(preset, actor, critic, target, log_alpha, config.num_critics, config.gamma, config.actor_value)
 
@@ -168,7 +190,7 @@ class Reference:
         return self.log_alpha.detach().exp()
 
     def policy(self, observation: Tensor, noise: Tensor, training: bool) -> tuple[Tensor, Tensor]:
-        """The action of this noise, and its log-probability: a Gaussian's, less the logarithm of tanh's slope."""
+        """The action for this noise, and its log-probability: a Gaussian's minus log of tanh's derivative."""
         x = output(ACTORS.get(self.preset, PLAIN), self.actor, observation, training)
         loc, log_std = x[:, :ACTION_DIM], x[:, ACTION_DIM:]
         log_std = -10 + 6 * (1 + torch.tanh(log_std)) if self.preset == "flashsac" else log_std.clamp(-20, 2)
@@ -179,10 +201,10 @@ class Reference:
         return torch.tanh(u), (gaussian - log_slope).sum(-1)
 
     def critics(
-        self, numbers: dict[str, Tensor], pairs: tuple[Tensor, Tensor], training: bool, masks: Iterator[Tensor]
+        self, params: dict[str, Tensor], pairs: tuple[Tensor, Tensor], training: bool, masks: Iterator[Tensor]
     ) -> Tensor:
-        """What every critic gives, (critics, batch, 1 or atoms)."""
-        members = [{name: value[k] for name, value in numbers.items()} for k in range(self.num_critics)]
+        """The outputs of all critics, (critics, batch, 1 or atoms)."""
+        members = [{name: value[k] for name, value in params.items()} for k in range(self.num_critics)]
         return torch.stack(
             [output(CRITICS[self.preset], each, torch.cat(pairs, -1), training, masks) for each in members]
         )
@@ -192,36 +214,36 @@ class Reference:
         batch: TensorDict,
         noise: Tensor,
         subset: list[int] | slice = slice(None),
-        masks: Iterator[Tensor] = UNMASKED,
+        masks: Iterator[Tensor] = NO_MASKS,
     ) -> Tensor:
-        state, action, following = batch["observation"], batch["action"], batch["next", "observation"]
-        next_action, log_prob = (part.detach() for part in self.policy(following, noise, training=False))
+        obs, action, next_obs = batch["observation"], batch["action"], batch["next", "observation"]
+        next_action, log_prob = (part.detach() for part in self.policy(next_obs, noise, training=False))
         if "batch" in CRITICS[self.preset]:
-            both = torch.cat([state, following]), torch.cat([action, next_action])
-            now, later = self.critics(self.critic, both, True, masks).split(BATCH, dim=1)
+            both = torch.cat([obs, next_obs]), torch.cat([action, next_action])
+            values, next_values = self.critics(self.critic, both, True, masks).split(BATCH, dim=1)
             if self.target:
-                later = self.critics(self.target, both, True, masks)[:, BATCH:]
+                next_values = self.critics(self.target, both, True, masks)[:, BATCH:]
         else:
-            later = self.critics(self.target, (following, next_action), False, masks)
-            now = self.critics(self.critic, (state, action), False, masks)
+            next_values = self.critics(self.target, (next_obs, next_action), False, masks)
+            values = self.critics(self.critic, (obs, action), False, masks)
         steps = batch.get("steps_to_next_obs", torch.ones(BATCH, 1, dtype=torch.float64))
         discount = self.gamma**steps * (1 - batch["next", "terminated"].double())
         reward, entropy = batch["next", "reward"], (-self.alpha * log_prob).unsqueeze(-1)
         if self.preset not in CATEGORICAL:
-            target = reward + discount * (later.detach()[subset].min(0).values + entropy)
-            return ((now - target) ** 2).mean(1).sum()
+            target = reward + discount * (next_values.detach()[subset].min(0).values + entropy)
+            return ((values - target) ** 2).mean(1).sum()
         loss, atoms = torch.zeros(()), linspace()
         for row in range(BATCH):
-            distributions = later[:, row].detach().softmax(-1)
-            worst = min(distributions, key=lambda distribution: float((distribution * atoms).sum()))
-            target = split(worst, reward[row] + discount[row] * (atoms + entropy[row]), atoms)
-            loss = loss - (target * now[:, row].log_softmax(-1)).sum() / BATCH
+            distributions = next_values[:, row].detach().softmax(-1)
+            smallest = min(distributions, key=lambda distribution: float((distribution * atoms).sum()))
+            target = split(smallest, reward[row] + discount[row] * (atoms + entropy[row]), atoms)
+            loss = loss - (target * values[:, row].log_softmax(-1)).sum() / BATCH
         return loss
 
-    def actor_loss(self, batch: TensorDict, noise: Tensor, masks: Iterator[Tensor] = UNMASKED) -> tuple[Tensor, Tensor]:
+    def actor_loss(self, batch: TensorDict, noise: Tensor, masks: Iterator[Tensor] = NO_MASKS) -> tuple[Tensor, Tensor]:
         action, log_prob = self.policy(batch["observation"], noise, training=True)
-        given = self.critics(self.critic, (batch["observation"], action), False, masks)
-        values = given.softmax(-1) @ linspace() if self.preset in CATEGORICAL else given.squeeze(-1)
+        outputs = self.critics(self.critic, (batch["observation"], action), False, masks)
+        values = outputs.softmax(-1) @ linspace() if self.preset in CATEGORICAL else outputs.squeeze(-1)
         value = values.mean(0) if self.actor_value == "mean" else values.min(0).values
         return (self.alpha * log_prob - value).mean(), log_prob.detach()
 
@@ -234,10 +256,10 @@ def linspace() -> Tensor:
 
 
 def split(probabilities: Tensor, values: Tensor, atoms: Tensor) -> Tensor:
-    """Each value's mass goes to the atoms by hat functions around them."""
+    """Project a distribution over values onto atoms, by hat functions around the atoms."""
     values = values.clamp(atoms[0], atoms[-1])
-    shares = (1 - (values[:, None] - atoms).abs() / (atoms[1] - atoms[0])).clamp(min=0)
-    return probabilities @ shares
+    weights = (1 - (values[:, None] - atoms).abs() / (atoms[1] - atoms[0])).clamp(min=0)
+    return probabilities @ weights
 
 
 def double(batch: TensorDict) -> TensorDict:
@@ -245,7 +267,7 @@ def double(batch: TensorDict) -> TensorDict:
 
 
 def seeded_noise(seed: int) -> Tensor:
-    """The standard normal numbers that a loss draws after this seed; seeds again."""
+    """The standard normal numbers that a loss draws after this seed. Leaves the generator seeded."""
     torch.manual_seed(seed)
     noise = torch.normal(torch.zeros(BATCH, ACTION_DIM), torch.ones(BATCH, ACTION_DIM)).double()
     torch.manual_seed(seed)
@@ -253,7 +275,7 @@ def seeded_noise(seed: int) -> Tensor:
 
 
 def seeded_subset(seed: int, num_critics: int) -> list[int]:
-    """The two critics that a loss draws after the noise."""
+    """The two critics that a loss draws after the noise. Leaves the generator seeded."""
     seeded_noise(seed)
     torch.randn(BATCH, ACTION_DIM)
     order = torch.rand(num_critics).argsort().tolist()
@@ -274,14 +296,14 @@ def assert_gradients_equal(
     expected = torch.autograd.grad(reference, list(parameters.values()))
     largest = {name: float(gradient.abs().max()) for name, gradient in zip(parameters, expected, strict=True)}
     scale = max(largest.values())
-    # XQC's first bias is without effect: the batch norm after the linear layer takes constants away.
+    # XQC's first bias has no effect: the batch norm after the linear layer subtracts constants.
     assert all(value > 1e-9 * scale for name, value in largest.items() if not name.endswith("body.0.bias"))
     for name, left, right in zip(parameters, gradients, expected, strict=True):
         assert_equal(left, right, f"gradient of {name}: ", least=1e-6 * scale)
 
 
 @pytest.mark.parametrize(
-    ("preset", "kind", "targets", "normalised"),
+    ("preset", "cls", "has_targets", "batch_norms"),
     [
         ("sac", SACLoss, True, []),
         ("redq", losses.EnsembleLoss, True, []),
@@ -292,15 +314,14 @@ def assert_gradients_equal(
         (HUMANOID, losses.CategoricalLoss, False, [OBSERVATION_DIM + ACTION_DIM, 7, 5]),
     ],
 )
-def test_each_preset_has_its_loss_its_targets_and_its_batch_norms(
-    preset: str, kind: type, targets: bool, normalised: list[int]
+def test_each_preset_has_its_loss_targets_and_batch_norms(
+    preset: str, cls: type, has_targets: bool, batch_norms: list[int]
 ) -> None:
     loss = randomized_loss(preset)
-    assert type(loss) is kind
-    found = torchrl_adapter.target_parameters(loss)
-    assert list(found) == (list(torchrl_adapter.critic_parameters(loss)) if targets else [])
-    critic = doubled(loss.qvalue_network_params)
-    assert [layer["running_mean"].shape[1] for layer in layers(critic) if "running_mean" in layer] == normalised
+    assert type(loss) is cls
+    assert list(target_parameters(loss)) == (list(critic_parameters(loss)) if has_targets else [])
+    critic = to_double(loss.qvalue_network_params)
+    assert [layer["running_mean"].shape[1] for layer in layers(critic) if "running_mean" in layer] == batch_norms
 
 
 @cases
@@ -308,20 +329,21 @@ def test_each_preset_has_its_loss_its_targets_and_its_batch_norms(
 def test_critic_loss_and_its_gradients_follow_the_equations(preset: str, overrides: dict[str, Any], seed: int) -> None:
     loss = randomized_loss(preset, seed, **overrides)
     reference, batch = Reference.of(preset, loss, **overrides), random_transition(BATCH, seed)
-    drawn = preset == "redq" and reference.num_critics > 2
-    subset = seeded_subset(seed + 10, reference.num_critics) if drawn else slice(None)
+    has_subset = preset == "redq" and reference.num_critics > 2
+    subset = seeded_subset(seed + 10, reference.num_critics) if has_subset else slice(None)
     noise = seeded_noise(seed + 10)
-    value, metadata = torchrl_adapter.critic_loss(loss, batch.copy())
+    value, td_error = critic_loss(loss, batch.copy())
     expected = reference.critic_loss(double(batch), noise, subset)
     assert_equal(value, expected, "critic loss: ")
-    assert metadata["td_error"].shape == (BATCH,)
-    assert_gradients_equal(value, torchrl_adapter.critic_parameters(loss), expected, trained(reference.critic))
+    assert td_error.shape == (BATCH,)
+    assert_gradients_equal(value, critic_parameters(loss), expected, trainable(reference.critic))
 
 
 @pytest.mark.parametrize("preset", ["sac", "droq", "crossq"])
 def test_the_loss_of_a_single_critic_is_its_mean_squared_td_error(preset: str) -> None:
-    value, metadata = torchrl_adapter.critic_loss(randomized_loss(preset, num_critics=1), random_transition(BATCH))
-    torch.testing.assert_close(metadata["td_error"].square().mean(), value.detach())
+    value, td_error = critic_loss(randomized_loss(preset, num_critics=1), random_transition(BATCH))
+    assert not td_error.requires_grad
+    torch.testing.assert_close(td_error.square().mean(), value.detach())
 
 
 @cases
@@ -333,52 +355,53 @@ def test_actor_and_alpha_losses_and_their_gradients_follow_the_equations(
     loss = randomized_loss(preset, seed, **overrides)
     reference, batch = Reference.of(preset, loss, **overrides), random_transition(BATCH, seed)
     noise = seeded_noise(seed + 10)
-    value, log_prob = torchrl_adapter.actor_loss(loss, batch.copy())
+    value, log_prob = actor_loss(loss, batch.copy())
     expected, expected_log_prob = reference.actor_loss(double(batch), noise)
     assert_equal(value, expected, "actor loss: ")
-    assert_gradients_equal(value, torchrl_adapter.actor_parameters(loss), expected, trained(reference.actor))
-    value, expected = torchrl_adapter.alpha_loss(loss, log_prob), reference.alpha_loss(expected_log_prob, -1.7)
+    assert_gradients_equal(value, actor_parameters(loss), expected, trainable(reference.actor))
+    assert not log_prob.requires_grad
+    value, expected = alpha_loss(loss, log_prob), reference.alpha_loss(expected_log_prob, -1.7)
     assert_equal(value, expected, "alpha loss: ")
     assert_gradients_equal(value, {"log_alpha": loss.log_alpha}, expected, {"log_alpha": reference.log_alpha})
 
 
 @every_preset
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 0.99])
-def test_values_after_k_steps_are_discounted_by_gamma_to_the_k(preset: str, gamma: float) -> None:
+def test_values_k_steps_later_are_discounted_by_gamma_to_the_k(preset: str, gamma: float) -> None:
     loss, batch = randomized_loss(preset, gamma=gamma), random_transition(BATCH)
     batch["steps_to_next_obs"] = torch.randint(1, 6, (BATCH, 1)).float()
     subset = seeded_subset(5, 10) if preset == "redq" else slice(None)
     reference, noise = Reference.of(preset, loss, gamma=gamma), seeded_noise(5)
-    value = torchrl_adapter.critic_loss(loss, batch.copy())[0]
+    value = critic_loss(loss, batch.copy())[0]
     assert_equal(value, reference.critic_loss(double(batch), noise, subset), "critic loss: ")
 
 
 @pytest.mark.parametrize("preset", ["crossq", *CATEGORICAL])
-def test_the_critic_loss_moves_the_running_statistics_of_critics_and_targets_by_the_joint_batch(preset: str) -> None:
+def test_the_critic_loss_updates_running_statistics_of_critics_and_targets_with_the_joint_batch(preset: str) -> None:
     loss, batch = randomized_loss(preset), random_transition(BATCH)
     before, reference = Reference.of(preset, loss), Reference.of(preset, loss)
     noise = seeded_noise(3)
-    torchrl_adapter.critic_loss(loss, batch.copy())
+    critic_loss(loss, batch.copy())
     reference.critic_loss(double(batch), noise)
     after = Reference.of(preset, loss)
     for part in ("critic", "target"):
-        for name, value in running(getattr(after, part)).items():
+        for name, value in running_statistics(getattr(after, part)).items():
             assert not torch.allclose(value, getattr(before, part)[name], rtol=1e-4)
             assert_equal(value, getattr(reference, part)[name], f"{part} {name}")
     assert all(torch.equal(value, before.actor[name]) for name, value in after.actor.items())
 
 
 @pytest.mark.parametrize("preset", ["crossq", *CATEGORICAL])
-def test_the_actor_loss_moves_the_running_statistics_of_the_actor_alone_and_leaves_the_modes(preset: str) -> None:
+def test_the_actor_loss_updates_running_statistics_of_the_actor_only_and_restores_the_modes(preset: str) -> None:
     loss, batch = randomized_loss(preset), random_transition(BATCH)
     before, reference = Reference.of(preset, loss), Reference.of(preset, loss)
     noise = seeded_noise(3)
-    torchrl_adapter.actor_loss(loss, batch.copy())
+    actor_loss(loss, batch.copy())
     reference.actor_loss(double(batch), noise)
     after = Reference.of(preset, loss)
     for part in ("critic", "target"):
         assert all(torch.equal(value, getattr(before, part)[name]) for name, value in getattr(after, part).items())
-    for name, value in running(after.actor).items():
+    for name, value in running_statistics(after.actor).items():
         assert not torch.allclose(value, before.actor[name], rtol=1e-4)
         assert_equal(value, reference.actor[name], name)
     assert all(module.training for module in loss.qvalue_network.modules())
@@ -386,27 +409,27 @@ def test_the_actor_loss_moves_the_running_statistics_of_the_actor_alone_and_leav
 
 
 @every_preset
-def test_no_gradient_leaks_from_one_loss_into_another(preset: str) -> None:
+def test_each_loss_has_gradients_for_its_own_parameters_only(preset: str) -> None:
     loss, batch = randomized_loss(preset), random_transition(BATCH)
     groups = {
-        "critic": list(torchrl_adapter.critic_parameters(loss).values()),
-        "actor": list(torchrl_adapter.actor_parameters(loss).values()),
+        "critic": list(critic_parameters(loss).values()),
+        "actor": list(actor_parameters(loss).values()),
         "alpha": [loss.log_alpha],
     }
-    critic = torchrl_adapter.critic_loss(loss, batch.copy())[0]
-    actor, log_prob = torchrl_adapter.actor_loss(loss, batch.copy())
-    alpha = torchrl_adapter.alpha_loss(loss, log_prob)
+    critic = critic_loss(loss, batch.copy())[0]
+    actor, log_prob = actor_loss(loss, batch.copy())
+    alpha = alpha_loss(loss, log_prob)
     for name, value in (("critic", critic), ("actor", actor), ("alpha", alpha)):
         for group, parameters in groups.items():
             gradients = torch.autograd.grad(value, parameters, allow_unused=True, retain_graph=True)
             if group != name:
-                assert all(gradient is None or not gradient.any() for gradient in gradients), f"{name} moves {group}"
-    assert not any(target.requires_grad for target in torchrl_adapter.target_parameters(loss).values())
+                assert all(gradient is None or not gradient.any() for gradient in gradients), f"{name} trains {group}"
+    assert not any(target.requires_grad for target in target_parameters(loss).values())
 
 
-def critic_loss_at(loss: torchrl_adapter.Loss, batch: TensorDict) -> Tensor:
+def critic_loss_at(loss: Loss, batch: TensorDict) -> Tensor:
     torch.manual_seed(0)
-    return torchrl_adapter.critic_loss(loss, batch.copy())[0].detach()
+    return critic_loss(loss, batch.copy())[0].detach()
 
 
 @every_preset
@@ -428,44 +451,42 @@ def test_termination_cuts_the_bootstrap_and_truncation_does_not(preset: str) -> 
     torch.testing.assert_close(critic_loss_at(randomized_loss(preset, gamma=0.0), batch), found["terminated"])
 
 
-@pytest.mark.parametrize("worst", range(3))
+@pytest.mark.parametrize("smallest", range(3))
 @pytest.mark.parametrize("preset", ["sac", "droq"])
-def test_the_smallest_target_counts(preset: str, worst: int) -> None:
+def test_the_target_uses_the_smallest_value(preset: str, smallest: int) -> None:
     loss, batch = randomized_loss(preset, num_critics=3, gamma=0.5), random_transition(BATCH)
     batch["next", "terminated"].fill_(False)
-    bias = next(value for value in torchrl_adapter.target_parameters(loss).values() if value.shape == (3, 1))
-    bias[worst] -= 1e4
+    bias = next(value for value in target_parameters(loss).values() if value.shape == (3, 1))
+    bias[smallest] -= 1e4
     alone = critic_loss_at(loss, batch)
     assert alone == pytest.approx(3 * (0.5 * 1e4) ** 2, rel=0.01)
-    bias[(worst + 1) % 3] += 1e6
-    bias[(worst + 2) % 3] += 1e6
+    bias[(smallest + 1) % 3] += 1e6
+    bias[(smallest + 2) % 3] += 1e6
     assert critic_loss_at(loss, batch) == alone
 
 
 def test_each_pair_of_targets_is_drawn_equally_often() -> None:
-    loss, batch, count = randomized_loss("redq", num_critics=4, gamma=0.5), random_transition(BATCH), 600
+    loss, batch, count = randomized_loss("redq", num_critics=4, gamma=0.5), random_transition(BATCH), 300
     batch["next", "terminated"].fill_(False)
-    bias = next(value for value in torchrl_adapter.target_parameters(loss).values() if value.shape == (4, 1))
+    bias = next(value for value in target_parameters(loss).values() if value.shape == (4, 1))
     bias += torch.tensor([[0.0], [1e4], [2e4], [3e4]])
     torch.manual_seed(0)
-    found = [
-        float((torchrl_adapter.critic_loss(loss, batch.copy())[0].detach() / 4) ** 0.5 / 0.5e4) for _ in range(count)
-    ]
+    found = [float((critic_loss(loss, batch.copy())[0].detach() / 4) ** 0.5 / 0.5e4) for _ in range(count)]
     smallest = torch.tensor(found).round().long().bincount(minlength=4) / count
-    # of the six pairs, three have 0 as the smaller, two 1, and one 2
+    # Of the six pairs, three have 0 as the smaller index, two have 1, and one has 2.
     assert (smallest - torch.tensor([3, 2, 1, 0]) / 6).abs().max() < 5 * (0.25 / count) ** 0.5
     assert smallest[3] == 0
 
 
-def test_an_ensemble_of_two_that_all_count_is_torchrls_sac(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_ensemble_without_subset_equals_torchrls_sac(monkeypatch: pytest.MonkeyPatch) -> None:
     batch, sac = random_transition(BATCH), randomized_loss("sac")
     options = {"target_subset": 2, "actor_value": "min"}
-    monkeypatch.setattr(losses, "_loss_class", lambda config: (losses.EnsembleLoss, "state_action_value", options))
+    monkeypatch.setattr(losses, "loss_class", lambda config: (losses.EnsembleLoss, "state_action_value", options))
     ensemble = randomized_loss("sac")
     assert (type(sac), type(ensemble)) == (SACLoss, losses.EnsembleLoss)
     for compute, parameters in (
-        (torchrl_adapter.critic_loss, torchrl_adapter.critic_parameters),
-        (torchrl_adapter.actor_loss, torchrl_adapter.actor_parameters),
+        (critic_loss, critic_parameters),
+        (actor_loss, actor_parameters),
     ):
         found = []
         for loss in (sac, ensemble):
@@ -477,25 +498,24 @@ def test_an_ensemble_of_two_that_all_count_is_torchrls_sac(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_an_ensembles_losses_are_those_of_torchrls_redq(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+def test_ensemble_losses_equal_torchrls_redq(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     num_critics, batch = 5, random_transition(BATCH, seed)
     noise, order = seeded_noise(seed).float(), torch.rand(num_critics).argsort()
     ours = randomized_loss("redq", seed, num_critics=num_critics)
-    monkeypatch.setattr(losses, "_loss_class", lambda config: (REDQLoss, "state_action_value", {"sub_sample_len": 2}))
-    monkeypatch.setattr(REDQLoss, "_cached_detached_qvalue_params", None, raising=False)  # which only SACLoss has
+    monkeypatch.setattr(losses, "loss_class", lambda config: (REDQLoss, "state_action_value", {"sub_sample_len": 2}))
     theirs = randomized_loss("redq", seed, num_critics=num_critics)
-    # Both see the same noise, theirs for s and s' in one draw, and take the same two critics.
+    # Both get the same noise and the same two critics. TorchRL draws the noise for s and s' at once.
     monkeypatch.setattr(torch.distributions.normal, "_standard_normal", lambda shape, **_: noise.expand(shape))
     monkeypatch.setattr(torch, "randperm", lambda count: order)
     monkeypatch.setattr(torch, "rand", lambda count, device: order.argsort().float())
     expected = theirs(batch.copy())
     for value, loss, parameters in (
         (
-            torchrl_adapter.critic_loss(ours, batch.copy())[0] / num_critics,
+            critic_loss(ours, batch.copy())[0] / num_critics,
             "loss_qvalue",
-            torchrl_adapter.critic_parameters,
+            critic_parameters,
         ),
-        (torchrl_adapter.actor_loss(ours, batch.copy())[0], "loss_actor", torchrl_adapter.actor_parameters),
+        (actor_loss(ours, batch.copy())[0], "loss_actor", actor_parameters),
     ):
         torch.testing.assert_close(value, expected[loss])
         gradients = (
@@ -507,40 +527,37 @@ def test_an_ensembles_losses_are_those_of_torchrls_redq(monkeypatch: pytest.Monk
 
 
 @every_preset
-def test_one_batched_product_for_all_critics_gives_what_a_product_for_each_gives(preset: str) -> None:
-    """Losses on a GPU take the first, on a CPU the second."""
+def test_batched_critics_equal_critics_one_by_one(preset: str) -> None:
     found = []
-    for alone in (True, False):
-        loss, batch = randomized_loss(preset), random_transition(BATCH)
-        loss.deactivate_vmap = alone
-        loss._make_vmap()
+    for batched in (True, False):
+        loss, batch = randomized_loss(preset, batched_critics=batched), random_transition(BATCH)
         torch.manual_seed(1)
         critic, actor = (
-            torchrl_adapter.critic_loss(loss, batch.copy())[0],
-            torchrl_adapter.actor_loss(loss, batch.copy())[0],
+            critic_loss(loss, batch.copy())[0],
+            actor_loss(loss, batch.copy())[0],
         )
-        gradients = torch.autograd.grad(critic, list(torchrl_adapter.critic_parameters(loss).values()))
-        gradients += torch.autograd.grad(actor, list(torchrl_adapter.actor_parameters(loss).values()))
+        gradients = torch.autograd.grad(critic, list(critic_parameters(loss).values()))
+        gradients += torch.autograd.grad(actor, list(actor_parameters(loss).values()))
         statistics = [value for name, value in loss.state_dict().items() if ".running_" in name]
         found.append([critic, actor, *gradients, *statistics])
     for left, right in zip(*found, strict=True):
-        # 1e-7: some gradients are 0 but for rounding, where a batch norm takes out again what they would change.
+        # 1e-7, because some gradients are 0 up to rounding: a batch norm cancels the parameter.
         torch.testing.assert_close(left, right, rtol=1e-4, atol=max(1e-7, 1e-5 * float(right.detach().abs().max())))
 
 
 def dropout_masks(share: float, num_passes: int) -> list[Tensor]:
-    """The masks that torch draws next, for each pass through two critics of these widths."""
+    """The masks that torch draws next, for each pass through two critics of widths 7 and 5."""
     kept = [torch.nn.functional.dropout(torch.ones(BATCH, width), share) > 0 for width in (7, 5) * 2 * num_passes]
     return [mask.double() / (1 - share) for mask in kept]
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5])
-def test_dropout_drops_other_units_in_each_critic_and_scales_up_what_it_keeps(share: float) -> None:
+def test_dropout_drops_different_units_in_each_critic_and_scales_the_rest(share: float) -> None:
     loss, batch = randomized_loss("droq", dropout=share), random_transition(BATCH)
     reference = Reference.of("droq", loss, dropout=share)
-    for seed, compute, parameters, equation, numbers, num_passes in (
-        (1, torchrl_adapter.critic_loss, torchrl_adapter.critic_parameters, reference.critic_loss, reference.critic, 2),
-        (2, torchrl_adapter.actor_loss, torchrl_adapter.actor_parameters, reference.actor_loss, reference.actor, 1),
+    for seed, compute, parameters, equation, params, num_passes in (
+        (1, critic_loss, critic_parameters, reference.critic_loss, reference.critic, 2),
+        (2, actor_loss, actor_parameters, reference.actor_loss, reference.actor, 1),
     ):
         noise = seeded_noise(seed)
         torch.randn(BATCH, ACTION_DIM)
@@ -550,19 +567,15 @@ def test_dropout_drops_other_units_in_each_critic_and_scales_up_what_it_keeps(sh
         value, expected = compute(loss, batch.copy())[0], equation(double(batch), noise, masks=iter(masks))
         expected = expected[0] if isinstance(expected, tuple) else expected
         assert_equal(value, expected, "loss: ")
-        assert_gradients_equal(value, parameters(loss), expected, trained(numbers))
+        assert_gradients_equal(value, parameters(loss), expected, trainable(params))
 
 
-@pytest.mark.parametrize("alone", [True, False])
-def test_critics_of_equal_weights_differ_by_what_each_drops(alone: bool) -> None:
-    loss, batch = randomized_loss("droq", dropout=0.3), random_transition(BATCH)
-    for parameter in torchrl_adapter.critic_parameters(loss).values():
+@pytest.mark.parametrize("batched", [True, False])
+def test_critics_with_equal_weights_drop_different_units(batched: bool) -> None:
+    loss, batch = randomized_loss("droq", batched_critics=batched, dropout=0.3), random_transition(BATCH)
+    for parameter in critic_parameters(loss).values():
         parameter.detach()[1] = parameter.detach()[0]
-    loss.deactivate_vmap = alone
-    loss._make_vmap()
-    first, second = torch.autograd.grad(
-        torchrl_adapter.critic_loss(loss, batch.copy())[0], list(torchrl_adapter.critic_parameters(loss).values())
-    )[0]
+    first, second = torch.autograd.grad(critic_loss(loss, batch.copy())[0], list(critic_parameters(loss).values()))[0]
     assert not torch.allclose(first, second)
 
 
@@ -577,49 +590,51 @@ def test_the_automatic_target_entropy_is_minus_the_action_dimension_times_its_sc
 
 
 @every_preset
-def test_the_first_temperature_is_alpha_init(preset: str) -> None:
+def test_the_initial_temperature_is_alpha_init(preset: str) -> None:
     loss, _ = losses.make_loss(small_config(preset=preset, alpha_init=0.2), 3, 1, torch.device("cpu"))
     assert float(loss.log_alpha.detach().exp()) == pytest.approx(0.2)
 
 
 @every_preset
-def test_critics_begin_unlike_each_other_and_targets_like_their_critics(preset: str) -> None:
-    loss, _ = losses.make_loss(loss_config(preset), OBSERVATION_DIM, ACTION_DIM, torch.device("cpu"))
-    critics = torchrl_adapter.critic_parameters(loss)
-    weights = [value for value in critics.values() if value.dim() == 3]
-    assert all(not torch.equal(weight[0], weight[1]) for weight in weights)
-    assert all(torch.equal(value, critics[name]) for name, value in torchrl_adapter.target_parameters(loss).items())
+def test_critics_start_different_from_each_other_and_targets_as_copies(preset: str) -> None:
+    loss, _ = make_loss(loss_config(preset))
+    critics, targets = critic_parameters(loss), target_parameters(loss)
+    matrices = [value for value in critics.values() if value.dim() == 3]
+    assert matrices
+    for stacked in matrices:
+        assert len({tuple(weight.flatten().tolist()) for weight in stacked}) == loss_config(preset).num_critics
+    assert bool(targets) == (preset in WITH_TARGETS)
+    assert all(torch.equal(value, critics[name]) for name, value in targets.items())
 
 
 @every_preset
 @pytest.mark.parametrize("loc", [8.0, 20.0, 100.0])
 def test_saturated_actions_have_the_right_finite_log_probability(preset: str, loc: float) -> None:
     loss, batch = randomized_loss(preset), random_transition(BATCH)
-    bias = list(torchrl_adapter.actor_parameters(loss).values())[-1]
+    bias = list(actor_parameters(loss).values())[-1]
     with torch.no_grad():
         bias[:ACTION_DIM] = torch.tensor([loc, -loc, loc])
     reference, noise = Reference.of(preset, loss), seeded_noise(1)
-    value, log_prob = torchrl_adapter.actor_loss(loss, batch.copy())
+    value, log_prob = actor_loss(loss, batch.copy())
     expected, expected_log_prob = reference.actor_loss(double(batch), noise)
     assert (reference.policy(double(batch)["observation"], noise, training=True)[0].abs() > 0.99).any()
     torch.testing.assert_close(log_prob.double(), expected_log_prob, rtol=2e-5, atol=1e-4)
-    gradients = torch.autograd.grad(value, list(torchrl_adapter.actor_parameters(loss).values()))
+    gradients = torch.autograd.grad(value, list(actor_parameters(loss).values()))
     assert all(gradient.isfinite().all() for gradient in gradients)
     assert_equal(value, expected, "actor loss: ")
-    assert torchrl_adapter.critic_loss(loss, batch.copy())[0].isfinite()
+    assert critic_loss(loss, batch.copy())[0].isfinite()
 
 
 @every_preset
-def test_a_loss_draws_what_the_policy_draws(preset: str) -> None:
-    """The actor's own `sample` and the loss's distribution are the same policy."""
-    loss, actor = losses.make_loss(loss_config(preset), OBSERVATION_DIM, ACTION_DIM, torch.device("cpu"))
+def test_actor_samples_equal_those_of_the_loss(preset: str) -> None:
+    loss, actor = make_loss(loss_config(preset))
     observation = torch.randn(BATCH, OBSERVATION_DIM)
     batch = TensorDict({"observation": observation}, batch_size=[BATCH])
     noise = seeded_noise(0).float()
     with loss.actor_network_params.to_module(loss.actor_network):
-        drawn = loss.actor_network.get_dist(batch).rsample().detach()
-    torch.testing.assert_close(actor.sample(observation, noise), drawn, rtol=1e-5, atol=1e-6)
-    assert not torch.allclose(drawn, actor.mode(observation), atol=1e-3)
+        sampled = loss.actor_network.get_dist(batch).rsample().detach()
+    torch.testing.assert_close(actor.sample(observation, noise), sampled, rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(sampled, actor.mode(observation), atol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -635,16 +650,16 @@ def test_a_loss_draws_what_the_policy_draws(preset: str) -> None:
         (-1e9, [1, 0, 0, 0, 0]),
     ],
 )
-def test_a_value_is_split_between_the_atoms_around_it(value: float, expected: list[float]) -> None:
-    atoms, masses, elsewhere = torch.linspace(-2, 2, 5), torch.tensor([[0, 0.6, 0, 0, 0.4]]), 0.5
+def test_projection_splits_a_value_between_the_nearest_atoms(value: float, expected: list[float]) -> None:
+    atoms, probabilities, other = torch.linspace(-2, 2, 5), torch.tensor([[0, 0.6, 0, 0, 0.4]]), 0.5
     found = losses.project(torch.eye(5)[:1], torch.full((1, 5), value), atoms)
     torch.testing.assert_close(found, torch.tensor([expected]).float())
-    found = losses.project(masses, torch.tensor([[9.0, value, 9.0, 9.0, elsewhere]]), atoms)
+    found = losses.project(probabilities, torch.tensor([[9.0, value, 9.0, 9.0, other]]), atoms)
     torch.testing.assert_close(found, 0.6 * torch.tensor([expected]) + 0.4 * torch.tensor([[0, 0, 0.5, 0.5, 0]]))
 
 
 @pytest.mark.parametrize("num_atoms", [2, 5, 101, 201])
-def test_projection_keeps_the_mass_and_within_the_range_the_mean(num_atoms: int) -> None:
+def test_projection_preserves_total_probability_and_the_mean_within_the_range(num_atoms: int) -> None:
     torch.manual_seed(0)
     atoms = torch.linspace(-5, 5, num_atoms)
     probabilities = torch.randn(1000, num_atoms).softmax(-1)
@@ -661,7 +676,7 @@ def test_projection_keeps_the_mass_and_within_the_range_the_mean(num_atoms: int)
 
 
 @pytest.mark.parametrize("preset", CATEGORICAL)
-def test_a_reward_that_is_not_a_number_makes_the_loss_so_and_no_other_error(preset: str) -> None:
+def test_a_nan_reward_makes_the_loss_nan_and_raises_nothing(preset: str) -> None:
     loss, batch = randomized_loss(preset), random_transition(BATCH)
     batch["next", "reward"][3] = math.nan
-    assert torchrl_adapter.critic_loss(loss, batch)[0].isnan()
+    assert critic_loss(loss, batch)[0].isnan()

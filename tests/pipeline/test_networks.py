@@ -6,12 +6,9 @@ from itertools import pairwise
 
 import pytest
 import torch
-from pipeline_helpers import ACTION_DIM, OBSERVATION_DIM, random_transition, small_config
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
 
-from pipeline import torchrl_adapter
-from pipeline.learner import Learner
 from pipeline.networks import (
     LOG_STD_RANGE,
     Actor,
@@ -28,7 +25,6 @@ from pipeline.networks import (
 )
 
 FEATURES, BATCH = 6, 20
-pytestmark = pytest.mark.filterwarnings("ignore:No target network updater")
 
 
 def pair(seed: int, momentum: float = 0.03, eps: float = 1e-2) -> tuple[BatchNorm, nn.BatchNorm1d]:
@@ -57,7 +53,7 @@ def output_and_gradients(module: nn.Module, x: Tensor) -> list[Tensor]:
     return [y, *torch.autograd.grad((y.sin() * y).sum(), [x, module.weight, module.bias])]
 
 
-def test_a_rounded_product_is_that_of_rounded_factors_and_what_it_gives_is_float32() -> None:
+def test_a_bfloat16_product_has_rounded_factors_and_a_float32_result() -> None:
     torch.manual_seed(0)
     layer, x = HiddenLinear(60, 40), torch.randn(30, 60, requires_grad=True)
     weight, bias = layer.weight, layer.bias
@@ -73,12 +69,12 @@ def test_a_rounded_product_is_that_of_rounded_factors_and_what_it_gives_is_float
     for found, value in zip([y, *gradients[:2]], expected, strict=True):
         size = float(value.abs().max())
         assert (found.double() - value).abs().max() <= 2**-8 * size
-    torch.testing.assert_close(gradients[2], y.sum(0), msg="the bias takes no part in the product")
+    torch.testing.assert_close(gradients[2], y.sum(0), msg="the bias is not part of the product")
     assert (y.double() - exact).abs().max() > 1e-3, "nothing was rounded"
 
 
 @pytest.mark.parametrize("body", [mlp([5, 8, 6, 3], "batch"), mlp([5, 8, 3]), residual([5, 8, 8, 3])])
-def test_heads_are_never_rounded(body: nn.Sequential) -> None:
+def test_heads_stay_in_float32(body: nn.Sequential) -> None:
     set_matmul_dtype(body, torch.bfloat16)
     *hidden, head = [module for module in body.modules() if isinstance(module, nn.Linear)]
     assert type(head) is nn.Linear
@@ -86,7 +82,7 @@ def test_heads_are_never_rounded(body: nn.Sequential) -> None:
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_batch_norm_is_torchs_with_its_gradients_and_running_statistics(training: bool) -> None:
+def test_batch_norm_equals_torchs_with_gradients_and_running_statistics(training: bool) -> None:
     ours, theirs = pair(0)
     ours.train(training), theirs.train(training)
     for seed in range(1, 4):
@@ -96,14 +92,14 @@ def test_batch_norm_is_torchs_with_its_gradients_and_running_statistics(training
         torch.testing.assert_close(ours.running_var, theirs.running_var)
 
 
-def test_batch_norm_defaults_are_one_percent_and_a_thousandth() -> None:
+def test_batch_norm_has_momentum_001_and_eps_0001_by_default() -> None:
     ours, theirs = BatchNorm(FEATURES), nn.BatchNorm1d(FEATURES, momentum=0.01, eps=1e-3)
     torch.testing.assert_close(ours(inputs(0)), theirs(inputs(0)))
     torch.testing.assert_close(ours.running_var, theirs.running_var)
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_batch_norm_under_vmap_is_one_batch_norm_for_each_member(training: bool) -> None:
+def test_batch_norm_under_vmap_equals_one_batch_norm_per_member(training: bool) -> None:
     members = [pair(seed) for seed in range(3)]
     for module in (module for both in members for module in both):
         module.train(training)
@@ -122,7 +118,7 @@ def test_batch_norm_under_vmap_is_one_batch_norm_for_each_member(training: bool)
 
 
 def constant_actor(loc: list[float], log_std: list[float], bounded: bool = False) -> Actor:
-    """An actor that says the same whatever it sees."""
+    """An actor whose output does not depend on the observation."""
     actor = Actor(mlp([4, 8, 2 * len(loc)]), bounded)
     last = actor.body[-1]
     with torch.no_grad():
@@ -131,13 +127,13 @@ def constant_actor(loc: list[float], log_std: list[float], bounded: bool = False
     return actor
 
 
-def test_the_samples_of_the_policy_are_tanh_of_loc_and_scaled_noise() -> None:
+def test_sample_is_tanh_of_loc_plus_scaled_noise() -> None:
     loc, log_std, noise = torch.tensor([0.3, -0.8, 0.0]), torch.tensor([-1.0, -3.0, 0.0]), torch.randn(50, 3)
     actions = constant_actor(loc.tolist(), log_std.tolist()).sample(torch.randn(50, 4), noise)
     torch.testing.assert_close(actions, torch.tanh(loc + log_std.exp() * noise))
 
 
-def test_the_deterministic_policy_is_tanh_of_loc_and_the_sample_without_noise() -> None:
+def test_mode_is_tanh_of_loc_and_the_sample_without_noise() -> None:
     actor, observation = Actor(mlp([4, 8, 8, 4])), torch.randn(50, 4) * 3
     loc, scale = actor(observation)
     assert torch.equal(actor.mode(observation), torch.tanh(loc))
@@ -148,20 +144,20 @@ def test_the_deterministic_policy_is_tanh_of_loc_and_the_sample_without_noise() 
 
 
 @pytest.mark.parametrize("bounded", [False, True])
-def test_extreme_observations_stay_within_bounds(bounded: bool) -> None:
+def test_actions_for_extreme_observations_are_finite_and_within_bounds(bounded: bool) -> None:
     actor, observation = Actor(mlp([4, 8, 4]), bounded), torch.tensor([[1e6, -1e6, 1e30, 0.0]])
     for actions in (actor.sample(observation, torch.randn(1, 2)), actor.mode(observation)):
         assert torch.isfinite(actions).all()
         assert (actions.abs() <= 1).all()
 
 
-def test_the_scale_is_clamped() -> None:
+def test_log_std_is_clipped_to_its_range() -> None:
     _, scale = constant_actor([0.0, 0.0, 0.0], [-100.0, 100.0, 0.5])(torch.zeros(1, 4))
     torch.testing.assert_close(scale[0], torch.tensor([LOG_STD_RANGE[0], LOG_STD_RANGE[1], 0.5]).exp())
 
 
 @pytest.mark.parametrize("z", [-100.0, -1.3, 0.0, 0.4, 100.0])
-def test_a_bounded_scale_lies_smoothly_between_minus_10_and_2(z: float) -> None:
+def test_bounded_log_std_is_squashed_between_minus_10_and_2(z: float) -> None:
     actor = constant_actor([0.0], [z], bounded=True)
     _, scale = actor(torch.zeros(1, 4))
     assert -10 <= scale.log().item() <= 2 + 1e-6
@@ -173,7 +169,7 @@ def test_a_bounded_scale_lies_smoothly_between_minus_10_and_2(z: float) -> None:
 
 @pytest.mark.parametrize("norm", ["none", "batch", "layer"])
 @pytest.mark.parametrize("order", ["after", "before"])
-def test_a_critic_gives_one_value_for_each_observation_and_action(norm: str, order: str) -> None:
+def test_a_critic_has_one_value_for_each_observation_and_action(norm: str, order: str) -> None:
     critic = Critic(mlp([6, 8, 6, 1], norm, order)).eval()
     observation, action = torch.randn(7, 4), torch.randn(7, 2)
     values = critic(observation, action)
@@ -198,7 +194,7 @@ def test_a_critic_gives_one_value_for_each_observation_and_action(norm: str, ord
     ],
 )
 @pytest.mark.parametrize("widths", [[5, 8, 1], [5, 8, 6, 7, 3]])
-def test_layers_stand_in_the_order_of_their_recipe(
+def test_mlp_has_the_layers_of_its_norm_order_and_dropout(
     options: dict[str, str], first: str, hidden: str, widths: list[int]
 ) -> None:
     layers = list(mlp(widths, **options))
@@ -206,9 +202,9 @@ def test_layers_stand_in_the_order_of_their_recipe(
     assert [type(layer).__name__.removeprefix("Hidden") for layer in layers] == expected
     linear = [layer for layer in layers if isinstance(layer, nn.Linear)]
     assert [(layer.in_features, layer.out_features) for layer in linear] == list(pairwise(widths))
-    before_batch_norm = [isinstance(layer, BatchNorm) for layer in [*layers[1:], None]]
-    for layer, normalised in zip(layers, before_batch_norm, strict=True):
-        assert not isinstance(layer, nn.Linear) or (layer.bias is None) == normalised
+    precede_batch_norm = [isinstance(layer, BatchNorm) for layer in [*layers[1:], None]]
+    for layer, precedes_batch_norm in zip(layers, precede_batch_norm, strict=True):
+        assert not isinstance(layer, nn.Linear) or (layer.bias is None) == precedes_batch_norm
     assert all(layer.p == 0.1 for layer in layers if isinstance(layer, nn.Dropout))
     assert mlp(widths, **options)(torch.randn(4, 5)).shape == (4, widths[-1])
 
@@ -228,7 +224,7 @@ def test_rms_norm_divides_by_the_root_mean_square() -> None:
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_a_residual_block_adds_two_normalised_layers_to_what_it_gets(training: bool) -> None:
+def test_a_residual_block_adds_two_normalized_layers_to_its_input(training: bool) -> None:
     block, x = ResidualBlock(3), torch.randn(20, 3)
     randomize(block)
     inner, inner_norm, _, outer, outer_norm, _ = block.body
@@ -246,7 +242,7 @@ def test_a_residual_block_adds_two_normalised_layers_to_what_it_gets(training: b
     torch.testing.assert_close(block(x), expected)
 
 
-def test_the_residual_network_is_an_embedding_blocks_a_norm_and_a_head() -> None:
+def test_residual_network_has_embedding_blocks_norm_and_head() -> None:
     network = residual([5, 8, 8, 8, 3])
     kinds = [type(layer).__name__ for layer in network]
     assert kinds == ["BatchNorm", "HiddenLinear", *["ResidualBlock"] * 3, "RMSNorm", "Linear"]
@@ -259,15 +255,11 @@ def linear_weights(network: nn.Module) -> list[Tensor]:
     return [module.weight for module in network.modules() if isinstance(module, nn.Linear)]
 
 
-def ones_like_norms(weight: Tensor) -> Tensor:
-    return torch.ones(weight.shape[:-1])
-
-
 @pytest.mark.parametrize("network", [mlp([5, 8, 3], "batch"), residual([5, 8, 8, 3])], ids=["mlp", "residual"])
-def test_units_begin_with_weights_of_norm_1_that_are_orthogonal_and_without_bias(network: nn.Module) -> None:
+def test_initial_weights_are_orthogonal_with_norm_1_and_biases_0(network: nn.Module) -> None:
     initialize_units(network)
     for weight in linear_weights(network):
-        torch.testing.assert_close(weight.norm(dim=-1), ones_like_norms(weight))
+        torch.testing.assert_close(weight.norm(dim=-1), torch.ones(weight.shape[:-1]))
         if weight.shape[0] <= weight.shape[1]:
             torch.testing.assert_close(weight @ weight.T, torch.eye(len(weight)), rtol=0, atol=1e-5)
     assert all(not module.bias.any() for module in network.modules() if getattr(module, "bias", None) is not None)
@@ -278,7 +270,7 @@ def test_units_begin_with_weights_of_norm_1_that_are_orthogonal_and_without_bias
 @pytest.mark.parametrize(
     "body", [mlp([5, 8, 6, 3], "batch", "before"), residual([5, 8, 8, 3])], ids=["mlp", "residual"]
 )
-def test_projection_gives_units_norm_1_and_normalisations_the_norm_of_ones(
+def test_weight_normalization_gives_rows_norm_1_and_scales_the_norm_of_ones(
     body: nn.Module, stacked: tuple[int, ...], scales: bool
 ) -> None:
     torch.manual_seed(0)
@@ -286,65 +278,18 @@ def test_projection_gives_units_norm_1_and_normalisations_the_norm_of_ones(
     parameters = {name: torch.randn(*stacked, *value.shape) for name, value in network.named_parameters()}
     before = {name: value.clone() for name, value in parameters.items()}
     WeightNormalization(network, parameters, scales).project()
-    touched = set()
+    projected = set()
     for layer, module in network.named_modules():
         own = [f"{layer}.{name}" for name, _ in module.named_parameters(recurse=False)]
         if isinstance(module, nn.Linear):
             weight, old = parameters[own[0]], before[own[0]]
             torch.testing.assert_close(weight, old / old.norm(dim=-1, keepdim=True))
-            touched.add(own[0])
+            projected.add(own[0])
         elif isinstance(module, BatchNorm | RMSNorm) and scales:
             joint = torch.cat([before[name] for name in own], -1)
             factor = before[own[0]].shape[-1] ** 0.5 / joint.norm(dim=-1, keepdim=True)
             assert len(own) == (2 if isinstance(module, BatchNorm) else 1)
             for name in own:
                 torch.testing.assert_close(parameters[name], before[name] * factor)
-            touched |= {*own}
-    assert all(torch.equal(parameters[name], before[name]) for name in parameters.keys() - touched)
-
-
-def is_matrix(name: str, value: Tensor) -> bool:
-    return name.endswith("weight") and value.dim() == (2 if name.startswith("module.0.") else 3)
-
-
-@pytest.mark.parametrize("preset", ["xqc", "flashsac"])
-def test_weights_keep_norm_1_from_the_first_value_through_every_update(preset: str) -> None:
-    config = small_config(preset=preset, actor_lr=0.1, critic_lr=0.1)
-    learner, batch = Learner(config, OBSERVATION_DIM, ACTION_DIM), random_transition(16)
-    parameters = {**torchrl_adapter.critic_parameters(learner.loss), **torchrl_adapter.actor_parameters(learner.loss)}
-    matrices = [weight for name, weight in parameters.items() if is_matrix(name, weight)]
-    assert len(matrices) == {"xqc": 4, "flashsac": 8}[preset]
-    for _ in range(3):
-        for weight in matrices:
-            torch.testing.assert_close(weight.detach().norm(dim=-1), ones_like_norms(weight))
-        before = [weight.detach().clone() for weight in matrices]
-        learner.update_critic(batch)
-        learner.update_actor(batch)
-        assert not any(torch.equal(weight, old) for weight, old in zip(matrices, before, strict=True))
-
-
-@pytest.mark.parametrize("preset", ["xqc", "flashsac"])
-def test_the_actor_that_acts_sees_the_running_statistics_that_its_update_moved(preset: str) -> None:
-    learner = Learner(small_config(preset=preset), OBSERVATION_DIM, ACTION_DIM)
-    observation, batch = torch.randn(8, OBSERVATION_DIM), random_transition(16)
-    before = {name: value.clone() for name, value in learner.actor.named_buffers()}
-    with torch.no_grad():
-        mode = learner.actor(observation)[0]
-    learner.update_actor(batch)
-    held = learner.loss.actor_network_params.flatten_keys(".")
-    for name, value in learner.actor.named_buffers():
-        assert not torch.equal(value, before[name])
-        assert torch.equal(value, held[f"module.0.module.{name}"])
-    for name, value in learner.actor.named_parameters():
-        assert torch.equal(value, held[f"module.0.module.{name}"])
-    assert not torch.equal(learner.actor(observation)[0], mode)
-    torch.testing.assert_close(
-        learner.policy(observation)[:3], learner.policy(observation[:3])
-    )  # no batch's statistics
-
-
-def test_the_input_statistics_of_the_acting_actor_follow_the_states_of_a_batch() -> None:
-    learner, batch = Learner(small_config(preset="xqc"), OBSERVATION_DIM, ACTION_DIM), random_transition(16)
-    learner.update_actor(batch)
-    torch.testing.assert_close(learner.actor.body[0].running_mean, 0.01 * batch["observation"].mean(0))
-    torch.testing.assert_close(learner.actor.body[0].running_var, 0.99 + 0.01 * batch["observation"].var(0))
+            projected |= {*own}
+    assert all(torch.equal(parameters[name], before[name]) for name in parameters.keys() - projected)

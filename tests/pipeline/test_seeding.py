@@ -7,7 +7,7 @@ import torch
 from pipeline.seeding import derive_seed
 
 
-def test_a_stream_is_its_seed_name_and_index() -> None:
+def test_equal_arguments_give_the_same_seed() -> None:
     assert derive_seed(3, "buffer", 7) == derive_seed(3, "buffer", 7)
 
 
@@ -17,14 +17,14 @@ def test_no_two_streams_share_a_seed() -> None:
     assert len({derive_seed(*key) for key in keys}) == len(keys)
 
 
-def test_seeds_are_what_a_generator_takes() -> None:
+def test_seeds_are_valid_for_a_generator() -> None:
     seeds = [derive_seed(seed, "x", index) for seed in (0, 1, 2**40) for index in (0, 10**9)]
     assert all(0 <= seed < 2**63 for seed in seeds)
     draws = [torch.Generator().manual_seed(seed).initial_seed() for seed in seeds]
     assert draws == seeds
 
 
-def test_neighbouring_seeds_give_streams_that_do_not_resemble_each_other() -> None:
+def test_streams_of_neighbouring_seeds_are_uncorrelated() -> None:
     draws = torch.stack(
         [torch.rand(2000, generator=torch.Generator().manual_seed(derive_seed(seed, "x"))) for seed in range(20)]
     )

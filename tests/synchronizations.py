@@ -1,4 +1,4 @@
-"""Operations whose result or shape depends on values, for which the host would wait for a GPU, found without one."""
+"""Finds operations that would synchronize with a GPU, on the CPU."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-WAITING = (
+# Operations whose result or shape depends on values, by the beginning of their names.
+SYNCHRONIZING = (
     "_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "_unique", "repeat_interleave",
-    # These look at their arguments within.
+    # These check values of their arguments.
     "normal.Tensor_Tensor", "normal.float_Tensor", "multinomial", "bincount", "_linalg_check_errors",
 )  # fmt: skip
 
 
-class Waits(TorchDispatchMode):
-    """Notes every operation that would make the host wait for a GPU, or whose shape depends on a value."""
+class Synchronizations(TorchDispatchMode):
+    """Lists, in `found`, the operations run within it that would synchronize with a GPU."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -27,6 +28,6 @@ class Waits(TorchDispatchMode):
         masked = name.partition(".")[0] in ("index", "index_put", "index_put_") and any(
             isinstance(one, Tensor) and one.dtype == torch.bool for one in args[1]
         )
-        if name.startswith(WAITING) or masked:
+        if name.startswith(SYNCHRONIZING) or masked:
             self.found.append(name)
         return func(*args, **(kwargs or {}))

@@ -1,8 +1,8 @@
-"""CUDA graphs without CUDA: what torch does is recorded, and done again at a replay, in the same memory.
+"""A stand-in for CUDA graphs that records torch's operations on the CPU and replays them in the same memory.
 
-As on a GPU, recording changes nothing, no Python is left at a replay, and what a replay computes is written to where
-the recording had it. Python that a graph would lose, and tensors that do not stay where they were, show. What does
-not show: memory that is used after it has been given back, and calls that CUDA cannot record.
+As on a GPU, recording has no effect on tensors or random generators, a replay runs no Python of the function, and its
+results are written to the tensors of the recording. So it detects work that only Python does, and tensors that change
+their address. It does not detect the use of freed memory, or calls that CUDA cannot capture.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from typing import Any
 
 import pytest
 import torch
+from synchronizations import Synchronizations
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from waiting import Waits
 
 import saltus.device.cuda_graph
 
 
-class Graph(TorchDispatchMode):
-    """In the place of torch.cuda.CUDAGraph."""
+class GraphRecorder(TorchDispatchMode):
+    """Replaces torch.cuda.CUDAGraph."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.work: list[Callable[[], object]] = []
+        self.operations: list[Callable[[], object]] = []
         self._generators = [torch.default_generator]
         self._before: dict[int, tuple[Tensor, Tensor]] = {}
 
@@ -42,13 +42,13 @@ class Graph(TorchDispatchMode):
                 for written in tree_leaves(named.get(one.name)):
                     self._before.setdefault(id(written), (written, written.clone()))
         result = func(*args, **kwargs)
-        self.work.append(partial(_do_again, func, args, kwargs, tree_leaves(result)))
+        self.operations.append(partial(_replay, func, args, kwargs, tree_leaves(result)))
         return result
 
     @torch.no_grad()
     def replay(self) -> None:
-        for work in self.work:
-            work()
+        for operation in self.operations:
+            operation()
 
     @contextmanager
     def record(self) -> Iterator[None]:
@@ -63,22 +63,22 @@ class Graph(TorchDispatchMode):
                 generator.set_state(state)
 
 
-def _do_again(func: Any, args: Any, kwargs: Any, results: list[Any]) -> None:
+def _replay(func: Any, args: Any, kwargs: Any, results: list[Any]) -> None:
     for fixed, new in zip(results, tree_leaves(func(*args, **kwargs)), strict=True):
         if isinstance(fixed, Tensor) and fixed.data_ptr() != new.data_ptr():
             fixed.copy_(new)
 
 
-def _watch(call: Callable[[], Any]) -> tuple[Any, list[str]]:
-    with Waits() as waits:
-        return call(), waits.found
+def _find_synchronizations(call: Callable[[], Any]) -> tuple[Any, list[str]]:
+    with Synchronizations() as synchronizations:
+        return call(), synchronizations.found
 
 
-def on_the_cpu(monkeypatch: pytest.MonkeyPatch, graph: Callable[[], Any] = Graph) -> None:
-    """Have `CapturedFunction` record and replay on the CPU, with `graph` in the place of CUDAGraph."""
+def record_on_cpu(monkeypatch: pytest.MonkeyPatch, graph: Callable[[], Any] = GraphRecorder) -> None:
+    """Make `CapturedFunction` record and replay on the CPU, with `graph` instead of torch.cuda.CUDAGraph."""
     monkeypatch.setattr(torch.cuda, "CUDAGraph", graph)
     monkeypatch.setattr(torch.cuda, "graph", lambda graph, pool, stream: graph.record())
     for name in ("Stream", "stream", "device"):
         monkeypatch.setattr(torch.cuda, name, lambda _: nullcontext())
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))
-    monkeypatch.setattr(saltus.device.cuda_graph, "find_synchronizations", _watch)
+    monkeypatch.setattr(saltus.device.cuda_graph, "find_synchronizations", _find_synchronizations)

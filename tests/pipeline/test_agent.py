@@ -1,0 +1,297 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from pipeline_helpers import (
+    ACTION_DIM,
+    OBSERVATION_DIM,
+    RECIPES,
+    WITH_TARGETS,
+    clone_state,
+    differing,
+    filled_buffer,
+    make_agent,
+    random_transition,
+    small_config,
+)
+from torch import Tensor
+
+from pipeline.agent import Agent
+from pipeline.divergence import DivergenceError
+from pipeline.torchrl_adapter import actor_parameters, critic_parameters, target_parameters
+
+pytestmark = pytest.mark.filterwarnings("ignore:No target network updater")
+every_recipe = pytest.mark.parametrize("preset", RECIPES)
+
+
+def changed(agent: Agent, before: dict[str, Tensor]) -> set[str]:
+    """The names in the loss module's state whose values differ from `before`."""
+    return {name for name, value in agent.loss.state_dict().items() if not torch.equal(value, before[name])}
+
+
+@every_recipe
+def test_update_critic_changes_only_critics_and_targets(preset: str) -> None:
+    agent = make_agent(preset)
+    before = clone_state(dict(agent.loss.state_dict()))
+    metrics = agent.update_critic(random_transition(16))
+    assert metrics.keys() == {"critic_loss", "td_error"}
+    names = changed(agent, before)
+    assert {name.split("_")[0] for name in names} == {"qvalue", *(["target"] if preset in WITH_TARGETS else [])}
+    assert all(name.startswith(("qvalue_network", "target_qvalue_network")) for name in names)
+
+
+@every_recipe
+def test_update_actor_changes_only_actor_and_temperature(preset: str) -> None:
+    agent = make_agent(preset)
+    before = clone_state(dict(agent.loss.state_dict()))
+    metrics = agent.update_actor(random_transition(16))
+    assert metrics.keys() == {"actor_loss", "alpha_loss", "alpha", "entropy"}
+    names = changed(agent, before)
+    assert "log_alpha" in names
+    assert any(name.endswith("weight") for name in names)
+    assert all(name.startswith("actor_network") for name in names - {"log_alpha"})
+
+
+@every_recipe
+def test_update_is_critic_then_actor_update(preset: str) -> None:
+    together, apart = make_agent(preset), make_agent(preset)
+    batch, found = random_transition(16), []
+    for agent in (together, apart):
+        torch.manual_seed(0)
+        metrics = agent.update(batch) if agent is together else agent.update_critic(batch) | agent.update_actor(batch)
+        found.append([metrics, agent.state_dict()])
+    assert differing(*found) == []
+
+
+@pytest.mark.parametrize("preset", WITH_TARGETS)
+@pytest.mark.parametrize("tau", [0.005, 0.3, 1.0])
+def test_targets_move_by_tau_towards_the_updated_critics(preset: str, tau: float) -> None:
+    agent = make_agent(preset, tau=tau)
+    for seed in range(4):
+        before = clone_state(target_parameters(agent.loss))
+        agent.update_critic(random_transition(16, seed))
+        critics = critic_parameters(agent.loss)
+        for name, target in target_parameters(agent.loss).items():
+            expected = (1 - tau) * before[name] + tau * critics[name].detach()
+            torch.testing.assert_close(target, expected, rtol=1e-6, atol=1e-7)
+
+
+@every_recipe
+def test_updates_do_not_change_the_batch(preset: str) -> None:
+    agent, batch = make_agent(preset), random_transition(16)
+    keys, before = set(batch.keys(True)), batch.clone()
+    agent.update_critic(batch)
+    agent.update_actor(batch)
+    assert set(batch.keys(True)) == keys
+    assert (batch == before).all()
+
+
+def test_learning_rates_decay_over_the_whole_run() -> None:
+    config = small_config(total_env_steps=1000, learning_starts=100, num_envs=4, utd_ratio=0.5, policy_delay=3)
+    agent = Agent(config, OBSERVATION_DIM, ACTION_DIM)
+    num_rounds = len([steps for steps in range(4, 1000, 4) if steps > 100])
+    assert config.total_gradient_steps == num_rounds * 2
+    totals = {name: optimizer.total_steps for name, optimizer in agent.optimizers.items()}
+    assert totals == {"critic": 448, "actor": 149, "alpha": 149}
+
+
+@every_recipe
+def test_critics_learn_a_known_value(preset: str) -> None:
+    """If every episode terminates at once, the value is the reward."""
+    agent, buffer = make_agent(preset, critic_lr=1e-2, total_env_steps=10_000), filled_buffer()
+    transition = random_transition(256, seed=1)
+    transition["next", "terminated"].fill_(True)
+    transition["next", "reward"] = transition["action"].sum(-1, keepdim=True) + 3
+    buffer.extend(transition)
+    errors = []
+    for number, batch in enumerate(buffer.sample(16, 80)):
+        errors.append(float(agent.update_critic(batch)["td_error"]))
+        if number % 10 == 9:
+            agent.update_actor(batch)
+    assert errors[-1] < 0.5 * errors[0]
+
+
+def test_the_actor_that_learns_is_the_actor_that_acts() -> None:
+    agent, observation = make_agent("crossq"), torch.randn(4, OBSERVATION_DIM)
+    before = agent.act(observation, torch.zeros(4, ACTION_DIM))
+    agent.update_actor(random_transition(16))
+    after = agent.act(observation, torch.zeros(4, ACTION_DIM))
+    assert not torch.equal(after, before)
+    assert torch.equal(after, agent.actor.mode(observation))
+
+
+def test_statistics_normalize_updates_and_policy_and_change_only_in_observe() -> None:
+    agent, plain = (make_agent("xqc", normalize_observations=flag) for flag in (True, False))
+    plain.loss.load_state_dict(clone_state(dict(agent.loss.state_dict())))
+    plain.normalizers.rewards = None
+    observation = torch.randn(4, OBSERVATION_DIM)
+    for seed in range(3):
+        agent.observe(random_transition(4, seed=seed))
+    observations, rewards = agent.normalizers.observations, agent.normalizers.rewards
+    assert observations is not None
+    assert rewards is not None
+    before = clone_state(agent.normalizers.state_dict())
+    batch, noise = random_transition(16), torch.randn(4, ACTION_DIM)
+    normalized_batch = batch.clone()
+    for key in ("observation", ("next", "observation")):
+        normalized_batch[key] = observations(batch[key])
+    normalized_batch["next", "reward"] = rewards(batch["next", "reward"])
+    found = []
+    for one, given in ((agent, batch), (plain, normalized_batch)):
+        torch.manual_seed(0)
+        found.append(one.update(given))
+    assert differing(*found) == []
+    normalized = observations(observation)
+    assert torch.equal(agent.policy(observation), plain.policy(normalized))
+    assert torch.equal(agent.act(observation, noise), plain.act(normalized, noise))
+    assert differing(agent.normalizers.state_dict(), before) == []
+
+
+@every_recipe
+@pytest.mark.parametrize(
+    ("eval_policy_averaging", "weights"), [(1, [1, 1, 1, 1]), (1 / 2, [1, 2, 3, 4]), (1 / 3, [1, 3, 6, 10])]
+)
+def test_eval_actor_is_the_weighted_average_of_the_actors(
+    preset: str, eval_policy_averaging: float, weights: list[int]
+) -> None:
+    """The actor after update i has weight 1, i or i (i + 1) / 2: Shamir and Zhang 2013, in closed form."""
+    agent = make_agent(preset, eval_policy_averaging=eval_policy_averaging)
+    observation, noise = torch.randn(4, OBSERVATION_DIM), torch.zeros(4, ACTION_DIM)
+    assert torch.equal(agent.policy(observation), agent.actor.mode(observation))
+    actors: list[dict[str, Tensor]] = []
+    for number in range(1, 5):
+        agent.update_actor(random_transition(16, number))
+        actors.append({name: value.double() for name, value in agent.actor.state_dict().items()})
+        for name, value in agent.eval_actor.state_dict().items():
+            weighted = sum(weight * actor[name] for weight, actor in zip(weights, actors, strict=False))
+            expected = weighted / sum(weights[:number])
+            torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=1e-6)
+    assert torch.equal(agent.policy(observation), agent.eval_actor.mode(observation))
+    assert not torch.equal(agent.policy(observation), agent.actor.mode(observation))
+    assert torch.equal(agent.act(observation, noise), agent.actor.mode(observation)), "the actor itself acts"
+
+
+def test_without_averaging_the_eval_actor_is_the_actor() -> None:
+    agent, observation = make_agent("crossq", eval_policy_averaging=0.0), torch.randn(4, OBSERVATION_DIM)
+    agent.update_actor(random_transition(16))
+    assert agent.eval_actor is agent.actor
+    assert torch.equal(agent.policy(observation), agent.actor.mode(observation))
+
+
+def is_matrix(name: str, value: Tensor) -> bool:
+    return name.endswith("weight") and value.dim() == (2 if name.startswith("module.0.") else 3)
+
+
+@pytest.mark.parametrize("preset", ["xqc", "flashsac"])
+def test_normalized_weights_keep_norm_1(preset: str) -> None:
+    agent = make_agent(preset, actor_hidden=(8,), critic_hidden=(8,), actor_lr=0.1, critic_lr=0.1)
+    parameters = {**critic_parameters(agent.loss), **actor_parameters(agent.loss)}
+    matrices = [weight for name, weight in parameters.items() if is_matrix(name, weight)]
+    assert len(matrices) == {"xqc": 4, "flashsac": 8}[preset]
+    for seed in range(3):
+        for weight in matrices:
+            torch.testing.assert_close(weight.detach().norm(dim=-1), torch.ones(weight.shape[:-1]))
+        before = [weight.detach().clone() for weight in matrices]
+        agent.update(random_transition(16, seed))
+        assert not any(torch.equal(weight, old) for weight, old in zip(matrices, before, strict=True))
+
+
+@pytest.mark.parametrize("preset", ["xqc", "flashsac"])
+def test_acting_uses_the_running_statistics_that_updates_change(preset: str) -> None:
+    agent, observation = make_agent(preset), torch.randn(8, OBSERVATION_DIM)
+    before = {name: value.clone() for name, value in agent.actor.named_buffers()}
+    with torch.no_grad():
+        loc = agent.actor(observation)[0]
+    agent.update_actor(random_transition(16))
+    trained = agent.loss.actor_network_params.flatten_keys(".")
+    for name, value in agent.actor.named_buffers():
+        assert not torch.equal(value, before[name])
+        assert torch.equal(value, trained[f"module.0.module.{name}"])
+    for name, value in agent.actor.named_parameters():
+        assert torch.equal(value, trained[f"module.0.module.{name}"])
+    assert not torch.equal(agent.actor(observation)[0], loc)
+    # Actions depend on no other row of the batch.
+    torch.testing.assert_close(agent.policy(observation)[:3], agent.policy(observation[:3]))
+
+
+def test_input_statistics_of_the_actor_follow_observations() -> None:
+    agent, batch = make_agent("xqc"), random_transition(16)
+    agent.update_actor(batch)
+    torch.testing.assert_close(agent.actor.body[0].running_mean, 0.01 * batch["observation"].mean(0))
+    torch.testing.assert_close(agent.actor.body[0].running_var, 0.99 + 0.01 * batch["observation"].var(0))
+
+
+@every_recipe
+def test_loaded_agent_continues_bit_for_bit(preset: str) -> None:
+    parts: dict[str, Any] = {"normalize_observations": True, "eval_policy_averaging": 0.5}
+    original, loaded = make_agent(preset, **parts), make_agent(preset, seed=99, **parts)
+    for seed in range(3):
+        original.observe(random_transition(4, seed))
+        original.update(random_transition(16, seed))
+    loaded.update(random_transition(16))
+    loaded.load_state_dict(clone_state(original.state_dict()))
+    assert differing(loaded.state_dict(), original.state_dict()) == []
+    found = []
+    for agent in (original, loaded):
+        torch.manual_seed(0)
+        found.append([agent.update(random_transition(16, seed)) for seed in range(3)])
+    assert differing(*found) == []
+    assert differing(loaded.state_dict(), original.state_dict()) == []
+
+
+def test_policy_state_restores_the_policy() -> None:
+    agent = make_agent("xqc", normalize_observations=True, eval_policy_averaging=0.5)
+    other = make_agent("xqc", seed=1, normalize_observations=True, eval_policy_averaging=0.5)
+    observation = torch.randn(4, OBSERVATION_DIM)
+    agent.observe(random_transition(4))
+    agent.update(random_transition(16))
+    state, expected = agent.policy_state(), agent.policy(observation)
+    agent.observe(random_transition(4, seed=1))
+    agent.update(random_transition(16))
+    assert not torch.equal(agent.policy(observation), expected), "the state is a copy"
+    other.load_policy_state(state)
+    assert torch.equal(other.policy(observation), expected)
+
+
+def test_num_bytes_counts_shared_tensors_once() -> None:
+    agent = make_agent("crossq", eval_policy_averaging=0.0)
+    unique = {tensor.data_ptr(): tensor.nbytes for tensor in agent.tensors()}
+    assert agent.num_bytes == sum(unique.values())
+    trained = [*critic_parameters(agent.loss).values(), *actor_parameters(agent.loss).values()]
+    assert agent.num_bytes > 3 * sum(tensor.nbytes for tensor in trained), "parameters and two moments each"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_check_finite_names_the_metric_and_the_gradient_step(value: float) -> None:
+    agent = make_agent("crossq")
+    for seed in range(3):
+        agent.update_critic(random_transition(16, seed))
+    assert agent.check_finite({"critic_loss": torch.tensor(1.5)}) == {"critic_loss": 1.5}
+    with pytest.raises(DivergenceError, match=rf"alpha_loss is {value} at gradient step 3"):
+        agent.check_finite({"critic_loss": torch.tensor(1.0), "alpha_loss": torch.tensor(value)})
+
+
+def test_divergence_is_reported_with_the_step_of_the_first_loss_that_was_not_finite() -> None:
+    agent = make_agent("sac")
+    for seed in range(2):
+        agent.update(random_transition(16, seed))
+    agent.loss.log_alpha.data.fill_(float("nan"))
+    for seed in range(5):
+        metrics = agent.update(random_transition(16, seed))
+    with pytest.raises(DivergenceError, match=r"critic_loss is nan at gradient step 3: learning has diverged"):
+        agent.check_finite(metrics)
+    with pytest.raises(DivergenceError, match=r"log_alpha is not finite at gradient step 3"):
+        agent.check_parameters()
+
+
+def test_finite_parameters_pass_and_a_bad_one_is_named() -> None:
+    agent = make_agent("crossq")
+    agent.update(random_transition(16))
+    agent.check_parameters()
+    name, weight = next(iter(actor_parameters(agent.loss).items()))
+    with torch.no_grad():
+        weight[0, 0] = float("inf")
+    with pytest.raises(DivergenceError, match=rf"{name} is not finite at gradient step 1"):
+        agent.check_parameters()
