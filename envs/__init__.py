@@ -1,6 +1,6 @@
-"""Worlds: action in, transition out.
+"""Batched environments: action in, transition out.
 
-``make("Hopper-v5", num_envs=256)`` returns a `BatchEnv`; `Task` is the class to write for a model of your own.
+``make("Hopper-v5", num_envs=256)`` returns a `BatchEnv`. Subclass `Task` to use a model of your own.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ def make(
     normalized_actions: bool = True,
     **options: Any,
 ) -> BatchEnv:
-    """Make `num_envs` worlds of a task.
+    """Make a BatchEnv of a task.
 
     Args:
         task: a registered name (``"Hopper-v5"``), ``"path/to/file.py:ClassName"``, a Task class, or a Task.
         num_envs: number of worlds.
         device: where actions come from and transitions go.
-        seed: seeds the initial states of all episodes of all worlds; different seeds share no random stream.
+        seed: seeds the initial states of all episodes of all worlds. Different seeds share no random stream.
         normalized_actions: whether actions lie in [-1, 1] (see `BatchEnv`).
-        **options: fields of `Simulation` (``physics="warp"``, ``num_threads=2``, ...) and the task's own options
+        **options: fields of `Simulation` (``physics="warp"``, ``num_threads=2``, ...) and options of the task
             (``reset_noise_scale=0.01``, ...).
 
     Raises:
-        SaltusError: an unknown task or option, or anything that `BatchEnv` refuses.
+        SaltusError: an unknown task or option, or an error of `BatchEnv`.
     """
     names = {field.name for field in dataclasses.fields(Simulation)}
     simulation = Simulation(**{name: options.pop(name) for name in names & set(options)})

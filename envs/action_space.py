@@ -1,4 +1,4 @@
-"""ActionSpace: what actions mean, and the controls that they become."""
+"""ActionSpace: bounds of actions, and their scaling to controls."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from saltus.errors import SaltusError
 
 
 class ActionSpace:
-    """Actions (N, action_dim) float32, and their scaling to the actuators' units.
+    """Actions, (N, action_dim) float32, and their scaling to the actuators' units.
 
     Args:
         control_low, control_high: (action_dim,) control ranges of the actuators.
         normalized: whether actions lie in [-1, 1] and ``control = center + half_range * action``; otherwise actions are
             controls.
-        device: where controls are computed.
+        device: the physics' device, on which controls are computed.
 
     Attributes:
         low, high: (action_dim,) bounds of actions, on the device of the control ranges.
@@ -23,13 +23,13 @@ class ActionSpace:
 
     def __init__(self, control_low: Tensor, control_high: Tensor, normalized: bool, device: torch.device):
         self.normalized = normalized
-        self.low = -torch.ones_like(control_low) if normalized else control_low
-        self.high = torch.ones_like(control_high) if normalized else control_high
+        self.low = -torch.ones_like(control_low) if normalized else control_low.clone()
+        self.high = torch.ones_like(control_high) if normalized else control_high.clone()
         self._center = ((control_low + control_high) / 2).to(device)
         self._half_range = ((control_high - control_low) / 2).to(device)
 
     def to_control(self, action: Tensor) -> Tensor:
-        """The controls of actions, (N, action_dim) each."""
+        """Convert actions to controls, (N, action_dim) each."""
         return self._center + self._half_range * action if self.normalized else action
 
     def check(self, action: Tensor, num_envs: int, read_values: bool) -> None:

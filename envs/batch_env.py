@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-import mujoco
 import numpy as np
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -13,11 +12,18 @@ from torch import Tensor
 
 from envs import transition as transitions
 from envs.action_space import ActionSpace
-from envs.physics import Physics
 from envs.simulation import Simulation
 from envs.statistics import REWARD_TERM, EpisodeStatistics
-from envs.task import NameIndex, State, Task, load_model
-from envs.validation import check_functions, check_step_counts, control_bounds, randomized_fields, split_reward
+from envs.task import NameIndex, State, Task
+from envs.validation import (
+    check_arguments,
+    check_functions,
+    check_qpos_qvel,
+    check_state,
+    control_bounds,
+    randomized_fields,
+    split_reward,
+)
 from saltus.device import one_torch_thread, resolve_device
 from saltus.device.cuda_graph import CapturedFunction
 from saltus.errors import SaltusError
@@ -30,10 +36,10 @@ class BatchEnv:
     step in every world. The transition (see `envs.transition`) holds the true successors; ``obs`` is the observation to
     act on next, which is the first of a new episode in worlds whose episode ended.
 
-    A failed world (diverged physics, or a non-finite observation or reward) is truncated: reward 0, unchanged
-    observation. It is counted and reset like any other world that ended.
+    A failed world (diverged physics, or a non-finite action, observation or reward) is truncated, with reward 0 and an
+    unchanged observation, then counted and reset.
 
-    All state is allocated once and written in place at the end of a step, as CUDA graphs require.
+    All state is allocated once and written in place, as CUDA graphs require. Returned tensors are never overwritten.
 
     Args:
         task: the task; bound to its model here.
@@ -43,14 +49,13 @@ class BatchEnv:
         normalized_actions: True: actions lie in [-1, 1] and are scaled to the actuators' control ranges. False: actions
             are controls, in the actuators' units, as in Gymnasium. Transitions hold actions as `step` received them.
         simulation: engine, threads, solver and memory.
-        execution: how a step runs. ``"host"``: branches on values (CPU engine). ``"device"``: never reads a value on
-            the host. ``"captured"``: like device, as a CUDA graph. ``"auto"``: captured if the physics is on CUDA, else
-            host.
+        execution: how a step runs. ``"host"``: branches on values. ``"device"``: reads no value on the host.
+            ``"captured"``: like device, as a CUDA graph. ``"auto"``: captured if the physics is on CUDA, else host.
 
     Attributes:
         num_envs, observation_dim, action_dim: sizes.
-        action_low, action_high: (action_dim,) float32 bounds of the actions that `step` takes. Actions beyond them are
-            applied as MuJoCo applies them: clamped to the control range.
+        action_low, action_high: (action_dim,) float32 bounds of the actions that `step` takes. MuJoCo clamps controls
+            to their range, so an action beyond its bound acts like the bound.
         control_low, control_high: (action_dim,) float32 control ranges of the actuators.
         failed: (N,) bool, the worlds that failed in the last step.
         reward_terms: the terms of the last step's reward by name, (N,) each, in the engine's precision.
@@ -72,43 +77,32 @@ class BatchEnv:
         simulation: Simulation | None = None,
         execution: Literal["auto", "host", "device", "captured"] = "auto",
     ):
-        if num_envs < 1:
-            raise SaltusError(f"num_envs is {num_envs}; at least 1 world is needed")
-        if seed < 0:
-            raise SaltusError(f"seed is {seed}; it must be 0 or more")
-        check_step_counts(task)
-        simulation = simulation or Simulation()
+        check_arguments(task, num_envs, seed, execution)
         self.task, self.num_envs, self.device = task, num_envs, resolve_device(device)
-        engine = simulation.engine(self.device)
-        where = self.device if engine == "warp" else torch.device("cpu")
-        model = load_model(task)
+        self.normalized_actions = normalized_actions
+        simulation = (simulation or Simulation()).resolve(self.device)
+        model = simulation.load_model(task)
         self.control_low, self.control_high = control_bounds(model, type(task).__name__, self.device)
-        if simulation.solver == "newton":
-            model.opt.solver = mujoco.mjtSolver.mjSOL_NEWTON
-        task.bind(model, torch.float32 if engine == "warp" else torch.float64, where)
-        # torch's CPU generator uses the low 32 bits of a seed only, so the seed is hashed into them.
-        hashed = int(np.random.SeedSequence(seed).generate_state(1)[0])
-        self._generator = torch.Generator(where).manual_seed(hashed)
+        where, dtype = simulation.placement(self.device)
+        task.bind(model, dtype, where)
+        self._generator = _make_generator(seed, where)
         model_fields = randomized_fields(task, num_envs, self._generator)
-        self.physics: Physics = simulation.make_physics(task, num_envs, model_fields, self.device)
+        self.physics = simulation.make_physics(task, num_envs, model_fields, self.device)
         self._names = NameIndex(model, task.fields)
         shapes = check_functions(task, self.physics, self._names)
         self.action_dim, self.observation_dim = model.nu, shapes.observation_dim
         self._actions = ActionSpace(self.control_low, self.control_high, normalized_actions, where)
         self.action_low, self.action_high = self._actions.low, self._actions.high
-        self.normalized_actions = normalized_actions
-        self._allocate()
-        self._statistics = EpisodeStatistics(type(task).__name__, self.physics, shapes.reward_terms)
+        self._allocate(shapes.reward_terms)
         if execution == "auto":
             execution = "captured" if where.type == "cuda" else "host"
         self._can_sync = execution == "host"
-        self._captured: CapturedFunction | None = None
+        self._graph: CapturedFunction | None = None
         if execution == "captured":
-            name = f"a step of {type(task).__name__}"
-            self._captured = CapturedFunction(self._step, name, where, self._generator)
+            self._graph = CapturedFunction(self._step, f"a step of {type(task).__name__}", where, self._generator)
 
-    def _allocate(self) -> None:
-        """Allocate what steps carry on from one to the next, besides the physics' own state."""
+    def _allocate(self, reward_terms: Sequence[str]) -> None:
+        """Allocate the state that steps update in place, besides the engine's own."""
         where, worlds = self.physics.device, self.num_envs
         self._started = False
         self._fields = self.physics.read()
@@ -116,32 +110,35 @@ class BatchEnv:
         self._observation = torch.zeros(worlds, self.observation_dim, device=where)
         self._elapsed = torch.zeros(worlds, dtype=torch.int64, device=where)
         self._return = torch.zeros(worlds, dtype=torch.float64, device=where)
+        self._statistics = EpisodeStatistics(type(self.task).__name__, self.physics, reward_terms)
+        episodes = {"observation": self._observation, "elapsed": self._elapsed, "return": self._return}
+        self._persistent = {**episodes, "fields": self._fields, "totals": self._statistics.totals}
         self.failed = torch.zeros(worlds, dtype=torch.bool, device=self.device)
         self.reward_terms: dict[str, Tensor] = {}
 
     @property
     def state(self) -> State:
-        """The worlds' current `Task.fields`. Its tensors are overwritten by the next step: clone them to keep them."""
+        """The worlds' current `Task.fields`. The next step overwrites its tensors: clone them to keep them."""
         return self._state
 
     @property
     def captured(self) -> bool:
         """Whether steps replay a CUDA graph."""
-        return self._captured is not None and self._captured.captured
+        return self._graph is not None and self._graph.captured
 
     @one_torch_thread()
     def reset(self) -> Tensor:
         """Start a new episode in every world; return its first observation, (N, obs_dim) float32."""
         self._begin_episodes(torch.ones(self.num_envs, dtype=torch.bool, device=self.physics.device))
         self._started = True
-        return self._to_device(self._observation.clone())
+        return _to_device(self._observation.clone(), self.device)
 
     @one_torch_thread()
     def step(self, action: Tensor) -> tuple[TensorDict, Tensor]:
         """Take one control step in every world.
 
         Args:
-            action: (N, action_dim) float32, on `device` or where the physics runs.
+            action: (N, action_dim) float32, on `device` or on the physics' device.
 
         Returns:
             The transition, of batch size [N], and the observation to act on next, (N, obs_dim) float32.
@@ -151,24 +148,23 @@ class BatchEnv:
                 masked and counted instead, because reading a value synchronizes.
             RuntimeError: before the first `reset`.
         """
-        if not self._started:
-            raise RuntimeError("call reset() before step()")
+        self._require_started("step")
         self._actions.check(action, self.num_envs, read_values=self._can_sync)
         action = action.to(self.physics.device)
-        if self._captured is None:
+        if self._graph is None:
             result = self._step(action)
         else:  # the next replay overwrites the graph's outputs
-            result = {name: value.clone() for name, value in self._captured(action).items()}
-        self.failed, next_obs = self._to_device(result.pop("failed")), self._to_device(result.pop("next_obs"))
+            result = {name: value.clone() for name, value in self._graph(action).items()}
+        self.failed, next_obs = (_to_device(result.pop(name), self.device) for name in ("failed", "next_obs"))
         terms = [name for name in result if name.startswith(REWARD_TERM)]
         self.reward_terms = {name.removeprefix(REWARD_TERM): result.pop(name) for name in terms}
         transition = transitions.make(**result)
         if self.device != self.physics.device:
-            transition = transition.apply(self._to_device, device=self.device)
+            transition = transition.apply(lambda value: _to_device(value, self.device), device=self.device)
         return transition, next_obs
 
     def _step(self, action: Tensor) -> dict[str, Tensor]:
-        """A step: the parts of its transition, ``failed``, ``next_obs``, and the reward's terms."""
+        """Take a step; return the parts of its transition, ``failed``, ``next_obs`` and the reward's terms."""
         task, physics = self.task, self.physics
         usable = torch.isfinite(action).all(dim=-1)
         action = torch.where(usable[:, None], action, 0.0)
@@ -177,9 +173,8 @@ class BatchEnv:
         after = State(physics.read(), self._names)
 
         reward, terms = split_reward(task.reward(self._state, control, after))
-        terms = {f"{REWARD_TERM}{name}": term.clone() for name, term in terms.items()}
         next_observation, reward = task.observation(after).float(), reward.float()
-        diverged, overflowed = physics.unstable(), physics.overflowed()
+        diverged = physics.unstable()
         finite = usable & torch.isfinite(next_observation).all(dim=-1) & torch.isfinite(reward)
         failed = diverged | ~finite
         observation = self._observation.clone()
@@ -190,9 +185,9 @@ class BatchEnv:
         terminated = task.terminated(after) & ~failed
         truncated = (self._elapsed >= task.max_episode_steps) | failed
         done = terminated | truncated
-        self._statistics.add_step(reward, self._return, self._elapsed, done)
-        self._statistics.add_failures(diverged, failed, overflowed)
-        self._statistics.add_reward_terms(terms, failed)
+        self._statistics.add_step(reward, self._return, self._elapsed, done, failed, terms)
+        self._statistics.add_failures(diverged, failed, physics.overflowed())
+        terms = {f"{REWARD_TERM}{name}": term.clone() for name, term in terms.items()}  # may be views of the state
 
         self._observation.copy_(next_observation)
         if self._can_sync and not done.any():
@@ -212,16 +207,13 @@ class BatchEnv:
         }
 
     def _begin_episodes(self, mask: Tensor) -> None:
-        """Begin an episode where `mask` (N,) holds.
-
-        An initial state that fails is counted and replaced by the model's default one.
-        """
+        """Begin an episode in the worlds of `mask`, (N,) bool. An initial state that fails is counted and replaced."""
         first = self._set_qpos_qvel(mask, *self.task.reset(self.num_envs, self._generator))
         diverged = mask & self.physics.unstable()
         failed = diverged | (mask & ~torch.isfinite(first).all(dim=-1))
         self._statistics.add_failures(diverged, failed, mask & self.physics.overflowed())
         if not self._can_sync:
-            # A second reset would cost every step: the world fails at its next step instead, and restarts then.
+            # A second reset would slow down every step. Instead the world fails at its next step and restarts then.
             first = torch.where(failed[:, None], 0.0, first)
         elif failed.any():
             first = self._set_qpos_qvel(failed, *Task.reset(self.task, self.num_envs, self._generator))
@@ -232,77 +224,69 @@ class BatchEnv:
         self._return.masked_fill_(mask, 0.0)
 
     def _set_qpos_qvel(self, mask: Tensor, qpos: Tensor, qvel: Tensor) -> Tensor:
-        """Reset the physics where `mask` holds; return the observation of every world, (N, obs_dim)."""
+        """Reset the physics of the worlds of `mask`; return the observation of every world, (N, obs_dim)."""
         self.physics.reset(mask, qpos, qvel)
         self.physics.read(out=self._fields)
         return self.task.observation(self._state).float()
 
-    def _to_device(self, value: Tensor) -> Tensor:
-        """Copy from the physics device to `device` (pinned, non-blocking)."""
-        if self.device == self.physics.device:
-            return value
-        return value.pin_memory().to(self.device, non_blocking=True)
-
     def statistics(self) -> dict[str, float]:
         """Totals over all worlds since the environment was made.
 
-        ``steps``, ``reward``; ``episodes`` that ended, and the sums of their ``episode_return`` and ``episode_length``;
-        ``unstable`` (world-steps in which the physics diverged), ``nonfinite`` (in which observation or reward alone
-        was not finite) and ``overflowed`` (in which contacts or constraints were dropped for lack of memory), which
-        include initial states; ``reward_terms/<name>``. Differences between two calls, divided by the difference of
-        steps or episodes, are means over that time.
+        ``steps`` and ``reward``; ``episodes`` that ended, with the sums of their ``episode_return`` and
+        ``episode_length``; world-steps that failed: ``unstable`` (physics diverged), ``nonfinite`` (action, observation
+        or reward was not finite), ``overflowed`` (contacts or constraints were dropped), including initial states;
+        ``reward_terms/<name>``. Differences between two calls, divided by those of steps or episodes, are means.
         """
         return self._statistics.read()
 
     def get_state(self) -> TensorDict:
         """Everything needed to continue bit for bit, in the middle of episodes; includes the random generator."""
-        if not self._started:
-            raise RuntimeError("call reset() before get_state()")
-        others = {"physics": self.physics.get_state(), "generator": self._generator.get_state()}
-        return TensorDict({**self._carried(), **others}).clone()
+        self._require_started("get_state")
+        return TensorDict(self._all_state()).clone()
 
     def set_state(self, state: TensorDictBase | Mapping[str, Any]) -> None:
         """Continue from a state that `get_state` returned, in an environment made with the same arguments.
 
         Raises:
-            SaltusError: the state of another number of worlds or of another task.
+            SaltusError: the state of another number of worlds, task or engine.
         """
-        fields, num_envs = sorted(state["fields"].keys()), state["elapsed"].shape[0]
-        if fields != sorted(self.task.fields) or num_envs != self.num_envs:
-            raise SaltusError(
-                f"this state is of {num_envs} worlds with fields {fields}; the environment has "
-                f"{self.num_envs} worlds with fields {sorted(self.task.fields)}"
-            )
+        check_state(state, self._all_state())
         self.physics.set_state(state["physics"])
-        _copy(state, self._carried())
+        _copy(state, self._persistent)
         self._generator.set_state(state["generator"].cpu().clone())
         self._started = True
 
-    def _carried(self) -> dict[str, Any]:
-        """What a step hands to the next one, besides the physics' state and the random generator."""
-        return {
-            "observation": self._observation,
-            "elapsed": self._elapsed,
-            "return": self._return,
-            "fields": self._fields,
-            "totals": self._statistics.totals,
-        }
+    def _all_state(self) -> dict[str, Any]:
+        engine = {"physics": self.physics.get_state(), "generator": self._generator.get_state()}
+        return {**self._persistent, **engine}
 
     @one_torch_thread()
     def set_qpos_qvel(self, qpos: Tensor, qvel: Tensor) -> None:
         """Move every world to a state, (N, nq) and (N, nv), within its current episode.
 
         Raises:
-            SaltusError: a wrong shape. RuntimeError: before the first `reset`.
+            SaltusError: a wrong shape.
+            RuntimeError: before the first `reset`.
         """
-        if not self._started:
-            raise RuntimeError("call reset() before set_qpos_qvel()")
-        shapes = (self.num_envs, self.physics.model.nq), (self.num_envs, self.physics.model.nv)
-        if (qpos.shape, qvel.shape) != shapes:
-            raise SaltusError(f"qpos and qvel are {tuple(qpos.shape)} and {tuple(qvel.shape)}; expected {shapes}")
+        self._require_started("set_qpos_qvel")
+        check_qpos_qvel(self.physics, qpos, qvel)
         qpos, qvel = (one.to(self.physics.device, self.physics.dtype) for one in (qpos, qvel))
         everywhere = torch.ones(self.num_envs, dtype=torch.bool, device=self.physics.device)
         self._observation.copy_(self._set_qpos_qvel(everywhere, qpos, qvel))
+
+    def _require_started(self, method: str) -> None:
+        if not self._started:
+            raise RuntimeError(f"call reset() before {method}()")
+
+
+def _make_generator(seed: int, device: torch.device) -> torch.Generator:
+    # torch's CPU generator uses only the low 32 bits of a seed, so the seed is hashed into them.
+    return torch.Generator(device).manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
+
+
+def _to_device(value: Tensor, device: torch.device) -> Tensor:
+    """Copy from the physics device to `device` (pinned, non-blocking); a tensor that is there already stays."""
+    return value if value.device == device else value.pin_memory().to(device, non_blocking=True)
 
 
 def _copy(source: Mapping[str, Any] | TensorDictBase, target: Mapping[str, Any]) -> None:

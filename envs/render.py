@@ -1,4 +1,4 @@
-"""World i -> RGB frames."""
+"""RGB frames of one world."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from saltus.errors import SaltusError
 
 
 class RenderError(SaltusError):
-    """There is no OpenGL to render with; the message says what to install."""
+    """No OpenGL implementation is available; the message names packages to install."""
 
 
 class Renderer:
-    """Renders worlds of a BatchEnv, by the model's camera ``track`` if it has one, else by the free camera.
+    """Renders worlds of a BatchEnv, from the model's camera ``track`` if it exists, else from the free camera.
 
     Raises:
         RenderError: no OpenGL.
@@ -32,15 +32,15 @@ class Renderer:
         self._camera = "track" if "track" in names else -1
         try:
             self._renderer = mujoco.Renderer(model, height, width)
-        except Exception as error:  # each OpenGL backend fails in its own way
+        except Exception as error:  # OpenGL backends raise different types
             raise RenderError(
                 f"no OpenGL to render with (MUJOCO_GL={os.environ.get('MUJOCO_GL', '')!r}): {error}. Install EGL "
                 "(Debian, Ubuntu: apt install libegl1) or OSMesa for software rendering (apt install libosmesa6), and "
-                "set MUJOCO_GL=egl or MUJOCO_GL=osmesa if it is not found by itself"
+                "set MUJOCO_GL=egl or MUJOCO_GL=osmesa if MuJoCo does not find it"
             ) from error
 
     def frame(self, world: int) -> np.ndarray:
-        """The world as it stands, (height, width, 3) uint8."""
+        """Render one world's current state, (height, width, 3) uint8."""
         self._renderer.update_scene(self._physics.mj_data(world), self._camera)
         return self._renderer.render()
 

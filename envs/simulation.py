@@ -1,24 +1,26 @@
-"""Simulation: which engine steps the worlds, and how."""
+"""Simulation: the choice of the physics engine and its settings."""
 
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
+import mujoco
 import torch
 from torch import Tensor
 
 from envs.physics import Physics
 from envs.physics.cpu import CpuPhysics
-from envs.physics.warp import WarpPhysics, missing_packages
-from envs.task import Task
+from envs.physics.warp import WarpPhysics
+from envs.physics.warp_model import missing_packages
+from envs.task import Task, load_model
 from saltus.errors import SaltusError
 
 
 @dataclass(frozen=True, kw_only=True)
 class Simulation:
-    """The simulation's settings. The string below a field is its help on the command line."""
+    """Settings of the simulation. The string below a field is its help on the command line."""
 
     physics: Literal["auto", "cpu", "warp"] = "auto"
     """Engine: mujoco.batch on the CPU, or mujoco_warp on the training device. auto: warp on CUDA if it is installed."""
@@ -40,8 +42,8 @@ class Simulation:
             if not isinstance(value, int) or value < 0:
                 raise SaltusError(f"{name} is {value}; it must be a whole number, 0 or more")
 
-    def engine(self, device: torch.device) -> Literal["cpu", "warp"]:
-        """The engine to use with a training device; ``auto`` resolved.
+    def resolve(self, device: torch.device) -> Simulation:
+        """These settings with ``physics="auto"`` replaced by the engine for a training device.
 
         Raises:
             SaltusError: settings of Warp's memory with the CPU engine.
@@ -50,18 +52,36 @@ class Simulation:
         if physics == "auto":
             physics = "warp" if device.type == "cuda" else "cpu"
             if physics == "warp" and missing_packages():
-                warnings.warn("Warp is not installed, so the CPU simulates: pip install 'saltus[warp]'", stacklevel=2)
+                warnings.warn(
+                    "Warp is not installed, so physics runs on the CPU: pip install 'saltus[warp]'", stacklevel=2
+                )
                 physics = "cpu"
         if physics == "cpu" and (self.max_contacts or self.max_constraints):
             raise SaltusError(
-                "max_contacts and max_constraints go with physics warp; on the CPU the model sets the memory of "
-                'contacts and constraints: <size memory="..."/>'
+                "max_contacts and max_constraints need physics warp; on the CPU the model sets the memory of contacts "
+                'and constraints: <size memory="..."/>'
             )
-        return physics
+        return replace(self, physics=physics)
+
+    def placement(self, device: torch.device) -> tuple[torch.device, torch.dtype]:
+        """Device and dtype of the resolved engine's tensors, for a training device."""
+        return (device, WarpPhysics.dtype) if self.physics == "warp" else (CpuPhysics.device, CpuPhysics.dtype)
+
+    def load_model(self, task: Task) -> mujoco.MjModel:
+        """Compile a task's model, with the solver of these settings."""
+        model = load_model(task)
+        if self.solver == "newton":
+            model.opt.solver = mujoco.mjtSolver.mjSOL_NEWTON
+        return model
 
     def make_physics(self, task: Task, num_envs: int, model_fields: dict[str, Tensor], device: torch.device) -> Physics:
-        """The worlds of a task that is bound to its model, with per-world `model_fields`, for a training device."""
-        arguments = task.model, num_envs, task.fields, task.fresh, model_fields
-        if self.engine(device) == "cpu":
+        """Make the resolved engine for a task that is bound to its model.
+
+        Args:
+            model_fields: MjModel fields that differ between worlds, (num_envs, ...) by name.
+            device: the training device.
+        """
+        arguments = task.model, num_envs, task.fields, task.recompute_derived, model_fields
+        if self.physics == "cpu":
             return CpuPhysics(*arguments, self.num_threads)
         return WarpPhysics(*arguments, device, self.max_contacts, self.max_constraints)

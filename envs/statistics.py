@@ -9,55 +9,64 @@ import torch
 from torch import Tensor
 
 from envs.physics import Physics
-from saltus.device.cuda_graph import to_floats
 
 REWARD_TERM = "reward_terms/"
-_TOTALS = (
-    "steps", "reward", "episodes", "episode_return", "episode_length", "unstable", "nonfinite", "overflowed",
-)  # fmt: skip
+_STEP = ("steps", "reward", "episodes", "episode_return", "episode_length")
+_FAILURES = ("unstable", "nonfinite", "overflowed")
 
 
 class EpisodeStatistics:
-    """Running totals, float64 scalars on the physics device, updated without synchronization.
+    """Running totals in float64, updated in place without synchronization.
 
     Args:
         task_name: for warnings.
         physics: the engine; gives the device and the advice on overflows.
         reward_terms: names of the reward's terms.
+
+    Attributes:
+        totals: the totals by name, 0-dimensional views of one tensor.
     """
 
     def __init__(self, task_name: str, physics: Physics, reward_terms: Sequence[str]):
-        self._task_name, self._physics = task_name, physics
+        self._task_name, self._physics, self._reward_terms = task_name, physics, reward_terms
         self._warned: set[str] = set()
-        names = (*_TOTALS, *(f"{REWARD_TERM}{term}" for term in reward_terms))
-        self.totals = {name: torch.zeros((), dtype=torch.float64, device=physics.device) for name in names}
+        names = (*_STEP, *(f"{REWARD_TERM}{term}" for term in reward_terms), *_FAILURES)
+        self._values = torch.zeros(len(names), dtype=torch.float64, device=physics.device)
+        self._step_values, self._failure_values = self._values.tensor_split([-len(_FAILURES)])
+        self.totals = dict(zip(names, self._values.unbind(), strict=True))
 
-    def add(self, name: str, values: Tensor) -> None:
-        """Add the sum of `values` (N,) to a total."""
-        self.totals[name].add_(values.sum(dtype=torch.float64))
+    def add_step(
+        self,
+        reward: Tensor,
+        episode_return: Tensor,
+        episode_length: Tensor,
+        done: Tensor,
+        failed: Tensor,
+        terms: Mapping[str, Tensor],
+    ) -> None:
+        """Count a step of N worlds, (N,) each; `terms` are the reward's terms by name.
+
+        Returns and lengths count where `done`. Terms do not count where `failed`, nor where they are not finite.
+        """
+        step = [torch.ones_like(done), reward, done, episode_return * done, episode_length * done]
+        rows = torch.stack([*step, *(terms[name] for name in self._reward_terms)])  # float64, by promotion
+        term_rows = rows[len(step) :]
+        term_rows.masked_fill_(failed | ~torch.isfinite(term_rows), 0.0)
+        self._step_values += rows.sum(dim=1)
 
     def add_failures(self, diverged: Tensor, failed: Tensor, overflowed: Tensor) -> None:
-        """Count worlds, (N,) bool each: physics diverged; observation, reward or physics failed; memory overflowed."""
-        self.add("unstable", diverged)
-        self.add("nonfinite", failed & ~diverged)
-        self.add("overflowed", overflowed)
+        """Count failed worlds, (N,) bool each.
 
-    def add_step(self, reward: Tensor, episode_return: Tensor, episode_length: Tensor, done: Tensor) -> None:
-        """Count a step of N worlds, (N,) each; returns and lengths count where the episode is `done`."""
-        self.add("steps", torch.ones_like(done))
-        self.add("reward", reward)
-        self.add("episodes", done)
-        self.add("episode_return", torch.where(done, episode_return, 0.0))
-        self.add("episode_length", torch.where(done, episode_length, 0))
-
-    def add_reward_terms(self, terms: Mapping[str, Tensor], failed: Tensor) -> None:
-        """Add the reward's terms (N,), except of failed worlds."""
-        for name, term in terms.items():
-            self.add(name, torch.where(failed | ~torch.isfinite(term), 0.0, term))
+        Args:
+            diverged: the physics failed; counted as unstable.
+            failed: physics, action, observation or reward failed; counted as nonfinite unless `diverged`.
+            overflowed: contacts or constraints were dropped.
+        """
+        self._failure_values += torch.stack([diverged, failed & ~diverged, overflowed]).sum(dim=1)
 
     def read(self) -> dict[str, float]:
         """The totals, in one synchronization; warns once about each kind of failure."""
-        totals = to_floats(self.totals)
+        totals = dict(zip(self.totals, self._values.tolist(), strict=True))
         self._warn_once(totals, "unstable", "physics diverged: a smaller timestep, or less extreme actions, may help")
         self._warn_once(totals, "nonfinite", "observation or reward was not finite: check the task's functions")
         if totals["overflowed"] and "overflowed" not in self._warned:  # reading the advice synchronizes

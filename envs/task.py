@@ -16,33 +16,33 @@ from saltus.errors import SaltusError
 
 
 class Task:
-    """What to simulate, what to observe, what to reward and when to stop.
+    """A model, and what to observe, what to reward and when an episode ends.
 
-    A subclass gives `mjcf` and the four functions below; everything else has a default. The functions are
-    written for N worlds at once, in torch, in the dtype and on the device of the tensors they get. On a GPU what
-    they do is recorded once and replayed: it must depend on nothing but their arguments (a tensor that is kept on
-    `self` for the next step would not be the one of the last). A subclass that is a dataclass has its fields as
-    options: ``envs.make(..., name=value)``, ``--task.name value``.
+    A subclass sets `mjcf` and defines `observation` and `reward`; everything else has a default. The functions handle N
+    worlds at once, in torch, in the dtype and on the device of the tensors they get. On a GPU they are captured as a
+    CUDA graph: their results may depend on their arguments only, not on tensors kept on `self` between steps. The
+    fields of a subclass that is a dataclass are options: ``envs.make(..., name=value)``, ``--task.name value``.
 
     Attributes:
-        mjcf: the model: the path of an XML file (a relative one is looked up beside the file that defines the
+        mjcf: the model: the path of an XML file (a relative path starts at the folder of the file that defines the
             task), an XML string, or a ``mujoco.MjSpec``.
-        frame_skip: physics steps of one control step.
+        frame_skip: physics steps per control step.
         max_episode_steps: control steps after which an episode is truncated.
-        fields: the names of the MjData fields that the functions read, e.g. ``("qpos", "qvel", "xpos")``.
-        fresh: whether position- and velocity-dependent fields describe the state after the step (True), or lag
-            it by one physics step, as they do after a plain ``mj_step`` (False; Gymnasium's tasks read them so).
-            Acceleration-dependent fields and sensors always describe the last physics step.
-
-    Set before the first call: `model` (mujoco.MjModel), `qpos0` (nq,) and `qvel0` (nv,), the model's default
-    state, and `dt`, the seconds of one control step.
+        fields: names of the MjData fields that the functions read, e.g. ``("qpos", "qvel", "xpos")``.
+        recompute_derived: True: fields that MuJoCo derives from positions and velocities (``xpos``, ``cvel``, ...) are
+            recomputed from the state after the step. False: they lag one physics step, as ``mj_step`` leaves them and
+            as Gymnasium's tasks read them. Fields and sensors that depend on accelerations or forces always describe
+            the last physics step.
+        model: the compiled mujoco.MjModel. It and the attributes below are set by `bind`, before any function runs.
+        qpos0, qvel0: (nq,) and (nv,), the model's default state.
+        dt: seconds per control step.
     """
 
     mjcf: Any = None
     frame_skip = 1
     max_episode_steps = 1000
     fields: ClassVar[tuple[str, ...]] = ("qpos", "qvel")
-    fresh: ClassVar[bool] = True
+    recompute_derived: ClassVar[bool] = True
 
     model: mujoco.MjModel
     qpos0: Tensor
@@ -50,34 +50,41 @@ class Task:
     dt: float
 
     def reset(self, num_worlds: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """First states of `num_worlds` episodes: qpos (num_worlds, nq) and qvel (num_worlds, nv).
+        """Draw initial states: qpos (num_worlds, nq) and qvel (num_worlds, nv).
 
-        By default the model's own initial state. All randomness comes from `generator`.
+        By default the model's default state. All randomness must come from `generator`.
         """
         return self.qpos0.repeat(num_worlds, 1), self.qvel0.repeat(num_worlds, 1)
 
     def observation(self, state: State) -> Tensor:
-        """What the policy sees, (N, obs_dim)."""
+        """The policy's observation of a state, (N, obs_dim)."""
         raise NotImplementedError(f"{type(self).__name__} has no observation(state)")
 
     def reward(self, state: State, action: Tensor, next_state: State) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
-        """The reward of the step, (N,), or that and a dict of the terms it is made of, to be logged."""
+        """The reward of a step, (N,), or a pair of the reward and a dict of its terms, (N,) each, to be logged.
+
+        Args:
+            state: before the step.
+            action: (N, nu) float32 controls that were applied, in the actuators' units.
+            next_state: after the step.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no reward(state, action, next_state)")
 
     def terminated(self, state: State) -> Tensor:
-        """Where the episode ends for good, (N,) bool. By default nowhere."""
+        """Whether the task itself ends the episode, (N,) bool. By default never."""
         return torch.zeros(len(state), dtype=torch.bool, device=self.qpos0.device)
 
     def randomize(self, num_worlds: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Per-world values of MjModel fields, (num_worlds, ...) by name. Called once; by default none.
 
-        Constants that MuJoCo derives from these fields (inertias from masses, ...) follow by themselves.
+        The constants of ``mj_setConst`` (subtree masses, inverse weights, ...) are recomputed. Other fields keep the
+        values of `model`: a new ``body_mass`` does not change ``body_inertia``, so return both.
         """
         return {}
 
     def bind(self, model: mujoco.MjModel, dtype: torch.dtype, device: torch.device) -> None:
-        """Tell the task its compiled model. BatchEnv calls this once, before anything else."""
-        set_attribute = object.__setattr__  # a frozen dataclass is a fine task, too
+        """Set `model` and the attributes derived from it. BatchEnv calls this before any other function."""
+        set_attribute = object.__setattr__  # a task may be a frozen dataclass
         set_attribute(self, "model", model)
         set_attribute(self, "qpos0", torch.as_tensor(model.qpos0, dtype=dtype, device=device).clone())
         set_attribute(self, "qvel0", torch.zeros(model.nv, dtype=dtype, device=device))
@@ -85,7 +92,7 @@ class Task:
 
 
 class NameIndex:
-    """Where in a model's MjData fields each named object's values lie, worked out once a name."""
+    """Locations of named objects' values within MjData fields, cached by name."""
 
     def __init__(self, model: mujoco.MjModel, fields: tuple[str, ...]):
         self.fields = fields
@@ -93,7 +100,11 @@ class NameIndex:
         self._slices: dict[tuple[str, str, str], tuple[str, int, tuple[int, ...]]] = {}
 
     def locate(self, kind: str, name: str, attribute: str) -> tuple[str, int, tuple[int, ...]]:
-        """The field, the offset in its flattened row and the shape of ``data.<kind>(<name>).<attribute>``."""
+        """Field, offset in the field's flattened row, and shape of ``data.<kind>(<name>).<attribute>``.
+
+        Raises:
+            AttributeError: no such object or attribute; the message lists those that exist.
+        """
         key = (kind, name, attribute)
         if key not in self._slices:
             self._slices[key] = self._find(kind, name, attribute)
@@ -108,7 +119,7 @@ class NameIndex:
         if not isinstance(part, np.ndarray):
             names = [item for item in dir(view) if isinstance(getattr(view, item, None), np.ndarray)]
             raise AttributeError(f"a {kind} has no {attribute!r}; it has {', '.join(names)}")
-        # A named view is a slice of one MjData array: find the array that its memory lies in.
+        # A named view is a slice of one MjData array: find the array that contains its memory.
         for field in sorted(name for name in dir(self._data) if not name.startswith("_")):
             whole = getattr(self._data, field, None)
             if not isinstance(whole, np.ndarray) or whole.dtype != part.dtype:
@@ -116,14 +127,14 @@ class NameIndex:
             offset = part.ctypes.data - whole.ctypes.data
             if part.size and offset >= 0 and offset + part.nbytes <= whole.nbytes:
                 return field, offset // whole.itemsize, part.shape
-        raise AttributeError(f"{attribute!r} of {kind} {name!r} is not held in a field of MjData")
+        raise AttributeError(f"{attribute!r} of {kind} {name!r} is not stored in a field of MjData")
 
 
 class State:
-    """N worlds' MjData fields as batched tensors, by MuJoCo's own names.
+    """MjData fields of N worlds as batched tensors, by MuJoCo's names.
 
     ``state.qpos`` is (N, nq), ``state.body("torso").xpos`` (N, 3), ``state.sensor("imu")`` (N, sensor's dim).
-    Only the fields that the task declares in `Task.fields` are there.
+    A state has the fields that the task declares in `Task.fields`.
     """
 
     def __init__(self, values: Mapping[str, Tensor], names: NameIndex):
@@ -145,7 +156,7 @@ class State:
             ) from None
 
     def values(self) -> Mapping[str, Tensor]:
-        """The tensors by field."""
+        """The tensors by field name."""
         return self._values
 
     def body(self, name: str) -> NamedView:
@@ -184,7 +195,7 @@ class State:
 
 
 class NamedView:
-    """One named object of every world: its attributes are batched tensors."""
+    """A named object in every world. Its attributes are batched tensors."""
 
     def __init__(self, state: State, kind: str, name: str):
         self._state, self._kind, self._name = state, kind, name
@@ -199,7 +210,7 @@ def load_model(task: Task) -> mujoco.MjModel:
     """Compile a task's `mjcf`.
 
     Raises:
-        ValueError: if there is no `mjcf`, the file is missing or MuJoCo does not compile it (its message is kept).
+        SaltusError: no `mjcf`, a missing file, or a model that MuJoCo does not compile (with MuJoCo's message).
     """
     mjcf, name = task.mjcf, type(task).__name__
     try:
@@ -220,7 +231,7 @@ def load_model(task: Task) -> mujoco.MjModel:
 
 
 class _MissingFileError(SaltusError):
-    """A task's XML file is not there."""
+    """A task's XML file does not exist."""
 
 
 def _find_file(task: Task, path: Path) -> Path:
@@ -232,6 +243,6 @@ def _find_file(task: Task, path: Path) -> Path:
     if not resolved.is_file():
         raise _MissingFileError(
             f"the model of task {type(task).__name__} is missing: there is no file {resolved} "
-            f"(a relative `mjcf` is looked up beside the task's own file, in {folder})"
+            f"(a relative `mjcf` starts at the folder of the task's file, {folder})"
         )
     return resolved

@@ -1,4 +1,4 @@
-"""Tasks by name: registered ones, and classes in a file."""
+"""Find a task by its registered name or by its file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def register(name: str, task: type[Task]) -> None:
     """Register a Task class under a name, for `make` and for `saltus` commands in this process.
 
     Raises:
-        SaltusError: the name is taken.
+        SaltusError: the name is registered already.
     """
     if name in _registry:
         raise SaltusError(f"a task {name!r} is registered already; choose another name")
@@ -27,7 +27,7 @@ def register(name: str, task: type[Task]) -> None:
 
 
 def list_tasks() -> list[str]:
-    """The registered names."""
+    """The registered names, sorted."""
     return sorted(_registry)
 
 
@@ -44,7 +44,7 @@ def find_task(name: str) -> type[Task]:
         hint = f"did you mean {' or '.join(close)}? " if close else ""
         raise SaltusError(
             f"there is no task {name!r}: {hint}The registered tasks are {', '.join(list_tasks())}; "
-            "give a task of your own as path/to/file.py:ClassName"
+            "name a task of your own as path/to/file.py:ClassName"
         )
     return _registry[name]
 
@@ -59,7 +59,7 @@ def _load_task(name: str) -> type[Task]:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module  # dataclasses look up their module by its name
+    sys.modules[module_name] = module  # dataclasses look up their module by name
     spec.loader.exec_module(module)
     task = getattr(module, class_name, None)
     if not (isinstance(task, type) and issubclass(task, Task)):

@@ -1,17 +1,17 @@
-"""The transition: what one control step of N worlds leaves behind.
+"""The transition: the result of one control step of N worlds.
 
 A transition is a TensorDict of batch size ``[N]``:
 
 ==========================  ===============  =======  ==================================================
 key                         shape            dtype    meaning
 ==========================  ===============  =======  ==================================================
-``observation``             (N, obs_dim)     float32  what the action was chosen on
+``observation``             (N, obs_dim)     float32  the observation on which the action was chosen
 ``action``                  (N, act_dim)     float32  the action that `BatchEnv.step` received: in [-1, 1], or in the
                                                       actuators' units without `normalized_actions`
-``("next", "observation")`` (N, obs_dim)     float32  the true successor, also where the episode ended
+``("next", "observation")`` (N, obs_dim)     float32  the true successor, also at the end of an episode
 ``("next", "reward")``      (N, 1)           float32  reward of the step
-``("next", "terminated")``  (N, 1)           bool     the task ended the episode: no value follows
-``("next", "truncated")``   (N, 1)           bool     the episode was cut: a value follows
+``("next", "terminated")``  (N, 1)           bool     the task ended the episode: do not bootstrap
+``("next", "truncated")``   (N, 1)           bool     a time limit or failure ended it: bootstrap
 ``("next", "done")``        (N, 1)           bool     ``terminated | truncated``
 ==========================  ===============  =======  ==================================================
 """
@@ -46,7 +46,7 @@ def num_bytes(observation_dim: int, action_dim: int) -> int:
 
 
 def zeros(size: int, observation_dim: int, action_dim: int, device: torch.device | str = "cpu") -> TensorDict:
-    """A transition of batch size ``[size]`` filled with zeros, to be written into."""
+    """A transition of zeros, of batch size ``[size]``."""
     transition = TensorDict({}, batch_size=[size], device=device)
     for key, (width, dtype) in layout(observation_dim, action_dim).items():
         transition[key] = torch.zeros(size, width, dtype=dtype, device=device)
@@ -56,8 +56,8 @@ def zeros(size: int, observation_dim: int, action_dim: int, device: torch.device
 def make(
     observation: Tensor, action: Tensor, next_observation: Tensor, reward: Tensor, terminated: Tensor, truncated: Tensor
 ) -> TensorDict:
-    """A transition from its parts: (N, width) tensors as they are, (N,) tensors as columns."""
-    following = TensorDict(
+    """Make a transition from its parts, without copying; (N,) tensors become columns (N, 1)."""
+    successor = TensorDict(
         {
             "observation": next_observation,
             "reward": reward.unsqueeze(-1),
@@ -68,12 +68,12 @@ def make(
         batch_size=observation.shape[:1],
     )
     return TensorDict(
-        {"observation": observation, "action": action, "next": following}, batch_size=observation.shape[:1]
+        {"observation": observation, "action": action, "next": successor}, batch_size=observation.shape[:1]
     )
 
 
 def check(transition: TensorDictBase, observation_dim: int, action_dim: int) -> None:
-    """Raise SaltusError, naming the entry, unless `transition` is what this module's table says."""
+    """Raise SaltusError, naming the entry, unless `transition` matches this module's table."""
     if transition.batch_dims != 1:
         raise SaltusError(f"a transition has batch size [num_envs], got {list(transition.batch_size)}")
     size = transition.batch_size[0]

@@ -1,4 +1,4 @@
-"""Checks of a task, made before the first step: bounds, randomised fields, and each of its functions once."""
+"""Checks of arguments, and of a task's functions before the first step."""
 
 from __future__ import annotations
 
@@ -13,16 +13,49 @@ from envs.physics import Physics
 from envs.task import NameIndex, State, Task
 from saltus.errors import SaltusError
 
+EXECUTIONS = ("auto", "host", "device", "captured")
 
-def check_step_counts(task: Task) -> None:
-    """Raise SaltusError unless `frame_skip` and `max_episode_steps` are at least 1."""
+
+def check_arguments(task: Task, num_envs: int, seed: int, execution: str) -> None:
+    """Raise SaltusError for impossible arguments of BatchEnv, or step counts of the task below 1."""
+    if num_envs < 1:
+        raise SaltusError(f"num_envs is {num_envs}; at least 1 world is needed")
+    if seed < 0:
+        raise SaltusError(f"seed is {seed}; it must be 0 or more")
+    if execution not in EXECUTIONS:
+        raise SaltusError(f"execution is {execution!r}; it must be one of {', '.join(EXECUTIONS)}")
     for name in ("frame_skip", "max_episode_steps"):
         if getattr(task, name) < 1:
             raise SaltusError(f"{name} of task {type(task).__name__} is {getattr(task, name)}; at least 1 is needed")
 
 
+def check_qpos_qvel(physics: Physics, qpos: Tensor, qvel: Tensor) -> None:
+    """Raise SaltusError unless the shapes are (N, nq) and (N, nv)."""
+    shapes = (physics.num_worlds, physics.model.nq), (physics.num_worlds, physics.model.nv)
+    if (qpos.shape, qvel.shape) != shapes:
+        raise SaltusError(f"qpos and qvel are {tuple(qpos.shape)} and {tuple(qvel.shape)}; expected {shapes}")
+
+
+def check_state(state: Any, expected: Any, path: str = "state") -> None:
+    """Raise SaltusError unless a state has the tensors of `expected`, with their names and shapes, at any depth."""
+    if isinstance(expected, Tensor):
+        if state.shape != expected.shape:
+            raise SaltusError(
+                f"this state is of another environment: {path} has shape {tuple(state.shape)}; expected "
+                f"{tuple(expected.shape)}"
+            )
+        return
+    if set(state.keys()) != set(expected.keys()):
+        raise SaltusError(
+            f"this state is of another environment: {path} has {sorted(state.keys())}; expected "
+            f"{sorted(expected.keys())}"
+        )
+    for name, value in expected.items():
+        check_state(state[name], value, f"{path}[{name!r}]")
+
+
 def control_bounds(model: mujoco.MjModel, task_name: str, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Lower and upper bounds of the actuators' controls, (nu,) float32 each.
+    """The actuators' control ranges: lower and upper bounds, (nu,) float32 each.
 
     Raises:
         SaltusError: no actuators, or some without a ctrlrange.
@@ -62,21 +95,22 @@ def randomized_fields(task: Task, num_envs: int, generator: torch.Generator) -> 
 
 @dataclass(frozen=True)
 class TaskShapes:
-    """What the task's functions return: the observation's width, and the names of the reward's terms."""
+    """The observation's width and the names of the reward's terms."""
 
     observation_dim: int
     reward_terms: list[str]
 
 
 def split_reward(returned: Tensor | tuple[Tensor, dict[str, Tensor]]) -> tuple[Tensor, dict[str, Tensor]]:
-    """The reward and its terms, from either form of a task's reward."""
+    """Split the result of `Task.reward` into the reward and its terms; no terms if it is a tensor."""
     return (returned, {}) if isinstance(returned, Tensor) else returned
 
 
 def check_functions(task: Task, physics: Physics, names: NameIndex) -> TaskShapes:
-    """Call each of the task's functions once and check what it returns.
+    """Call each of the task's functions once and check its result.
 
-    Leaves the physics at initial states drawn from a generator of its own, so that the environment's is untouched.
+    Leaves the physics at initial states. They are drawn from a separate generator, so that the environment's draws do
+    not change.
 
     Raises:
         SaltusError: a missing function, or a result of a wrong type, shape, dtype or device, or not finite.
@@ -122,7 +156,7 @@ def _initial_state(checked: _Expectation, start: Any, physics: Physics, names: N
 
 
 class _Expectation:
-    """Checks the results of a task's functions, naming the function and what it should have returned."""
+    """Checks results of a task's functions. Errors name the function and the expected result."""
 
     def __init__(self, task: type[Task], physics: Physics):
         self._task, self._device = task, physics.device
@@ -131,7 +165,7 @@ class _Expectation:
         return SaltusError(f"{self._task.__name__}.{function} {message}")
 
     def __call__(self, function: str, value: Any, shape: tuple[int | str, ...], dtype: str) -> None:
-        """Check one result. A string in `shape` stands for any size; `dtype` is "bool" or "floating-point"."""
+        """Check one result. A string in `shape` matches any size; `dtype` is "bool" or "floating-point"."""
         sizes = ", ".join(map(str, shape)) + "," * (len(shape) == 1)
         wanted = f"expected a {dtype} tensor of shape ({sizes}) on {self._device}"
         if not isinstance(value, Tensor):

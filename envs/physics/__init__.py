@@ -1,7 +1,7 @@
 """Physics: one protocol, and the engines behind it.
 
-The fields an engine hands out are MuJoCo's own (``qpos``, ``xpos``, ``sensordata``, ...), with a leading axis of
-worlds. What is stale when is the task's choice (`Task.fresh`), made when the engine is built.
+Fields have MuJoCo's names (``qpos``, ``xpos``, ``sensordata``, ...) and a leading axis of worlds. An engine copies them
+out; it never hands out its own arrays. `Task.recompute_derived` decides which state derived fields describe.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 POST_CONSTRAINT = ("cacc", "cfrc_int", "cfrc_ext")
-"""Fields that mj_step leaves as they were; mj_rnePostConstraint, which Gymnasium calls after it, computes them."""
+"""Fields that mj_step does not compute. mj_rnePostConstraint does; Gymnasium calls it after mj_step."""
 
 
 class Physics(Protocol):
@@ -35,30 +35,34 @@ class Physics(Protocol):
         ...
 
     def reset(self, mask: Tensor, qpos: Tensor, qvel: Tensor) -> None:
-        """Where `mask` (N,) holds, clear the world and put it at `qpos` (N, nq), `qvel` (N, nv)."""
+        """Reset the worlds of `mask`, (N,) bool, to `qpos` (N, nq) and `qvel` (N, nv), with all else at defaults."""
         ...
 
     def unstable(self) -> Tensor:
-        """Worlds whose physics failed or diverged in the last `step` or `reset`, (N,) bool."""
+        """Worlds whose physics raised or diverged in the last `step` or `reset`, (N,) bool."""
         ...
 
     def overflowed(self) -> Tensor:
-        """Worlds in which the last `step` or `reset` dropped contacts or constraints for lack of memory, (N,) bool."""
+        """Worlds that dropped contacts or constraints in the last `step` or `reset`, for lack of memory, (N,) bool."""
         ...
 
     @property
     def overflow_advice(self) -> str:
-        """What to do where worlds overflowed."""
+        """How to avoid overflows. Reading it may synchronize with the GPU."""
         ...
 
     def get_state(self) -> TensorDict:
-        """All that is needed to continue bit for bit, of batch size [N]."""
+        """Everything needed to continue bit for bit, of batch size [N]."""
         ...
 
     def set_state(self, state: TensorDictBase | Mapping[str, Any]) -> None:
-        """Continue from what `get_state` returned."""
+        """Continue from a state that `get_state` returned; `read` is up to date after the next `step` or `reset`."""
+        ...
+
+    def world_model(self, world: int) -> mujoco.MjModel:
+        """One world's model, with the per-world fields of `Task.randomize`."""
         ...
 
     def mj_data(self, world: int) -> mujoco.MjData:
-        """One world as an MjData with everything computed, for rendering."""
+        """A copy of one world, after mj_forward, for rendering."""
         ...

@@ -22,19 +22,18 @@ _NONE, _VELOCITY = int(mujoco.mjtStage.mjSTAGE_NONE), int(mujoco.mjtStage.mjSTAG
 
 _log = logging.getLogger("saltus.mujoco")
 if mujoco.get_mju_user_warning() is None:
-    # MuJoCo would print every warning and append it to a file in the current folder. Divergence is counted below.
+    # By default MuJoCo prints warnings and appends them to a file in the current folder. Divergence is counted below.
     mujoco.set_mju_user_warning(_log.debug)
 
-
 _warning = mujoco.mjtWarning
-# A diverged simulation is reset by MuJoCo itself, and shows in these counters alone.
+# MuJoCo itself resets a diverged simulation; only these counters show it.
 _DIVERGED = [int(kind) for kind in (_warning.mjWARN_BADQPOS, _warning.mjWARN_BADQVEL, _warning.mjWARN_BADQACC)]
-# Contacts or constraints beyond the model's memory are dropped.
+# MuJoCo drops contacts and constraints that exceed the model's memory.
 _OVERFLOWED = [int(kind) for kind in (_warning.mjWARN_CONTACTFULL, _warning.mjWARN_CNSTRFULL)]
 
 
 def available_cores() -> int:
-    """CPU cores that this process may use."""
+    """The number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -43,15 +42,14 @@ class CpuPhysics:
 
     Args:
         model: the compiled model.
-        num_worlds: how many simulations of it.
-        fields: the MjData fields that `read` returns.
-        fresh: whether `read` gives position- and velocity-dependent fields of the state after the step, or of one
-            physics step before, as a plain mj_step leaves them.
+        num_worlds: number of worlds.
+        fields: names of the MjData fields that `read` returns.
+        recompute_derived: see `Task.recompute_derived`.
         model_fields: MjModel fields that differ between worlds, (num_worlds, ...) by name.
-        num_threads: threads to step on; 0 takes every core.
+        num_threads: number of threads; 0: one per core.
 
     Raises:
-        ValueError: a field that MjData does not have or that cannot be read in a batch.
+        SaltusError: a field that MjData lacks or that cannot be read in a batch.
     """
 
     dtype = torch.float64
@@ -63,24 +61,24 @@ class CpuPhysics:
         model: mujoco.MjModel,
         num_worlds: int,
         fields: tuple[str, ...],
-        fresh: bool,
+        recompute_derived: bool,
         model_fields: dict[str, Tensor] | None = None,
         num_threads: int = 0,
     ):
         unknown = sorted(set(fields) - DATA_FIELDS)
         if unknown:
             raise SaltusError(
-                f"not readable fields of MjData: {', '.join(unknown)}; there are {', '.join(sorted(DATA_FIELDS))}"
+                f"not readable fields of MjData: {', '.join(unknown)}; readable are {', '.join(sorted(DATA_FIELDS))}"
             )
         self.model, self.num_worlds = copy.copy(model), num_worlds
         if model.ntree == 1:
-            # One kinematic tree has one island of constraints: to look for it changes no bit, and takes time.
+            # One kinematic tree has one constraint island: searching for islands changes no bit and costs time.
             self.model.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_ISLAND)
         self._post_constraint = tuple(field for field in fields if field in POST_CONSTRAINT)
-        # A batch that keeps each world's MjData can continue from stages computed ahead (fresh), and show it whole.
-        persistent = fresh or bool(self._post_constraint)
+        # A persistent batch keeps each world's MjData: it continues from stages computed ahead, and get_data is whole.
+        persistent = recompute_derived or bool(self._post_constraint)
         self._batch = Batch(self.model, num_worlds, num_threads or available_cores(), persistent)
-        self._fresh = fresh
+        self._recompute_derived = recompute_derived
         for name, values in (model_fields or {}).items():
             self._batch.expand(name)[...] = values.numpy()
         if model_fields:
@@ -94,10 +92,10 @@ class CpuPhysics:
         self._computed = {
             field: np.zeros((num_worlds, *getattr(self._data, field).shape)) for field in self._post_constraint
         }
-        # Without contacts, equalities or applied forces no external force acts, and there is nothing to compute.
+        # Without equality constraints, external forces come from contacts only.
         self._only_contacts = self._post_constraint == ("cfrc_ext",) and model.neq == 0
         self._fields = fields
-        self._forget_failures()
+        self._clear_failures()
 
     def read(self, out: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
         if out is None:
@@ -111,24 +109,24 @@ class CpuPhysics:
 
     def step(self, ctrl: Tensor, frame_skip: int) -> None:
         self._ctrl[...] = ctrl.numpy()
-        self._forget_failures()
-        # The forces of the step are gone once contacts are found anew in the state after it.
-        stage = _VELOCITY if self._fresh and not self._post_constraint else _NONE
-        self._note_failures(lambda: self._batch.step(nstep=frame_skip, stage=stage))
+        self._clear_failures()
+        # Recomputing contacts in the new state discards the step's contact forces, which mj_rnePostConstraint needs.
+        stage = _VELOCITY if self._recompute_derived and not self._post_constraint else _NONE
+        self._record_failures(lambda: self._batch.step(nstep=frame_skip, stage=stage))
         if self._post_constraint:
             self._compute_post_constraint()
-            if self._fresh:
-                sound = ~self._unstable
-                self._note_failures(lambda: self._batch.forward(sound, _VELOCITY))
+            if self._recompute_derived:
+                stable = ~self._unstable
+                self._record_failures(lambda: self._batch.forward(stable, _VELOCITY))
 
-    def _forget_failures(self) -> None:
+    def _clear_failures(self) -> None:
         self._unstable = np.zeros(self.num_worlds, dtype=bool)
         self._overflowed = np.zeros(self.num_worlds, dtype=bool)
-        # Cleared for every call: MuJoCo's reset of a diverged simulation sets its counter to 1, however often.
+        # Clear the counters before every call: MuJoCo's own reset sets a counter to 1, it does not increment it.
         self._batch.warning[...] = 0
 
-    def _note_failures(self, call: Callable[[], None]) -> None:
-        """Make a call on the batch, and note the worlds in which it failed. The others have run."""
+    def _record_failures(self, call: Callable[[], None]) -> None:
+        """Make a call on the batch and record the worlds in which it failed. The call completes in the others."""
         try:
             call()
         except SimulationError as error:
@@ -148,14 +146,14 @@ class CpuPhysics:
 
     def reset(self, mask: Tensor, qpos: Tensor, qvel: Tensor) -> None:
         where = mask.numpy()
-        # Batch.reset would clear what forward overwrites, too, and takes longer.
+        # Faster than Batch.reset, which also clears what forward overwrites.
         self._batch.state[where] = self._initial[where]
         self._qpos[where] = qpos.numpy()[where]
         self._qvel[where] = qvel.numpy()[where]
-        self._forget_failures()
-        self._note_failures(lambda: self._batch.forward(where))
+        self._clear_failures()
+        self._record_failures(lambda: self._batch.forward(where))
         for values in self._computed.values():
-            values[where] = 0  # as mj_resetData and mj_forward leave them
+            values[where] = 0  # mj_resetData and mj_forward leave these fields at zero
 
     def unstable(self) -> Tensor:
         return torch.from_numpy(self._unstable.copy())
@@ -169,7 +167,10 @@ class CpuPhysics:
     def set_state(self, state: TensorDictBase | Mapping[str, Any]) -> None:
         self._batch.state[...] = state["integration"].numpy()
 
+    def world_model(self, world: int) -> mujoco.MjModel:
+        return self._batch.get_model(world)
+
     def mj_data(self, world: int) -> mujoco.MjData:
         data = self._batch.get_data(world)
-        mujoco.mj_forward(self._batch.get_model(world), data)
+        mujoco.mj_forward(self.world_model(world), data)
         return data

@@ -1,4 +1,4 @@
-"""Memory that worlds of `mujoco_warp` take, counted before it is taken, and what a device has left of it."""
+"""Memory of `mujoco_warp` worlds: estimated before allocation, released afterwards."""
 
 from __future__ import annotations
 
@@ -12,31 +12,23 @@ import numpy as np
 import torch
 from mujoco.batch import Batch
 
+from envs.physics.warp_model import modules
+
 _ROUND = (mujoco.mjtGeom.mjGEOM_SPHERE, mujoco.mjtGeom.mjGEOM_CAPSULE)
 _CONVEX = (
     mujoco.mjtGeom.mjGEOM_ELLIPSOID, mujoco.mjtGeom.mjGEOM_CYLINDER, mujoco.mjtGeom.mjGEOM_BOX,
     mujoco.mjtGeom.mjGEOM_MESH, mujoco.mjtGeom.mjGEOM_HFIELD,
 )  # fmt: skip
-_BETWEEN_GEOMS = (  # sensors for which geoms are held against each other, though they may not collide
+_BETWEEN_GEOMS = (  # sensors that run collision detection on geoms which may not collide
     mujoco.mjtSensor.mjSENS_GEOMDIST, mujoco.mjtSensor.mjSENS_GEOMNORMAL, mujoco.mjtSensor.mjSENS_GEOMFROMTO,
 )  # fmt: skip
 
 
-def modules() -> tuple[Any, Any]:
-    """warp and mujoco_warp, imported when they are first needed: they are optional, and slow to import."""
-    import warp
-
-    warp.config.log_level = warp.LOG_WARNING  # it would print a line for each of a hundred kernels
-    import mujoco_warp
-
-    return warp, mujoco_warp
-
-
 def estimate_capacity(model: mujoco.MjModel, num_worlds: int = 32, num_steps: int = 1000) -> tuple[int, int]:
-    """Contacts and rows of constraints for which to have memory in each world: twice what a rollout needed, and 8.
+    """Contacts and constraint rows per world to allocate memory for: twice the maximum of a rollout, plus 8.
 
-    The rollout, on the CPU engine, goes from the model's initial state under random controls, and is not cut where an
-    episode would end: what falls lies on the floor, with all its contacts.
+    The rollout runs on the CPU engine, from the model's initial state, with random controls. It does not end with
+    episodes, so that bodies which fall lie on the floor with all their contacts.
     """
     generator = np.random.default_rng(0)
     batch = Batch(model, num_worlds, min(num_worlds, 8), False)
@@ -52,7 +44,7 @@ def estimate_capacity(model: mujoco.MjModel, num_worlds: int = 32, num_steps: in
 
 
 def num_bytes(model: mujoco.MjModel, num_worlds: int, max_contacts: int, max_constraints: int) -> int:
-    """Bytes of the state's arrays of so many worlds, found by making those of one and of two."""
+    """Bytes of the state's arrays, extrapolated from one and two worlds."""
     _, mjw = modules()
     one, two = (
         _array_bytes(mjw.make_data(model, nworld=count, nconmax=max_contacts, njmax=max_constraints))
@@ -62,10 +54,10 @@ def num_bytes(model: mujoco.MjModel, num_worlds: int, max_contacts: int, max_con
 
 
 def ccd_workspace_bytes(model: mujoco.MjModel) -> int:
-    """What the collision of convex shapes works on, in bytes for each contact for which there is memory, at most.
+    """Upper bound on the workspace of convex collision detection (CCD), in bytes per contact of `max_contacts`.
 
-    Planes, spheres and capsules need none of it among themselves. The arrays are those of mujoco_warp's
-    `convex_narrowphase`; those of flexes are not counted.
+    Zero if only planes, spheres and capsules collide. Counts the arrays of mujoco_warp's `convex_narrowphase`, without
+    those of flexes.
     """
     collides = (model.geom_contype | model.geom_conaffinity) != 0
     collides[model.pair_geom1] = collides[model.pair_geom2] = True
@@ -92,12 +84,12 @@ def _array_bytes(data: Any) -> int:
 
 
 def release_memory(device: torch.device) -> None:
-    """Give back to a device the memory of worlds and graphs that nobody has any more, and what torch keeps for later.
+    """Free the memory of unreferenced worlds and graphs, and torch's cached blocks.
 
-    On CUDA, what Warp's graphs worked on stays reserved for graphs.
+    On CUDA, the workspace of Warp's graphs stays reserved for graphs.
     """
     gc.collect()
     if device.type == "cuda":
         wp, _ = modules()
-        wp.synchronize_device(wp.device_from_torch(str(device)))  # Warp's own: it frees what it had put off, too
+        wp.synchronize_device(wp.device_from_torch(str(device)))  # runs Warp's deferred frees
         torch.cuda.empty_cache()

@@ -1,4 +1,4 @@
-"""The built-in tasks: Gymnasium's, bit for bit."""
+"""The built-in tasks, which equal Gymnasium's bit for bit."""
 
 from envs.tasks.half_cheetah import HalfCheetah
 from envs.tasks.hopper import Hopper

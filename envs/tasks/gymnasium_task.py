@@ -1,4 +1,4 @@
-"""What Gymnasium's tasks share: their model files, read from the installed package."""
+"""GymnasiumTask: a base class for Gymnasium's tasks, with the models of the installed package."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from envs.task import Task
 
 
 class GymnasiumTask(Task):
-    """A task whose model is `xml_file`: one of Gymnasium's, or a path that starts with ``/``, ``.`` or ``~``.
+    """A task of Gymnasium's.
 
-    Derived fields lag one physics step, as Gymnasium reads them.
+    `xml_file` is the name of one of Gymnasium's models, or a path that starts with ``/``, ``.`` or ``~``. Derived
+    fields lag one physics step, as in Gymnasium.
     """
 
     xml_file: str
-    fresh: ClassVar[bool] = False
+    recompute_derived: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.xml_file.startswith((".", "/", "~")):
-            # Made absolute, so that a run resumed from another folder finds the same file.
+            # Absolute, so that a run resumed from another folder finds the same file.
             self.xml_file = str(Path(self.xml_file).expanduser().absolute())
         self.mjcf = _gymnasium_assets() / self.xml_file
 

@@ -1,4 +1,4 @@
-"""HalfCheetah-v5: a planar two-legged robot runs forward (Gymnasium's task, from its own XML file)."""
+"""HalfCheetah-v5: a planar two-legged robot runs forward (Gymnasium's task and model)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from envs.task import State
 from envs.tasks.gymnasium_task import GymnasiumTask
+from envs.tasks.resets import add_normal, add_uniform
 from envs.tasks.rewards import ordered_sum
 
 
@@ -30,9 +31,7 @@ class HalfCheetah(GymnasiumTask):
     def reset(self, num_worlds: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         qpos, qvel = super().reset(num_worlds, generator)
         scale = self.reset_noise_scale
-        qpos += torch.empty_like(qpos).uniform_(-scale, scale, generator=generator)
-        qvel += scale * torch.empty_like(qvel).normal_(generator=generator)
-        return qpos, qvel
+        return add_uniform(qpos, scale, generator), add_normal(qvel, scale, generator)
 
     def observation(self, state: State) -> Tensor:
         position = state.qpos[:, 1:] if self.exclude_current_positions_from_observation else state.qpos

@@ -1,4 +1,4 @@
-"""Hopper-v5: a one-legged robot hops forward (Gymnasium's task, from its own XML file)."""
+"""Hopper-v5: a one-legged robot hops forward (Gymnasium's task and model)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from envs.task import State
 from envs.tasks.gymnasium_task import GymnasiumTask
+from envs.tasks.resets import add_uniform
 from envs.tasks.rewards import ordered_sum
 
 
@@ -35,9 +36,7 @@ class Hopper(GymnasiumTask):
     def reset(self, num_worlds: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         qpos, qvel = super().reset(num_worlds, generator)
         scale = self.reset_noise_scale
-        qpos += torch.empty_like(qpos).uniform_(-scale, scale, generator=generator)
-        qvel += torch.empty_like(qvel).uniform_(-scale, scale, generator=generator)
-        return qpos, qvel
+        return add_uniform(qpos, scale, generator), add_uniform(qvel, scale, generator)
 
     def observation(self, state: State) -> Tensor:
         position = state.qpos[:, 1:] if self.exclude_current_positions_from_observation else state.qpos

@@ -1,4 +1,4 @@
-"""Humanoid-v5: a humanoid walks forward (Gymnasium's task, from its own XML file)."""
+"""Humanoid-v5: a humanoid walks forward (Gymnasium's task and model)."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from envs.task import State
 from envs.tasks.gymnasium_task import GymnasiumTask
+from envs.tasks.resets import add_uniform
 from envs.tasks.rewards import ordered_sum, weighted_positions
 
 
@@ -51,13 +52,11 @@ class Humanoid(GymnasiumTask):
     def reset(self, num_worlds: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         qpos, qvel = super().reset(num_worlds, generator)
         scale = self.reset_noise_scale
-        qpos += torch.empty_like(qpos).uniform_(-scale, scale, generator=generator)
-        qvel += torch.empty_like(qvel).uniform_(-scale, scale, generator=generator)
-        return qpos, qvel
+        return add_uniform(qpos, scale, generator), add_uniform(qvel, scale, generator)
 
     def observation(self, state: State) -> Tensor:
         parts = [state.qpos[:, 2:] if self.exclude_current_positions_from_observation else state.qpos, state.qvel]
-        # The world body comes first in every body field and never moves.
+        # Row 0 of body fields is the world body, which never moves.
         if self.include_cinert_in_observation:
             parts.append(state.cinert[:, 1:].flatten(1))
         if self.include_cvel_in_observation:

@@ -1,4 +1,4 @@
-"""InvertedPendulum-v5: a cart balances a pole (Gymnasium's task, from its own XML file)."""
+"""InvertedPendulum-v5: a cart balances a pole (Gymnasium's task and model)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from envs.task import State
 from envs.tasks.gymnasium_task import GymnasiumTask
+from envs.tasks.resets import add_uniform
 
 
 @dataclass
@@ -26,9 +27,7 @@ class InvertedPendulum(GymnasiumTask):
     def reset(self, num_worlds: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         qpos, qvel = super().reset(num_worlds, generator)
         scale = self.reset_noise_scale
-        qpos += torch.empty_like(qpos).uniform_(-scale, scale, generator=generator)
-        qvel += torch.empty_like(qvel).uniform_(-scale, scale, generator=generator)
-        return qpos, qvel
+        return add_uniform(qpos, scale, generator), add_uniform(qvel, scale, generator)
 
     def observation(self, state: State) -> Tensor:
         return torch.cat([state.qpos, state.qvel], dim=-1)

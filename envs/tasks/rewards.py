@@ -1,4 +1,4 @@
-"""What the reward functions of several tasks share."""
+"""Sums in NumPy's order, for rewards that equal Gymnasium's bit for bit."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ _BLOCK = 128
 
 
 def ordered_sum(values: Tensor) -> Tensor:
-    """Sum over the last axis, (..., n) -> (...), adding in the order in which NumPy adds.
+    """Sum over the last axis in NumPy's order, (..., n) -> (...).
 
-    Floating-point sums depend on their order. Gymnasium's tasks sum with NumPy, which keeps eight running sums
-    over blocks of at most 128 elements and adds the halves of anything longer, so a sum that is to equal theirs bit
-    for bit has to be made in the same way. On a GPU nothing equals theirs, and one kernel does.
+    Floating-point sums depend on their order. NumPy, with which Gymnasium's tasks sum, keeps eight running sums over
+    blocks of at most 128 elements and splits longer axes in halves. On a GPU, where results are not bit-exact anyway,
+    this is torch's sum, a single kernel.
     """
     if values.is_cuda:
         return values.sum(-1)
@@ -23,7 +23,7 @@ def ordered_sum(values: Tensor) -> Tensor:
         return ordered_sum(values[..., :half]) + ordered_sum(values[..., half:])
     rest = n - n % 8
     if rest == 0:
-        return _sum_in_turn(values)
+        return _sequential_sum(values)
     running = values[..., :8]
     for start in range(8, rest, 8):
         running = running + values[..., start : start + 8]
@@ -34,7 +34,7 @@ def ordered_sum(values: Tensor) -> Tensor:
     return total
 
 
-def _sum_in_turn(values: Tensor) -> Tensor:
+def _sequential_sum(values: Tensor) -> Tensor:
     total = values[..., 0]
     for i in range(1, values.shape[-1]):
         total = total + values[..., i]
@@ -42,7 +42,7 @@ def _sum_in_turn(values: Tensor) -> Tensor:
 
 
 def weighted_positions(mass: Tensor, xipos: Tensor) -> Tensor:
-    """Sum (..., 3) of the positions `xipos` (..., nbody, 3), weighted with `mass` (nbody,), added body by body."""
+    """Sum of positions weighted by mass, added body by body: (nbody,), (..., nbody, 3) -> (..., 3)."""
     weighted = mass[:, None] * xipos
     if xipos.is_cuda:
         return weighted.sum(-2)

@@ -1,4 +1,4 @@
-"""What several tests of `envs` share: random actions, exact comparisons, spies on a task, a small model."""
+"""Helpers for tests of `envs`: random actions, exact comparisons, call records, a small model."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from tensordict import TensorDictBase
 from torch import Tensor
 
 from envs import BatchEnv, State, Task
+from envs.physics import Physics
+from envs.physics.cpu import CpuPhysics
 
 NAMES = ["HalfCheetah-v5", "Hopper-v5", "Humanoid-v5", "InvertedPendulum-v5"]
 
-# A cart with a pole on it beside a ball that falls on the floor: named objects of every kind, contacts, a quaternion.
+# A cart with a pole, and a ball that falls on the floor: named objects of every kind, contacts, a quaternion.
 MODEL = """
 <mujoco>
   <option timestep="0.005"/>
@@ -53,7 +55,7 @@ MODEL = """
 
 @dataclass
 class CartBall(Task):
-    """A user's task on MODEL: drive the cart; the episode ends where the cart is out of reach."""
+    """A user's task on MODEL: drive the cart; an episode ends when the cart is out of reach."""
 
     mjcf: ClassVar[str] = MODEL
     frame_skip: int = 3
@@ -81,8 +83,18 @@ class CartBall(Task):
         return state.qpos[:, 0].abs() > self.reach
 
 
+# Sizes of Warp's memory, which spare the rollout that estimates them.
+WARP_MEMORY: dict[Any, dict[str, int]] = {
+    "HalfCheetah-v5": {"max_contacts": 16, "max_constraints": 48},
+    "Hopper-v5": {"max_contacts": 24, "max_constraints": 48},
+    "Humanoid-v5": {"max_contacts": 32, "max_constraints": 96},
+    "InvertedPendulum-v5": {"max_contacts": 8, "max_constraints": 16},
+    CartBall: {"max_contacts": 16, "max_constraints": 48},
+}
+
+
 class Actions:
-    """A reproducible stream of random actions, `scale` times as wide as the bounds."""
+    """A reproducible stream of random actions, uniform within `scale` times the bounds."""
 
     def __init__(self, env: BatchEnv, seed: int = 0, scale: float = 1.0):
         self._env, self._scale = env, scale
@@ -91,8 +103,8 @@ class Actions:
     def __call__(self) -> Tensor:
         env = self._env
         unit = torch.rand(env.num_envs, env.action_dim, generator=self._generator)
-        middle, half = (env.action_high + env.action_low) / 2, (env.action_high - env.action_low) / 2
-        return middle + (2 * unit - 1) * half * self._scale
+        center, half_range = (env.action_high + env.action_low) / 2, (env.action_high - env.action_low) / 2
+        return center + (2 * unit - 1) * half_range * self._scale
 
 
 def spy(task: Task, function: str) -> list[tuple[tuple[Any, ...], Any]]:
@@ -110,7 +122,7 @@ def spy(task: Task, function: str) -> list[tuple[tuple[Any, ...], Any]]:
 
 
 def same_bits(ours: Any, theirs: Any) -> bool:
-    """Whether two arrays are of one shape and dtype, and equal bit for bit."""
+    """Whether two arrays have the same shape, dtype and bits."""
     ours, theirs = np.ascontiguousarray(ours), np.ascontiguousarray(theirs)
     return ours.shape == theirs.shape and ours.dtype == theirs.dtype and ours.tobytes() == theirs.tobytes()
 
@@ -127,6 +139,19 @@ def is_finite(transition: TensorDictBase) -> bool:
 
 
 def qpos_qvel(env: BatchEnv) -> tuple[Tensor, Tensor]:
-    """The worlds' positions and velocities as they stand."""
-    fields = env.get_state()["fields"]
-    return fields["qpos"], fields["qvel"]
+    """Copies of the worlds' current positions and velocities."""
+    return env.state.qpos.clone(), env.state.qvel.clone()
+
+
+def overwrite(physics: Physics, field: str, value: Any, world: int | list[int], columns: Any = slice(None)) -> None:
+    """Overwrite ``qpos`` or ``qvel`` in the engine's own state, without its noticing."""
+    state = physics.get_state()
+    if isinstance(physics, CpuPhysics):
+        # The state vector begins with time, qpos and qvel, as in mj_getState.
+        nq, nv = physics.model.nq, physics.model.nv
+        part = state["integration"][:, 1 : 1 + nq] if field == "qpos" else state["integration"][:, 1 + nq :][:, :nv]
+    else:
+        part = state[field]
+    worlds = torch.as_tensor(world).reshape(-1, 1)
+    part[worlds, torch.arange(part.shape[1])[columns]] = torch.as_tensor(value, dtype=part.dtype)
+    physics.set_state(state)

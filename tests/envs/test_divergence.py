@@ -1,4 +1,4 @@
-"""A world that fails ends its episode, is counted, is reset and goes on; no number of it reaches a transition."""
+"""Failed worlds: truncated, counted and reset, without a non-finite number in a transition."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import mujoco
 import numpy as np
 import pytest
 import torch
-from env_helpers import Actions, CartBall, equal, is_finite, qpos_qvel, same_bits
+from env_helpers import Actions, CartBall, equal, is_finite, overwrite, qpos_qvel, same_bits
 from tensordict import TensorDictBase
 from torch import Tensor
 
@@ -22,13 +22,8 @@ BAD = 1  # the world that fails
 OTHERS = [0, 2]
 
 
-def poke(env: BatchEnv, field: str, value: float, world: int | list[int] = BAD) -> None:
-    """Write into the physics' own state, behind the environment's back."""
-    env.physics._batch.bind(field)[world] = value
-
-
-def assert_nothing_happened(transition: TensorDictBase, world: int = BAD) -> None:
-    """The transition says that the episode was cut where it stood."""
+def assert_failed(transition: TensorDictBase, world: int = BAD) -> None:
+    """Assert that a world was truncated with reward 0 and an unchanged observation."""
     row = transition[world]
     assert row["next", "truncated"].item()
     assert row["next", "done"].item()
@@ -37,8 +32,8 @@ def assert_nothing_happened(transition: TensorDictBase, world: int = BAD) -> Non
     assert torch.equal(row["next", "observation"], row["observation"])
 
 
-def assert_goes_on_as_mujoco(env: BatchEnv, world: int, steps: int = 15) -> None:
-    """From here the world equals a simulation that was started anew at its state: nothing is left of the failure."""
+def assert_continues_like_mujoco(env: BatchEnv, world: int, steps: int = 15) -> None:
+    """Assert that the world moves like a new simulation from its state: the failure left nothing behind."""
     model = env.physics.model
     data = mujoco.MjData(model)
     qpos, qvel = qpos_qvel(env)
@@ -61,23 +56,23 @@ TASKS: list[Any] = ["HalfCheetah-v5", "Humanoid-v5", CartBall]
 
 
 def make(task: Any, **options: Any) -> BatchEnv:
-    """Three worlds that do not end by themselves within a test."""
+    """Three worlds whose episodes do not end within a test."""
     far = {"CartBall": {"reach": 1e6}, "Humanoid-v5": {"terminate_when_unhealthy": False}}
     name = task if isinstance(task, str) else task.__name__
-    return envs.make(task, 3, seed=1, **far.get(name, {}) | options)
+    return envs.make(task, 3, seed=1, normalized_actions=False, **far.get(name, {}) | options)
 
 
 @pytest.mark.parametrize(("field", "value"), INJECTIONS)
 @pytest.mark.parametrize("task", TASKS)
-def test_a_diverged_world_is_cut_counted_and_reset(task: Any, field: str, value: float):
+def test_diverged_world_is_truncated_counted_and_reset(task: Any, field: str, value: float):
     env = make(task)
     draw = Actions(env)
     env.reset()
     for _ in range(10):
         env.step(draw())
-    poke(env, field, value)
+    overwrite(env.physics, field, value, BAD)
     transition, obs = env.step(draw())
-    assert_nothing_happened(transition)
+    assert_failed(transition)
     assert is_finite(transition)
     assert torch.isfinite(obs).all()
     assert not torch.equal(obs[BAD], transition["next", "observation"][BAD])
@@ -90,81 +85,81 @@ def test_a_diverged_world_is_cut_counted_and_reset(task: Any, field: str, value:
     qpos, qvel = qpos_qvel(env)
     scale = 0.1 if isinstance(env.task, CartBall) else env.task.reset_noise_scale
     assert (qpos[BAD] - env.task.qpos0).abs().max() <= scale
-    assert qvel[BAD].any()  # a start of the task's own, not the model's default state that MuJoCo falls back to
-    assert_goes_on_as_mujoco(env, BAD)
+    assert qvel[BAD].any()  # the task's own initial state, not the default state to which MuJoCo resets
+    assert_continues_like_mujoco(env, BAD)
     assert not env.failed.any()
     assert env.statistics()["unstable"] == 1
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_the_other_worlds_do_not_notice(task: Any):
-    env, sound = make(task), make(task)
+def test_other_worlds_are_unaffected(task: Any):
+    env, healthy = make(task), make(task)
     draw = Actions(env)
     env.reset()
-    sound.reset()
+    healthy.reset()
     for step in range(40):
         if step == 12:
-            poke(env, "qvel", math.nan)
+            overwrite(env.physics, "qvel", math.nan, BAD)
         action = draw()
-        (ours, obs), (theirs, their_obs) = env.step(action), sound.step(action)
+        (ours, obs), (theirs, their_obs) = env.step(action), healthy.step(action)
         assert equal(ours[OTHERS], theirs[OTHERS])
         assert torch.equal(obs[OTHERS], their_obs[OTHERS])
 
 
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("gap", [1, 2, 5])
-def test_every_divergence_of_a_world_is_noticed(task: Any, gap: int):
+def test_every_divergence_is_detected(task: Any, gap: int):
     env = make(task)
     draw = Actions(env)
     env.reset()
     for step in range(4 * gap):
         failing = step % gap == 0
         if failing:
-            poke(env, "qvel", 1e12 if step % 2 else math.nan)
+            overwrite(env.physics, "qvel", 1e12 if step % 2 else math.nan, BAD)
         transition, _ = env.step(draw())
         assert env.failed.tolist() == [False, failing, False], step
         if failing:
-            assert_nothing_happened(transition)
+            assert_failed(transition)
     with pytest.warns(UserWarning, match="diverged"):
         assert env.statistics()["unstable"] == 4
 
 
-def test_a_divergence_is_noticed_after_a_state_was_restored():
+def test_divergence_is_detected_after_set_state():
     env = make("HalfCheetah-v5")
     draw = Actions(env)
     env.reset()
     state = env.get_state()
     for _ in range(3):
-        poke(env, "qvel", math.nan)
+        overwrite(env.physics, "qvel", math.nan, BAD)
         assert env.step(draw())[0]["next", "truncated"][BAD]
         env.set_state(state)
         assert not env.step(draw())[0]["next", "done"].any()
 
 
-def test_all_worlds_may_diverge_at_once():
+def test_all_worlds_diverge_at_once():
     env = make("HalfCheetah-v5")
     env.reset()
-    poke(env, "qpos", math.nan, world=[0, 1, 2])
+    overwrite(env.physics, "qpos", math.nan, [0, 1, 2])
     transition, obs = env.step(Actions(env)())
     for world in range(3):
-        assert_nothing_happened(transition, world)
+        assert_failed(transition, world)
     assert torch.isfinite(obs).all()
     assert len(obs.unique(dim=0)) == 3
 
 
-def test_a_new_episode_after_a_failure_has_its_full_length():
+def test_episode_after_a_failure_has_full_length():
     env = make("HalfCheetah-v5", max_episode_steps=10)
     draw = Actions(env)
     env.reset()
     for step in range(1, 21):
         if step == 4:
-            poke(env, "qvel", math.nan)
+            overwrite(env.physics, "qvel", math.nan, BAD)
         done = env.step(draw())[0]["next", "done"].squeeze(-1)
         assert done[BAD] == (step in (4, 14))
         assert done[OTHERS].all() == (step in (10, 20))
 
 
-# Models that blow up by themselves
+# Models that diverge
 
 STIFF = """
 <mujoco>
@@ -178,7 +173,7 @@ STIFF = """
 
 
 class Stiff(Task):
-    """A spring so stiff that the integrator's error grows fortyfold a step, unless the mass starts at rest."""
+    """A spring so stiff that the integrator's error grows fortyfold per step."""
 
     mjcf = STIFF
     frame_skip = 2
@@ -194,26 +189,26 @@ class Stiff(Task):
         return -next_state.qpos[:, 0].abs()
 
 
-@pytest.mark.parametrize("fresh", [True, False])
-def test_a_model_that_blows_up_is_restarted_again_and_again(fresh: bool, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(Stiff, "fresh", fresh)
+@pytest.mark.parametrize("recompute", [True, False])
+def test_model_that_diverges_is_restarted_every_time(recompute: bool, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Stiff, "recompute_derived", recompute)
     env = envs.make(Stiff, 4, seed=0)
     obs = env.reset()
     length, failures = torch.zeros(4), torch.zeros(4)
     for _ in range(60):
-        transition, following = env.step(torch.zeros(4, 1))
+        transition, next_obs = env.step(torch.zeros(4, 1))
         assert is_finite(transition)
         assert torch.equal(transition["observation"], obs)
-        # MuJoCo's own limit, beyond which it calls a position or velocity bad.
+        # MuJoCo's limit for positions and velocities.
         assert (transition["next", "observation"].abs() <= mujoco.mjMAXVAL).all()
         length += 1
         for world in env.failed.nonzero().flatten().tolist():
-            assert_nothing_happened(transition, world)
-            assert 0.01 <= following[world, 0] <= 0.1
+            assert_failed(transition, world)
+            assert 0.01 <= next_obs[world, 0] <= 0.1
         failures += env.failed
         length[env.failed] = 0
-        assert (length < 10).all(), "a world that diverged was left at MuJoCo's default state"
-        obs = following
+        assert (length < 10).all(), "a diverged world was left at the default state, where it is at rest"
+        obs = next_obs
     assert (failures >= 6).all()
     with pytest.warns(UserWarning, match="Stiff"):
         totals = env.statistics()
@@ -236,40 +231,40 @@ LITTLE_MEMORY = f"""
 
 
 class LittleMemory(Stiff):
-    """A model that has memory for its boxes in the air, but not on the floor: there MuJoCo raises an error."""
+    """A model with enough memory for boxes in the air; MuJoCo raises when they lie on the floor."""
 
     mjcf = LITTLE_MEMORY
 
 
 @pytest.mark.parametrize("fields", [("qpos", "qvel"), ("qpos", "qvel", "cfrc_ext"), ("qpos", "qvel", "cacc")])
-@pytest.mark.parametrize("fresh", [True, False])
-def test_a_world_in_which_mujoco_raises_is_cut_and_reset(
-    fresh: bool, fields: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("recompute", [True, False])
+def test_world_in_which_mujoco_raises_is_truncated_and_reset(
+    recompute: bool, fields: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(LittleMemory, "fresh", fresh)
+    monkeypatch.setattr(LittleMemory, "recompute_derived", recompute)
     monkeypatch.setattr(LittleMemory, "fields", fields)
-    env, sound = (envs.make(LittleMemory, 3, seed=0) for _ in range(2))
+    env, healthy = (envs.make(LittleMemory, 3, seed=0) for _ in range(2))
     env.reset()
-    sound.reset()
+    healthy.reset()
     draw = Actions(env)
     for step in range(8):
         if step in (2, 3, 6):
             boxes = np.arange(8) * 7 + 1
-            env.physics._batch.bind("qpos")[BAD, boxes + 2] = 0.05
-            env.physics._batch.bind("qpos")[BAD, boxes] = boxes
+            overwrite(env.physics, "qpos", 0.05, BAD, boxes + 2)
+            overwrite(env.physics, "qpos", boxes, BAD, boxes)
         action = draw()
-        (ours, _), (theirs, _) = env.step(action), sound.step(action)
+        (ours, _), (theirs, _) = env.step(action), healthy.step(action)
         assert is_finite(ours)
         assert env.failed.tolist() == [False, step in (2, 3, 6), False]
         if step in (2, 3, 6):
-            assert_nothing_happened(ours)
+            assert_failed(ours)
         assert equal(ours[OTHERS], theirs[OTHERS])
     with pytest.warns(UserWarning, match="LittleMemory"):
         assert env.statistics()["unstable"] == 3
 
 
 class BoxesDown(LittleMemory):
-    """One start in four has the boxes on the floor, once armed: the check at construction passes."""
+    """Once armed (after the check at construction), one initial state in four has the boxes on the floor."""
 
     max_episode_steps = 2
     armed = False
@@ -284,7 +279,7 @@ class BoxesDown(LittleMemory):
         return qpos, qvel
 
 
-def test_a_start_in_which_mujoco_raises_does_not_stop_the_others():
+def test_initial_state_in_which_mujoco_raises_is_replaced():
     env = envs.make(BoxesDown, 8, seed=0)
     env.task.armed = True
     obs, draw = env.reset(), Actions(env)
@@ -292,7 +287,7 @@ def test_a_start_in_which_mujoco_raises_does_not_stop_the_others():
         assert torch.isfinite(obs).all()
         transition, obs = env.step(draw())
         assert is_finite(transition)
-        assert not env.failed.any()  # the starts were replaced
+        assert not env.failed.any()  # initial states were replaced
     with pytest.warns(UserWarning, match="BoxesDown"):
         assert env.statistics()["unstable"] > 0
 
@@ -302,7 +297,7 @@ def test_a_start_in_which_mujoco_raises_does_not_stop_the_others():
 
 @dataclass
 class Fussy(CartBall):
-    """A task whose function gives a number that is none where the cart is far to the right."""
+    """A task with a non-finite observation, reward or term when the cart is far to the right."""
 
     spoil: str = "observation"
     value: float = math.nan
@@ -310,13 +305,13 @@ class Fussy(CartBall):
     far: ClassVar[float] = 0.3
 
     def observation(self, state: State) -> Tensor:
-        spoilt = (state.qpos[:, :1] > self.far) & (self.spoil == "observation")
-        return torch.where(spoilt, self.value, state.qpos)
+        spoiled = (state.qpos[:, :1] > self.far) & (self.spoil == "observation")
+        return torch.where(spoiled, self.value, state.qpos)
 
     def reward(self, state: State, action: Tensor, next_state: State) -> tuple[Tensor, dict[str, Tensor]]:
         far, reward = next_state.qpos[:, 0] > self.far, next_state.xpos[:, 1, 0]
-        spoilt = torch.where(far, self.value, reward)
-        return spoilt if self.spoil == "reward" else reward, {"x": spoilt if self.spoil != "observation" else reward}
+        spoiled = torch.where(far, self.value, reward)
+        return spoiled if self.spoil == "reward" else reward, {"x": spoiled if self.spoil != "observation" else reward}
 
 
 def push_one_world(env: BatchEnv) -> Tensor:
@@ -328,14 +323,14 @@ def push_one_world(env: BatchEnv) -> Tensor:
 @pytest.mark.parametrize("reach", [1.0, Fussy.far])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e300])
 @pytest.mark.parametrize("function", ["observation", "reward"])
-def test_a_function_that_is_not_finite_in_one_world_cuts_that_world(function: str, value: float, reach: float):
-    """1e300 is finite in float64 and infinite in the transition's float32; `reach` has the world terminate as well."""
-    env, sound = envs.make(Fussy, 3, spoil=function, value=value, reach=reach), envs.make(Fussy, 3, spoil="nothing")
+def test_nonfinite_function_truncates_the_world(function: str, value: float, reach: float):
+    """1e300 is finite in float64 and infinite in float32. With a small `reach` the world would also terminate."""
+    env, healthy = envs.make(Fussy, 3, spoil=function, value=value, reach=reach), envs.make(Fussy, 3, spoil="nothing")
     env.reset()
-    sound.reset()
+    healthy.reset()
     failures = 0
     for _ in range(25):
-        (ours, obs), (theirs, _) = env.step(push_one_world(env)), sound.step(push_one_world(env))
+        (ours, obs), (theirs, _) = env.step(push_one_world(env)), healthy.step(push_one_world(env))
         assert is_finite(ours)
         assert torch.isfinite(obs).all()
         assert equal(ours[OTHERS], theirs[OTHERS])
@@ -343,7 +338,7 @@ def test_a_function_that_is_not_finite_in_one_world_cuts_that_world(function: st
         assert env.failed.tolist() == [False, bool(ours["next", "done"][BAD]), False]
         if env.failed[BAD]:
             failures += 1
-            assert_nothing_happened(ours)
+            assert_failed(ours)
             assert abs(float(obs[BAD, 0])) <= 0.02
     assert failures >= 1
     with pytest.warns(UserWarning, match="Fussy.*not finite"):
@@ -352,8 +347,8 @@ def test_a_function_that_is_not_finite_in_one_world_cuts_that_world(function: st
     assert all(math.isfinite(total) for total in totals.values())
 
 
-def test_a_term_that_is_not_finite_does_not_spoil_the_totals_for_good():
-    """A total that is once NaN is NaN to the end of the run."""
+def test_nonfinite_term_is_not_added_to_the_totals():
+    """A total that is NaN once would stay NaN."""
     env = envs.make(Fussy, 3, spoil="term")
     env.reset()
     for _ in range(25):
@@ -363,23 +358,23 @@ def test_a_term_that_is_not_finite_does_not_spoil_the_totals_for_good():
         assert all(math.isfinite(total) for total in env.statistics().values())
 
 
-def test_each_kind_of_failure_is_told_once_and_names_the_task():
+def test_each_kind_of_failure_warns_once_and_names_the_task():
     env = envs.make(Fussy, 3)
     env.reset()
     draw = Actions(env)
     assert no_warnings(env)
     for _ in range(25):
         env.step(push_one_world(env))
-    with pytest.warns(UserWarning, match="Fussy") as told:
+    with pytest.warns(UserWarning, match="Fussy") as warned:
         env.statistics()
-    assert len(told) == 1
+    assert len(warned) == 1
     assert no_warnings(env)
     for _ in range(2):
-        poke(env, "qvel", math.nan)
+        overwrite(env.physics, "qvel", math.nan, BAD)
         env.step(draw())
-    with pytest.warns(UserWarning, match="Fussy.*diverged") as told:
+    with pytest.warns(UserWarning, match="Fussy.*diverged") as warned:
         env.statistics()
-    assert len(told) == 1
+    assert len(warned) == 1
     assert no_warnings(env)
 
 
@@ -392,7 +387,7 @@ def no_warnings(env: BatchEnv) -> bool:
 
 @dataclass
 class BadStarts(CartBall):
-    """One start in eight is NaN (`what`: the state, or only what is observed of it)."""
+    """Some initial states are NaN (`what`: the state, or only its observation)."""
 
     what: str = "state"
 
@@ -403,14 +398,14 @@ class BadStarts(CartBall):
         return qpos, qvel
 
     def observation(self, state: State) -> Tensor:
-        spoilt = (state.qpos[:, :1].abs() > 0.07) & (self.what == "observation") & hasattr(self, "armed")
-        return torch.where(spoilt, math.nan, state.qpos)
+        spoiled = (state.qpos[:, :1].abs() > 0.07) & (self.what == "observation") & hasattr(self, "armed")
+        return torch.where(spoiled, math.nan, state.qpos)
 
 
 @pytest.mark.parametrize("what", ["state", "observation"])
-def test_a_start_that_is_not_finite_is_counted_and_never_handed_out(what: str):
+def test_nonfinite_initial_state_is_counted_and_replaced(what: str):
     env = envs.make(BadStarts, 16, what=what, max_episode_steps=3)
-    env.task.armed = True  # from now on: the check at construction has passed
+    env.task.armed = True  # after the check at construction
     draw = Actions(env)
     obs = env.reset()
     for _ in range(20):
@@ -423,7 +418,7 @@ def test_a_start_that_is_not_finite_is_counted_and_never_handed_out(what: str):
 
 
 class Boxes(Task):
-    """Eight boxes that lie on the floor, in a memory that holds few of their contacts."""
+    """Eight boxes on the floor, with memory for few of their contacts."""
 
     mjcf = """
     <mujoco>
@@ -447,13 +442,13 @@ class Boxes(Task):
         return next_state.qpos[:, 0]
 
 
-def test_contacts_that_do_not_fit_are_counted_and_told(monkeypatch: pytest.MonkeyPatch):
+def test_contacts_that_do_not_fit_are_counted_and_warned_about(monkeypatch: pytest.MonkeyPatch):
     env = envs.make(Boxes, 2)
     env.reset()
     with pytest.warns(UserWarning, match="Boxes.*did not fit.*size memory"):
-        assert env.statistics()["overflowed"] == 2  # in the first states
+        assert env.statistics()["overflowed"] == 2  # in the initial states
     for _ in range(5):
         env.step(torch.zeros(2, env.action_dim))
-    # The advice, which is on the device, is not looked at again.
-    monkeypatch.setattr(type(env.physics), "overflow_advice", property(lambda self: pytest.fail("looked at again")))
+    # Reading the advice may synchronize: it happens once.
+    monkeypatch.setattr(type(env.physics), "overflow_advice", property(lambda self: pytest.fail("read again")))
     assert env.statistics()["overflowed"] == 12

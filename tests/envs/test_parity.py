@@ -1,4 +1,4 @@
-"""The built-in tasks are Gymnasium's v5 environments, bit for bit."""
+"""The built-in tasks equal Gymnasium's v5 environments bit for bit."""
 
 from __future__ import annotations
 
@@ -25,14 +25,19 @@ def gymnasium_env(name: str, **options: Any) -> gymnasium.Env:
     return gymnasium.make(name, disable_env_checker=True, **options).unwrapped
 
 
+def make(name: str, num_envs: int, **options: Any) -> BatchEnv:
+    """An environment whose actions are controls, as Gymnasium's are."""
+    return envs.make(name, num_envs, normalized_actions=False, **options)
+
+
 def put(reference: gymnasium.Env, qpos: torch.Tensor, qvel: torch.Tensor) -> None:
-    """Start an episode of the reference at a given state, as its own `reset` does at one of its choice."""
+    """Start an episode of the reference at a given state, as its `reset` does at a random one."""
     mujoco.mj_resetData(reference.model, reference.data)
     reference.set_state(qpos.numpy().copy(), qvel.numpy().copy())
 
 
 def assert_parity(env: BatchEnv, references: list[gymnasium.Env], steps: int, scale: float = 1.2) -> Counter[str]:
-    """Step both from the same states with the same actions, compare everything; count what happened on the way."""
+    """Step both from the same states with the same actions and compare everything; return counts of events."""
     happened: Counter[str] = Counter()
     observations, rewards = spy(env.task, "observation"), spy(env.task, "reward")
     draw = Actions(env, seed=1, scale=scale)
@@ -50,23 +55,23 @@ def assert_parity(env: BatchEnv, references: list[gymnasium.Env], steps: int, sc
         for world, reference in enumerate(references):
             where = f"world {world}, step {step}"
             theirs, their_reward, their_terminated, _, info = reference.step(action[world].numpy())
-            following = transition["next"][world]
+            successor = transition["next"][world]
             assert same_bits(state.qpos[world], reference.data.qpos), where
             assert same_bits(state.qvel[world], reference.data.qvel), where
             assert same_bits(observation[world], theirs), where
-            assert same_bits(following["observation"], theirs.astype(np.float32)), where
+            assert same_bits(successor["observation"], theirs.astype(np.float32)), where
             assert same_bits(transition["observation"][world], before[world]), where
             assert float(reward[world]) == float(their_reward), where
-            assert following["reward"].item() == float(np.float32(their_reward)), where
+            assert successor["reward"].item() == float(np.float32(their_reward)), where
             assert {key for key in info if key.startswith("reward")} == set(terms), where
             for key, term in terms.items():
                 assert float(term[world]) == float(info[key]), (where, key)
-            assert following["terminated"].item() == their_terminated, where
+            assert successor["terminated"].item() == their_terminated, where
             happened["contacts"] += reference.data.ncon > 0
             happened["terminated"] += bool(their_terminated)
-            happened["truncated"] += bool(following["truncated"])
+            happened["truncated"] += bool(successor["truncated"])
             happened["unhealthy"] += info.get("reward_survive", 1) == 0
-            if following["done"]:
+            if successor["done"]:
                 put(reference, qpos[world], qvel[world])
                 assert same_bits(observations[-1][1][world], reference._get_obs()), where
                 assert same_bits(obs[world], reference._get_obs().astype(np.float32)), where
@@ -82,8 +87,8 @@ def assert_parity(env: BatchEnv, references: list[gymnasium.Env], steps: int, sc
         ("InvertedPendulum-v5", 1000, {"terminated"}),
     ],
 )
-def test_every_step_equals_gymnasiums(name: str, limit: int, must_happen: set[str]):
-    env = envs.make(name, WORLDS, seed=3, max_episode_steps=limit)
+def test_steps_equal_gymnasium(name: str, limit: int, must_happen: set[str]):
+    env = make(name, WORLDS, seed=3, max_episode_steps=limit)
     happened = assert_parity(env, [gymnasium_env(name) for _ in range(WORLDS)], steps=400)
     assert not {event for event in must_happen if happened[event] < 2}, happened
     assert env.statistics()["unstable"] == 0
@@ -141,13 +146,13 @@ OPTIONS = [
 
 
 @pytest.mark.parametrize(("name", "options", "must_happen"), OPTIONS)
-def test_every_step_equals_gymnasiums_with_other_options(name: str, options: dict[str, Any], must_happen: str):
-    env = envs.make(name, 2, seed=5, max_episode_steps=150, **options)
+def test_steps_equal_gymnasium_with_other_options(name: str, options: dict[str, Any], must_happen: str):
+    env = make(name, 2, seed=5, max_episode_steps=150, **options)
     happened = assert_parity(env, [gymnasium_env(name, **options) for _ in range(2)], steps=160)
     assert happened[must_happen] > 0, happened
 
 
-def test_hopper_velocities_are_clamped_as_gymnasiums():
+def test_hopper_velocities_are_clamped():
     env = envs.make("Hopper-v5", 2, seed=0, terminate_when_unhealthy=False)
     observations = spy(env.task, "observation")
     env.reset()
@@ -162,7 +167,7 @@ def test_hopper_velocities_are_clamped_as_gymnasiums():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_options_and_defaults_are_gymnasiums(name: str):
+def test_options_and_defaults_equal_gymnasium(name: str):
     ours = {field.name: field.default for field in dataclasses.fields(envs.find_task(name))}
     signature = inspect.signature(type(gymnasium_env(name)).__init__).parameters.values()
     theirs = {
@@ -174,8 +179,8 @@ def test_options_and_defaults_are_gymnasiums(name: str):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_sizes_and_action_bounds_are_gymnasiums(name: str):
-    env, reference = envs.make(name, 1), gymnasium_env(name)
+def test_sizes_and_action_bounds_equal_gymnasium(name: str):
+    env, reference = make(name, 1), gymnasium_env(name)
     assert env.observation_dim == reference.observation_space.shape[0]
     assert env.action_dim == reference.action_space.shape[0]
     assert same_bits(env.action_low, reference.action_space.low)

@@ -1,4 +1,4 @@
-"""One contract, two engines. Warp runs on its CPU device here: the same kernels as on a GPU, without graphs."""
+"""The Physics contract on both engines. Warp runs on the CPU here: the same kernels as on a GPU, without graphs."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ import mujoco
 import numpy as np
 import pytest
 import torch
-from env_helpers import MODEL
+from env_helpers import MODEL, overwrite
 from torch import Tensor
 
-from envs.physics import Physics
+from envs.physics import Physics, warp_model
 from envs.physics.cpu import CpuPhysics
 from envs.physics.warp import WarpPhysics
+from envs.physics.warp_graph import WarpGraph
 from envs.physics.warp_memory import ccd_workspace_bytes, estimate_capacity, num_bytes
+from saltus.errors import SaltusError
 
 ENGINES = ["cpu", "warp"]
 FIELDS = ("qpos", "qvel", "xpos", "xmat", "sensordata", "cfrc_ext", "time")
@@ -30,25 +32,24 @@ both_engines = pytest.mark.parametrize("engine", ENGINES)
 
 
 def make(
-    engine: str, fields: tuple[str, ...] = FIELDS, fresh: bool = False, xml: str = MODEL, **options: Any
+    engine: str, fields: tuple[str, ...] = FIELDS, recompute_derived: bool = False, xml: str = MODEL, **options: Any
 ) -> Physics:
     model = mujoco.MjModel.from_xml_string(xml)
     if engine == "cpu":
-        return CpuPhysics(model, WORLDS, fields, fresh, **options)
-    return WarpPhysics(
-        model, WORLDS, fields, fresh, device="cpu", **{"max_contacts": 16, "max_constraints": 48, **options}
-    )
+        return CpuPhysics(model, WORLDS, fields, recompute_derived, **options)
+    options = {"max_contacts": 16, "max_constraints": 48, **options}
+    return WarpPhysics(model, WORLDS, fields, recompute_derived, device="cpu", **options)
 
 
 def starts(physics: Physics, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """First states, off the model's own, with the ball just above the floor."""
+    """Initial states near the default one, with the ball just above the floor."""
     generator = torch.Generator().manual_seed(seed)
     model = physics.model
     qpos = torch.as_tensor(model.qpos0).repeat(WORLDS, 1)
     qpos[:, :2] += 0.2 * torch.rand(WORLDS, 2, generator=generator, dtype=torch.float64)
     qpos[:, 4] = 0.12
     qvel = 0.2 * torch.rand(WORLDS, model.nv, generator=generator, dtype=torch.float64) - 0.1
-    # Numbers that both precisions have.
+    # Values that both precisions represent exactly.
     return qpos.float().to(physics.dtype), qvel.float().to(physics.dtype)
 
 
@@ -69,7 +70,7 @@ def stepped(physics: Physics, count: int, first: int = 0) -> dict[str, Tensor]:
 
 
 def by_mujoco(physics: Physics, world: int, count: int, model: mujoco.MjModel | None = None) -> mujoco.MjData:
-    """The world's motion, step by step, as MuJoCo itself has it."""
+    """One world simulated by mj_step."""
     model = model or physics.model
     data = mujoco.MjData(model)
     qpos, qvel = starts(physics)
@@ -94,7 +95,7 @@ def same(left: dict[str, Tensor], right: dict[str, Tensor], worlds: Any = slice(
 
 
 @both_engines
-def test_fields_have_mujocos_shapes_and_belong_to_the_caller(engine: str):
+def test_fields_have_mujocos_shapes_and_are_copies(engine: str):
     physics = started(engine)
     fields, data = stepped(physics, 2), mujoco.MjData(physics.model)
     assert tuple(fields) == FIELDS
@@ -109,31 +110,50 @@ def test_fields_have_mujocos_shapes_and_belong_to_the_caller(engine: str):
     assert not physics.unstable().any()
     taken = physics.read()
     stepped(physics, 2)
-    assert same(taken, kept), "a later step changed what had been read"
+    assert same(taken, kept), "a later step changed tensors that had been read"
 
 
 @both_engines
-def test_a_step_is_mujocos(engine: str):
+def test_read_copies_into_given_tensors(engine: str):
+    physics = started(engine)
+    out = physics.read()
+    addresses = [values.data_ptr() for values in out.values()]
+    stepped(physics, 2)
+    assert physics.read(out=out) is out
+    assert same(out, physics.read())
+    assert [values.data_ptr() for values in out.values()] == addresses
+    kept = {name: values.clone() for name, values in out.items()}
+    stepped(physics, 2, first=2)
+    assert same(out, kept), "a later step changed tensors that had been read"
+    for values in out.values():
+        values.fill_(7)
+    assert not any((values == 7).any() for values in physics.read().values()), "the engine handed out its own arrays"
+    part = {"qpos": torch.empty_like(out["qpos"])}
+    assert same(physics.read(out=part), {"qpos": physics.read()["qpos"]})
+
+
+@both_engines
+def test_step_equals_mj_step(engine: str):
     physics = started(engine)
     fields = stepped(physics, 5)
     for world in range(WORLDS):
         data = by_mujoco(physics, world, 5)
-        assert data.ncon, "the ball is to touch the floor"
+        assert data.ncon, "the ball does not touch the floor"
         mujoco.mj_rnePostConstraint(physics.model, data)
         for name in FIELDS:
-            # A contact's forces, and what accelerometers feel of them, are a difference of large numbers.
+            # Contact forces and accelerometers are differences of large numbers.
             loose = 20 if name in ("cfrc_ext", "sensordata") else 1
             assert_near(fields[name][world], getattr(data, name), loose * TOLERANCE[engine], name)
 
 
 @both_engines
 @pytest.mark.parametrize("fields", [("qpos", "qvel", "xpos", "sensordata"), FIELDS], ids=["plain", "contact forces"])
-def test_fresh_fields_are_those_of_the_state_after_the_step(engine: str, fields: tuple[str, ...]):
-    fresh, stale = started(engine, fields=fields, fresh=True), started(engine, fields=fields)
-    new, old = stepped(fresh, 4), stepped(stale, 4)
+def test_recomputed_fields_describe_the_state_after_the_step(engine: str, fields: tuple[str, ...]):
+    recomputing, lagging = started(engine, fields=fields, recompute_derived=True), started(engine, fields=fields)
+    new, old = stepped(recomputing, 4), stepped(lagging, 4)
     for name in ("qpos", "qvel"):
-        assert torch.equal(new[name], old[name]), "freshness changed the motion"
-    model, data = fresh.model, mujoco.MjData(fresh.model)
+        assert torch.equal(new[name], old[name]), "recomputing changed the motion"
+    model, data = recomputing.model, mujoco.MjData(recomputing.model)
     for world in range(WORLDS):
         data.qpos[:], data.qvel[:] = new["qpos"][world], new["qvel"][world]
         mujoco.mj_forward(model, data)
@@ -145,7 +165,7 @@ def test_fresh_fields_are_those_of_the_state_after_the_step(engine: str, fields:
 
 
 @both_engines
-def test_a_reset_is_seen_and_felt_where_the_mask_holds_and_nowhere_else(engine: str):
+def test_reset_affects_masked_worlds_only(engine: str):
     physics, undisturbed = started(engine), started(engine)
     before = stepped(physics, 4)
     stepped(undisturbed, 4)
@@ -161,12 +181,12 @@ def test_a_reset_is_seen_and_felt_where_the_mask_holds_and_nowhere_else(engine: 
     data = mujoco.MjData(physics.model)
     data.qpos[:], data.qvel[:] = qpos[1], qvel[1]
     mujoco.mj_forward(physics.model, data)
-    assert_near(after["xpos"][1], data.xpos, 1e-6, "xpos at once")
+    assert_near(after["xpos"][1], data.xpos, 1e-6, "xpos after reset")
     assert same(stepped(physics, 3, first=4), stepped(undisturbed, 3, first=4), ~mask)
 
 
 @both_engines
-def test_nothing_of_an_earlier_episode_is_left_in_a_new_one(engine: str):
+def test_reset_leaves_nothing_of_the_earlier_episode(engine: str):
     physics, new = started(engine), make(engine)
     stepped(physics, 7)
     everywhere = torch.ones(WORLDS, dtype=torch.bool)
@@ -177,28 +197,25 @@ def test_nothing_of_an_earlier_episode_is_left_in_a_new_one(engine: str):
 
 @both_engines
 @pytest.mark.parametrize(("field", "value"), [("qpos", np.nan), ("qvel", np.nan), ("qvel", 1e12), ("qpos", -np.inf)])
-def test_a_diverged_world_is_named_and_mended_and_the_others_do_not_notice(engine: str, field: str, value: float):
-    physics, sound = started(engine), started(engine)
+def test_diverged_world_is_reported_and_reset_and_others_are_unaffected(engine: str, field: str, value: float):
+    physics, healthy = started(engine), started(engine)
     stepped(physics, 2)
-    stepped(sound, 2)
-    if engine == "cpu":
-        physics._batch.bind(field)[1] = value
-    else:
-        physics._state[field][1] = value
+    stepped(healthy, 2)
+    overwrite(physics, field, value, world=1)
     others = torch.tensor([True, False, True, True])
-    found, expected = stepped(physics, 1, first=2), stepped(sound, 1, first=2)
+    found, expected = stepped(physics, 1, first=2), stepped(healthy, 1, first=2)
     assert physics.unstable().tolist() == (~others).tolist()
     assert same(found, expected, others)
     qpos, qvel = starts(physics, seed=3)
-    for one in (physics, sound):
+    for one in (physics, healthy):
         one.reset(~others, qpos, qvel)
     assert not physics.unstable().any()
-    assert same(stepped(physics, 3, first=3), stepped(sound, 3, first=3)), "something of the failure is left"
+    assert same(stepped(physics, 3, first=3), stepped(healthy, 3, first=3)), "the failure left something behind"
     assert not physics.unstable().any()
 
 
 @both_engines
-def test_a_first_state_that_is_no_state_is_named(engine: str):
+def test_nonfinite_initial_state_is_reported(engine: str):
     physics = make(engine)
     qpos, qvel = starts(physics)
     qvel[2, 0] = np.nan
@@ -207,7 +224,7 @@ def test_a_first_state_that_is_no_state_is_named(engine: str):
 
 
 @both_engines
-def test_a_state_continues_bit_for_bit(engine: str):
+def test_state_continues_bit_for_bit(engine: str):
     physics, other = started(engine), make(engine)
     stepped(physics, 4)
     state = physics.get_state()
@@ -216,11 +233,11 @@ def test_a_state_continues_bit_for_bit(engine: str):
     other.set_state(state)
     assert same(stepped(other, 3, first=4), expected)
     physics.set_state(state)
-    assert same(stepped(physics, 3, first=4), expected), "the state changed when the simulation went on"
+    assert same(stepped(physics, 3, first=4), expected), "later steps changed the state"
 
 
 @both_engines
-def test_mj_data_is_the_world_with_everything_computed(engine: str):
+def test_mj_data_is_one_world_after_mj_forward(engine: str):
     physics = started(engine)
     fields = stepped(physics, 3)
     data = physics.mj_data(2)
@@ -233,7 +250,7 @@ def test_mj_data_is_the_world_with_everything_computed(engine: str):
 
 
 @both_engines
-def test_worlds_of_models_of_their_own_move_as_those(engine: str):
+def test_worlds_with_their_own_model_fields_move_like_single_models(engine: str):
     mass = torch.as_tensor(mujoco.MjModel.from_xml_string(MODEL).body_mass).repeat(WORLDS, 1)
     mass[:, 2] *= torch.tensor([1.0, 2.0, 3.0, 4.0])
     physics = started(engine, model_fields={"body_mass": mass})
@@ -242,9 +259,11 @@ def test_worlds_of_models_of_their_own_move_as_those(engine: str):
         model = copy.copy(physics.model)
         model.body_mass[:] = mass[world]
         mujoco.mj_setConst(model, mujoco.MjData(model))
+        for name in ("body_mass", "body_subtreemass", "dof_invweight0"):
+            assert_near(torch.as_tensor(getattr(physics.world_model(world), name)), getattr(model, name), 1e-6, name)
         data = by_mujoco(physics, world, 5, model)
         assert_near(fields["qpos"][world], data.qpos, TOLERANCE[engine], "qpos")
-        # Rendering shows the world with its own model, at rest as well as in motion.
+        # mj_data uses the world's own model.
         shown = mujoco.MjData(model)
         shown.qpos[:], shown.qvel[:], shown.ctrl[:] = fields["qpos"][world], fields["qvel"][world], controls(4)[world]
         mujoco.mj_forward(model, shown)
@@ -252,7 +271,7 @@ def test_worlds_of_models_of_their_own_move_as_those(engine: str):
     assert (fields["qvel"][0] - fields["qvel"][3]).abs().max() > 0.01
 
 
-# Spheres that lie on a floor: a contact each.
+# Spheres on a floor, with one contact each.
 HEAP = (
     "<mujoco>{size}<worldbody><geom type='plane' size='5 5 .1'/>"
     + "".join(f"<body pos='{x} 0 .1'><freejoint/><geom size='.1' mass='1'/></body>" for x in (0, 0.5, 1, 1.5, 2, 2.5))
@@ -267,14 +286,14 @@ OVERFLOWS = [
 
 
 @pytest.mark.parametrize(("engine", "size", "options", "advice"), OVERFLOWS)
-def test_what_did_not_fit_is_noticed_and_the_way_out_named(engine: str, size: str, options: dict, advice: str):
+def test_overflow_is_reported_with_advice(engine: str, size: str, options: dict, advice: str):
     small = make(engine, fields=("qpos",), xml=HEAP.format(size=size), **options)
     ample = make(
         engine, fields=("qpos",), xml=HEAP.format(size=""), **({} if engine == "cpu" else {"max_constraints": 99})
     )
     qpos, qvel = (torch.as_tensor(value).expand(WORLDS, -1) for value in (small.model.qpos0, np.zeros(small.model.nv)))
     pressed = qpos.clone()
-    pressed[:, 2:-1:7] -= 0.01  # a little into the floor
+    pressed[:, 2:-1:7] -= 0.01  # slightly into the floor
     everywhere = torch.ones(WORLDS, dtype=torch.bool)
     for do in (
         lambda physics: physics.reset(everywhere, pressed.to(physics.dtype), qvel.to(physics.dtype)),
@@ -282,7 +301,7 @@ def test_what_did_not_fit_is_noticed_and_the_way_out_named(engine: str, size: st
     ):
         for physics in (small, ample):
             do(physics)
-        # Warp's memory for contacts is common to all worlds: where it is full, any may have lost some.
+        # Worlds share Warp's memory for contacts: if it is full, any world may have lost contacts.
         assert small.overflowed().all() if "contacts" in advice else small.overflowed().any()
         assert advice in small.overflow_advice
         assert not ample.overflowed().any()
@@ -292,51 +311,53 @@ def test_what_did_not_fit_is_noticed_and_the_way_out_named(engine: str, size: st
 
 
 @both_engines
-def test_a_field_that_cannot_be_read_is_answered_with_those_that_can(engine: str):
-    with pytest.raises(ValueError, match=r"not readable fields of MjData.*: xpostion; there are .*xpos, xquat"):
+def test_unreadable_field_lists_readable_ones(engine: str):
+    with pytest.raises(SaltusError, match=r"not readable fields of MjData.*: xpostion; readable are .*xpos, xquat"):
         make(engine, fields=("qpos", "xpostion"))
 
 
-# What only Warp has.
+# Warp only
 
 
-def quiet(work: Callable[[], Any]) -> Any:
+def without_warnings(call: Callable[[], Any]) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        return work()
+        return call()
 
 
-def test_pgs_becomes_newton_with_one_warning_that_says_so():
+def test_pgs_becomes_newton_with_one_warning():
     xml = MODEL.replace('timestep="0.005"', 'timestep="0.005" solver="PGS"')
     with pytest.warns(
         UserWarning, match=r"PGS solver, which Warp does not have: Newton's is used.*solver newton"
-    ) as said:
+    ) as caught:
         physics = make("warp", xml=xml)
-    assert len([one for one in said if "PGS" in str(one.message)]) == 1
+    assert len([one for one in caught if "PGS" in str(one.message)]) == 1
     assert physics.model.opt.solver == mujoco.mjtSolver.mjSOL_NEWTON
-    quiet(lambda: make("warp"))
+    without_warnings(lambda: make("warp"))
 
 
-def test_a_model_that_warp_cannot_simulate_is_refused_with_the_reason_and_the_way_out():
+def test_model_that_warp_cannot_simulate_is_refused_with_the_reason():
     xml = MODEL.replace('timestep="0.005"', 'timestep="0.005" jacobian="dense"')
     many = "".join("<body><joint type='slide' axis='1 0 0'/><geom size='.1' mass='1'/></body>" for _ in range(70))
     xml = xml.replace("</worldbody>", many + "</worldbody>")
-    with pytest.raises(ValueError, match=r"Warp cannot simulate this model: Dense is unsupported.*physics cpu"):
+    with pytest.raises(SaltusError, match=r"Warp cannot simulate this model: Dense is unsupported.*physics cpu"):
         make("warp", xml=xml)
 
 
 def test_sleeping_is_refused():
     xml = MODEL.replace('<option timestep="0.005"/>', '<option timestep="0.005"><flag sleep="enable"/></option>')
-    with pytest.raises(ValueError, match=r"the model enables sleeping.*leave out.*physics cpu"):
+    with pytest.raises(SaltusError, match=r"the model enables sleeping.*remove.*physics cpu"):
         make("warp", xml=xml)
 
 
-def test_a_model_field_that_cannot_differ_is_named():
-    with pytest.raises(ValueError, match=r"cannot differ between worlds in Warp: opt.*body_mass"):
+def test_model_field_that_cannot_differ_between_worlds_is_named():
+    with pytest.raises(SaltusError, match=r"cannot differ between worlds in Warp: opt.*body_mass"):
         make("warp", model_fields={"opt": torch.zeros(WORLDS)})
 
 
-def test_more_worlds_than_the_memory_holds_are_refused_before_they_are_made(monkeypatch: pytest.MonkeyPatch):
+def test_worlds_that_exceed_memory_are_refused_before_allocation(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
     from envs.physics import warp as module
 
     made = []
@@ -345,33 +366,32 @@ def test_more_worlds_than_the_memory_holds_are_refused_before_they_are_made(monk
     monkeypatch.setattr(
         module.modules()[1], "make_data", lambda *a, **k: made.append(k["nworld"]) or make_data(*a, **k)
     )
-    told: list[str] = []
-    with pytest.raises(MemoryError, match=r"4 worlds take .* GB on cpu, where 0.00 GB are free: lower num_envs.*48"):
-        make("warp", announce=told.append)
+    caplog.set_level("INFO", "saltus")
+    with pytest.raises(MemoryError, match=r"4 worlds need .* GB and cpu has 0.00 GB free: lower num_envs.*48"):
+        make("warp")
     assert re.match(
-        r"memory on cpu: physics: 4 worlds, \d+ MB.*--num-envs.*--max-contacts 16.*--max-constraints 48", told[0]
+        r"memory on cpu: physics: 4 worlds, \d+ MB.*--num-envs.*--max-contacts 16.*--max-constraints 48",
+        caplog.messages[0],
     )
-    assert made == [1, 2], "what one and two worlds take"
-    free = iter([1_000, 10**12])  # what nobody has any more is given back, before it is refused
+    assert made == [1, 2], "only to measure one and two worlds"
+    free = iter([1_000, 10**12])  # unreferenced memory is released before the check fails
     monkeypatch.setattr(module, "free_bytes", lambda device: next(free))
     make("warp")
     assert next(free, None) is None
 
 
-def test_a_recording_of_warps_that_failed_is_tried_again(monkeypatch: pytest.MonkeyPatch):
-    from envs.physics import warp as module
-
-    done, recordings = [], iter([RuntimeError("no"), "graph"])
+def test_failed_capture_of_a_warp_graph_is_retried(monkeypatch: pytest.MonkeyPatch):
+    done, captures = [], iter([RuntimeError("no"), "graph"])
 
     def capture(self: object) -> str:
-        one = next(recordings)
+        one = next(captures)
         if isinstance(one, Exception):
             raise one
         return one
 
-    monkeypatch.setattr(module.WarpGraph, "_capture", capture)
-    monkeypatch.setattr(module.modules()[0], "capture_launch", done.append)
-    work = module.WarpGraph(lambda: done.append("work"), torch.device("cuda"))
+    monkeypatch.setattr(WarpGraph, "_capture", capture)
+    monkeypatch.setattr(warp_model.modules()[0], "capture_launch", done.append)
+    work = WarpGraph(lambda: done.append("work"), torch.device("cuda"))
     work()
     with pytest.raises(RuntimeError, match="no"):
         work()
@@ -380,7 +400,7 @@ def test_a_recording_of_warps_that_failed_is_tried_again(monkeypatch: pytest.Mon
     assert done == ["work", "graph", "graph"]
 
 
-# Two bodies of a shape, which touch.
+# Two touching bodies of the same shape.
 SHAPES = (
     "<mujoco><asset><mesh name='m' vertex='{vertices}'/></asset>"
     "<worldbody><geom type='plane' size='5 5 .1'/>"
@@ -409,38 +429,38 @@ APART = "type='box' size='.1 .1 .1' contype='0' conaffinity='0'"
         (APART, "<sensor><distance geom1='g0' geom2='g0.15'/></sensor>", True),
     ],
 )
-def test_what_worlds_work_on_is_no_more_than_was_announced(
-    shape: str, more: str, convex: bool, monkeypatch: pytest.MonkeyPatch
+def test_workspace_stays_below_the_logged_bound(
+    shape: str, more: str, convex: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     from warp._src.context import CpuDefaultAllocator
 
     held: dict[int, int] = {}
     most = [0]
-    take, give = CpuDefaultAllocator.allocate, CpuDefaultAllocator.deallocate
+    original_allocate, original_deallocate = CpuDefaultAllocator.allocate, CpuDefaultAllocator.deallocate
 
     def allocate(self: CpuDefaultAllocator, size: int) -> int:
-        address = take(self, size)
+        address = original_allocate(self, size)
         held[address] = size
         most[0] = max(most[0], sum(held.values()))
         return address
 
     def deallocate(self: CpuDefaultAllocator, address: int, size: int) -> None:
         held.pop(address, None)
-        give(self, address, size)
+        original_deallocate(self, address, size)
 
-    told: list[str] = []
+    caplog.set_level("INFO", "saltus")
     xml = SHAPES.format(shape=shape, more=more, vertices=PRISM)
-    physics = make("warp", fields=("qpos",), xml=xml, max_contacts=24, max_constraints=96, announce=told.append)
+    physics = make("warp", fields=("qpos",), xml=xml, max_contacts=24, max_constraints=96)
     monkeypatch.setattr(CpuDefaultAllocator, "allocate", allocate)
     monkeypatch.setattr(CpuDefaultAllocator, "deallocate", deallocate)
     physics.step(torch.zeros(WORLDS, 0), 1)
     assert physics.working_bytes == physics.num_bytes + WORLDS * 24 * ccd_workspace_bytes(physics.model)
-    assert f"at most {physics.working_bytes / 1e6:,.0f} MB to work on" in told[0]
+    assert f"at most {physics.working_bytes / 1e6:,.0f} MB more" in caplog.messages[0]
     assert 0 < most[0] <= physics.working_bytes
     assert (ccd_workspace_bytes(physics.model) > 0) == convex
 
 
-def test_the_bytes_announced_are_those_allocated():
+def test_num_bytes_equals_allocated_bytes():
     physics = make("warp")
     allocated = {}
 
@@ -456,7 +476,7 @@ def test_the_bytes_announced_are_those_allocated():
     assert physics.num_bytes == num_bytes(physics.model, WORLDS, 16, 48)
 
 
-def test_calibration_leaves_room_for_what_lies_on_the_floor():
+def test_estimated_capacity_suffices_for_bodies_on_the_floor():
     model = mujoco.MjModel.from_xml_string(HEAP.format(size=""))
     contacts, constraints = estimate_capacity(model)
     assert contacts >= 2 * 6
@@ -469,18 +489,17 @@ def test_calibration_leaves_room_for_what_lies_on_the_floor():
         assert not physics.overflowed().any()
 
 
-def test_without_warp_or_cuda_the_message_names_the_way_out(monkeypatch: pytest.MonkeyPatch):
-    from envs.physics import warp as module
+def test_missing_warp_or_cuda_is_refused_with_advice(monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ValueError, match=r"torch sees no CUDA device. Take physics cpu"):
-        module.require_warp(torch.device("cuda"))
+    with pytest.raises(SaltusError, match=r"torch finds no CUDA device. Choose physics cpu"):
+        warp_model.require_warp(torch.device("cuda"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(module.modules()[0], "is_cuda_available", lambda: False)
+    monkeypatch.setattr(warp_model.modules()[0], "is_cuda_available", lambda: False)
     with pytest.raises(
-        ValueError, match=r"torch sees the GPU and warp does not.*Update the driver, or take physics cpu"
+        ValueError, match=r"torch finds the GPU but Warp does not.*Update the driver, or choose physics cpu"
     ):
-        module.require_warp(torch.device("cuda"))
-    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=re.escape("needs warp and mujoco_warp: pip install 'saltus[warp]'")):
-        module.require_warp(torch.device("cpu"))
+        warp_model.require_warp(torch.device("cuda"))
+    monkeypatch.setattr(warp_model.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SaltusError, match=re.escape("needs warp and mujoco_warp: pip install 'saltus[warp]'")):
+        warp_model.require_warp(torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""Sums are made in NumPy's order, so that they equal Gymnasium's bit for bit."""
+"""Sums in NumPy's order, which equal Gymnasium's bit for bit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DRAWS = 6
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_ordered_sum_equals_numpys(dtype: type):
+def test_ordered_sum_equals_numpy(dtype: type):
     rng = np.random.default_rng(0)
     for length in range(1, 301):
         values = (rng.normal(size=(DRAWS, length)) * 10.0 ** rng.uniform(-4, 4, size=(DRAWS, length))).astype(dtype)
@@ -21,8 +21,8 @@ def test_ordered_sum_equals_numpys(dtype: type):
         assert same_bits(ordered_sum(torch.from_numpy(values)), theirs), length
 
 
-def test_order_matters_on_these_draws():
-    """The test above would be vacuous if torch's own sum gave the same bits."""
+def test_torch_sum_differs_on_these_draws():
+    """Otherwise the test above would prove nothing."""
     values = torch.from_numpy(np.random.default_rng(0).normal(size=(DRAWS, 300)))
     assert not torch.equal(ordered_sum(values), values.sum(-1))
 
@@ -33,7 +33,7 @@ def test_ordered_sum_keeps_leading_axes():
     assert same_bits(ordered_sum(values), theirs)
 
 
-def test_ordered_sum_of_a_view_equals_that_of_its_copy():
+def test_ordered_sum_of_a_view_equals_its_copy():
     values = torch.randn(40, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).T
     assert torch.equal(ordered_sum(values), ordered_sum(values.contiguous()))
 

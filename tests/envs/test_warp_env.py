@@ -1,4 +1,4 @@
-"""The tasks on the Warp engine: as on the CPU engine, within single precision, and without waiting for a device."""
+"""The tasks on the Warp engine: equal to the CPU engine within single precision, and without synchronization."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from env_helpers import NAMES, Actions, CartBall, equal, is_finite
+from env_helpers import NAMES, WARP_MEMORY, Actions, CartBall, equal, is_finite, overwrite
 from torch import Tensor
 from waiting import Waits
 
 import envs
-from envs import BatchEnv, batch_env
+from envs import BatchEnv, Simulation, Task
 from envs import transition as transitions
 
 pytestmark = pytest.mark.filterwarnings("ignore:the model asks for the PGS solver")
@@ -20,45 +20,59 @@ TASKS: list[Any] = [*NAMES, CartBall]
 WORLDS = 4
 
 
-def make(task: Any, num_envs: int = WORLDS, **options: Any) -> BatchEnv:
-    return envs.make(task, num_envs, physics="warp", **{"seed": 1, **options})
+def make(task: str | type[Task], seed: int = 1, execution: Any = "auto", **options: Any) -> BatchEnv:
+    known = task if task in WARP_MEMORY else CartBall
+    simulation = Simulation(physics="warp", **WARP_MEMORY[known])
+    instance = (envs.find_task(task) if isinstance(task, str) else task)(**options)
+    return BatchEnv(instance, WORLDS, seed=seed, simulation=simulation, execution=execution)
+
+
+# Options with which episodes end within a few steps.
+SHORT: dict[Any, dict[str, Any]] = {
+    "HalfCheetah-v5": {"max_episode_steps": 7},
+    "Hopper-v5": {"healthy_angle_range": (-0.03, 0.03)},
+    "Humanoid-v5": {"healthy_z_range": (1.3, 2.0)},
+    "InvertedPendulum-v5": {"reset_noise_scale": 0.15},
+    CartBall: {"max_episode_steps": 7},
+}
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_transitions_fulfil_the_contract_and_episodes_end_and_start_as_on_the_cpu(task: Any):
-    env = make(task, max_episode_steps=15) if task is CartBall else make(task)
+def test_transitions_satisfy_the_contract(task: Any):
+    env = make(task, **SHORT[task])
     draw = Actions(env)
     obs, done = env.reset(), 0
-    for _ in range(40):
+    for _ in range(15):
         action = draw()
-        transition, following = env.step(action)
+        transition, next_obs = env.step(action)
         transitions.check(transition, env.observation_dim, env.action_dim)
         assert is_finite(transition)
         assert torch.equal(transition["observation"], obs)
         assert torch.equal(transition["action"], action)
         ended = transition["next", "done"].flatten()
-        assert torch.equal(following[~ended], transition["next", "observation"][~ended])
-        assert not (following[ended] == transition["next", "observation"][ended]).all(-1).any()
-        obs, done = following, done + int(ended.sum())
-    assert done > 0 or task == "HalfCheetah-v5"
+        assert torch.equal(next_obs[~ended], transition["next", "observation"][~ended])
+        assert not (next_obs[ended] == transition["next", "observation"][ended]).all(-1).any()
+        obs, done = next_obs, done + int(ended.sum())
+    assert done > 0
     totals = env.statistics()
     assert (totals["episodes"], totals["unstable"], totals["nonfinite"], totals["overflowed"]) == (done, 0, 0, 0)
 
 
-# Of the largest number of each field; Humanoid's contact forces are differences of large numbers.
+# Relative to the largest number of a field. Humanoid's contact forces are differences of large numbers.
 PARITY = {"Hopper-v5": 1e-4, "HalfCheetah-v5": 3e-4, "InvertedPendulum-v5": 1e-4, "Humanoid-v5": 1e-3}
 
 
 @pytest.mark.parametrize("task", NAMES)
-def test_one_step_from_the_same_state_is_the_cpus_within_single_precision(task: str):
+def test_step_equals_the_cpus_within_single_precision(task: str):
     cpu, warp = envs.make(task, WORLDS, seed=3, solver="newton"), make(task, seed=3)
     for env in (cpu, warp):
         env.reset()
     draw = Actions(cpu)
-    for _ in range(12):
-        fields, action = cpu.get_state()["fields"], draw()
+    for _ in range(8):
+        qpos, qvel = cpu.state.qpos.float(), cpu.state.qvel.float()
+        action = draw()
         for env in (cpu, warp):
-            env.set_qpos_qvel(fields["qpos"].float(), fields["qvel"].float())
+            env.set_qpos_qvel(qpos, qvel)
         (expected, _), (found, _) = cpu.step(action), warp.step(action)
         for key in ("observation", ("next", "observation"), ("next", "reward")):
             size = max(1.0, float(expected[key].abs().max()))
@@ -67,9 +81,8 @@ def test_one_step_from_the_same_state_is_the_cpus_within_single_precision(task: 
 
 
 @pytest.mark.parametrize("task", ["Hopper-v5", "Humanoid-v5", CartBall])
-def test_a_step_never_waits_for_the_device(task: Any):
-    env = make(task)
-    env._may_look = False  # as on a GPU
+def test_step_on_the_device_never_synchronizes(task: Any):
+    env = make(task, execution="device")
     draw = Actions(env)
     env.reset()
     actions = [draw() for _ in range(4)]
@@ -80,36 +93,36 @@ def test_a_step_never_waits_for_the_device(task: Any):
     assert waits.found == []
     with Waits() as waits:
         float(env.failed.sum())
-    assert waits.found != [], "the test sees nothing"
+    assert waits.found != [], "the test detects nothing"
 
 
 @pytest.mark.parametrize("task", ["Hopper-v5", CartBall])
-def test_without_looking_the_same_happens(task: Any):
-    looking, blind = make(task), make(task)
-    blind._may_look = False
-    draw = Actions(looking)
-    assert torch.equal(looking.reset(), blind.reset())
+def test_execution_on_host_and_device_agree(task: Any):
+    host, device = (make(task, execution=execution, max_episode_steps=7) for execution in ("host", "device"))
+    draw = Actions(host)
+    assert torch.equal(host.reset(), device.reset())
     ended = 0
-    for _ in range(40):
+    for _ in range(9):
         action = draw()
-        (left, left_obs), (right, right_obs) = looking.step(action), blind.step(action)
-        if not ended:  # from the first reset on, other starts: the one draws at each step, the other when one ends
+        (left, left_obs), (right, right_obs) = host.step(action), device.step(action)
+        # Initial states differ after the first reset: on the device they are drawn at every step.
+        if not ended:
             assert equal(left, right)
         ended += int(left["next", "done"].sum())
         assert is_finite(right)
         if not ended:
             assert torch.equal(left_obs, right_obs)
+    assert ended
 
 
-@pytest.mark.filterwarnings("ignore:.*did not fit")  # what is far within the floor has many contacts
+@pytest.mark.filterwarnings("ignore:.*did not fit")  # a world that diverges into the floor has many contacts
 @pytest.mark.parametrize("value", [math.nan, 1e12])
-def test_a_diverged_world_is_cut_counted_and_reset(value: float):
-    env = make("HalfCheetah-v5")
-    env._may_look = False
+def test_diverged_world_is_truncated_counted_and_reset(value: float):
+    env = make("HalfCheetah-v5", execution="device")
     draw = Actions(env)
     env.reset()
     env.step(draw())
-    env.physics._state["qvel"][1] = value
+    overwrite(env.physics, "qvel", value, world=1)
     transition, obs = env.step(draw())
     assert env.failed.tolist() == [False, True, False, False]
     assert is_finite(transition)
@@ -123,9 +136,8 @@ def test_a_diverged_world_is_cut_counted_and_reset(value: float):
         assert env.statistics()["unstable"] == 1
 
 
-def test_where_nobody_may_look_an_action_that_is_not_finite_is_counted_and_kept_out():
-    env = make("Hopper-v5")
-    env._may_look = False
+def test_nonfinite_action_is_masked_and_counted_on_the_device():
+    env = make("Hopper-v5", execution="device")
     draw = Actions(env)
     env.reset()
     action = draw()
@@ -139,7 +151,7 @@ def test_where_nobody_may_look_an_action_that_is_not_finite_is_counted_and_kept_
 
 
 class BadStart(CartBall):
-    """A first state that is none in world 1, at the second drawing."""
+    """The second draw of initial states is NaN in world 1."""
 
     calls = 0
 
@@ -151,10 +163,9 @@ class BadStart(CartBall):
         return qpos, qvel
 
 
-def test_where_nobody_may_look_a_start_that_is_none_fails_at_its_first_step_and_leaves_no_number():
+def test_nonfinite_initial_state_fails_at_its_first_step_on_the_device():
     BadStart.calls = 0
-    env = make(BadStart)
-    env._may_look = False
+    env = make(BadStart, execution="device")
     draw = Actions(env)
     assert torch.isfinite(env.reset()).all()
     transition, obs = env.step(draw())
@@ -165,11 +176,11 @@ def test_where_nobody_may_look_a_start_that_is_none_fails_at_its_first_step_and_
 
 
 @pytest.mark.parametrize("task", ["Hopper-v5", "Humanoid-v5"])
-def test_a_seed_gives_the_same_again_and_another_seed_something_else(task: str):
+def test_seed_reproduces_everything(task: str):
     def play(seed: int) -> list[Tensor]:
-        env = make(task, seed=seed)
+        env = make(task, seed=seed, max_episode_steps=3)
         draw = Actions(env)
-        return [env.reset(), *(env.step(draw())[1] for _ in range(25))]
+        return [env.reset(), *(env.step(draw())[1] for _ in range(4))]
 
     first, again, other = play(1), play(1), play(2)
     assert all(torch.equal(*pair) for pair in zip(first, again, strict=True))
@@ -177,52 +188,17 @@ def test_a_seed_gives_the_same_again_and_another_seed_something_else(task: str):
 
 
 @pytest.mark.parametrize("task", ["Humanoid-v5", CartBall])
-def test_a_state_continues_bit_for_bit(task: Any):
-    env, other = make(task), make(task, seed=9)
+def test_state_continues_bit_for_bit(task: Any):
+    env, other = make(task, max_episode_steps=6), make(task, seed=9, max_episode_steps=6)
     draw = Actions(env)
     env.reset()
-    actions = [draw() for _ in range(30)]
-    for action in actions[:10]:
+    actions = [draw() for _ in range(9)]
+    for action in actions[:4]:
         env.step(action)
     state = env.get_state()
-    expected = [env.step(action) for action in actions[10:]]
+    expected = [env.step(action) for action in actions[4:]]
     other.set_state(state)
-    for action, (transition, obs) in zip(actions[10:], expected, strict=True):
+    for action, (transition, obs) in zip(actions[4:], expected, strict=True):
         found, found_obs = other.step(action)
         assert equal(found, transition)
         assert torch.equal(found_obs, obs)
-
-
-CHOICES: list[tuple[dict[str, Any], str]] = [
-    ({"physics": "gpu"}, "physics is 'gpu'; there are cpu, warp"),
-    ({"solver": "pgs"}, "solver is 'pgs'; there are model"),
-    ({"physics": "warp", "max_contacts": -1}, "max_contacts is -1"),
-    ({"physics": "cpu", "max_constraints": 20}, "go with physics warp"),
-    ({"device": "cuda"}, "torch sees no CUDA device"),
-]
-
-
-@pytest.mark.parametrize(("options", "message"), CHOICES)
-def test_impossible_choices_are_named(options: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ValueError, match=message):
-        envs.make("Hopper-v5", 2, **options)
-
-
-def test_a_gpu_simulates_unless_warp_is_missing(monkeypatch: pytest.MonkeyPatch):
-    assert batch_env._suited_physics(torch.device("cpu")) == "cpu"
-    assert batch_env._suited_physics(torch.device("cuda")) == "warp"
-    monkeypatch.setattr(batch_env, "missing_packages", lambda: ["mujoco_warp"])
-    with pytest.warns(UserWarning, match=r"the CPU simulates: pip install 'saltus\[warp\]'"):
-        assert batch_env._suited_physics(torch.device("cuda")) == "cpu"
-
-
-def test_the_solver_is_a_choice_on_the_cpu_too():
-    asked, newton = envs.make("Humanoid-v5", 2, seed=0), envs.make("Humanoid-v5", 2, seed=0, solver="newton")
-    draw = Actions(asked)
-    assert torch.equal(asked.reset(), newton.reset())
-    for _ in range(10):
-        action = draw()
-        left, right = asked.step(action)[1], newton.step(action)[1]
-    assert not torch.equal(left, right)
-    torch.testing.assert_close(left[:, :45], right[:, :45], rtol=0, atol=1e-2)

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import matplotlib.image
+import mujoco_warp
 import numpy as np
 import pytest
 import torch
@@ -22,12 +23,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 
 from envs import transition as transitions
-from envs.physics.warp import WarpPhysics
 from envs.tasks.inverted_pendulum import InvertedPendulum
 from pipeline import checkpoint, cli, torchrl_adapter
 from pipeline import run as run_module
-from pipeline.agent import DivergenceError
 from pipeline.config import Config
+from pipeline.divergence import DivergenceError
 from pipeline.learner import Learner
 from pipeline.logger import Logger, read_table
 from pipeline.run import Run
@@ -185,13 +185,18 @@ def test_memory_is_logged_before_allocation(
         events.append("allocated")
         return buffer_class(*args)
 
+    def make_data(*args: Any, nworld: int, **options: int) -> object:
+        if nworld > 2:  # one and two worlds are made to estimate the memory
+            events.append(f"{nworld} worlds allocated")
+        return plain_make_data(*args, nworld=nworld, **options)
+
     monkeypatch.setattr(run_module, "ReplayBuffer", allocate)
-    make_data = WarpPhysics._make_data
-    monkeypatch.setattr(WarpPhysics, "_make_data", lambda *args: events.append("worlds made") or make_data(*args))
+    plain_make_data = mujoco_warp.make_data
+    monkeypatch.setattr(mujoco_warp, "make_data", make_data)
     run = Run(small_config(total_env_steps=100_000, physics=physics), tmp_path)
     if physics == "warp":
         assert events[0].startswith(f"memory on cpu: physics: {run.config.num_envs} worlds, ")
-        assert events[1] == "worlds made"
+        assert events[1] == "4 worlds allocated"
         del events[:2]
     assert len(events) == 2
     assert events[1] == "allocated"

@@ -1,4 +1,4 @@
-"""Who may import whom: the dependency rules of the house, read from the sources."""
+"""Dependency rules, checked on the sources' syntax trees."""
 
 from __future__ import annotations
 
@@ -9,8 +9,12 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("envs", "pipeline", "benchmarks")
+from pipeline.torchrl_adapter import PRIVATE_PARTS
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("saltus", "envs", "pipeline", "benchmarks")
+LEARNING = ("agent", "buffer", "learner", "losses", "networks", "normalize", "optimizer", "torchrl_adapter")
+INDUCTOR = ("torch._inductor", "torch.fx.experimental.proxy_tensor.make_fx")
 
 
 def module_name(path: Path) -> str:
@@ -18,12 +22,11 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-LEARNING = ["pipeline.networks", "pipeline.buffer", "pipeline.losses", "pipeline.learner"]
 SOURCES = {module_name(path): path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))}
 
 
 def statements(nodes: Iterable[ast.AST], lazy: bool) -> Iterator[ast.Import | ast.ImportFrom]:
-    """The import statements among and below `nodes`; with `lazy`, also those that importing the module does not run."""
+    """Import statements in `nodes`; with `lazy`, also those that do not run when the module is imported."""
     for node in nodes:
         if isinstance(node, ast.Import | ast.ImportFrom):
             yield node
@@ -34,7 +37,7 @@ def statements(nodes: Iterable[ast.AST], lazy: bool) -> Iterator[ast.Import | as
 
 
 def imports(module: str, text: str, is_package: bool, lazy: bool = True) -> set[str]:
-    """What a source imports, by full name: ``from a import b`` is `a.b`, be it a module or an object."""
+    """Full names of a source's imports; ``from a import b`` gives `a.b`, whether b is a module or an object."""
     package = module if is_package else module.rpartition(".")[0]
     found = set()
     for node in statements(ast.parse(text).body, lazy):
@@ -54,17 +57,27 @@ def imports_of(module: str, lazy: bool = True) -> set[str]:
     return imports(module, path.read_text(), path.name == "__init__.py", lazy)
 
 
-def within(names: set[str], *packages: str) -> set[str]:
-    """Those of `names` that are one of the packages or lie in one."""
+def within(names: Iterable[str], *packages: str) -> set[str]:
+    """The `names` that equal one of the packages or lie in one."""
     return {name for name in names if any(name == package or name.startswith(f"{package}.") for package in packages)}
 
 
 def modules_of(*packages: str) -> list[str]:
-    return sorted(within(set(SOURCES), *packages))
+    return sorted(within(SOURCES, *packages))
 
 
-def test_the_sources_are_found():
-    assert {"envs", "envs.batch_env", "envs.physics.cpu", "envs.tasks.hopper"} <= set(SOURCES)
+def references(text: str) -> set[str]:
+    """Attribute names and string constants in a source."""
+    nodes = list(ast.walk(ast.parse(text)))
+    attributes = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    return attributes | {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+
+
+def test_sources_are_found():
+    assert {"saltus", "saltus.device.cuda_graph", "envs.batch_env", "envs.physics.cpu", "pipeline.agent"} <= set(
+        SOURCES
+    )
+    assert {f"pipeline.{name}" for name in LEARNING} <= set(SOURCES)
     assert "envs.task" in {name.rpartition(".")[0] for name in imports_of("envs.batch_env")}
 
 
@@ -81,47 +94,68 @@ def test_the_sources_are_found():
         ("try:\n    import a\nexcept ImportError:\n    import b", False, {"a", "b"}),
     ],
 )
-def test_imports_are_read_as_python_reads_them(text: str, lazy: bool, expected: set[str]):
+def test_imports_are_parsed(text: str, lazy: bool, expected: set[str]):
     assert imports("p.q.r", text, is_package=False, lazy=lazy) == expected
 
 
+@pytest.mark.parametrize("module", modules_of("saltus"))
+def test_saltus_imports_envs_and_pipeline_only_lazily(module: str):
+    """Only the public names and the command need them; errors, versions and device work lie below both packages."""
+    lazy = module not in ("saltus", "saltus.__main__")
+    assert not within(imports_of(module, lazy=lazy), "envs", "pipeline")
+
+
 @pytest.mark.parametrize("module", modules_of("envs"))
-def test_envs_know_nothing_of_learning(module: str):
+def test_envs_do_not_import_learning(module: str):
     assert not within(imports_of(module), "pipeline")
     if module != "envs.torchrl_env":
         assert not within(imports_of(module), "torchrl")
 
 
-@pytest.mark.parametrize("module", modules_of(*PACKAGES))
-def test_warp_is_imported_in_the_files_named_after_it_alone(module: str):
-    if module in ("envs.physics.warp", "envs.physics.warp_memory"):
-        assert not within(imports_of(module, lazy=False), "warp", "mujoco_warp"), "warp is optional: import it lazily"
-    else:
-        assert not within(imports_of(module), "warp", "mujoco_warp")
+@pytest.mark.parametrize("module", SOURCES)
+def test_warp_is_imported_lazily_in_files_named_after_it(module: str):
+    named_after_warp = module.startswith("envs.physics.warp")
+    assert not within(imports_of(module, lazy=not named_after_warp), "warp", "mujoco_warp")
 
 
-@pytest.mark.parametrize("module", LEARNING)
-def test_learning_knows_transitions_and_graphs_and_not_environments(module: str):
-    used = within(imports_of(module), "envs")
-    assert used == within(used, "envs.transition", "saltus.device.cuda_graph")
+@pytest.mark.parametrize("name", LEARNING)
+def test_learning_modules_know_transitions_but_not_environments(name: str):
+    used = within(imports_of(f"pipeline.{name}"), "envs", "mujoco", "mujoco_warp", "warp", "gymnasium")
+    assert used == within(used, "envs.transition")
 
 
-@pytest.mark.parametrize("module", modules_of("envs", "pipeline"))
+def test_config_knows_the_simulation_settings_only():
+    used = within(imports_of("pipeline.config"), "envs")
+    assert used == within(used, "envs.simulation")
+
+
+@pytest.mark.parametrize("module", SOURCES)
+def test_private_parts_of_torchrl_are_used_in_the_adapter_only(module: str):
+    used = references(SOURCES[module].read_text()) & set(PRIVATE_PARTS)
+    assert used == (set(PRIVATE_PARTS) if module == "pipeline.torchrl_adapter" else set())
+
+
+@pytest.mark.parametrize("module", SOURCES)
+def test_internals_of_inductor_are_used_in_device_work_only(module: str):
+    assert not within(imports_of(module), *INDUCTOR) or within([module], "saltus.device")
+
+
+@pytest.mark.parametrize("module", modules_of("saltus", "envs", "pipeline"))
 def test_nothing_imports_benchmarks_or_tests(module: str):
     assert not within(imports_of(module), "benchmarks", "tests")
 
 
 def module_of(name: str) -> str | None:
-    """The module of ours that an imported name is, or is an object of."""
+    """The module of ours that an imported name is or belongs to."""
     while name and name not in SOURCES:
         name = name.rpartition(".")[0]
     return name or None
 
 
-def test_there_are_no_import_cycles():
+def test_no_import_cycles():
     graph = {
         module: {module_of(name) for name in imports_of(module, lazy=False)} - {None, module}
-        for module in modules_of("envs", "pipeline")
+        for module in modules_of("saltus", "envs", "pipeline")
     }
     assert graph["envs"] >= {"envs.batch_env", "envs.task"}
     try:

@@ -1,0 +1,108 @@
+"""The optional Warp packages, and a model prepared for them."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import importlib.util
+import warnings
+from collections.abc import Collection
+from typing import Any
+
+import mujoco
+import torch
+
+from saltus.errors import SaltusError
+
+# Model fields that MuJoCo derives from others: they differ between worlds where the others do.
+_DERIVED = (
+    "body_subtreemass", "body_invweight0", "dof_invweight0", "geom_aabb", "geom_rbound", "eq_data", "cam_pos0",
+    "cam_poscom0", "cam_mat0", "light_pos0", "light_poscom0", "light_dir0", "tendon_length0", "tendon_invweight0",
+    "actuator_acc0",
+)  # fmt: skip
+
+
+def modules() -> tuple[Any, Any]:
+    """Import and return ``warp`` and ``mujoco_warp``: lazily, since they are optional and slow to import."""
+    import warp
+
+    warp.config.log_level = warp.LOG_WARNING  # by default Warp prints a line for each of about a hundred kernels
+    import mujoco_warp
+
+    return warp, mujoco_warp
+
+
+def missing_packages() -> list[str]:
+    """Packages that Warp physics needs and that are not installed."""
+    return [name for name in ("warp", "mujoco_warp") if importlib.util.find_spec(name) is None]
+
+
+def require_warp(device: torch.device) -> None:
+    """Raise SaltusError unless Warp physics can run on `device`."""
+    if missing := missing_packages():
+        raise SaltusError(
+            f"physics warp needs {' and '.join(missing)}: pip install 'saltus[warp]', or choose physics cpu"
+        )
+    if device.type == "cpu":
+        return
+    if not torch.cuda.is_available():
+        raise SaltusError(
+            "physics warp on cuda: torch finds no CUDA device. Choose physics cpu, or device cpu for tests"
+        )
+    wp, _ = modules()
+    if not wp.is_cuda_available():
+        raise SaltusError(
+            "physics warp on cuda: torch finds the GPU but Warp does not, probably because the driver is older than "
+            "Warp's CUDA version. Update the driver, or choose physics cpu"
+        )
+
+
+def with_supported_solver(model: mujoco.MjModel) -> mujoco.MjModel:
+    """Copy a model, replacing the PGS solver, which Warp lacks, by Newton's; warn if so."""
+    model = copy.copy(model)
+    if model.opt.solver == mujoco.mjtSolver.mjSOL_PGS:
+        warnings.warn(
+            "the model asks for the PGS solver, which Warp does not have: Newton's is used, which solves the same "
+            "problem to a smaller error. On the CPU, solver newton does the same",
+            stacklevel=2,
+        )
+        model.opt.solver = mujoco.mjtSolver.mjSOL_NEWTON
+    return model
+
+
+def put_model(model: mujoco.MjModel, num_worlds: int, per_world: Collection[str], device: torch.device) -> Any:
+    """Copy a model to Warp's current device, as a ``mujoco_warp.Model``.
+
+    Args:
+        model: a model with a supported solver.
+        num_worlds: number of worlds.
+        per_world: model fields that differ between worlds; they get an axis of worlds, as do fields derived from them.
+        device: Warp's current device.
+
+    Raises:
+        SaltusError: a field that cannot differ between worlds, or a model that Warp cannot simulate.
+    """
+    wp, mjw = modules()
+    specs = {item.name: item.type for item in dataclasses.fields(mjw.Model)}
+    batched = {name for name, spec in specs.items() if getattr(spec, "shape", ())[:1] == ("*",)}
+    if unknown := sorted(set(per_world) - batched):
+        raise SaltusError(
+            f"model fields that cannot differ between worlds in Warp: {', '.join(unknown)}. Remove them from "
+            f"randomize, or choose physics cpu; possible fields are {', '.join(sorted(batched))}"
+        )
+    if model.opt.enableflags & int(mujoco.mjtEnableBit.mjENBL_SLEEP):
+        raise SaltusError(
+            "the model enables sleeping. In Warp a reset of some worlds would wake bodies in others: remove "
+            '<flag sleep="enable"/>, or choose physics cpu'
+        )
+    expanded = {*per_world, *_DERIVED} & batched if per_world else set()
+    try:
+        warp_model = mjw.put_model(model, batch_sizes={name: num_worlds for name in sorted(expanded)})
+    except (NotImplementedError, ValueError) as error:
+        raise SaltusError(
+            f"Warp cannot simulate this model: {error} Change the model, or choose physics cpu, which can"
+        ) from error
+    warp_model.opt.warn_overflow = 0  # would print from kernels; `WarpPhysics.overflowed` reports it instead
+    if device.type == "cuda" and not wp.is_conditional_graph_supported():
+        warp_model.opt.graph_conditional = False  # drivers before 12.4: every world runs every solver iteration
+    return warp_model

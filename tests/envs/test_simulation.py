@@ -1,0 +1,100 @@
+"""Simulation: settings, the choice of the engine, and messages for impossible values."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import mujoco
+import pytest
+import torch
+from env_helpers import Actions, CartBall
+
+import envs
+from envs import BatchEnv, Simulation, simulation
+from envs.physics.cpu import CpuPhysics
+from envs.physics.warp import WarpPhysics
+from saltus.errors import SaltusError
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"physics": "gpu"}, "physics is 'gpu'; it must be one of auto, cpu, warp"),
+    ({"physics": None}, "physics is None; it must be one of auto, cpu, warp"),
+    ({"solver": "pgs"}, "solver is 'pgs'; it must be one of model, newton"),
+    ({"num_threads": -1}, "num_threads is -1; it must be a whole number, 0 or more"),
+    ({"num_threads": 1.5}, "num_threads is 1.5; it must be a whole number, 0 or more"),
+    ({"physics": "warp", "max_contacts": -1}, "max_contacts is -1; it must be a whole number, 0 or more"),
+    ({"physics": "warp", "max_constraints": -2}, "max_constraints is -2; it must be a whole number, 0 or more"),
+]
+
+
+@pytest.mark.parametrize(("settings", "message"), REFUSED)
+def test_impossible_settings_are_refused(settings: dict[str, Any], message: str):
+    with pytest.raises(SaltusError) as error:
+        Simulation(**settings)
+    assert str(error.value) == message
+    with pytest.raises(SaltusError) as error:
+        envs.make("Hopper-v5", 2, **settings)
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"physics": "cpu", "max_constraints": 20}, "max_contacts and max_constraints need physics warp"),
+        ({"max_contacts": 20}, "max_contacts and max_constraints need physics warp"),
+        ({"device": "cuda"}, "torch sees no CUDA device"),
+    ],
+)
+def test_impossible_combinations_are_refused(options: dict[str, Any], message: str):
+    with pytest.raises(SaltusError, match=message):
+        envs.make("Hopper-v5", 2, **options)
+
+
+def test_unknown_execution_is_refused():
+    with pytest.raises(SaltusError, match="execution is 'graph'; it must be one of auto, host, device, captured"):
+        BatchEnv(CartBall(), 2, execution="graph")  # type: ignore[arg-type]
+
+
+def test_settings_are_frozen_and_given_by_name():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Simulation().num_threads = 3  # type: ignore[misc]
+    with pytest.raises(TypeError, match="positional"):
+        Simulation("cpu")  # type: ignore[misc]
+
+
+def test_auto_chooses_warp_on_cuda_unless_it_is_missing(monkeypatch: pytest.MonkeyPatch):
+    assert Simulation().resolve(CPU).physics == "cpu"
+    assert Simulation().resolve(CUDA).physics == "warp"
+    assert Simulation(physics="cpu").resolve(CUDA).physics == "cpu"
+    monkeypatch.setattr(simulation, "missing_packages", lambda: ["mujoco_warp"])
+    with pytest.warns(UserWarning, match=r"physics runs on the CPU: pip install 'saltus\[warp\]'"):
+        assert Simulation().resolve(CUDA).physics == "cpu"
+
+
+def test_resolving_keeps_the_other_settings():
+    settings = Simulation(num_threads=3, solver="newton")
+    assert settings.resolve(CPU) == dataclasses.replace(settings, physics="cpu")
+
+
+def test_settings_reach_the_engine():
+    cpu = BatchEnv(CartBall(), 2, simulation=Simulation(physics="cpu", num_threads=1))
+    warp = BatchEnv(CartBall(), 2, simulation=Simulation(physics="warp", max_contacts=12, max_constraints=40))
+    assert isinstance(cpu.physics, CpuPhysics)
+    assert isinstance(warp.physics, WarpPhysics)
+    assert (warp.physics.max_contacts, warp.physics.max_constraints) == (12, 40)
+    assert not cpu.captured
+    assert not warp.captured
+
+
+def test_solver_newton_replaces_the_models_solver_on_the_cpu():
+    model, newton = (envs.make("Humanoid-v5", 2, seed=0, solver=solver) for solver in ("model", "newton"))
+    assert newton.physics.model.opt.solver == mujoco.mjtSolver.mjSOL_NEWTON != model.physics.model.opt.solver
+    draw = Actions(model)
+    assert torch.equal(model.reset(), newton.reset())
+    for _ in range(10):
+        action = draw()
+        left, right = model.step(action)[1], newton.step(action)[1]
+    assert not torch.equal(left, right)
+    torch.testing.assert_close(left[:, :45], right[:, :45], rtol=0, atol=1e-2)
