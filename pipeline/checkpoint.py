@@ -17,16 +17,25 @@ KEEP = 2
 
 
 class CheckpointError(SaltusError):
-    """A checkpoint that cannot be written or read; the message says what to do."""
+    """A checkpoint that cannot be written or read."""
 
 
 def save(folder: Path, env_steps: int, config: dict[str, Any], state: dict[str, Any]) -> Path:
-    """Write `state` beside the older checkpoints of `folder`, rename it into place, and drop all but the last two.
+    """Write a checkpoint to `folder` atomically, then delete all but the last two.
 
-    A kill or a full disk at any moment leaves the earlier checkpoints as they were.
+    A kill or a full disk at any moment leaves the earlier checkpoints unchanged.
+
+    Args:
+        folder: created if it does not exist.
+        env_steps: names the file.
+        config: the run's configuration.
+        state: tensors, numbers, strings and containers of them.
+
+    Returns:
+        The file.
 
     Raises:
-        CheckpointError: it could not be written.
+        CheckpointError: the file could not be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{env_steps:012d}.pt"
@@ -42,11 +51,10 @@ def save(folder: Path, env_steps: int, config: dict[str, Any], state: dict[str, 
     except (OSError, RuntimeError) as error:
         partial.unlink(missing_ok=True)
         kept = find(folder)
-        last = f"the last good checkpoint is {kept[-1]}" if kept else "there is no earlier one"
+        last = f"The last good checkpoint is {kept[-1]}" if kept else "There is no earlier one"
         cause = error.__context__ if isinstance(error.__context__, OSError) else error  # torch hides a full disk
         raise CheckpointError(
-            f"could not write checkpoint {path}: {cause}. Nothing written before is lost: {last}. Make room on the "
-            "disk, then resume the run"
+            f"could not write checkpoint {path}: {cause}. {last}. Make room on the disk, then resume the run"
         ) from error
     for old in [*find(folder)[:-KEEP], *folder.glob("*.partial")]:
         old.unlink()
@@ -54,40 +62,45 @@ def save(folder: Path, env_steps: int, config: dict[str, Any], state: dict[str, 
 
 
 def find(folder: Path) -> list[Path]:
-    """The complete checkpoints of `folder`, oldest first."""
+    """The complete checkpoints in `folder`, oldest first."""
     return sorted(folder.glob("*.pt"))
 
 
 def load(path: Path, config: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The state in a checkpoint.
+    """Read a checkpoint.
 
     Args:
         path: the file.
-        config: the run's configuration; the checkpoint must have been written under the same.
+        config: the run's configuration, which must equal the checkpoint's.
+
+    Returns:
+        The content by name: ``"state"``, ``"config"``, ``"versions"``, ``"format"``. Tensors are memory-mapped.
 
     Raises:
-        CheckpointError: the file is truncated or corrupted, or of another version, task or configuration.
+        CheckpointError: a truncated or corrupted file, or one of another format or configuration.
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()  # compares every part with its CRC-32, which torch.load does not
+            damaged = archive.testzip()  # checks CRC-32s, which torch.load does not
         if damaged is not None:
-            raise CheckpointError(f"checkpoint {path} is corrupted (in its part {damaged}). {_remedy(path)}")
+            raise CheckpointError(f"checkpoint {path} is corrupted (in {damaged}). {_remedy(path)}")
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except CheckpointError:
         raise
     except Exception as error:
         raise CheckpointError(f"checkpoint {path} is truncated or corrupted: {error}. {_remedy(path)}") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        found = content.get("format") if isinstance(content, dict) else "none"
+    if not isinstance(content, dict) or "format" not in content:
+        raise CheckpointError(f"{path} is not a checkpoint of saltus")
+    if content["format"] != FORMAT:
+        version = content["versions"]["saltus"]
         raise CheckpointError(
-            f"checkpoint {path} has format {found} and this version of saltus reads format {FORMAT}: resume the run "
-            "with the version that wrote it (config.json names it)"
+            f"checkpoint {path} was written by saltus {version} in format {content['format']}, and this version reads "
+            f"format {FORMAT}: use saltus {version} for this run"
         )
     if config is not None and content["config"] != config:
         different = sorted(key for key in config if content["config"].get(key) != config[key])
         pairs = ", ".join(f"{key} {content['config'].get(key)!r} instead of {config[key]!r}" for key in different)
-        raise CheckpointError(f"checkpoint {path} is of another run: it was written with {pairs}")
+        raise CheckpointError(f"checkpoint {path} belongs to another run: it was written with {pairs}")
     return content
 
 
@@ -95,11 +108,11 @@ def _remedy(path: Path) -> str:
     others = [other for other in find(path.parent) if other != path]
     if not others:
         return "There is no other checkpoint: start the run again"
-    return f"Delete it, and the run resumes from the one before, {others[-1].name}"
+    return f"Delete it to resume from the previous one, {others[-1].name}"
 
 
 def _sync(folder: Path) -> None:
-    """Make a rename in `folder` outlast a power cut."""
+    """Make a rename in `folder` survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,12 +1,13 @@
-"""The configuration of a run: one frozen dataclass, and the checks that span its fields."""
+"""The configuration of a run: one frozen dataclass, checked when it is created."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -16,81 +17,81 @@ from saltus.errors import SaltusError
 
 @dataclass(frozen=True)
 class Config(Simulation):
-    """Everything that decides what a run computes. The string below a field is its help on the command line."""
+    """Every setting of a run. The string below a field is its help on the command line."""
 
-    task: tyro.conf.Positional[str]
-    """A registered task (Hopper-v5, Humanoid-v5, HalfCheetah-v5, InvertedPendulum-v5) or path/to/file.py:ClassName."""
+    task: tyro.conf.Suppress[str]
+    """A registered task, or path/to/file.py:ClassName."""
     task_options: tyro.conf.Suppress[dict[str, Any]] = field(default_factory=dict)
     """The task's own options, by name."""
     seed: int = 0
-    """Seeds everything. Runs with different seeds share no random stream."""
+    """Seed of every random number. Runs with different seeds share no random stream."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where the replay buffer lives and the learner runs; auto takes cuda where there is one."""
+    """Device of the replay buffer and the updates. auto: cuda if there is one."""
     compile: bool = True
-    """Compile the updates with torch.compile (up to a minute at first use, then cached)."""
+    """Compile the updates with torch.compile (up to a minute the first time, then cached)."""
     matmul_dtype: Literal["float32", "tf32", "bfloat16"] = "float32"
-    """Precision of matrix products' factors: tf32 (CUDA only) in all of an update's, bfloat16 in hidden layers'."""
+    """Precision of matrix products in updates. tf32: all of them (CUDA only). bfloat16: those of hidden layers."""
 
     num_envs: int = 128
-    """Worlds that are simulated side by side."""
+    """Number of parallel worlds."""
     total_env_steps: int = 2_000_000
-    """Control steps, summed over worlds, after which the run ends."""
+    """Length of the run in control steps, summed over worlds."""
     learning_starts: int = 5_000
     """Env steps with uniformly random actions, before the first update."""
     utd_ratio: float = 1 / 16
-    """Update-to-data ratio: gradient steps per env step; below 1 with many worlds, above 1 for sample efficiency."""
+    """Update-to-data ratio: gradient steps per env step."""
     steps_per_round: int = 1
     """Vector steps between rounds of updates."""
 
     buffer_size: int = 1_000_000
-    """Transitions the replay buffer holds (no more than total_env_steps are ever allocated)."""
+    """Capacity of the replay buffer in transitions. At most total_env_steps are allocated."""
     batch_size: int = 256
-    """Transitions of one update."""
+    """Transitions per update."""
 
     n_step: int = 3
-    """Rewards that a target sums before it bootstraps; fewer where the episode or what is stored ends."""
+    """Number of rewards before a target bootstraps; fewer at the end of an episode and at the newest transition."""
     gamma: float = 0.99
     """Discount per control step."""
     critic_loss: Literal["mse", "categorical"] = "mse"
-    """squared: of the Bellman error. categorical: cross-entropy of a distribution over num_atoms values."""
+    """mse: squared Bellman error. categorical: cross-entropy of a distribution over num_atoms values."""
     num_atoms: int = 101
-    """Values of a categorical critic's distribution."""
+    """Number of atoms of a categorical critic's distribution."""
     value_range: float = 5.0
-    """The atoms lie evenly in [-value_range, value_range], where (scaled) returns should fit."""
+    """A categorical critic's atoms are evenly spaced in [-value_range, value_range], which must hold the returns."""
     target_network: bool = False
-    """Bootstrap from slowly following copies of the critics; otherwise from the critics themselves."""
+    """Bootstrap from slowly updated copies of the critics, instead of from the critics themselves."""
     tau: float = 0.005
-    """Share of the critics that the target networks take over at an update."""
+    """Rate of the target networks: target <- (1 - tau) target + tau critic."""
     num_critics: int = 2
-    """Critics."""
+    """Number of critics."""
     target_subset: int = 0
-    """Critics, drawn anew for each update, whose smallest value makes the target; 0: all of them."""
+    """Number of random critics per update whose minimum makes the target (REDQ); 0: all critics."""
     actor_value: Literal["min", "mean"] = "min"
-    """What the actor maximises: the smallest of the critics' values, or their mean."""
+    """Value that the actor maximises: the minimum over the critics, or their mean."""
     policy_delay: int = 3
     """Critic updates per actor and temperature update."""
 
     network: Literal["mlp", "residual"] = "mlp"
-    """mlp: linear layers and ReLU. residual: blocks around skip connections, widened fourfold inside (FlashSAC)."""
+    """mlp: linear layers and ReLU. residual: residual blocks with a fourfold wider hidden layer (FlashSAC)."""
     actor_hidden: tuple[int, ...] = (256, 256)
-    """Widths of the actor's hidden layers, or of its residual blocks, which are all alike."""
+    """Widths of the actor's hidden layers. residual: one width per block, all equal."""
     critic_hidden: tuple[int, ...] = (256, 256)
-    """Widths of each critic's hidden layers, or of its residual blocks."""
+    """Widths of each critic's hidden layers. residual: one width per block, all equal."""
     actor_norm: Literal["none", "batch"] = "none"
-    """Normalisation within the actor."""
+    """Normalisation layers of the actor."""
     critic_norm: Literal["none", "batch", "layer"] = "batch"
-    """Normalisation within the critics. batch: of the pairs (s, a) and (s', a') in one pass."""
+    """Normalisation layers of the critics. batch: over (s, a) and (s', a') in one pass, as in CrossQ."""
     norm_order: Literal["after", "before"] = "after"
-    """Whether batch norm follows each ReLU (CrossQ) or comes before it (XQC)."""
+    """Whether batch norm comes after each ReLU (CrossQ) or before it (XQC)."""
     dropout: float = 0.0
-    """Share of the critics' hidden units that an update drops."""
+    """Dropout probability of the critics' hidden units."""
     weight_normalization: Literal["none", "linear", "all"] = "none"
-    """Rescale after every step. linear: each unit's weights to norm 1. all: the normalisations' scales, too."""
+    """Rescale after every step. linear: each unit's weights to norm 1. all: also the scales of batch norm."""
 
     normalize_observations: bool = False
-    """Subtract the running mean of observations and divide by their running standard deviation."""
+    """Normalise observations by their running mean and standard deviation."""
     reward_scaling: Literal["none", "std", "bounded"] = "none"
-    """deviation: divide rewards by the standard deviation of returns. bounded: and so that none exceeds value_range."""
+    """std: divide rewards by the running std of returns. bounded: also keep returns within value_range."""
 
     actor_lr: float = 1e-3
     """Adam's learning rate for the actor."""
@@ -99,28 +100,28 @@ class Config(Simulation):
     alpha_lr: float = 1e-3
     """Adam's learning rate for the temperature."""
     lr_schedule: Literal["linear", "cosine"] = "linear"
-    """How the learning rates fall over the run."""
+    """Decay of the learning rates over the run."""
     lr_final_fraction: float = 0.1
-    """Share of the learning rates that is left at the end."""
+    """Final learning rates as a fraction of the initial ones; 1: constant."""
     adam_beta1: float = 0.5
-    """Adam's decay of the mean gradient, for actor and critics."""
+    """Adam's beta1 for actor and critics."""
     alpha_init: float = 1.0
     """Initial temperature."""
     target_entropy: float | Literal["auto"] = "auto"
-    """Entropy that the temperature aims at; auto is minus the action dimension times target_entropy_scale."""
+    """Target entropy of the policy. auto: minus the action dimension times target_entropy_scale."""
     target_entropy_scale: float = 1.0
     """Factor of the automatic target entropy."""
     eval_policy_averaging: float = 0.05
-    """The policy to be evaluated is the actor's average over about the last such share of its updates; 0: the actor."""
+    """Evaluate an average of the actor over roughly this fraction of its recent updates; 0: the actor itself."""
     noise_repeat: int = 1
-    """Most steps for which all worlds' noise is held; above 1, for k steps with a probability falling as 1/k^2."""
+    """Longest repeat of the exploration noise, in steps. Above 1: k steps with probability proportional to 1/k^2."""
 
     log_every: int = 10_000
     """Env steps between rows of metrics."""
     eval_every: int = 50_000
     """Env steps between evaluations."""
     eval_episodes: int = 10
-    """Whole episodes of one evaluation, played side by side."""
+    """Episodes per evaluation, played in parallel."""
     checkpoint_every: int = 500_000
     """Env steps between checkpoints."""
     wandb: bool = False
@@ -128,57 +129,58 @@ class Config(Simulation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, hint in get_type_hints(type(self)).items():
-            choices = get_args(hint)
-            if get_origin(hint) is Literal and getattr(self, name) not in choices:
-                _require(False, name, repr(getattr(self, name)), f"one of {', '.join(choices)}")
-        for name in (
-            "num_envs", "total_env_steps", "learning_starts", "steps_per_round", "buffer_size", "batch_size",
-            "n_step", "num_atoms", "num_critics", "policy_delay", "noise_repeat",
-            "log_every", "eval_every", "eval_episodes", "checkpoint_every",
-        ):  # fmt: skip
-            value = getattr(self, name)
-            _require(isinstance(value, int) and value >= 1, name, value, "a whole number, at least 1")
-        for name in ("seed", "target_subset"):
-            value = getattr(self, name)
-            _require(isinstance(value, int) and value >= 0, name, value, "a whole number, 0 or more")
-        for name in ("utd_ratio", "actor_lr", "critic_lr", "alpha_lr", "alpha_init", "value_range"):
-            value = getattr(self, name)
-            _require(math.isfinite(value) and value > 0, name, value, "a finite number above 0")
-        _require(0 <= self.gamma < 1, "gamma", self.gamma, "in [0, 1)")
-        _require(0 < self.tau <= 1, "tau", self.tau, "in (0, 1]")
-        _require(0 < self.lr_final_fraction <= 1, "lr_final_fraction", self.lr_final_fraction, "in (0, 1]")
-        _require(0 <= self.eval_policy_averaging <= 1, "eval_policy_averaging", self.eval_policy_averaging, "in [0, 1]")
-        _require(0 <= self.dropout < 1, "dropout", self.dropout, "in [0, 1)")
-        _require(0 <= self.adam_beta1 < 1, "adam_beta1", self.adam_beta1, "in [0, 1)")
-        for name in ("actor_hidden", "critic_hidden"):
-            widths = getattr(self, name)
-            _require(len(widths) > 0 and min(widths) >= 1, name, widths, "one or more widths, each at least 1")
-        if self.target_entropy != "auto":
-            _require(math.isfinite(self.target_entropy), "target_entropy", self.target_entropy, "finite, or auto")
-        scale = self.target_entropy_scale
-        _require(math.isfinite(scale), "target_entropy_scale", scale, "finite")
+        self._check_choices()
+        self._check_numbers()
         self._check_buffer()
         self._check_round()
         self._check_recipe()
 
+    def _check_choices(self) -> None:
+        for name, hint in get_type_hints(type(self)).items():
+            if get_origin(hint) is Literal and (value := getattr(self, name)) not in get_args(hint):
+                _refuse(name, repr(value), f"one of {', '.join(get_args(hint))}")
+
+    def _check_numbers(self) -> None:
+        at_least_1 = (
+            "num_envs", "total_env_steps", "learning_starts", "steps_per_round", "buffer_size", "batch_size",
+            "n_step", "num_atoms", "num_critics", "policy_delay", "noise_repeat",
+            "log_every", "eval_every", "eval_episodes", "checkpoint_every",
+        )  # fmt: skip
+        positive = ("utd_ratio", "actor_lr", "critic_lr", "alpha_lr", "alpha_init", "value_range")
+        rules: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
+            (at_least_1, lambda x: isinstance(x, int) and x >= 1, "a whole number, at least 1"),
+            (("seed", "target_subset"), lambda x: isinstance(x, int) and x >= 0, "a whole number, 0 or more"),
+            (positive, lambda x: math.isfinite(x) and x > 0, "a finite number above 0"),
+            (("gamma", "dropout", "adam_beta1"), lambda x: 0 <= x < 1, "in [0, 1)"),
+            (("tau", "lr_final_fraction"), lambda x: 0 < x <= 1, "in (0, 1]"),
+            (("eval_policy_averaging",), lambda x: 0 <= x <= 1, "in [0, 1]"),
+            (("target_entropy_scale",), math.isfinite, "a finite number"),
+            (("target_entropy",), lambda x: x == "auto" or math.isfinite(x), "a finite number, or auto"),
+            (("actor_hidden", "critic_hidden"), lambda x: min(x, default=0) >= 1, "widths, each at least 1"),
+        )
+        for names, holds, accepted in rules:
+            for name in names:
+                if not holds(value := getattr(self, name)):
+                    _refuse(name, value, accepted)
+
     def _check_buffer(self) -> None:
         if self.capacity < self.num_envs:
             raise SaltusError(
-                f"the replay buffer holds {self.capacity} transitions and {self.num_envs} worlds add more at a "
-                "step: raise buffer_size and total_env_steps, or lower num_envs"
+                f"the replay buffer holds {self.capacity} transitions and {self.num_envs} worlds add more per step: "
+                "raise buffer_size and total_env_steps, or lower num_envs"
             )
         if self.rounds < 1:
             raise SaltusError(
-                f"learning_starts is {self.learning_starts} and the run ends after total_env_steps = "
-                f"{self.total_env_steps}, with no round of updates between: nothing would be learned. Raise "
-                "total_env_steps, or lower learning_starts, num_envs or steps_per_round"
+                f"learning_starts is {self.learning_starts} and total_env_steps is {self.total_env_steps}: the run "
+                "would end before its first update. Raise total_env_steps, or lower learning_starts, num_envs or "
+                "steps_per_round"
             )
-        if min(self.learning_starts, self.capacity) < self.batch_size:
+        stored = min(self.learning_starts, self.capacity)
+        if stored < self.batch_size:
             raise SaltusError(
-                f"the first update draws batch_size = {self.batch_size} transitions, and only "
-                f"{min(self.learning_starts, self.capacity)} are stored by then: raise learning_starts "
-                f"({self.learning_starts}) and buffer_size ({self.buffer_size}), or lower batch_size"
+                f"the first update samples batch_size = {self.batch_size} transitions, but only {stored} are stored by "
+                f"then: raise learning_starts ({self.learning_starts}) and buffer_size ({self.buffer_size}), or lower "
+                "batch_size"
             )
 
     def _check_round(self) -> None:
@@ -188,76 +190,78 @@ class Config(Simulation):
             near = sorted({max(1, math.floor(updates)), max(1, math.ceil(updates))})
             ratios = " or ".join(f"{count / steps:.12g}" for count in near)
             raise SaltusError(
-                f"utd_ratio {self.utd_ratio:g} gives {updates:g} updates a round of {self.steps_per_round} vector "
-                f"steps of {self.num_envs} worlds; it must be a whole number of at least 1. The nearest ratios that "
-                f"work are {ratios}; or change num_envs or steps_per_round"
+                f"utd_ratio {self.utd_ratio:g} gives {updates:g} updates per round of {self.steps_per_round} vector "
+                f"steps of {self.num_envs} worlds; it must be a whole number, at least 1. The nearest valid ratios are "
+                f"{ratios}; or change num_envs or steps_per_round"
             )
 
     def _check_recipe(self) -> None:
-        """Refuse what cannot be combined, and say what can."""
+        """Refuse combinations that do not work; the message names some that do."""
+        mse, batch_norm = self.critic_loss == "mse", self.critic_norm == "batch"
+        residual = self.network == "residual"
         for holds, reason in (
             (
                 self.num_critics >= self.target_subset,
-                f"a target_subset of {self.target_subset} cannot be drawn from num_critics = {self.num_critics}: raise "
-                "num_critics or lower target_subset",
+                f"target_subset is {self.target_subset} and num_critics is only {self.num_critics}: raise num_critics "
+                "or lower target_subset",
             ),
             (
-                self.target_network or self.critic_norm == "batch",
-                "without target networks critics are stable only with batch norm: set target_network or "
+                self.target_network or batch_norm,
+                "without target networks critics are stable only with batch norm: set --target-network or "
                 "--critic-norm batch",
             ),
             (
-                not (self.critic_loss == "mse" and self.target_network and self.critic_norm == "batch"),
+                not (mse and self.target_network and batch_norm),
                 "batch-normalised critics with target networks need --critic-loss categorical (as in XQC); with "
-                "--critic-loss mse, leave target_network out (CrossQ) or take another critic_norm",
+                "--critic-loss mse, drop --target-network (CrossQ) or choose another --critic-norm",
             ),
             (
-                self.clipped_double_q or (self.critic_loss == "mse" and self.target_network),
-                "target_subset and --actor-value mean go with --critic-loss mse and target networks",
+                self.clipped_double_q or (mse and self.target_network),
+                "--target-subset and --actor-value mean need --critic-loss mse and --target-network",
             ),
             (
-                self.dropout == 0 or (self.critic_loss == "mse" and self.critic_norm != "batch"),
-                "dropout goes with --critic-loss mse and --critic-norm layer or none",
+                self.dropout == 0 or (mse and not batch_norm),
+                "--dropout needs --critic-loss mse and --critic-norm layer or none",
             ),
             (
-                self.actor_norm == "none" or self.critic_loss == "categorical",
-                "--actor-norm batch goes with --critic-loss categorical (XQC, FlashSAC)",
+                self.actor_norm == "none" or not mse,
+                "--actor-norm batch needs --critic-loss categorical (as in XQC and FlashSAC)",
             ),
             (
-                self.network == "mlp" or (self.actor_norm == self.critic_norm == "batch"),
+                not residual or (self.actor_norm == "batch" and batch_norm),
                 "--network residual needs --actor-norm batch and --critic-norm batch",
             ),
             (
-                self.network == "mlp" or len({*self.actor_hidden}) == len({*self.critic_hidden}) == 1,
-                "--network residual has blocks of one width: give actor_hidden and critic_hidden equal numbers",
+                not residual or len({*self.actor_hidden}) == len({*self.critic_hidden}) == 1,
+                "--network residual needs blocks of equal width: give --actor-hidden and --critic-hidden equal numbers",
             ),
             (
-                self.weight_normalization == "none" or self.critic_norm == "batch",
-                "--weight-normalization needs --critic-norm batch: without it, critics could not represent large values",
+                self.weight_normalization == "none" or batch_norm,
+                "--weight-normalization needs --critic-norm batch: without it, critics cannot represent large values",
             ),
             (
-                self.weight_normalization != "all" or self.critic_loss == "categorical",
-                "--weight-normalization all keeps what critics give small: it goes with --critic-loss categorical",
+                self.weight_normalization != "all" or not mse,
+                "--weight-normalization all bounds the critics' outputs: it needs --critic-loss categorical",
             ),
             (
                 "batch" not in (self.actor_norm, self.critic_norm) or self.batch_size >= 2,
-                "batch norm needs a batch_size of 2 at least",
+                "batch norm needs a batch_size of at least 2",
             ),
             (
-                self.critic_loss == "mse" or self.num_atoms >= 2,
-                f"a categorical critic needs num_atoms of 2 at least, not {self.num_atoms}",
+                mse or self.num_atoms >= 2,
+                f"a categorical critic needs num_atoms of at least 2, not {self.num_atoms}",
             ),
             (
-                self.critic_loss == "mse" or self.reward_scaling != "none" or self.value_range != Config.value_range,
-                f"a categorical critic's values lie within {self.value_range:g} of 0, where returns seldom do: set "
-                "--reward-scaling bounded or std, or another --value-range: what the task's returns can be",
+                mse or self.reward_scaling != "none" or self.value_range != Config.value_range,
+                f"a categorical critic's values lie in [-{self.value_range:g}, {self.value_range:g}], and returns are "
+                "usually larger: set --reward-scaling bounded or std, or set --value-range to the largest return",
             ),
         ):
             if not holds:
                 raise SaltusError(reason)
 
     def unused_settings(self) -> dict[str, str]:
-        """The settings that decide nothing here, each with what it goes with."""
+        """Settings that have no effect in this configuration, each with the options that it needs."""
         categorical, batch = self.critic_loss == "categorical", "batch" in (self.actor_norm, self.critic_norm)
         needs = {
             "tau": (self.target_network, "--target-network"),
@@ -268,39 +272,44 @@ class Config(Simulation):
             ),
             "norm_order": (batch and self.network == "mlp", "--critic-norm batch and --network mlp"),
             "target_entropy_scale": (self.target_entropy == "auto", "--target-entropy auto"),
-            "lr_schedule": (self.lr_final_fraction < 1, "an --lr-final-fraction below 1"),
+            "lr_schedule": (self.lr_final_fraction < 1, "--lr-final-fraction below 1"),
         }
-        return {name: what for name, (holds, what) in needs.items() if not holds}
+        return {name: options for name, (used, options) in needs.items() if not used}
 
     @property
     def clipped_double_q(self) -> bool:
-        """Whether all critics make the target, and the smallest value guides the actor."""
+        """Whether the minimum over all critics makes the target and guides the actor."""
         return self.target_subset in (0, self.num_critics) and self.actor_value == "min"
 
     @property
+    def task_name(self) -> str:
+        """The task's name, without the path of its file."""
+        return self.task.rpartition(":")[2]
+
+    @property
     def simulation(self) -> Simulation:
-        """The settings of the training worlds."""
+        """Settings of the training worlds."""
         return Simulation(**{item.name: getattr(self, item.name) for item in dataclasses.fields(Simulation)})
 
     @property
     def capacity(self) -> int:
-        """Transitions that the buffer allocates."""
+        """Transitions that the replay buffer allocates."""
         return min(self.buffer_size, self.total_env_steps)
 
     @property
     def updates_per_round(self) -> int:
-        """Critic updates of one round."""
+        """Critic updates per round."""
         return round(self.utd_ratio * self.num_envs * self.steps_per_round)
 
     @property
     def rounds(self) -> int:
-        """Rounds of the whole run: one before every `steps_per_round`-th vector step after `learning_starts`."""
+        """Rounds of the run: one before every `steps_per_round`-th vector step after `learning_starts`."""
         first, last = self.learning_starts // self.num_envs, (self.total_env_steps - 1) // self.num_envs
         return last // self.steps_per_round - first // self.steps_per_round
 
     @property
     def total_gradient_steps(self) -> int:
-        """Critic updates of the whole run, over which the learning rates fall."""
+        """Critic updates of the run; the learning rates decay over them."""
         return self.rounds * self.updates_per_round
 
     def to_dict(self) -> dict[str, Any]:
@@ -308,22 +317,18 @@ class Config(Simulation):
         return json.loads(json.dumps(vars(self), default=str))
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any], written_by: str = "an unknown version") -> Config:
-        """The inverse of `to_dict`.
-
-        Args:
-            values: the fields by name.
-            written_by: the version of saltus that wrote them.
+    def from_dict(cls, values: dict[str, Any]) -> Config:
+        """Inverse of `to_dict`.
 
         Raises:
-            SaltusError: fields are unknown or missing: the configuration of another version.
+            SaltusError: unknown or missing fields (written by another version), or invalid values.
         """
         names = {item.name for item in dataclasses.fields(cls)}
         if names != set(values):
             unknown, missing = sorted(set(values) - names), sorted(names - set(values))
             raise SaltusError(
-                f"this configuration was written by saltus {written_by} and has other settings (unknown: "
-                f"{', '.join(unknown) or 'none'}; missing: {', '.join(missing) or 'none'}): read it with that version"
+                "the configuration has the settings of another version of saltus (unknown: "
+                f"{', '.join(unknown) or 'none'}; missing: {', '.join(missing) or 'none'})"
             )
         options = {name: _tuples(value) for name, value in values["task_options"].items()}
         fields: dict[str, Any] = {name: _tuples(value) for name, value in values.items()}
@@ -331,10 +336,9 @@ class Config(Simulation):
 
 
 def _tuples(value: Any) -> Any:
-    """Lists, at any depth, as the tuples that they were before JSON."""
+    """Turn JSON's lists, at any depth, back into tuples."""
     return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
 
 
-def _require(holds: bool, name: str, value: object, accepted: str) -> None:
-    if not holds:
-        raise SaltusError(f"{name} is {value}; it must be {accepted}")
+def _refuse(name: str, value: object, accepted: str) -> NoReturn:
+    raise SaltusError(f"{name} is {value}; it must be {accepted}")

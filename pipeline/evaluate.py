@@ -1,4 +1,4 @@
-"""Fixed-episode returns of a deterministic policy."""
+"""Evaluation: returns of whole episodes played by a policy."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Evaluation:
     """Returns and lengths of whole episodes.
 
     Attributes:
-        returns: (episodes,) undiscounted sums of rewards.
-        lengths: (episodes,) control steps.
-        unstable: episodes that ended because the simulation failed.
+        returns: undiscounted sum of rewards of each episode.
+        lengths: control steps of each episode.
+        unstable: number of episodes truncated because the simulation failed.
     """
 
     returns: tuple[float, ...]
@@ -39,37 +39,37 @@ class Evaluation:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95% confidence interval of the mean, by the percentile bootstrap (Efron 1979), 10,000 resamples."""
+        """95% confidence interval of the mean: percentile bootstrap (Efron 1979) with 10,000 resamples."""
         returns = np.asarray(self.returns)
         resamples = np.random.default_rng(0).choice(returns, size=(10_000, len(returns)))
         low, high = np.percentile(resamples.mean(axis=1), [2.5, 97.5])
         return float(low), float(high)
 
     def summary(self) -> str:
-        """One line for a person."""
+        """Mean, standard deviation, interval and mean length in one line of text."""
         low, high = self.interval
         line = (
-            f"return {self.mean:.1f} +- {self.std:.1f} (95% interval of the mean {low:.1f} to {high:.1f}), "
+            f"return {self.mean:.1f} +- {self.std:.1f} (95% interval of the mean: {low:.1f} to {high:.1f}), "
             f"length {np.mean(self.lengths):.0f}, {len(self.returns)} episodes"
         )
-        return line + (f", {self.unstable} cut by unstable physics" if self.unstable else "")
+        return line + (f", {self.unstable} truncated by unstable physics" if self.unstable else "")
 
 
 @torch.no_grad()
 def evaluate(policy: Callable[[Tensor], Tensor], env: BatchEnv) -> Evaluation:
-    """Play one whole episode in every world of `env`: as many episodes as it has worlds.
+    """Play one whole episode in every world of `env`.
 
-    Every world counts once, with its first episode, so that short episodes are not favoured.
+    Only each world's first episode counts, so that short episodes are not over-represented.
 
     Args:
         policy: observation (N, obs_dim) -> action (N, action_dim) in [-1, 1].
-        env: an environment with normalized actions; it is reset here.
+        env: an environment with normalized actions; `evaluate` resets it.
 
     Raises:
-        SaltusError: an environment whose actions are not normalized.
+        SaltusError: the environment's actions are not normalized.
     """
     if not env.normalized_actions:
-        raise SaltusError("policies act in [-1, 1]: evaluate them in an environment with normalized_actions=True")
+        raise SaltusError("policies act in [-1, 1]: make the environment with normalized_actions=True")
     observation = env.reset()
     returns = torch.zeros(env.num_envs, dtype=torch.float64, device=env.device)
     lengths = torch.zeros(env.num_envs, dtype=torch.int64, device=env.device)

@@ -1,4 +1,4 @@
-"""What a run tells: a live display, metrics.csv, evaluations.csv, TensorBoard, Weights & Biases."""
+"""Logging of a run: live display, metrics.csv, evaluations.csv, TensorBoard, Weights & Biases."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from pipeline.config import Config
 from saltus.errors import SaltusError
 
 METRICS, EVALUATIONS = "metrics.csv", "evaluations.csv"
-_PLAIN_INTERVAL = 10.0  # seconds between lines where there is no terminal to draw on
+_PLAIN_INTERVAL = 10.0  # seconds between progress lines without a terminal
 _SHOWN = {
     "env_steps_per_second": "env steps/s",
     "gradient_steps_per_second": "gradient steps/s",
     "utd_ratio": "gradient steps / env steps",
-    "episode_return": "return of training episodes",
-    "evaluation": "return of the last evaluation",
+    "episode_return": "training return",
+    "evaluation": "evaluation return",
     "alpha": "alpha",
     "entropy": "entropy",
     "unstable": "unstable world-steps",
@@ -34,13 +34,13 @@ _SHOWN = {
 
 
 class Logger:
-    """Writes rows of numbers to a run directory and shows them while the run goes on.
+    """Writes rows of numbers to a run's directory and displays progress.
 
     Args:
-        run_dir: the run's folder; files that are there are continued after `env_steps`, later rows dropped.
+        run_dir: the run's directory. Existing tables are continued; their rows after `env_steps` are dropped.
         config: the run's configuration.
-        env_steps: where the run stands.
-        console: where to show progress.
+        env_steps: env steps done so far.
+        console: displays progress.
     """
 
     def __init__(self, run_dir: Path, config: Config, env_steps: int, console: Console):
@@ -69,13 +69,13 @@ class Logger:
         if self._console.is_terminal:
             self._live.stop()
         for close in (*(table.close for table in self._tables.values()), self._tensorboard.close):
-            with suppress(OSError):  # of a full disk, which has been reported already
+            with suppress(OSError):  # a full disk, reported already
                 close()
         if self._wandb is not None:
             self._wandb.finish()
 
     def flush(self) -> None:
-        """Hand everything written so far to the system."""
+        """Write buffered TensorBoard events to their file; tables are not buffered."""
         self._tensorboard.flush()
 
     def say(self, message: str) -> None:
@@ -83,7 +83,7 @@ class Logger:
         self._console.print(message, markup=False, highlight=False, soft_wrap=True)
 
     def phase(self, name: str) -> None:
-        """Tell what the run is doing."""
+        """Show the run's current activity."""
         if name != self._phase:
             self._phase = name
             self._progress.update(self._bar, description=name)
@@ -129,30 +129,29 @@ class Logger:
 
 
 def read_table(path: Path) -> list[dict[str, float]]:
-    """The rows of metrics.csv or evaluations.csv, whole ones only; none where there is no file.
+    """The complete rows of metrics.csv or evaluations.csv; none if there is no file. A missing number is NaN.
 
-    A run may be writing the file meanwhile, so it is read in one piece: what csv reads line by line may find no header,
-    and then, with the file grown, take a row for one. A missing number is NaN.
+    Safe while a run is writing the file: it is read at once, and an incomplete last row is left out.
     """
     header, *rows = _whole_rows(path)
     return [{name: float(value or "nan") for name, value in zip(header, row, strict=True)} for row in rows]
 
 
 def _whole_rows(path: Path) -> list[list[str]]:
-    """The header and the rows as long as it, without a last line cut short; an empty header where there is none."""
+    """Header and rows of a CSV file, without an incomplete last line; the header is empty if there is none."""
     text = path.read_text() if path.exists() else ""
     header, *rows = list(csv.reader(text.split("\n")[:-1])) or [[]]
     return [header, *(row for row in rows if len(row) == len(header))]
 
 
 class _CsvTable:
-    """Rows of a CSV file, each handed to the system when `append` returns; the first row decides the columns."""
+    """A CSV file, flushed after every row; the first row sets the columns."""
 
     def __init__(self, path: Path, env_steps: int):
         self._columns: list[str] = []
         if path.exists():
             self._columns = _drop_rows_after(path, env_steps)
-        self._file: TextIO = open(path, "a", newline="")  # noqa: SIM115 - open for as long as the run
+        self._file: TextIO = open(path, "a", newline="")  # noqa: SIM115 - closed by `close`
 
     def append(self, row: Mapping[str, float]) -> None:
         writer = csv.writer(self._file)
@@ -167,7 +166,7 @@ class _CsvTable:
 
 
 def _drop_rows_after(path: Path, env_steps: int) -> list[str]:
-    """Drop the rows that a resumed run will write again, and a last one cut short; return the columns."""
+    """Drop rows that a resumed run will write again, and an incomplete last one; return the columns."""
     header, *rows = _whole_rows(path)
     kept = [row for row in rows if int(row[0]) <= env_steps]
     partial = path.with_suffix(".partial")
@@ -178,10 +177,10 @@ def _drop_rows_after(path: Path, env_steps: int) -> list[str]:
 
 
 def require_packages(config: Config) -> None:
-    """Raise ValueError, saying what to install, if a package that the configuration asks for is missing."""
+    """Raise SaltusError if an optional package that the configuration needs is missing."""
     if config.wandb:
         try:
-            import wandb  # noqa: F401 - only to see that it is there
+            import wandb  # noqa: F401
         except ImportError:
             raise SaltusError("--wandb needs the wandb package: pip install 'saltus[wandb]'") from None
 

@@ -1,4 +1,4 @@
-"""The learning curve of a run."""
+"""Learning curve of a run."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from pipeline.logger import EVALUATIONS, METRICS, read_table
 
 
 def learning_curve(run_dir: Path, title: str) -> Path | None:
-    """Draw returns over env steps, and evaluation returns over wall-clock, as learning_curve.png.
+    """Plot returns over env steps and over wall-clock time; write learning_curve.png.
 
     Returns:
-        The file, or None if there is no evaluation to draw yet.
+        The file, or None before the first evaluation.
     """
     training, evaluations = _columns(run_dir / METRICS), _columns(run_dir / EVALUATIONS)
     if not evaluations:
@@ -25,12 +25,12 @@ def learning_curve(run_dir: Path, title: str) -> Path | None:
     if training:
         left.plot(training["env_steps"], training["episode_return"], color="0.7", label="training episodes")
     for axes, x in ((left, "env_steps"), (right, "seconds")):
-        axes.plot(evaluations[x], evaluations["return_mean"], color="C0", label="evaluation, mean and 95% interval")
+        axes.plot(evaluations[x], evaluations["return_mean"], color="C0", label="evaluations: mean, 95% interval")
         axes.fill_between(evaluations[x], evaluations["return_low"], evaluations["return_high"], color="C0", alpha=0.2)
         axes.grid(alpha=0.3)
     left.set_xlabel("env steps")
     left.set_ylabel("return")
-    right.set_xlabel("wall-clock, s")
+    right.set_xlabel("wall-clock time (s)")
     right.set_xlim(left=0)
     left.legend()
     figure.suptitle(title)

@@ -1,4 +1,4 @@
-"""Policy: what a run has learned, to be used elsewhere."""
+"""Policy: a trained policy, loaded from a run's directory."""
 
 from __future__ import annotations
 
@@ -18,16 +18,13 @@ Which: TypeAlias = Literal["best", "last"]
 
 
 class Policy:
-    """The deterministic policy of a run, which `saltus evaluate` plays.
-
-    Called with observations (N, obs_dim) float32 on `device`, it returns actions (N, action_dim) float32 in [-1, 1],
-    which `BatchEnv.step` takes.
+    """The deterministic policy of a run: observation (N, obs_dim) float32 -> action (N, action_dim) float32 in [-1, 1].
 
     Attributes:
-        config: of the run.
+        config: the run's configuration.
         which: ``"best"`` or ``"last"``.
-        env_steps: after how many the policy was as it is here.
-        device: where observations are expected.
+        env_steps: env steps of the run after which the policy was saved.
+        device: the observations' device.
     """
 
     def __init__(self, config: Config, agent: Agent, which: Which, env_steps: int):
@@ -39,24 +36,27 @@ class Policy:
 
     @property
     def task(self) -> str:
-        """The task it was trained on, as `saltus train` takes it."""
+        """The task: a registered name, or path/to/file.py:ClassName."""
         return self.config.task
 
     def make_env(self, num_envs: int, seed: int = 0) -> envs.BatchEnv:
-        """Worlds of the task, with the run's options, on the CPU engine, whatever the policy was trained on."""
+        """An environment of the policy's task with the run's task options, simulated by the CPU engine."""
         return _make_env(self.config, num_envs, seed, str(self.device))
 
 
 def load_policy(run_dir: Path | str, which: Which = "best") -> Policy:
-    """A policy from a run's last checkpoint; on the GPU if the run was there and one is at hand.
+    """Load a policy from a run's last checkpoint.
+
+    A policy trained with ``--device cuda`` is loaded onto the GPU if there is one, else onto the CPU.
 
     Args:
         run_dir: the run's directory.
-        which: ``"best"``: the one with the highest mean return in the run's evaluations (of equals the later), or the
-            last, where there was none yet. ``"last"``: as the checkpoint has it.
+        which: ``"best"``: the policy with the highest mean return in the run's evaluations (the latest of equals), or
+            the last policy before the first evaluation. ``"last"``: the latest policy.
 
     Raises:
-        ValueError: no run's directory; CheckpointError: it has no checkpoint that can be used.
+        SaltusError: not a run's directory, or a run of another version.
+        CheckpointError: no checkpoint, or one that cannot be used.
     """
     config, content = open_run(Path(run_dir))
     device = resolve_device("auto" if config.device == "cuda" else config.device)

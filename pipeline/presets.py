@@ -1,4 +1,4 @@
-"""Named recipes: settings that belong together, each with its source."""
+"""Presets: named recipes, each with its source."""
 
 from __future__ import annotations
 
@@ -58,10 +58,10 @@ _FLASHSAC: dict[str, Any] = {
     "noise_repeat": 16,
 }
 _SETTINGS: dict[str, dict[str, Any]] = {
-    # Config's own values. CrossQ's thin critics and Adam with little momentum, 128 worlds, 3-step returns, falling
-    # learning rates and an averaged policy: what reached a good policy soonest in wall-clock time, on two CPU cores.
+    # Config's defaults, chosen for wall-clock time on two CPU cores: CrossQ with narrow critics and a low beta1, 128
+    # worlds, 3-step returns, decaying learning rates, and an averaged policy for evaluation.
     "fast": {},
-    # Haarnoja et al. 2018, "Soft Actor-Critic Algorithms and Applications", as the usual implementations have it.
+    # Haarnoja et al. 2018, "Soft Actor-Critic Algorithms and Applications", as usually implemented.
     "sac": _SAC,
     # Chen et al. 2021, "Randomized Ensembled Double Q-Learning".
     "redq": {
@@ -81,9 +81,9 @@ _SETTINGS: dict[str, dict[str, Any]] = {
         "actor_value": "mean",
         "policy_delay": 20,
     },
-    # Bhatt et al. 2024, "CrossQ", with 256 instead of 2048 wide critics and batch norm instead of batch renorm.
+    # Bhatt et al. 2024, "CrossQ", with critics of width 256 instead of 2048, and batch norm instead of batch renorm.
     "crossq": {**_ONE_WORLD, "lr_final_fraction": 1.0},
-    # Palenicek et al. 2025, "XQC": batch norm, unit weights and cross-entropy, which condition the critics' loss well.
+    # Palenicek et al. 2025, "XQC": batch norm, weight normalisation and cross-entropy, for a well-conditioned loss.
     "xqc": {
         **_CATEGORICAL,
         "utd_ratio": 2.0,
@@ -98,7 +98,7 @@ _SETTINGS: dict[str, dict[str, Any]] = {
         "lr_final_fraction": 0.1,
         "target_entropy_scale": 0.5,
     },
-    # "FlashSAC" (2026, arXiv 2604.04539): one world, and a thousand.
+    # "FlashSAC" (2026, arXiv 2604.04539): one world, and 1024.
     "flashsac": {**_FLASHSAC, "batch_size": 512, "learning_starts": 10_000},
     "flashsac-parallel": {
         **_FLASHSAC,
@@ -113,9 +113,9 @@ _SETTINGS: dict[str, dict[str, Any]] = {
         "checkpoint_every": 5_000_000,
     },
 }
-# Where a task wants something else than most.
+# Overrides for single tasks.
 _FOR_TASK: dict[tuple[str, str], dict[str, Any]] = {
-    # With 3-step returns of squared critics it learns to stand, and goes on standing.
+    # With 3-step returns and MSE critics, the policy learned to stand still and never to walk.
     ("fast", "Humanoid-v5"): {
         "n_step": 1,
         "critic_loss": "categorical",
@@ -126,15 +126,20 @@ _FOR_TASK: dict[tuple[str, str], dict[str, Any]] = {
 
 
 def names() -> list[str]:
-    """The presets there are."""
+    """Names of all presets."""
     return sorted(_SETTINGS)
 
 
 def preset(name: str, task: str, **overrides: Any) -> Config:
-    """The configuration of a preset for a task, with fields overridden; some tasks have settings of their own.
+    """The configuration of a preset for a task; some presets differ between tasks.
+
+    Args:
+        name: one of `names()`.
+        task: as in `Config`.
+        **overrides: further fields of `Config`.
 
     Raises:
-        ValueError: no such preset, or what `Config` refuses.
+        SaltusError: an unknown preset, or invalid settings.
     """
     if name not in _SETTINGS:
         raise SaltusError(f"there is no preset {name!r}; there are {', '.join(names())}")

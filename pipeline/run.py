@@ -1,4 +1,4 @@
-"""A training run: all that it consists of, where its files are, how it continues."""
+"""A training run: its parts, its rows of numbers, its state."""
 
 from __future__ import annotations
 
@@ -29,18 +29,28 @@ from saltus.errors import SaltusError
 
 _log = logging.getLogger("saltus")
 
-LEARNER_METRICS = ("critic_loss", "td_error", "actor_loss", "alpha_loss", "alpha", "entropy")
+AGENT_METRICS = ("critic_loss", "td_error", "actor_loss", "alpha_loss", "alpha", "entropy")
 
 
 class Run:
-    """All that a training run consists of: worlds, buffer, learner, counters.
+    """Environment, replay buffer, agent, learner and counters of a training run.
+
+    The constructor writes nothing to `run_dir`.
 
     Args:
-        config: what to run.
-        run_dir: where its files are.
+        config: the run's configuration.
+        run_dir: the run's directory.
+
+    Attributes:
+        observation: current observations, (num_envs, obs_dim).
+        metrics: the agent's latest metrics, scalars on `device`.
+        env_steps: env steps done, summed over worlds.
+        vector_steps: steps of all worlds together.
+        best: mean return, env steps and state of the best evaluated policy; empty before the first evaluation.
 
     Raises:
-        SaltusError: a task or a setting that does not work here; MemoryError: worlds or a buffer that do not fit.
+        SaltusError: an unknown task, or a setting that does not work on this machine.
+        MemoryError: worlds or replay buffer do not fit.
     """
 
     def __init__(self, config: Config, run_dir: Path):
@@ -48,23 +58,23 @@ class Run:
         self.device = resolve_device(config.device)
         if config.matmul_dtype == "tf32" and self.device.type != "cuda":
             raise SaltusError(
-                f"--matmul-dtype tf32 is for CUDA, and this run is on {self.device}: use float32 or bfloat16"
+                f"--matmul-dtype tf32 needs CUDA, and this run is on {self.device}: use float32 or bfloat16"
             )
         torch.manual_seed(derive_seed(config.seed, "learner"))
-        self._task = envs.find_task(config.task)  # once: a file that is edited meanwhile changes nothing
+        self._task = envs.find_task(config.task)  # loaded once: later edits of its file have no effect
         self.env = self._make_training_env()
         dimensions = self.env.observation_dim, self.env.action_dim
         self.agent = Agent(config, *dimensions, self.device)
         self.learner = Learner(self.agent)
-        _log.info(self._memory(dimensions))
+        _log.info(self._describe_memory(dimensions))
         seed = derive_seed(config.seed, "buffer")
         self.buffer = ReplayBuffer(config.capacity, *dimensions, self.device, seed, config.n_step, config.gamma)
         self.noise = RepeatedNoise(config.num_envs, self.env.action_dim, config.noise_repeat, self.device)
         self.observation = self.env.reset()
         self.metrics: dict[str, torch.Tensor] = {}
         self.env_steps = self.vector_steps = 0
-        self.best: dict[str, Any] = {}  # of the policy with the highest mean return so far
-        self._logged: dict[str, float] = {}
+        self.best: dict[str, Any] = {}
+        self._logged: dict[str, float] = {}  # totals at the last row of metrics
         self._seconds_before, self._started = 0.0, time.monotonic()
 
     def _make_training_env(self) -> envs.BatchEnv:
@@ -79,7 +89,7 @@ class Run:
         )
 
     def _make_evaluation_env(self) -> envs.BatchEnv:
-        """Worlds of the reference engine, whatever the policy is trained on."""
+        """An environment on the CPU engine with the model's own solver, so that returns are comparable between runs."""
         config = self.config
         return envs.make(
             self._task,
@@ -91,8 +101,8 @@ class Run:
             **config.task_options,
         )
 
-    def _memory(self, dimensions: tuple[int, int]) -> str:
-        """What buffer and learner take on the device, and the options that decide it; the physics speaks for itself."""
+    def _describe_memory(self, dimensions: tuple[int, int]) -> str:
+        """Memory of replay buffer and agent, with the options that set it."""
         size = self.config.capacity * transitions.num_bytes(*dimensions)
         return (
             f"memory on {self.device}: replay buffer: {self.config.capacity:,} transitions, {size / 1e6:,.0f} MB "
@@ -101,7 +111,7 @@ class Run:
 
     @property
     def seconds(self) -> float:
-        """Wall-clock time of the run so far, its earlier sittings included."""
+        """Wall-clock time of the run so far, including previous sessions."""
         return self._seconds_before + time.monotonic() - self._started
 
     def due(self, interval: int) -> bool:
@@ -109,13 +119,13 @@ class Run:
         return self.env_steps // interval > (self.env_steps - self.config.num_envs) // interval
 
     def act(self) -> torch.Tensor:
-        """Actions in [-1, 1], (num_envs, action_dim), where the physics runs: uniform at first, then the policy's.
+        """Actions in [-1, 1], (num_envs, action_dim): uniform before `learning_starts`, then the policy's.
 
-        If the physics is not on the learner's device, this waits for the actions. The physics then need not wait for
-        work that the learner's device is given after this call.
+        The actions are on the physics' device. If that is not the learner's device, the copy synchronises here, so
+        that the physics does not wait for updates launched after this call.
 
         Raises:
-            DivergenceError: with the CPU engine: actions are not finite, because learning has diverged.
+            DivergenceError: actions are not finite (checked with the CPU engine only).
         """
         if self.env_steps < self.config.learning_starts:
             action = 2 * torch.rand(self.env.num_envs, self.env.action_dim, device=self.device) - 1
@@ -126,8 +136,16 @@ class Run:
             self.agent.check_finite(self.metrics | {"action": action.sum()})
         return action
 
+    def learn(self, logger: Logger) -> None:
+        """Do one round of updates."""
+        compiling = self.learner.compiling
+        logger.phase("compiling the updates" if compiling else "learning")
+        self.metrics |= self.learner.round(self.buffer, self.config.updates_per_round)
+        if compiling and not self.learner.compiling:
+            logger.say(f"compiled the updates in {self.learner.compile_seconds:.0f} s")
+
     def step(self, action: torch.Tensor) -> TensorDict:
-        """Apply the actions that `act` returned; return the transition."""
+        """Step the worlds with actions in [-1, 1], (num_envs, action_dim); return the transition."""
         transition, self.observation = self.env.step(action)
         self.env_steps += self.config.num_envs
         self.vector_steps += 1
@@ -135,7 +153,7 @@ class Run:
         return transition
 
     def log(self, logger: Logger) -> None:
-        """Write a row of metrics: rates and means since the last row, losses of the last round."""
+        """Write a row of metrics: rates and means since the last row, metrics of the latest updates."""
         metrics = self.agent.check_finite(self.metrics)
         totals = self.env.statistics() | {
             "env_steps": self.env_steps,
@@ -152,22 +170,20 @@ class Run:
             "episodes": int(totals["episodes"]),
             "episode_return": since["episode_return"] / episodes,
             "episode_length": since["episode_length"] / episodes,
-            "unstable": int(totals["unstable"]),
-            "nonfinite": int(totals["nonfinite"]),
-            "overflowed": int(totals["overflowed"]),
-            **{name: metrics.get(name, float("nan")) for name in LEARNER_METRICS},
+            **{name: int(totals[name]) for name in ("unstable", "nonfinite", "overflowed")},
+            **{name: metrics.get(name, float("nan")) for name in AGENT_METRICS},
             **{name: value / since["steps"] for name, value in since.items() if name.startswith("reward_terms/")},
-            "seconds": self.seconds,
+            "seconds": totals["seconds"],
             "env_steps_per_second": since["env_steps"] / since["seconds"],
             "gradient_steps_per_second": since["gradient_steps"] / since["seconds"],
         }
         logger.metrics(row)
 
     def evaluate(self, logger: Logger) -> Evaluation:
-        """Play whole episodes with the deterministic policy, from starts that depend on the seed and the step.
+        """Play whole episodes with the deterministic policy, and write a row of their returns.
 
-        They are played on the CPU engine with the model's own solver, so that returns mean the same everywhere. A copy
-        of the policy is kept where none before had a higher mean return.
+        The initial states depend on the seed and on `env_steps`. The policy is kept as `best` if no earlier one had a
+        higher mean return.
         """
         logger.phase("evaluating")
         result = evaluate(self.agent.policy, self._make_evaluation_env())
@@ -185,12 +201,17 @@ class Run:
         }
         logger.evaluation(row, result.summary())
         if result.mean >= self.best.get("return_mean", -math.inf):
-            self.best = {"return_mean": result.mean, "env_steps": self.env_steps}
-            self.best["policy"] = self.agent.policy_state()
+            policy = self.agent.policy_state()
+            self.best = {"return_mean": result.mean, "env_steps": self.env_steps, "policy": policy}
         return result
 
     def save(self, logger: Logger) -> None:
-        """Write a checkpoint."""
+        """Write a checkpoint.
+
+        Raises:
+            DivergenceError: a metric or parameter is not finite.
+            CheckpointError: the checkpoint could not be written.
+        """
         logger.phase("saving")
         logger.flush()
         self.agent.check_finite(self.metrics)
@@ -198,7 +219,7 @@ class Run:
         checkpoint.save(self.run_dir / "checkpoints", self.env_steps, self.config.to_dict(), self.state_dict())
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the rest of the run depends on."""
+        """Everything that the rest of the run depends on, as a checkpoint's state."""
         return {
             "device": self.device.type,
             "env_steps": self.env_steps,
@@ -218,20 +239,20 @@ class Run:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from what `state_dict` gave.
+        """Continue from a `state_dict`.
 
         Raises:
-            CheckpointError: it was written on another kind of device.
+            CheckpointError: the state was saved on another kind of device.
         """
         if state["device"] != self.device.type:
             raise checkpoint.CheckpointError(
-                f"the run was on {state['device']} and would go on on {self.device.type}, where its random numbers are "
-                f"others: resume it on a machine with {state['device']}"
+                f"the run was saved on {state['device']}, and {self.device.type} draws other random numbers: resume it "
+                f"on a machine with {state['device']}"
             )
         self.env_steps, self.vector_steps = state["env_steps"], state["vector_steps"]
         self._seconds_before, self._started = state["seconds"], time.monotonic()
         self._logged = state["logged"]
-        self.best = deepcopy(state["best"])  # or the whole file that its tensors are parts of would be kept with them
+        self.best = deepcopy(state["best"])  # else its tensors would keep the whole file mapped
         self.metrics = {name: value.to(self.device) for name, value in state["metrics"].items()}
         self.observation = state["observation"].to(self.device)
         self.env.set_state(state["environment"])

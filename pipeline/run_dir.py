@@ -1,4 +1,4 @@
-"""A run's directory: its files, its lock, its configuration."""
+"""A run's directory: its name, its lock, its configuration, its last checkpoint."""
 
 from __future__ import annotations
 
@@ -18,16 +18,20 @@ from saltus.versions import versions
 
 def default_path(config: Config) -> Path:
     """``runs/<task>-s<seed>-<time>``."""
-    return Path("runs") / f"{config.task.rpartition(':')[2]}-s{config.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
+    return Path("runs") / f"{config.task_name}-s{config.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def require_unused(run_dir: Path) -> None:
-    """Raise SaltusError if a directory holds files, unless they are those of a run that never saved a checkpoint."""
+    """Check that a new run may use a directory.
+
+    Raises:
+        SaltusError: the directory holds files, other than those of a run that never saved a checkpoint.
+    """
     empty = not run_dir.exists() or (run_dir.is_dir() and not any(run_dir.iterdir()))
     never_saved = (run_dir / "config.json").is_file() and not checkpoint.find(run_dir / "checkpoints")
     if not (empty or never_saved):
         raise SaltusError(
-            f"{run_dir} exists: `saltus resume {run_dir}` continues the run in it; a new run takes another --run-dir"
+            f"{run_dir} exists: `saltus resume {run_dir}` continues the run in it; a new run needs another --run-dir"
         )
 
 
@@ -42,10 +46,10 @@ def create(config: Config, run_dir: Path) -> None:
 
 @contextmanager
 def locked(run_dir: Path) -> Iterator[None]:
-    """Hold a run's directory, so that no second process writes into it; the lock ends with the process.
+    """Lock a run's directory against other processes; the lock ends with the process.
 
     Raises:
-        SaltusError: another process holds it.
+        SaltusError: another process holds the lock.
     """
     with open(run_dir / "lock", "w") as file:
         try:
@@ -56,24 +60,37 @@ def locked(run_dir: Path) -> Iterator[None]:
 
 
 def open_run(run_dir: Path) -> tuple[Config, dict[str, Any]]:
-    """A run's configuration, and the content of its last checkpoint.
+    """Read a run's configuration and the content of its last checkpoint (see `checkpoint.load`).
 
     Raises:
         SaltusError: not a run's directory, or a run of another version.
-        CheckpointError: a checkpoint that cannot be used.
+        CheckpointError: no checkpoint, or one that cannot be used.
     """
-    file = run_dir / "config.json"
-    if not file.is_file():
-        raise SaltusError(f"{run_dir} is not the directory of a run: it has no config.json")
-    try:
-        content = dict(json.loads(file.read_text()))
-        values, written_by = content["config"], content["versions"]
-        config = Config.from_dict(dict(values), written_by.get("saltus", "an unknown version"))
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise SaltusError(
-            f"{file} is damaged ({error}); a checkpoint of the run holds the same configuration"
-        ) from None
+    config = _read_config(run_dir)
     found = checkpoint.find(run_dir / "checkpoints")
     if not found:
         raise checkpoint.CheckpointError(f"{run_dir} has no checkpoint: start the run again")
     return config, checkpoint.load(found[-1], config.to_dict())
+
+
+def _read_config(run_dir: Path) -> Config:
+    file = run_dir / "config.json"
+    if not file.is_file():
+        raise SaltusError(f"{run_dir} is not a run's directory: it has no config.json")
+    try:
+        content = dict(json.loads(file.read_text()))
+        values, version = dict(content["config"]), str(dict(content["versions"])["saltus"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise SaltusError(
+            f"{file} is damaged ({error}); each checkpoint of the run holds the same configuration"
+        ) from None
+    try:
+        return Config.from_dict(values)
+    except SaltusError as error:
+        current = versions()["saltus"]
+        if version == current:
+            raise SaltusError(f"{file}: {error}") from None
+        raise SaltusError(
+            f"{run_dir} was written by saltus {version}, and saltus {current} cannot read it: use saltus {version} for "
+            f"it. Reason: {error}"
+        ) from None

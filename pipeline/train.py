@@ -1,4 +1,4 @@
-"""The training loop, and how a signal ends it."""
+"""The training loop, and the signals that stop it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pipeline.run import Run
 
 
 def train(run: Run, logger: Logger, stopping: Callable[[], bool] = lambda: False) -> None:
-    """Advance a run to its end, or until `stopping()`; save it in either case.
+    """Continue a run to its end, or until `stopping()` is true; save it in either case.
 
     Raises:
-        DivergenceError: a loss became infinite or not a number; the last checkpoint is from before.
+        DivergenceError: a loss, parameter or action became infinite or NaN; the last checkpoint precedes it.
         CheckpointError: a checkpoint could not be written.
     """
     config = run.config
@@ -22,15 +22,11 @@ def train(run: Run, logger: Logger, stopping: Callable[[], bool] = lambda: False
         run.save(logger)
     while run.env_steps < config.total_env_steps and not stopping():
         action = run.act()
-        # The round comes between acting and stepping: where the CPU simulates, a GPU learns meanwhile.
+        # Updates precede the step, so that a GPU learns while the CPU simulates.
         if run.env_steps <= config.learning_starts:
             logger.phase("random actions")
         elif run.vector_steps % config.steps_per_round == 0:
-            compiling = run.learner.compiling
-            logger.phase("compiling the updates" if compiling else "learning")
-            run.metrics |= run.learner.round(run.buffer, config.updates_per_round)
-            if compiling and not run.learner.compiling:
-                logger.say(f"compiling took {run.learner.compile_seconds:.0f} s")
+            run.learn(logger)
         run.buffer.extend(run.step(action))
         logger.advance(run.env_steps)
         finished = run.env_steps >= config.total_env_steps
@@ -45,7 +41,11 @@ def train(run: Run, logger: Logger, stopping: Callable[[], bool] = lambda: False
 
 
 class StopSignal:
-    """SIGINT and SIGTERM ask the loop to stop at its next step; a second SIGINT interrupts at once."""
+    """Stops the loop after the current step on SIGINT or SIGTERM; a second signal, if SIGINT, interrupts at once.
+
+    Attributes:
+        received: the name of the last signal received, or None.
+    """
 
     def __init__(self) -> None:
         self.received: str | None = None

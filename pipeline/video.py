@@ -1,4 +1,4 @@
-"""Frames -> mp4."""
+"""Videos of a policy."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from envs.render import Renderer
 
 
 def record(policy: Callable[[Tensor], Tensor], env: BatchEnv, path: Path, max_fps: float = 60) -> tuple[float, int]:
-    """Play one episode in the first world of `env` and write it as an mp4 that runs in real time.
+    """Play one episode in the first world of `env` and write it as a real-time mp4.
 
     Args:
         policy: observation (N, obs_dim) -> action (N, action_dim) in [-1, 1].
-        env: a fresh environment; it is reset here.
+        env: an environment with normalized actions; `record` resets it.
         path: the file to write.
-        max_fps: frames per second of the video at most; of a faster task every k-th frame is taken.
+        max_fps: maximum frames per second. A task with more steps per second has only every k-th step drawn.
 
     Returns:
         The episode's return, and its length in control steps.
@@ -48,7 +48,7 @@ def record(policy: Callable[[Tensor], Tensor], env: BatchEnv, path: Path, max_fp
 def _episode(
     policy: Callable[[Tensor], Tensor], env: BatchEnv, renderer: Renderer, stride: int
 ) -> Iterator[tuple[float, np.ndarray | None]]:
-    """The reward of every step, and every `stride`-th frame, until the episode ends."""
+    """Yield each step's reward, with a frame at every `stride`-th step, until the episode ends."""
     observation = env.reset()
     for step in range(env.task.max_episode_steps):
         frame = renderer.frame(0) if step % stride == 0 else None

@@ -20,7 +20,7 @@ import pytest
 
 from benchmarks import __main__ as benchmarks
 from pipeline import presets
-from pipeline.cli import _parse_train
+from pipeline.train_options import parse_train
 
 ROOT = Path(__file__).parent.parent
 SALTUS = (sys.executable, "-m", "saltus")
@@ -136,7 +136,7 @@ def test_every_block_is_run_or_says_why_not(fence: Fence):
 @pytest.mark.parametrize("command", commands("saltus train "))
 def test_the_training_commands_shown_are_accepted(command: str, folder: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(folder)
-    config, _ = _parse_train(shlex.split(command, comments=True)[2:])
+    config, _ = parse_train(shlex.split(command, comments=True)[2:])
     assert config.updates_per_round >= 1
 
 

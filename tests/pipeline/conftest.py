@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from cli_helpers import command, swinger  # noqa: F401 - fixtures
 
 
 @pytest.fixture(autouse=True, scope="module")

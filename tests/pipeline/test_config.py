@@ -1,3 +1,5 @@
+"""Config: what it refuses and accepts, its JSON, the presets."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -9,9 +11,12 @@ import typing
 import pytest
 from pipeline_helpers import ACTION_DIM, HUMANOID, OBSERVATION_DIM, filled_buffer, small_config
 
+from envs import Simulation
 from pipeline import presets
+from pipeline.agent import Agent
 from pipeline.config import Config
 from pipeline.learner import Learner
+from saltus import SaltusError
 
 pytestmark = pytest.mark.filterwarnings("ignore:No target network updater")
 HINTS = typing.get_type_hints(Config)
@@ -39,26 +44,24 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("name", "value", "accepted"), REFUSED)
-def test_an_impossible_number_is_refused_with_field_value_and_what_is_accepted(
-    name: str, value: object, accepted: str
-) -> None:
-    with pytest.raises(ValueError, match=re.escape(f"{name} is {value}")) as refusal:
+def test_invalid_number_is_refused_with_field_value_and_accepted_range(name: str, value: object, accepted: str) -> None:
+    with pytest.raises(SaltusError, match=re.escape(f"{name} is {value}")) as refusal:
         small_config(**{name: value})
     assert accepted in str(refusal.value)
 
 
 @pytest.mark.parametrize("name", [*INTEGERS, *FLOATS])
-def test_no_number_may_be_below_zero_or_no_number_at_all(name: str) -> None:
-    """But for the scale of an entropy, which is below 0 for a policy that is to be nearly deterministic."""
+def test_negative_numbers_and_nan_are_refused(name: str) -> None:
+    """Except a negative target_entropy_scale, for a nearly deterministic policy."""
     for value in (-1, math.nan) if name != "target_entropy_scale" else (math.nan,):
-        with pytest.raises(ValueError, match=name):
+        with pytest.raises(SaltusError, match=name):
             small_config(**{name: value})
 
 
 @pytest.mark.parametrize("name", INTEGERS)
-def test_a_count_is_a_whole_number(name: str) -> None:
+def test_count_must_be_a_whole_number(name: str) -> None:
     value = getattr(small_config(), name) + 0.5
-    with pytest.raises(ValueError, match=re.escape(f"{name} is {value}")):
+    with pytest.raises(SaltusError, match=re.escape(f"{name} is {value}")):
         small_config(**{name: value})
 
 
@@ -72,14 +75,14 @@ def test_a_count_is_a_whole_number(name: str) -> None:
         ("actor_hidden", (1,)), ("learning_starts", 395),
     ],
 )  # fmt: skip
-def test_the_limits_themselves_are_accepted(name: str, value: object) -> None:
+def test_limits_are_accepted(name: str, value: object) -> None:
     assert getattr(small_config(**{name: value}), name) == value
 
 
 def suggested_ratios(num_envs: int, steps_per_round: int, utd_ratio: float) -> list[float]:
-    with pytest.raises(ValueError, match=f"utd_ratio {utd_ratio:g}") as refusal:
+    with pytest.raises(SaltusError, match=f"utd_ratio {utd_ratio:g}") as refusal:
         small_config(num_envs=num_envs, steps_per_round=steps_per_round, utd_ratio=utd_ratio)
-    listed = re.search(r"ratios that work are (.+?); or", str(refusal.value))
+    listed = re.search(r"valid ratios are (.+?); or", str(refusal.value))
     assert listed is not None, str(refusal.value)
     return [float(text) for text in listed[1].split(" or ")]
 
@@ -87,9 +90,7 @@ def suggested_ratios(num_envs: int, steps_per_round: int, utd_ratio: float) -> l
 @pytest.mark.parametrize("num_envs", [1, 3, 7, 16, 101])
 @pytest.mark.parametrize("steps_per_round", [1, 3])
 @pytest.mark.parametrize("utd_ratio", [1e-4, 0.0131, 0.31, 0.77, 1.51, 7.123])
-def test_a_utd_ratio_that_gives_no_whole_number_of_updates_names_the_nearest_that_do(
-    num_envs: int, steps_per_round: int, utd_ratio: float
-) -> None:
+def test_refused_utd_ratio_names_the_nearest_valid_ones(num_envs: int, steps_per_round: int, utd_ratio: float) -> None:
     steps = num_envs * steps_per_round
     ratios = suggested_ratios(num_envs, steps_per_round, utd_ratio)
     nearest = min((count / steps for count in range(1, 10 * steps)), key=lambda ratio: abs(ratio - utd_ratio))
@@ -104,7 +105,7 @@ def test_a_utd_ratio_that_gives_no_whole_number_of_updates_names_the_nearest_tha
     ("num_envs", "steps_per_round", "utd_ratio", "updates"),
     [(1, 1, 1.0, 1), (1, 1, 20.0, 20), (16, 1, 1 / 16, 1), (16, 1, 2.5, 40), (3, 1, 1 / 3, 1), (64, 4, 0.125, 32)],
 )
-def test_the_updates_of_a_round_are_the_ratio_times_its_env_steps(
+def test_updates_per_round_are_utd_ratio_times_env_steps(
     num_envs: int, steps_per_round: int, utd_ratio: float, updates: int
 ) -> None:
     config = small_config(num_envs=num_envs, steps_per_round=steps_per_round, utd_ratio=utd_ratio)
@@ -112,29 +113,29 @@ def test_the_updates_of_a_round_are_the_ratio_times_its_env_steps(
 
 
 @pytest.mark.parametrize("limit", ["buffer_size", "total_env_steps"])
-def test_a_buffer_that_cannot_take_one_vector_step_is_refused(limit: str) -> None:
-    with pytest.raises(ValueError, match=r"holds 31 transitions and 32 worlds") as refusal:
+def test_buffer_smaller_than_a_vector_step_is_refused(limit: str) -> None:
+    with pytest.raises(SaltusError, match=r"holds 31 transitions and 32 worlds") as refusal:
         small_config(num_envs=32, batch_size=2, learning_starts=2, **{limit: 31})
     assert limit in str(refusal.value)
     small_config(num_envs=32, batch_size=2, learning_starts=2, **{limit: 33})
 
 
-def test_a_run_that_would_end_before_it_learns_is_refused() -> None:
+def test_run_without_updates_is_refused() -> None:
     with pytest.raises(
-        ValueError, match=r"learning_starts is 400 .* total_env_steps = 400, .*: nothing would be learned"
+        ValueError, match=r"learning_starts is 400 .* total_env_steps is 400: .* end before its first update"
     ):
         small_config(learning_starts=400, total_env_steps=400)
 
 
 @pytest.mark.parametrize("limit", ["learning_starts", "buffer_size"])
-def test_a_batch_larger_than_what_the_first_update_finds_is_refused(limit: str) -> None:
-    with pytest.raises(ValueError, match=r"batch_size = 33.*only 32 are stored") as refusal:
+def test_batch_larger_than_the_stored_transitions_is_refused(limit: str) -> None:
+    with pytest.raises(SaltusError, match=r"batch_size = 33.*only 32 are stored") as refusal:
         small_config(batch_size=33, **{limit: 32})
     assert "learning_starts" in str(refusal.value)
     small_config(batch_size=32, **{limit: 32})
 
 
-def test_the_buffer_allocates_no_more_than_the_run_will_fill() -> None:
+def test_buffer_allocates_at_most_total_env_steps() -> None:
     assert small_config(buffer_size=10**9, total_env_steps=1234).capacity == 1234
     assert small_config(buffer_size=99, total_env_steps=1234).capacity == 99
 
@@ -148,29 +149,36 @@ def test_the_buffer_allocates_no_more_than_the_run_will_fill() -> None:
     ],
     ids=["none", "flat", "nested"],
 )
-def test_a_configuration_survives_json_unchanged(options: dict[str, object]) -> None:
+def test_config_survives_json(options: dict[str, object]) -> None:
     config = small_config(task_options=options, actor_hidden=(32, 16), target_entropy=-2.5, seed=7)
     written = json.dumps(config.to_dict())
     assert Config.from_dict(json.loads(written)) == config
     assert Config.from_dict(config.to_dict()) == config
 
 
-def test_a_configuration_of_another_version_names_the_fields_that_differ() -> None:
+def test_config_of_another_version_is_refused_with_the_fields_that_differ() -> None:
     values = small_config().to_dict()
     del values["gamma"]
-    with pytest.raises(ValueError, match=r"another version.*'discount'.*'gamma'"):
+    with pytest.raises(SaltusError, match=r"another version of saltus \(unknown: discount; missing: gamma\)"):
         Config.from_dict({**values, "discount": 0.9})
 
 
-def test_a_written_configuration_is_checked_when_it_is_read() -> None:
-    with pytest.raises(ValueError, match="gamma is 2"):
+def test_config_from_json_is_checked() -> None:
+    with pytest.raises(SaltusError, match="gamma is 2"):
         Config.from_dict({**small_config().to_dict(), "gamma": 2})
 
 
-def test_a_configuration_cannot_be_changed_behind_its_checks() -> None:
+def test_config_is_frozen() -> None:
     config = small_config()
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.gamma = 2.0  # type: ignore[misc]
+
+
+def test_config_has_the_fields_of_simulation_and_its_checks() -> None:
+    settings = Simulation(physics="warp", num_threads=3, solver="newton", max_contacts=7, max_constraints=9)
+    assert small_config(**vars(settings)).simulation == settings
+    with pytest.raises(SaltusError, match="physics is 'gpu'; it must be one of auto, cpu, warp"):
+        small_config(physics="gpu")
 
 
 CATEGORICAL = {"critic_loss": "categorical", "target_network": True, "value_range": 20.0}
@@ -179,13 +187,13 @@ RECIPES = [
     (
         "redq",
         {"num_critics": 2, "target_subset": 3},
-        "a target_subset of 3 cannot be drawn from num_critics = 2: raise num_critics or lower target_subset",
+        "target_subset is 3 and num_critics is only 2: raise num_critics or lower target_subset",
     ),
     *[
         (
             "sac",
             {"target_network": False, "critic_norm": norm},
-            "without target networks critics are stable only with batch norm: set target_network or "
+            "without target networks critics are stable only with batch norm: set --target-network or "
             "--critic-norm batch",
         )
         for norm in ("none", "layer")
@@ -195,7 +203,7 @@ RECIPES = [
             preset,
             overrides,
             "batch-normalised critics with target networks need --critic-loss categorical (as in XQC); with "
-            "--critic-loss mse, leave target_network out (CrossQ) or take another critic_norm",
+            "--critic-loss mse, drop --target-network (CrossQ) or choose another --critic-norm",
         )
         for preset, overrides in (("crossq", {"target_network": True}), ("sac", {"critic_norm": "batch"}))
     ],
@@ -203,17 +211,17 @@ RECIPES = [
         (
             preset,
             overrides,
-            "target_subset and --actor-value mean go with --critic-loss mse and target networks",
+            "--target-subset and --actor-value mean need --critic-loss mse and --target-network",
         )
         for preset in ("crossq", "xqc", "flashsac")
         for overrides in ({"actor_value": "mean"}, {"num_critics": 3, "target_subset": 2})
     ],
     *[
-        (preset, {"dropout": 0.1}, "dropout goes with --critic-loss mse and --critic-norm layer or none")
+        (preset, {"dropout": 0.1}, "--dropout needs --critic-loss mse and --critic-norm layer or none")
         for preset in ("crossq", "xqc", "flashsac")
     ],
     *[
-        (preset, {"actor_norm": "batch"}, "--actor-norm batch goes with --critic-loss categorical (XQC, FlashSAC)")
+        (preset, {"actor_norm": "batch"}, "--actor-norm batch needs --critic-loss categorical (as in XQC and FlashSAC)")
         for preset in ("sac", "redq", "droq", "crossq")
     ],
     *[
@@ -228,22 +236,22 @@ RECIPES = [
         (
             "flashsac",
             {name: (8, 16)},
-            "--network residual has blocks of one width: give actor_hidden and critic_hidden equal numbers",
+            "--network residual needs blocks of equal width: give --actor-hidden and --critic-hidden equal numbers",
         )
         for name in ("actor_hidden", "critic_hidden")
     ],
-    ("xqc", {"num_atoms": 1}, "a categorical critic needs num_atoms of 2 at least, not 1"),
+    ("xqc", {"num_atoms": 1}, "a categorical critic needs num_atoms of at least 2, not 1"),
 ]
 
 
-@pytest.mark.parametrize(("preset", "overrides", "said"), RECIPES)
-def test_parts_that_do_not_go_together_are_refused_with_what_does(
-    preset: str, overrides: dict[str, object], said: str
+@pytest.mark.parametrize(("preset", "overrides", "message"), RECIPES)
+def test_settings_that_do_not_combine_are_refused_with_those_that_do(
+    preset: str, overrides: dict[str, object], message: str
 ) -> None:
     small_config(preset=preset)
-    with pytest.raises(ValueError, match=re.escape(said)) as refusal:
+    with pytest.raises(SaltusError, match=re.escape(message)) as refusal:
         small_config(preset=preset, **overrides)
-    assert str(refusal.value) == said
+    assert str(refusal.value) == message
 
 
 @pytest.mark.parametrize(
@@ -264,58 +272,59 @@ def test_parts_that_do_not_go_together_are_refused_with_what_does(
         (HUMANOID, {"weight_normalization": "all"}),
     ],
 )
-def test_parts_that_go_together_are_accepted_and_learn(preset: str, overrides: dict[str, object]) -> None:
-    learner = Learner(small_config(preset=preset, policy_delay=1, **overrides), OBSERVATION_DIM, ACTION_DIM)
-    learner.check_finite(learner.round(filled_buffer(n_step=learner.config.n_step), 2))
+def test_settings_that_combine_are_accepted_and_learn(preset: str, overrides: dict[str, object]) -> None:
+    agent = Agent(small_config(preset=preset, policy_delay=1, **overrides), OBSERVATION_DIM, ACTION_DIM)
+    metrics = Learner(agent).round(filled_buffer(n_step=agent.config.n_step), 2)
+    agent.check_finite(metrics)
 
 
 @pytest.mark.parametrize("name", presets.names())
-def test_every_preset_builds_and_gives_way_to_overrides(name: str) -> None:
+def test_preset_accepts_overrides(name: str) -> None:
     config = presets.preset(name, "Hopper-v5")
     assert config.task == "Hopper-v5"
     assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
     assert presets.preset(name, "Hopper-v5", gamma=0.5, seed=3) == dataclasses.replace(config, gamma=0.5, seed=3)
 
 
-def test_no_two_presets_are_the_same() -> None:
+def test_presets_differ() -> None:
     configs = [presets.preset(name, "Hopper-v5").to_dict() for name in presets.names()]
     assert all(configs.count(config) == 1 for config in configs)
 
 
 @pytest.mark.parametrize("name", ["sca", "", "SAC"])
-def test_an_unknown_preset_lists_those_there_are(name: str) -> None:
-    with pytest.raises(ValueError, match=f"there is no preset '{name}'") as refusal:
+def test_unknown_preset_is_refused_with_a_list(name: str) -> None:
+    with pytest.raises(SaltusError, match=f"there is no preset '{name}'") as refusal:
         presets.preset(name, "Hopper-v5")
     assert all(known in str(refusal.value) for known in presets.names())
 
 
-def test_the_default_preset_is_the_configuration_as_it_stands() -> None:
+def test_default_preset_is_config_itself() -> None:
     assert presets.preset(presets.DEFAULT, "Hopper-v5") == Config("Hopper-v5")
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("critic_norm", "Layer"), ("lr_schedule", "cos"), ("reward_scaling", "bounds"), ("weight_normalization", "rows")],
+    [("critic_norm", "Layer"), ("lr_schedule", "cos"), ("reward_scaling", "deviation"), ("critic_loss", "squared")],
 )
-def test_a_choice_that_is_none_is_refused_with_those_there_are(field: str, value: str) -> None:
-    with pytest.raises(ValueError, match=f"{field} is '{value}'; it must be one of .*, "):
+def test_unknown_choice_is_refused_with_a_list(field: str, value: str) -> None:
+    with pytest.raises(SaltusError, match=f"{field} is '{value}'; it must be one of .*, "):
         small_config(**{field: value})
 
 
 @pytest.mark.parametrize(
     ("preset", "parts", "message"),
     [
-        ("xqc", {"critic_norm": "layer", "dropout": 0.1}, "dropout goes with --critic-loss mse"),
-        ("droq", {"weight_normalization": "linear"}, "--weight-normalization goes with --critic-norm batch"),
-        ("crossq", {"weight_normalization": "all"}, "it goes with --critic-loss categorical"),
+        ("xqc", {"critic_norm": "layer", "dropout": 0.1}, "--dropout needs --critic-loss mse"),
+        ("droq", {"weight_normalization": "linear"}, "--weight-normalization needs --critic-norm batch"),
+        ("crossq", {"weight_normalization": "all"}, "it needs --critic-loss categorical"),
         (
             "crossq",
             {"critic_loss": "categorical"},
-            "values lie within 5 of 0, where returns seldom do: set --reward-scaling bounded or std, or another",
+            r"values lie in \[-5, 5\], .*: set --reward-scaling bounded or std, or set --value-range",
         ),
-        ("crossq", {"batch_size": 1}, "batch norm needs a batch_size of 2"),
+        ("crossq", {"batch_size": 1}, "batch norm needs a batch_size of at least 2"),
     ],
 )
-def test_parts_that_would_silently_do_less_are_refused(preset: str, parts: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+def test_settings_that_would_silently_do_less_are_refused(preset: str, parts: dict, message: str) -> None:
+    with pytest.raises(SaltusError, match=message):
         small_config(preset=preset, **parts)

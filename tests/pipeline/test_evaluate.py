@@ -1,3 +1,5 @@
+"""Evaluation: whole episodes, each world's first, and the statistics of their returns."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -8,8 +10,10 @@ import torch
 from torch import Tensor
 
 import envs
+import saltus
 from envs import State, Task
-from pipeline.evaluate import Evaluation, evaluate, scale_action
+from pipeline.evaluate import Evaluation, evaluate
+from saltus import SaltusError
 
 SLIDER = """
 <mujoco>
@@ -22,7 +26,7 @@ SLIDER = """
 
 @dataclass
 class Slider(Task):
-    """Slides at speed 1 from where it starts to 0: world i takes i + 1 steps in its first episode, 1 in later ones."""
+    """A slider that moves at speed 1 to position 0: world i takes i + 1 steps in its first episode, 1 in later ones."""
 
     gear: float = 1.0
     max_episode_steps: int = 1000
@@ -34,7 +38,7 @@ class Slider(Task):
     def reset(self, num_worlds: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         qpos, qvel = super().reset(num_worlds, generator)
         self.resets += 1
-        first = self.resets <= 2  # the first is the check at construction
+        first = self.resets <= 2  # the very first one is the check at construction
         steps = torch.arange(1, num_worlds + 1).to(qpos) if first else torch.ones_like(qpos[:, 0])
         qvel[:] = 1
         return -0.125 * steps[:, None], qvel
@@ -43,34 +47,34 @@ class Slider(Task):
         return torch.cat([state.qpos, state.qvel.clamp(max=10)], dim=-1)
 
     def reward(self, state: State, action: Tensor, next_state: State) -> Tensor:
-        return 1 - 8 * state.qpos[:, 0]  # how many steps remain, and 1
+        return 1 - 8 * state.qpos[:, 0]  # 1 + the remaining steps
 
     def terminated(self, state: State) -> Tensor:
         return state.qpos[:, 0] > -0.0625
 
 
 def idle(observation: Tensor) -> Tensor:
-    """The action whose control is 0, half of the way from -1 to 1 being a control of 1."""
+    """The action of zero control: the control range is [-1, 3]."""
     return torch.full((len(observation), 1), -0.5)
 
 
-def test_every_world_counts_once_with_its_first_episode() -> None:
+def test_only_the_first_episode_of_each_world_counts() -> None:
     env = envs.make(Slider, 6)
     result = evaluate(idle, env)
     steps = range(1, 7)
     assert result.lengths == tuple(steps)
     assert result.returns == pytest.approx([sum(1 + left for left in range(1, count + 1)) for count in steps])
     assert result.unstable == 0
-    assert env.task.resets > 3, "short episodes were followed by others"
+    assert env.task.resets > 3, "no second episode began"
 
 
-def test_a_truncated_episode_counts_as_it_stands() -> None:
+def test_truncated_episodes_count() -> None:
     result = evaluate(idle, envs.make(Slider, 5, max_episode_steps=3))
     assert result.lengths == (1, 2, 3, 3, 3)
     assert result.returns == pytest.approx([2, 5, 9, 5 + 4 + 3, 6 + 5 + 4])
 
 
-def test_an_episode_cut_by_unstable_physics_is_counted_once_and_does_not_touch_the_others() -> None:
+def test_unstable_episode_is_counted_once_and_leaves_others_unchanged() -> None:
     def break_world_2(observation: Tensor) -> Tensor:
         action = idle(observation)
         action[2] = 1
@@ -80,10 +84,10 @@ def test_an_episode_cut_by_unstable_physics_is_counted_once_and_does_not_touch_t
     assert result.unstable == 1
     assert result.lengths == (1, 2, 1, 4)
     assert result.returns == pytest.approx([2, 5, 0, 14])
-    assert "1 cut by unstable physics" in result.summary()
+    assert "1 truncated by unstable physics" in result.summary()
 
 
-def test_the_policy_sees_the_observation_and_its_action_reaches_the_actuator() -> None:
+def test_policy_gets_observations_and_its_actions_reach_the_actuator() -> None:
     seen = []
 
     def push(observation: Tensor) -> Tensor:
@@ -94,37 +98,40 @@ def test_the_policy_sees_the_observation_and_its_action_reaches_the_actuator() -
     assert not seen[0].requires_grad
     torch.testing.assert_close(seen[0][:, 0], -0.125 * torch.arange(1.0, 9.0))
     torch.testing.assert_close(seen[1][1:, 1], torch.full((7,), 1 + 3 * 0.125 / 1.0))
-    assert max(result.lengths) < 8, "pushing shortens the way"
+    assert max(result.lengths) < 8, "pushing did not shorten the episodes"
 
 
-def test_actions_from_minus_one_to_one_span_the_actuators_bounds() -> None:
-    env = envs.make(Slider, 3)
-    scaled = scale_action(torch.tensor([[-1.0], [0.0], [1.0]]), env)
-    assert scaled.flatten().tolist() == [-1.0, 1.0, 3.0]
+def test_environment_without_normalized_actions_is_refused() -> None:
+    with pytest.raises(SaltusError, match=r"policies act in \[-1, 1\].*normalized_actions=True"):
+        evaluate(idle, envs.make(Slider, 3, normalized_actions=False))
 
 
-def of(returns: list[float]) -> Evaluation:
+def test_evaluate_is_public() -> None:
+    assert saltus.evaluate is evaluate
+
+
+def evaluation_of(returns: list[float]) -> Evaluation:
     return Evaluation(tuple(returns), (1,) * len(returns), 0)
 
 
-def test_mean_and_deviation_by_hand() -> None:
-    result = of([1.0, 2.0, 6.0])
+def test_mean_and_std_by_hand() -> None:
+    result = evaluation_of([1.0, 2.0, 6.0])
     assert result.mean == pytest.approx(3.0)
     assert result.std == pytest.approx(((4 + 1 + 9) / 2) ** 0.5)
 
 
-def test_a_single_episode_has_no_spread() -> None:
-    result = of([4.0])
+def test_single_episode_has_zero_std() -> None:
+    result = evaluation_of([4.0])
     assert result.std == 0
     assert result.interval == (4.0, 4.0)
     assert "1 episodes" in result.summary()
 
 
-def test_the_interval_contains_the_mean_and_narrows_with_more_episodes() -> None:
+def test_interval_contains_the_mean_and_narrows_with_more_episodes() -> None:
     returns = np.random.default_rng(0).normal(100, 30, size=12).tolist()
     widths = []
     for copies in (1, 4, 16):
-        result = of(returns * copies)
+        result = evaluation_of(returns * copies)
         low, high = result.interval
         assert min(returns) <= low < result.mean < high <= max(returns)
         widths.append(high - low)
@@ -132,12 +139,12 @@ def test_the_interval_contains_the_mean_and_narrows_with_more_episodes() -> None
     assert widths[2] == pytest.approx(widths[0] / 4, rel=0.1)
 
 
-def test_the_interval_contains_the_true_mean_about_as_often_as_it_says() -> None:
+def test_interval_covers_the_true_mean_in_about_95_percent_of_cases() -> None:
     generator = np.random.default_rng(1)
-    intervals = [of(generator.normal(5, 2, size=30).tolist()).interval for _ in range(150)]
-    share = np.mean([low <= 5 <= high for low, high in intervals])
-    assert 0.87 <= share <= 0.99
+    intervals = [evaluation_of(generator.normal(5, 2, size=30).tolist()).interval for _ in range(150)]
+    coverage = np.mean([low <= 5 <= high for low, high in intervals])
+    assert 0.87 <= coverage <= 0.99
 
 
-def test_the_interval_is_the_same_each_time() -> None:
-    assert of([1.0, 5.0, 2.0]).interval == of([1.0, 5.0, 2.0]).interval
+def test_interval_is_deterministic() -> None:
+    assert evaluation_of([1.0, 5.0, 2.0]).interval == evaluation_of([1.0, 5.0, 2.0]).interval

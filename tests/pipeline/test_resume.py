@@ -1,8 +1,7 @@
-"""A run that was stopped, in whatever way and however often, ends with the numbers of one that never was."""
+"""Resume: a run that was stopped or killed ends with the numbers of one that was not, bit for bit on the CPU."""
 
 from __future__ import annotations
 
-import io
 import signal
 import subprocess
 import time
@@ -12,15 +11,15 @@ from typing import Any
 
 import pytest
 import torch
-from pipeline_helpers import differing, finish, read_csv, saltus, small_arguments, small_config
-from rich.console import Console
+from pipeline_helpers import differing, finish, read_csv, saltus, small_arguments, small_config, train_here
+from run_helpers import continue_run, quiet_console, train_run
 
-from pipeline import checkpoint
+from pipeline import checkpoint, cli
 from pipeline.config import Config
-from pipeline.logger import Logger
-from pipeline.run import Run, create, open_run
-from pipeline.train import train as train_loop
+from pipeline.run import Run
+from pipeline.run_dir import open_run
 
+pytestmark = pytest.mark.filterwarnings("ignore:No target network updater")
 RUN: dict[str, Any] = {
     "num_envs": 8,
     "num_threads": 2,
@@ -34,8 +33,14 @@ RUN: dict[str, Any] = {
 }
 
 
-def train(run_dir: Path) -> subprocess.Popen[str]:
-    return saltus("train", "InvertedPendulum-v5", *small_arguments(**RUN), "--run-dir", run_dir)
+def start(run_dir: Path, task: str = "InvertedPendulum-v5", **settings: Any) -> subprocess.Popen[str]:
+    """Start ``saltus train`` in a new process, with one thread as in this one."""
+    arguments = small_arguments(**{**RUN, **settings})
+    return saltus("train", task, *arguments, "--run-dir", run_dir, OMP_NUM_THREADS="1")
+
+
+def resume(run_dir: Path) -> subprocess.Popen[str]:
+    return saltus("resume", run_dir, OMP_NUM_THREADS="1")
 
 
 def last_row(run_dir: Path) -> int:
@@ -60,7 +65,7 @@ def kill_when(process: subprocess.Popen[str], happened: Callable[[], bool]) -> N
 
 
 def numbers(run_dir: Path) -> dict[str, Any]:
-    """All that a run computed, but for wall-clock times."""
+    """Everything that a run computed, except wall-clock times."""
     tables = {
         name: [
             {
@@ -78,58 +83,44 @@ def numbers(run_dir: Path) -> dict[str, Any]:
     return {**tables, "last checkpoint": last.name, "state": state}
 
 
-def sitting(config: Config, run_dir: Path, until: int) -> None:
-    """Start a run, or continue it, in this process, and stop it after `until` env steps."""
-    state = open_run(run_dir)[1]["state"] if run_dir.exists() else None
-    if state is None:
-        create(config, run_dir)
-    torch.manual_seed(until)
-    run = Run(config, run_dir, announce=lambda _: None)
-    if state is not None:
-        run.load_state_dict(state)
-    with Logger(run_dir, config, run.env_steps, Console(file=io.StringIO())) as logger:
-        train_loop(run, logger, lambda: run.env_steps >= until)
+def session(config: Config, run_dir: Path, until: int) -> None:
+    """Start a run, or resume it, in this process, and stop it after `until` env steps."""
+    torch.manual_seed(until)  # a resumed run must not depend on the process' random state
+    if not run_dir.exists():
+        train_run(config, run_dir, until)
+        return
+    run = Run(config, run_dir)
+    run.load_state_dict(open_run(run_dir)[1]["state"])
+    continue_run(run, until)
 
 
-# The presets, with what they leave out spread over them.
-CASES: list[tuple[str, str, dict[str, Any]]] = [
-    ("InvertedPendulum-v5", "fast", {}),
-    ("InvertedPendulum-v5", "fast on Humanoid-v5", {}),
-    ("InvertedPendulum-v5", "sac", {}),
-    ("InvertedPendulum-v5", "redq", {"n_step": 3}),
-    ("InvertedPendulum-v5", "droq", {"noise_repeat": 8}),
-    ("InvertedPendulum-v5", "crossq", {"steps_per_round": 3}),
-    ("InvertedPendulum-v5", "xqc", {"n_step": 3, "normalize_observations": True}),
-    ("InvertedPendulum-v5", "flashsac", {"num_atoms": 11}),
-    ("Hopper-v5", "sac", {"n_step": 3, "normalize_observations": True, "noise_repeat": 16, "buffer_size": 70}),
-    ("Hopper-v5", "crossq", {"steps_per_round": 3, "reward_scaling": "bounded", "eval_policy_averaging": 0.5}),
-    ("Hopper-v5", "crossq", {"physics": "warp"}),
+# Before and at the first update (44), between actor updates, between rows, checkpoints and evaluations, before the end.
+STOPS = (4, 40, 44, 48, 76, 100, 156, 160)
+# Every preset, with the settings that no preset has spread over them.
+CASES: list[tuple[str, str, dict[str, Any], tuple[int, ...]]] = [
+    ("InvertedPendulum-v5", "fast", {}, STOPS),
+    ("InvertedPendulum-v5", "fast on Humanoid-v5", {}, STOPS),
+    ("InvertedPendulum-v5", "sac", {}, STOPS),
+    ("InvertedPendulum-v5", "redq", {"n_step": 3}, STOPS),
+    ("InvertedPendulum-v5", "droq", {"noise_repeat": 8}, STOPS),
+    ("InvertedPendulum-v5", "crossq", {"steps_per_round": 3}, STOPS),
+    ("InvertedPendulum-v5", "xqc", {"n_step": 3, "normalize_observations": True}, STOPS),
+    ("InvertedPendulum-v5", "flashsac", {"num_atoms": 11}, STOPS),
+    ("Hopper-v5", "sac", {"n_step": 3, "normalize_observations": True, "noise_repeat": 16, "buffer_size": 70}, STOPS),
+    ("Hopper-v5", "crossq", {"steps_per_round": 3, "reward_scaling": "bounded", "eval_policy_averaging": 0.5}, STOPS),
+    ("Hopper-v5", "crossq", {"physics": "warp", "max_contacts": 20, "max_constraints": 80}, (48, 160)),
 ]
 
 
-@pytest.mark.parametrize(("task", "preset", "options"), CASES)
-@pytest.mark.filterwarnings("ignore:No target network updater")
-def test_a_run_may_be_stopped_at_any_vector_step(
-    tmp_path: Path, task: str, preset: str, options: dict[str, Any]
+@pytest.mark.parametrize(("task", "preset", "options", "stops"), CASES)
+def test_resume_continues_bit_for_bit(
+    tmp_path: Path, task: str, preset: str, options: dict[str, Any], stops: tuple[int, ...]
 ) -> None:
     settings = {"policy_delay": 2, "total_env_steps": 160, "log_every": 4, "eval_every": 60, **options}
     config = small_config(task, preset=preset, **settings)
-    sitting(config, tmp_path / "reference", 160)
-    for until in (4, 36, 40, 44, 48, 72, 76, 80, 100, 156, 160):
-        sitting(config, tmp_path / "run", until)
-    assert differing(numbers(tmp_path / "run"), numbers(tmp_path / "reference")) == []
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:No target network updater", "ignore::DeprecationWarning:torch")
-@pytest.mark.filterwarnings("error:torch.compile failed")
-def test_a_compiled_run_may_be_stopped_too(tmp_path: Path) -> None:
-    parts = {"n_step": 3, "normalize_observations": True, "noise_repeat": 8, "eval_policy_averaging": 0.5}
-    settings = {"num_atoms": 11, "policy_delay": 2, "total_env_steps": 120, "log_every": 4, "eval_every": 60}
-    config = small_config(preset="xqc", compile=True, **parts, **settings)
-    sitting(config, tmp_path / "reference", 120)
-    for until in (60, 120):
-        sitting(config, tmp_path / "run", until)
+    session(config, tmp_path / "reference", 160)
+    for until in stops:
+        session(config, tmp_path / "run", until)
     assert differing(numbers(tmp_path / "run"), numbers(tmp_path / "reference")) == []
 
 
@@ -137,71 +128,62 @@ def test_a_compiled_run_may_be_stopped_too(tmp_path: Path) -> None:
 def unstopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was never stopped."""
     run_dir = tmp_path_factory.mktemp("unstopped") / "run"
-    finish(train(run_dir))
+    train_here(run_dir, **RUN)
     return run_dir
 
 
 @pytest.mark.slow
-def test_a_run_killed_again_and_again_ends_with_the_numbers_of_one_that_never_was(
-    unstopped: Path, tmp_path: Path
-) -> None:
+def test_run_killed_again_and_again_resumes_bit_for_bit(unstopped: Path, tmp_path: Path) -> None:
     expected = numbers(unstopped)
     assert [row["env_steps"] for row in expected["evaluations.csv"]] == ["1000", "2000", "2400"]
     assert len(expected["metrics.csv"]) == 30
     run_dir = tmp_path / "run"
-    kill_when(train(run_dir), lambda: last_row(run_dir) >= 440)
-    kill_when(saltus("resume", run_dir), lambda: last_row(run_dir) >= 1120)
+    kill_when(start(run_dir), lambda: bool(checkpoint.find(run_dir / "checkpoints")))
 
     def writing() -> bool:
+        """During the checkpoint at 1440 env steps, or, if that was missed, between two others."""
         steps = last_row(run_dir)
-        return steps >= 1920 or (steps >= 1360 and any((run_dir / "checkpoints").glob("*.partial")))
+        return steps >= 2080 or (steps >= 1360 and any((run_dir / "checkpoints").glob("*.partial")))
 
-    kill_when(saltus("resume", run_dir), writing)
-    finish(saltus("resume", run_dir))
+    kill_when(resume(run_dir), writing)
+    cli.resume([str(run_dir)], quiet_console())
     assert differing(numbers(run_dir), expected) == []
 
 
-@pytest.mark.slow
-def test_a_run_killed_as_soon_as_it_has_begun_starts_over_the_same(unstopped: Path, tmp_path: Path) -> None:
-    run_dir = tmp_path / "run"
-    kill_when(train(run_dir), lambda: bool(checkpoint.find(run_dir / "checkpoints")))
-    finish(saltus("resume", run_dir))
-    assert differing(numbers(run_dir), numbers(unstopped)) == []
-
-
-@pytest.mark.slow
 def test_resuming_a_finished_run_changes_nothing(unstopped: Path) -> None:
     before = numbers(unstopped)
-    assert "finished" in finish(saltus("resume", unstopped))
+    console = quiet_console()
+    cli.resume([str(unstopped)], console)
+    assert "finished" in console.file.getvalue()
     assert differing(numbers(unstopped), before) == []
 
 
 @pytest.mark.slow
-def test_a_signal_saves_ends_well_and_resumes_the_same(tmp_path: Path) -> None:
-    settings = {**RUN, "preset": "sac", "steps_per_round": 2, "policy_delay": 2, "seed": 3, "total_env_steps": 2000}
+def test_run_stopped_by_signals_saves_and_resumes_bit_for_bit(tmp_path: Path) -> None:
+    settings = {"preset": "sac", "steps_per_round": 2, "policy_delay": 2, "seed": 3, "total_env_steps": 2000}
     reference, run_dir = tmp_path / "reference", tmp_path / "run"
-    arguments = ["train", "Hopper-v5", *small_arguments(**settings), "--run-dir"]
-    finish(saltus(*arguments, reference))
-    process = saltus(*arguments, run_dir)
+    train_here(reference, "Hopper-v5", **{**RUN, **settings})
     for number, steps in ((signal.SIGTERM, 560), (signal.SIGINT, 1120)):
+        process = resume(run_dir) if run_dir.exists() else start(run_dir, "Hopper-v5", **settings)
         wait_until(process, lambda steps=steps: last_row(run_dir) >= steps)
         process.send_signal(number)
         output = finish(process)
-        assert f"stopped by {number.name} and saved: `saltus resume {run_dir}` continues" in " ".join(output.split())
+        assert f"stopped by {number.name} and saved; `saltus resume {run_dir}` continues" in " ".join(output.split())
         saved = int(checkpoint.find(run_dir / "checkpoints")[-1].stem)
         assert steps <= saved < 2000
         assert steps <= last_row(run_dir) <= saved
-        process = saltus("resume", run_dir)
-    finish(process)
+    cli.resume([str(run_dir)], quiet_console())
     assert differing(numbers(run_dir), numbers(reference)) == []
 
 
 @pytest.mark.slow
-def test_a_compiled_run_killed_and_resumed_ends_the_same(tmp_path: Path) -> None:
-    settings = {**RUN, "compile": True, "total_env_steps": 4800}
-    arguments = ["train", "InvertedPendulum-v5", *small_arguments(**settings), "--run-dir"]
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "error:torch.compile failed")
+def test_compiled_run_killed_and_resumed_ends_bit_for_bit_the_same(tmp_path: Path) -> None:
+    parts = {"n_step": 3, "normalize_observations": True, "noise_repeat": 8, "eval_policy_averaging": 0.5}
+    settings = {"preset": "crossq", "compile": True, "policy_delay": 2, "total_env_steps": 4800, **parts}
     reference, run_dir = tmp_path / "reference", tmp_path / "run"
-    assert "torch.compile failed" not in finish(saltus(*arguments, reference))
-    kill_when(saltus(*arguments, run_dir), lambda: last_row(run_dir) >= 720)
-    finish(saltus("resume", run_dir))
+    train_here(reference, **{**RUN, **settings})
+    kill_when(start(run_dir, **settings), lambda: last_row(run_dir) >= 720)
+    assert 480 <= open_run(run_dir)[1]["state"]["env_steps"] < 4800
+    cli.resume([str(run_dir)], quiet_console())
     assert differing(numbers(run_dir), numbers(reference)) == []

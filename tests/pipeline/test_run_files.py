@@ -1,7 +1,10 @@
+"""The files of a run, its rows of numbers, and what stops it."""
+
 from __future__ import annotations
 
 import io
 import json
+import logging
 import math
 import sys
 from pathlib import Path
@@ -9,24 +12,29 @@ from types import SimpleNamespace
 from typing import Any
 
 import matplotlib.image
+import mujoco_warp
 import numpy as np
 import pytest
 import torch
 from pipeline_helpers import read_csv, small_config, train_here
 from rich.console import Console
+from run_helpers import quiet_console, train_run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
 from envs import transition as transitions
-from envs.physics.warp import WarpPhysics
 from envs.tasks.inverted_pendulum import InvertedPendulum
-from pipeline import checkpoint, cli
+from pipeline import checkpoint, cli, torchrl_adapter
 from pipeline import run as run_module
 from pipeline.config import Config
+from pipeline.divergence import DivergenceError
 from pipeline.learner import Learner
 from pipeline.logger import Logger, read_table
 from pipeline.run import Run
-from pipeline.train import train
+from pipeline.run_dir import open_run
+from saltus import SaltusError
+from saltus.device import resolve_device
+from saltus.versions import versions
 
 COLUMNS = {
     "env_steps", "gradient_steps", "utd_ratio", "episodes", "episode_return", "episode_length", "unstable", "nonfinite",
@@ -39,7 +47,7 @@ SETTINGS: dict[str, Any] = {"total_env_steps": 402, "num_envs": 3, "utd_ratio": 
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of 402 env steps, logged every 50, evaluated every 200, saved every 100."""
-    path = tmp_path_factory.mktemp("runs") / "made" / "on-demand"
+    path = tmp_path_factory.mktemp("runs") / "created" / "on-demand"
     train_here(path, **SETTINGS)
     return path
 
@@ -49,28 +57,28 @@ def rows(run_dir: Path) -> list[dict[str, float]]:
     return [{name: float(value) for name, value in row.items()} for row in read_csv(run_dir / "metrics.csv")]
 
 
-def test_a_run_directory_holds_what_the_run_was_and_what_came_of_it(run_dir: Path) -> None:
+def test_run_directory_has_all_files(run_dir: Path) -> None:
     assert {path.name for path in run_dir.iterdir()} == {
         "checkpoints", "config.json", "evaluations.csv", "learning_curve.png",
         "lock", "metrics.csv", "tensorboard",
     }  # fmt: skip
     content = json.loads((run_dir / "config.json").read_text())
     assert Config.from_dict(content["config"]) == small_config(**SETTINGS)
-    assert content["versions"] == checkpoint.versions()
+    assert content["versions"] == versions()
     assert [int(path.stem) for path in checkpoint.find(run_dir / "checkpoints")] == [300, 402]
 
 
-def test_the_learning_curve_is_a_picture_with_something_in_it(run_dir: Path) -> None:
+def test_learning_curve_is_not_blank(run_dir: Path) -> None:
     picture = matplotlib.image.imread(run_dir / "learning_curve.png")
     assert min(picture.shape[:2]) > 200
     assert np.std(picture) > 0.01
 
 
-def test_metrics_are_written_at_every_passed_multiple_and_at_the_end(rows: list[dict[str, float]]) -> None:
+def test_metrics_have_a_row_per_log_every_and_at_the_end(rows: list[dict[str, float]]) -> None:
     assert [row["env_steps"] for row in rows] == [51, 102, 150, 201, 252, 300, 351, 402]
 
 
-def test_the_rows_of_metrics_agree_with_the_configuration_and_with_each_other(rows: list[dict[str, float]]) -> None:
+def test_metrics_agree_with_the_config_and_each_other(rows: list[dict[str, float]]) -> None:
     assert all(row.keys() == COLUMNS for row in rows)
     before = dict.fromkeys(COLUMNS, 0.0)
     for row in rows:
@@ -81,14 +89,14 @@ def test_the_rows_of_metrics_agree_with_the_configuration_and_with_each_other(ro
         assert row["env_steps_per_second"] == pytest.approx(since["env_steps"] / since["seconds"], rel=0.1)
         assert row["gradient_steps_per_second"] == pytest.approx(since["gradient_steps"] / since["seconds"], rel=0.1)
         if since["episodes"]:
-            assert row["episode_return"] == pytest.approx(row["episode_length"] - 1)  # all but the fall is rewarded
+            assert row["episode_return"] == pytest.approx(row["episode_length"] - 1)  # the fall has reward 0
         falls = since["episodes"] / since["env_steps"]
         assert row["reward_terms/reward_survive"] == pytest.approx(1 - falls)
         assert row["unstable"] == row["nonfinite"] == row["overflowed"] == 0
         before = row
 
 
-def test_losses_are_there_from_the_first_update_and_finite(rows: list[dict[str, float]]) -> None:
+def test_losses_are_finite_after_the_first_update(rows: list[dict[str, float]]) -> None:
     names = ("critic_loss", "td_error", "actor_loss", "alpha_loss", "alpha", "entropy")
     assert all(math.isfinite(row["critic_loss"]) for row in rows)
     assert any(all(math.isfinite(row[name]) for name in names) for row in rows)
@@ -117,7 +125,7 @@ def assert_tensorboard_has_the_tables(run_dir: Path) -> None:
             assert [value for _, value in found] == pytest.approx(expected, rel=1e-6, nan_ok=True)
 
 
-def test_a_table_cut_short_anywhere_reads_as_its_whole_rows_and_is_continued_from_them(tmp_path: Path) -> None:
+def test_table_cut_anywhere_is_read_and_continued_from_its_complete_rows(tmp_path: Path) -> None:
     written = [{"env_steps": 10.0 * i, "return_mean": i + 0.125, "seconds": 0.5, "alpha": math.inf} for i in range(3)]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     whole.mkdir()
@@ -130,7 +138,7 @@ def test_a_table_cut_short_anywhere_reads_as_its_whole_rows_and_is_continued_fro
         (cut / "evaluations.csv").write_bytes(content[:length])
         known = read_table(cut / "evaluations.csv")
         assert known == written[: len(known)]
-        lines = content[: length + 1].count(b"\r\n")  # a line's last character matters to no reader
+        lines = content[: length + 1].count(b"\r\n")  # a line is complete without its last character
         assert len(known) == max(lines - 1, 0)
         write_evaluations(cut, written[len(known) :], 10 * (len(known) - 1) if known else 0)
         assert (cut / "evaluations.csv").read_bytes() == content
@@ -147,16 +155,16 @@ def test_tensorboard_has_the_numbers_of_the_tables(run_dir: Path) -> None:
 
 
 @pytest.mark.parametrize("checkpoint_every", [100, 1000], ids=["from the middle", "from the start"])
-def test_tensorboard_has_the_numbers_of_the_tables_after_a_resume_too(tmp_path: Path, checkpoint_every: int) -> None:
+def test_tensorboard_has_the_numbers_of_the_tables_after_a_resume(tmp_path: Path, checkpoint_every: int) -> None:
     run_dir = tmp_path / "run"
     train_here(run_dir, checkpoint_every=checkpoint_every)
     checkpoint.find(run_dir / "checkpoints")[-1].unlink()
-    cli.resume([str(run_dir)], Console(file=io.StringIO()))
+    cli.resume([str(run_dir)], quiet_console())
     assert [row["env_steps"] for row in read_csv(run_dir / "metrics.csv")] == ["100", "200", "300", "400"]
     assert_tensorboard_has_the_tables(run_dir)
 
 
-def test_before_the_first_update_the_losses_are_no_numbers(tmp_path: Path) -> None:
+def test_losses_are_nan_before_the_first_update(tmp_path: Path) -> None:
     train_here(tmp_path / "run", log_every=20, total_env_steps=60)
     first = read_csv(tmp_path / "run" / "metrics.csv")[0]
     assert int(first["env_steps"]) == 20
@@ -165,23 +173,30 @@ def test_before_the_first_update_the_losses_are_no_numbers(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("physics", ["cpu", "warp"])
-def test_the_bytes_of_worlds_and_buffer_are_told_before_they_are_taken(
-    physics: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_memory_is_logged_before_allocation(
+    physics: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     events: list[str] = []
+    caplog.set_level(logging.INFO, "saltus")
+    monkeypatch.setattr(caplog.handler, "emit", lambda record: events.append(record.getMessage()))
     buffer_class = run_module.ReplayBuffer
 
     def allocate(*args: Any) -> object:
         events.append("allocated")
         return buffer_class(*args)
 
+    def make_data(*args: Any, nworld: int, **options: int) -> object:
+        if nworld > 2:  # one and two worlds are made to estimate the memory
+            events.append(f"{nworld} worlds allocated")
+        return plain_make_data(*args, nworld=nworld, **options)
+
     monkeypatch.setattr(run_module, "ReplayBuffer", allocate)
-    make_data = WarpPhysics._make_data
-    monkeypatch.setattr(WarpPhysics, "_make_data", lambda *args: events.append("worlds made") or make_data(*args))
-    run = Run(small_config(total_env_steps=100_000, physics=physics), tmp_path, announce=events.append)
+    plain_make_data = mujoco_warp.make_data
+    monkeypatch.setattr(mujoco_warp, "make_data", make_data)
+    run = Run(small_config(total_env_steps=100_000, physics=physics), tmp_path)
     if physics == "warp":
         assert events[0].startswith(f"memory on cpu: physics: {run.config.num_envs} worlds, ")
-        assert events[1] == "worlds made"
+        assert events[1] == "4 worlds allocated"
         del events[:2]
     assert len(events) == 2
     assert events[1] == "allocated"
@@ -190,14 +205,14 @@ def test_the_bytes_of_worlds_and_buffer_are_told_before_they_are_taken(
     assert f"memory on cpu: replay buffer: 100,000 transitions, {megabytes:.0f} MB" in events[0]
 
 
-def test_a_run_whose_buffer_does_not_fit_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_run_whose_buffer_does_not_fit_writes_nothing(tmp_path: Path) -> None:
     with pytest.raises(MemoryError, match="set buffer_size below"):
         train_here(tmp_path / "run", buffer_size=10**14, total_env_steps=10**14)
     assert not (tmp_path / "run").exists()
 
 
 class FakeWandb(SimpleNamespace):
-    """Keeps what it is told."""
+    """Records the calls of a run."""
 
     def __init__(self) -> None:
         self.started: list[dict[str, Any]] = []
@@ -215,9 +230,7 @@ class FakeWandb(SimpleNamespace):
         self.finished += 1
 
 
-def test_weights_and_biases_gets_the_configuration_and_every_row(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wandb_gets_the_config_and_every_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wandb = FakeWandb()
     monkeypatch.setitem(sys.modules, "wandb", wandb)
     train_here(tmp_path / "run", wandb=True)
@@ -231,29 +244,23 @@ def test_weights_and_biases_gets_the_configuration_and_every_row(
     assert sum("evaluation/return_mean" in row for _, row in wandb.logged) == 2
 
 
-def test_without_wandb_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(ValueError, match=r"pip install 'saltus\[wandb\]'"):
-        train_here(tmp_path / "run", wandb=True)
-
-
-def test_a_run_that_was_refused_for_want_of_wandb_leaves_its_directory_free(
+def test_missing_wandb_is_refused_with_what_to_install_and_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(ValueError, match="wandb"):
+    with pytest.raises(SaltusError, match=r"pip install 'saltus\[wandb\]'"):
         train_here(tmp_path / "run", wandb=True)
-    train_here(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
-def assert_last_checkpoint_is_sound(run_dir: Path, before: int) -> None:
+def assert_last_checkpoint_is_finite(run_dir: Path, before: int) -> None:
     last = checkpoint.find(run_dir / "checkpoints")[-1]
     assert int(last.stem) <= before
-    numbers = checkpoint.load(last)["state"]["learner"]["loss"]
+    numbers = checkpoint.load(last)["state"]["agent"]["loss"]
     assert all(value.isfinite().all() for value in numbers.values())
 
 
-def test_a_loss_that_overflows_stops_the_run_by_name_and_the_last_good_checkpoint_stays(
+def test_overflowing_loss_stops_the_run_and_the_last_checkpoint_is_finite(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = 0
@@ -264,92 +271,93 @@ def test_a_loss_that_overflows_stops_the_run_by_name_and_the_last_good_checkpoin
         return torch.full_like(next_state.qpos[:, 0], 1.0 if calls < 60 else 1e30)
 
     monkeypatch.setattr(InvertedPendulum, "reward", reward)
-    with pytest.raises(FloatingPointError, match=r"critic_loss is (inf|nan) at gradient step \d+.*diverged"):
+    with pytest.raises(DivergenceError, match=r"critic_loss is (inf|nan) at gradient step \d+.*diverged"):
         train_here(tmp_path / "run")
-    assert_last_checkpoint_is_sound(tmp_path / "run", 240)
+    assert_last_checkpoint_is_finite(tmp_path / "run", 240)
     assert all(row["critic_loss"] not in ("inf", "nan") for row in read_csv(tmp_path / "run" / "metrics.csv")[1:])
 
 
 @pytest.mark.parametrize("poisoned", ["critic", "actor"])
-def test_a_parameter_that_is_no_number_stops_the_run_by_name_and_the_last_good_checkpoint_stays(
+def test_nan_parameter_stops_the_run_and_the_last_checkpoint_is_finite(
     tmp_path: Path, poisoned: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    update = Learner.round
+    plain_round = Learner.round
+    parameters = {"critic": torchrl_adapter.critic_parameters, "actor": torchrl_adapter.actor_parameters}[poisoned]
 
-    def poisoning(self: Learner, *args: Any) -> Any:
-        metrics = update(self, *args)
+    def poisoning_round(self: Learner, *args: Any) -> Any:
+        metrics = plain_round(self, *args)
         if self.gradient_steps == 50:
-            parameters = {"critic": self._critic, "actor": self._actor}[poisoned]
             with torch.no_grad():
-                next(iter(parameters.values())).fill_(math.nan)
+                next(iter(parameters(self.agent.loss).values())).fill_(math.nan)
         return metrics
 
-    monkeypatch.setattr(Learner, "round", poisoning)
-    with pytest.raises(FloatingPointError, match=r"(critic_loss|actor_loss|action).* nan at gradient step \d+"):
+    monkeypatch.setattr(Learner, "round", poisoning_round)
+    with pytest.raises(DivergenceError, match=r"(critic_loss|actor_loss|action).* nan at gradient step \d+"):
         train_here(tmp_path / "run")
-    assert_last_checkpoint_is_sound(tmp_path / "run", 240)
+    assert_last_checkpoint_is_finite(tmp_path / "run", 240)
 
 
-def test_a_checkpoint_never_holds_a_parameter_that_is_no_number(tmp_path: Path) -> None:
-    config, console = small_config(total_env_steps=100), Console(file=io.StringIO())
-    run_module.create(config, tmp_path)
-    run = Run(config, tmp_path, announce=lambda _: None)
-    with Logger(tmp_path, config, 0, console) as logger:
-        train(run, logger)
-        with torch.no_grad():
-            next(iter(run.learner.actor.parameters())).fill_(math.nan)
-        run.env_steps += 4
-        with pytest.raises(FloatingPointError, match=r"body\.0\.weight is not finite"):
-            run.save(logger)
-    assert_last_checkpoint_is_sound(tmp_path, 100)
+def test_nan_parameter_is_never_saved(tmp_path: Path) -> None:
+    run = train_run(small_config(total_env_steps=100), tmp_path)
+    with torch.no_grad():
+        next(iter(run.agent.actor.parameters())).fill_(math.nan)
+    run.env_steps += 4
+    logger = Logger(tmp_path, run.config, run.env_steps, quiet_console())
+    with logger, pytest.raises(DivergenceError, match=r"body\.0\.weight is not finite"):
+        run.save(logger)
+    assert_last_checkpoint_is_finite(tmp_path, 100)
 
 
-def test_stopping_saves_where_the_run_stands(tmp_path: Path) -> None:
+def test_stopped_run_is_saved(tmp_path: Path) -> None:
     config = small_config()
-    run_module.create(config, tmp_path)
-    run = Run(config, tmp_path, announce=lambda _: None)
-    with Logger(tmp_path, config, 0, Console(file=io.StringIO())) as logger:
-        train(run, logger, stopping=lambda: run.env_steps >= 132)
+    run = train_run(config, tmp_path, until=132)
     assert run.env_steps == 132
-    read, content = run_module.open_run(tmp_path)
+    read, content = open_run(tmp_path)
     assert read == config
     assert content["state"]["env_steps"] == 132
     assert len(content["state"]["buffer"]["stored"]["observation"]) == 132
 
 
-def test_actions_are_uniform_until_learning_starts_and_the_policys_after(tmp_path: Path) -> None:
+def test_actions_are_uniform_until_learning_starts_then_the_policys(tmp_path: Path) -> None:
     run = Run(small_config(num_envs=1000, learning_starts=2000, total_env_steps=10_000, utd_ratio=0.001), tmp_path)
     for steps in (0, 1000):
         run.env_steps = steps
-        action, ctrl = run.act()
-        torch.testing.assert_close(ctrl, 3 * action, msg="not in the actuators' units")
+        action = run.act()
         assert action.shape == (1000, 1)
         assert action.abs().max() <= 1
         observed = torch.histc(action, 10, -1, 1)
         assert (observed - 100).abs().max() < 5 * 10
     run.env_steps = 2000
     torch.manual_seed(0)
-    action, _ = run.act()
+    action = run.act()
     torch.manual_seed(0)
-    assert torch.equal(action, run.learner.act(run.observation, torch.randn(1000, 1)))
+    assert torch.equal(action, run.agent.act(run.observation, torch.randn(1000, 1)))
 
 
-def test_runs_of_different_seeds_differ_in_everything_and_of_the_same_seed_in_nothing(tmp_path: Path) -> None:
-    seen = [Run(small_config(seed=seed), tmp_path, announce=lambda _: None) for seed in (0, 0, 1)]
+def test_step_takes_and_stores_normalized_actions(tmp_path: Path) -> None:
+    """The pendulum's control range is [-3, 3]."""
+    run = Run(small_config(), tmp_path)
+    assert (run.env.action_low.item(), run.env.control_low.item()) == (-1, -3)
+    action = run.act()
+    assert torch.equal(run.step(action)["action"], action)
+
+
+def test_runs_are_equal_with_the_same_seed_and_differ_with_another(tmp_path: Path) -> None:
+    seen = [Run(small_config(seed=seed), tmp_path) for seed in (0, 0, 1)]
     for name in ("observation", "networks"):
         first, same, other = (
-            run.observation if name == "observation" else run.learner.actor.body[0].weight.detach() for run in seen
+            run.observation if name == "observation" else run.agent.actor.body[0].weight.detach() for run in seen
         )
         assert torch.equal(first, same)
         assert not torch.isclose(first, other).any()
 
 
-def test_the_cuda_device_is_refused_where_there_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cuda_settings_are_refused_without_cuda(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ValueError, match="use --device cpu or auto"):
+    with pytest.raises(SaltusError, match=r"use .*cpu or auto"):
         train_here(tmp_path / "run", device="cuda")
     assert not (tmp_path / "run").exists()
-    assert run_module.resolve_device("auto") == torch.device("cpu")
-    with pytest.raises(ValueError, match="tf32 is for CUDA, and this run is on cpu: use float32 or bfloat16"):
+    assert resolve_device("auto") == torch.device("cpu")
+    with pytest.raises(SaltusError, match="tf32 needs CUDA, and this run is on cpu: use float32 or bfloat16"):
         train_here(tmp_path / "run", matmul_dtype="tf32")
     assert not (tmp_path / "run").exists()
