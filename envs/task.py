@@ -49,12 +49,12 @@ class Task:
     qvel0: Tensor
     dt: float
 
-    def reset(self, num_worlds: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Draw initial states: qpos (num_worlds, nq) and qvel (num_worlds, nv).
+    def reset(self, num_envs: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draw initial states: qpos (num_envs, nq) and qvel (num_envs, nv).
 
         By default the model's default state. All randomness must come from `generator`.
         """
-        return self.qpos0.repeat(num_worlds, 1), self.qvel0.repeat(num_worlds, 1)
+        return self.qpos0.repeat(num_envs, 1), self.qvel0.repeat(num_envs, 1)
 
     def observation(self, state: State) -> Tensor:
         """The policy's observation of a state, (N, obs_dim)."""
@@ -74,8 +74,8 @@ class Task:
         """Whether the task itself ends the episode, (N,) bool. By default never."""
         return torch.zeros(len(state), dtype=torch.bool, device=self.qpos0.device)
 
-    def randomize(self, num_worlds: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """Per-world values of MjModel fields, (num_worlds, ...) by name. Called once; by default none.
+    def randomize(self, num_envs: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Per-world values of MjModel fields, (num_envs, ...) by name. Called once; by default none.
 
         The constants of ``mj_setConst`` (subtree masses, inverse weights, ...) are recomputed. Other fields keep the
         values of `model`: a new ``body_mass`` does not change ``body_inertia``, so return both.

@@ -49,8 +49,8 @@ class Humanoid(GymnasiumTask):
         self._body_mass = torch.as_tensor(model.body_mass, dtype=dtype, device=device).clone()
         self._total_mass = float(model.body_mass.sum())
 
-    def reset(self, num_worlds: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        qpos, qvel = super().reset(num_worlds, generator)
+    def reset(self, num_envs: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        qpos, qvel = super().reset(num_envs, generator)
         scale = self.reset_noise_scale
         return add_uniform(qpos, scale, generator), add_uniform(qvel, scale, generator)
 

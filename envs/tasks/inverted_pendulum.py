@@ -24,8 +24,8 @@ class InvertedPendulum(GymnasiumTask):
 
     fields: ClassVar[tuple[str, ...]] = ("qpos", "qvel")
 
-    def reset(self, num_worlds: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        qpos, qvel = super().reset(num_worlds, generator)
+    def reset(self, num_envs: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        qpos, qvel = super().reset(num_envs, generator)
         scale = self.reset_noise_scale
         return add_uniform(qpos, scale, generator), add_uniform(qvel, scale, generator)
 

@@ -65,8 +65,8 @@ class CartBall(Task):
 
     fields: ClassVar[tuple[str, ...]] = ("qpos", "qvel", "xpos", "sensordata")
 
-    def reset(self, num_worlds: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        qpos, qvel = super().reset(num_worlds, generator)
+    def reset(self, num_envs: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        qpos, qvel = super().reset(num_envs, generator)
         qpos[:, :2] += torch.empty_like(qpos[:, :2]).uniform_(-self.noise, self.noise, generator=generator)
         qvel += torch.empty_like(qvel).uniform_(-self.noise, self.noise, generator=generator)
         return qpos, qvel

@@ -178,8 +178,8 @@ class Stiff(Task):
     mjcf = STIFF
     frame_skip = 2
 
-    def reset(self, num_worlds: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        qpos, qvel = super().reset(num_worlds, generator)
+    def reset(self, num_envs: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        qpos, qvel = super().reset(num_envs, generator)
         return qpos + torch.empty_like(qpos).uniform_(0.01, 0.1, generator=generator), qvel
 
     def observation(self, state: State) -> Tensor:
@@ -269,10 +269,10 @@ class BoxesDown(LittleMemory):
     max_episode_steps = 2
     armed = False
 
-    def reset(self, num_worlds: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        qpos, qvel = super().reset(num_worlds, generator)
+    def reset(self, num_envs: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        qpos, qvel = super().reset(num_envs, generator)
         if self.armed:
-            down = torch.rand(num_worlds, 1, generator=generator) < 1 / 4
+            down = torch.rand(num_envs, 1, generator=generator) < 1 / 4
             boxes = torch.arange(8) * 7 + 1
             qpos[:, boxes + 2] = torch.where(down, 0.05, qpos[:, boxes + 2])
             qpos[:, boxes] = torch.where(down, boxes.to(qpos), qpos[:, boxes])
@@ -391,10 +391,10 @@ class BadStarts(CartBall):
 
     what: str = "state"
 
-    def reset(self, num_worlds: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        qpos, qvel = super().reset(num_worlds, generator)
+    def reset(self, num_envs: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        qpos, qvel = super().reset(num_envs, generator)
         if hasattr(self, "armed") and self.what == "state":
-            qpos[torch.rand(num_worlds, generator=generator) < 1 / 8, 0] = math.nan
+            qpos[torch.rand(num_envs, generator=generator) < 1 / 8, 0] = math.nan
         return qpos, qvel
 
     def observation(self, state: State) -> Tensor:

@@ -43,8 +43,8 @@ class MyTask(Task):
     frame_skip: int = 2
     start: float = {x_of_pole}
 
-    def reset(self, num_worlds, generator):
-        qpos, qvel = super().reset(num_worlds, generator)
+    def reset(self, num_envs, generator):
+        qpos, qvel = super().reset(num_envs, generator)
         qpos[:, 0] = self.start
         return qpos, qvel
 
@@ -381,10 +381,10 @@ def test_mj_data_is_one_world_after_mj_forward():
 class RandomMass(CartBall):
     """Masses and damping differ between worlds."""
 
-    def randomize(self, num_worlds: int, generator: torch.Generator) -> dict[str, Tensor]:
-        mass = torch.from_numpy(self.model.body_mass).repeat(num_worlds, 1)
-        mass[:, 2:] *= 1 + torch.rand(num_worlds, 2, generator=generator, dtype=mass.dtype)
-        damping = torch.rand(num_worlds, self.model.nv, generator=generator)
+    def randomize(self, num_envs: int, generator: torch.Generator) -> dict[str, Tensor]:
+        mass = torch.from_numpy(self.model.body_mass).repeat(num_envs, 1)
+        mass[:, 2:] *= 1 + torch.rand(num_envs, 2, generator=generator, dtype=mass.dtype)
+        damping = torch.rand(num_envs, self.model.nv, generator=generator)
         self.drawn = {"body_mass": mass, "dof_damping": damping}
         return self.drawn
 
@@ -450,9 +450,9 @@ def test_mocap_body_starts_at_the_position_of_its_worlds_model():
         mjcf = MODEL.replace("<worldbody>", '<worldbody><body name="target" mocap="true" pos="1 2 3"/>')
         fields = ("qpos", "qvel", "xpos", "sensordata")
 
-        def randomize(self, num_worlds: int, generator: torch.Generator) -> dict[str, Tensor]:
-            positions = torch.from_numpy(self.model.body_pos).repeat(num_worlds, 1, 1)
-            positions[:, 1] = torch.rand(num_worlds, 3, generator=generator)
+        def randomize(self, num_envs: int, generator: torch.Generator) -> dict[str, Tensor]:
+            positions = torch.from_numpy(self.model.body_pos).repeat(num_envs, 1, 1)
+            positions[:, 1] = torch.rand(num_envs, 3, generator=generator)
             return {"body_pos": positions}
 
     env = envs.make(Target, 3)

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 from env_helpers import NAMES, WARP_MEMORY, Actions, CartBall, equal, is_finite, overwrite
+from synchronizations import Synchronizations
 from torch import Tensor
-from waiting import Waits
 
 import envs
 from envs import BatchEnv, Simulation, Task
@@ -87,11 +87,11 @@ def test_step_on_the_device_never_synchronizes(task: Any):
     env.reset()
     actions = [draw() for _ in range(4)]
     env.step(actions[0])
-    with Waits() as waits:
+    with Synchronizations() as waits:
         for action in actions[1:]:
             env.step(action)
     assert waits.found == []
-    with Waits() as waits:
+    with Synchronizations() as waits:
         float(env.failed.sum())
     assert waits.found != [], "the test detects nothing"
 
@@ -155,8 +155,8 @@ class BadStart(CartBall):
 
     calls = 0
 
-    def reset(self, num_worlds: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        qpos, qvel = super().reset(num_worlds, generator)
+    def reset(self, num_envs: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        qpos, qvel = super().reset(num_envs, generator)
         type(self).calls += 1
         if type(self).calls == 2:
             qvel[1] = math.nan

@@ -35,11 +35,11 @@ class Slider(Task):
         self.mjcf = SLIDER.format(gear=self.gear)
         self.resets = 0
 
-    def reset(self, num_worlds: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        qpos, qvel = super().reset(num_worlds, generator)
+    def reset(self, num_envs: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        qpos, qvel = super().reset(num_envs, generator)
         self.resets += 1
         first = self.resets <= 2  # the very first one is the check at construction
-        steps = torch.arange(1, num_worlds + 1).to(qpos) if first else torch.ones_like(qpos[:, 0])
+        steps = torch.arange(1, num_envs + 1).to(qpos) if first else torch.ones_like(qpos[:, 0])
         qvel[:] = 1
         return -0.125 * steps[:, None], qvel
 
