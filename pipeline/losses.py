@@ -48,7 +48,7 @@ class EnsembleLoss(SACVariant):
         with torch.no_grad():
             targets = self.target_qvalue_network_params
             if self.target_subset < self.num_qvalue_nets:
-                subset = torch.rand(self.num_qvalue_nets, device=log_prob.device).argsort()[: self.target_subset]
+                subset = draw_subset(self.num_qvalue_nets, self.target_subset, after=log_prob)
                 targets = targets.apply(lambda value: value.index_select(0, subset), batch_size=[self.target_subset])
             next_value = self._values(next_batch["observation"], next_action, targets).amin(0) - self.alpha * log_prob
             target = self.value_estimator.value_estimate(batch, next_value=next_value.unsqueeze(-1)).squeeze(-1)
@@ -65,6 +65,14 @@ class EnsembleLoss(SACVariant):
     def _values(self, observation: Tensor, action: Tensor, params: TensorDictBase) -> Tensor:
         """The critics' values, (critics, B)."""
         return self.critics(observation, action, params, "state_action_value").squeeze(-1)
+
+
+def draw_subset(count: int, size: int, after: Tensor) -> Tensor:
+    """Draw `size` different indices below `count`.
+
+    The draw reads `after`, a result of the draw before it: compiled code then keeps the order of the two.
+    """
+    return after.sum().expand(count).clone().uniform_().argsort()[:size]
 
 
 class CategoricalLoss(SACVariant):

@@ -78,13 +78,13 @@ def test_compiled_updates_agree_with_eager_ones_within_rounding(eager_and_compil
         assert {"critic_loss", "actor_loss", "entropy"} <= left.keys() == right.keys()
         for name, value in left.items():
             torch.testing.assert_close(
-                right[name], value, rtol=1e-4, atol=1e-5, msg=lambda text, n=name: f"{n}: {text}"
+                right[name], value, rtol=5e-4, atol=5e-5, msg=lambda text, n=name: f"{n}: {text}"
             )
     after, other = networks(eager.agent), networks(compiled.agent)
     moved = 0
     for name, value in after.items():
         distance = float((value - before[name]).abs().max())
-        assert float((other[name] - value).abs().max()) <= 1e-5 + 1e-3 * distance, name
+        assert float((other[name] - value).abs().max()) <= 2e-4 + 1e-3 * distance, name
         moved += distance > 1e-4
     assert moved >= 8
     assert differing(other_state["normalizers"], state["normalizers"]) == []

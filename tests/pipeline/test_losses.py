@@ -507,7 +507,7 @@ def test_ensemble_losses_equal_torchrls_redq(monkeypatch: pytest.MonkeyPatch, se
     # Both get the same noise and the same two critics. TorchRL draws the noise for s and s' at once.
     monkeypatch.setattr(torch.distributions.normal, "_standard_normal", lambda shape, **_: noise.expand(shape))
     monkeypatch.setattr(torch, "randperm", lambda count: order)
-    monkeypatch.setattr(torch, "rand", lambda count, device: order.argsort().float())
+    monkeypatch.setattr(losses, "draw_subset", lambda count, size, after: order[:size])
     expected = theirs(batch.copy())
     for value, loss, parameters in (
         (
