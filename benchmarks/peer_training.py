@@ -81,11 +81,11 @@ def train(options: PeerTraining) -> None:
             if self.num_timesteps % options.eval_every == 0:
                 result = _play(self.model, options, options.eval_episodes, self.num_timesteps)
                 with open(curve, "a", newline="") as file:
-                    csv.writer(file).writerow([self.num_timesteps, result.mean, result.std, result.unstable])
+                    csv.writer(file).writerow([self.num_timesteps, result.mean, result.std, result.failed])
                 print(f"evaluation at {self.num_timesteps:,} env steps: {result.summary()}", flush=True)
             return options.seconds is None or time.monotonic() - started < options.seconds
 
-    curve.write_text("env_steps,return_mean,return_std,unstable\n")
+    curve.write_text("env_steps,return_mean,return_std,failed\n")
     env = gymnasium.make(options.task)
     model = sac("MlpPolicy", env, learning_starts=options.learning_starts, seed=options.seed, device="cpu")
     model.learn(options.total_env_steps, callback=Evaluate())

@@ -77,7 +77,7 @@ class EpisodeStatistics:
         """The totals, in one synchronization; warns once about each kind of failure."""
         totals = dict(zip(self.totals, self._values.tolist(), strict=True))
         self._warn_once(totals, "unstable", "physics diverged: a smaller timestep, or less extreme actions, may help")
-        self._warn_once(totals, "nonfinite", "observation or reward was not finite: check the task's functions")
+        self._warn_once(totals, "nonfinite", "action, observation or reward was not finite: check the task's functions")
         if totals["overflowed"] and "overflowed" not in self._warned:  # reading the advice synchronizes
             self._warn_once(
                 totals, "overflowed", f"contacts or constraints did not fit: {self._physics.overflow_advice}"

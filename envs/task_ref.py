@@ -16,7 +16,7 @@ _registry: dict[str, type[Task]] = dict(BUILT_IN)
 
 
 def register(name: str, task: type[Task]) -> None:
-    """Register a Task class under a name, for `make` and for `saltus` commands in this process.
+    """Register a Task class under a name, for `make`, in this process.
 
     Raises:
         SaltusError: the name is registered already.

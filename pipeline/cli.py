@@ -37,7 +37,7 @@ saltus COMMAND --help lists the options.
 
 @dataclass(frozen=True)
 class Resume:
-    """Continue a run from its last checkpoint, as if it had never stopped."""
+    """Continue a run from its last checkpoint."""
 
     run: tyro.conf.Positional[Path]
     """The run's directory."""
@@ -132,7 +132,7 @@ def evaluate(arguments: list[str], console: Console) -> None:
     content = {
         "task": policy.task, "policy": policy.which, "env_steps": policy.env_steps, "seed": options.seed,
         "mean": result.mean, "std": result.std, "interval_95": list(result.interval),
-        "unstable": result.unstable, "returns": result.returns, "lengths": result.lengths,
+        "failed": result.failed, "returns": result.returns, "lengths": result.lengths,
     }  # fmt: skip
     path = options.run / "evaluation.json"
     path.write_text(json.dumps(content, indent=1) + "\n")

@@ -28,9 +28,9 @@ class Config(Simulation):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device of the replay buffer and the updates. auto: cuda if there is one."""
     compile: bool = True
-    """Compile the updates with torch.compile (up to a minute the first time, then cached)."""
+    """Compile the updates (up to a minute the first time, then cached)."""
     matmul_dtype: Literal["float32", "tf32", "bfloat16"] = "float32"
-    """Precision of matrix products in updates. tf32: all of them (CUDA only). bfloat16: those of hidden layers."""
+    """Precision of matrix products. tf32: all of an update's (CUDA only). bfloat16: the hidden layers', also when acting."""
 
     num_envs: int = 128
     """Number of parallel worlds."""

@@ -20,12 +20,12 @@ class Evaluation:
     Attributes:
         returns: undiscounted sum of rewards of each episode.
         lengths: control steps of each episode.
-        unstable: number of episodes truncated because the simulation failed.
+        failed: number of episodes truncated because physics, observation or reward failed.
     """
 
     returns: tuple[float, ...]
     lengths: tuple[int, ...]
-    unstable: int
+    failed: int
 
     @property
     def mean(self) -> float:
@@ -52,7 +52,7 @@ class Evaluation:
             f"return {self.mean:.1f} +- {self.std:.1f} (95% interval of the mean: {low:.1f} to {high:.1f}), "
             f"length {np.mean(self.lengths):.0f}, {len(self.returns)} episodes"
         )
-        return line + (f", {self.unstable} truncated by unstable physics" if self.unstable else "")
+        return line + (f", {self.failed} truncated by failures" if self.failed else "")
 
 
 @torch.no_grad()

@@ -30,8 +30,8 @@ from pipeline.torchrl_adapter import (
 class EnsembleLoss(SACVariant):
     """SAC with an ensemble of critics (REDQ; Chen et al. 2021, algorithm 1).
 
-    TorchRL's REDQLoss has the same critic loss, but always computes all three losses, which costs 20 unused actor
-    losses per used one at a UTD ratio of 20, and clips alpha to [0.1, 10].
+    TorchRL's REDQLoss has the same critic loss, but computes all three losses at every update, which wastes 19 of 20
+    actor losses at `policy_delay` 20, and clips alpha to [0.1, 10].
 
     Args:
         target_subset: number of critics, sampled without replacement at each update, whose minimum is the target.

@@ -50,12 +50,12 @@ class Adam:
         self.mean_square = [torch.zeros_like(parameter) for parameter in self.parameters]
 
     def minimize(self, loss: Tensor) -> None:
-        """Take one step along the gradient of `loss`, a scalar."""
+        """Take one gradient descent step on `loss`, a scalar."""
         self.step(torch.autograd.grad(loss, self.parameters))
 
     @torch.no_grad()
     def step(self, gradients: Sequence[Tensor]) -> None:
-        """Take one step along `gradients`, in the order of the parameters."""
+        """Take one step against `gradients`, in the order of the parameters."""
         progress = (self.step_count / self.total_steps).clamp(max=1)
         if self.schedule == "cosine":
             progress = (1 - torch.cos(math.pi * progress)) / 2

@@ -1,4 +1,4 @@
-"""The error and the warning of deliberate decisions."""
+"""The error class of saltus, and warnings that are given once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Device work shared by `envs` and `pipeline`: CUDA graphs, compiled updates, memory, threads."""
+"""Device utilities shared by `envs` and `pipeline`: CUDA graphs, compiled updates, memory, threads."""
 
 from __future__ import annotations
 

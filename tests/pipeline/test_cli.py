@@ -388,7 +388,7 @@ def test_evaluate_plays_the_episodes_asked_for_and_is_deterministic(command: Com
     assert len(first["returns"]) == len(first["lengths"]) == 7
     assert first["mean"] == pytest.approx(sum(first["returns"]) / 7)
     assert first["interval_95"][0] <= first["mean"] <= first["interval_95"][1]
-    assert (first["task"], first["env_steps"], first["unstable"]) == ("Hopper-v5", 200, 0)
+    assert (first["task"], first["env_steps"], first["failed"]) == ("Hopper-v5", 200, 0)
     assert first == same
     assert first["returns"] != other["returns"]
 

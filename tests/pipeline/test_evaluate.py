@@ -64,7 +64,7 @@ def test_only_the_first_episode_of_each_world_counts() -> None:
     steps = range(1, 7)
     assert result.lengths == tuple(steps)
     assert result.returns == pytest.approx([sum(1 + left for left in range(1, count + 1)) for count in steps])
-    assert result.unstable == 0
+    assert result.failed == 0
     assert env.task.resets > 3, "no second episode began"
 
 
@@ -74,17 +74,17 @@ def test_truncated_episodes_count() -> None:
     assert result.returns == pytest.approx([2, 5, 9, 5 + 4 + 3, 6 + 5 + 4])
 
 
-def test_unstable_episode_is_counted_once_and_leaves_others_unchanged() -> None:
+def test_failed_episode_is_counted_once_and_leaves_others_unchanged() -> None:
     def break_world_2(observation: Tensor) -> Tensor:
         action = idle(observation)
         action[2] = 1
         return action
 
     result = evaluate(break_world_2, envs.make(Slider, 4, gear=1e13))
-    assert result.unstable == 1
+    assert result.failed == 1
     assert result.lengths == (1, 2, 1, 4)
     assert result.returns == pytest.approx([2, 5, 0, 14])
-    assert "1 truncated by unstable physics" in result.summary()
+    assert "1 truncated by failures" in result.summary()
 
 
 def test_policy_gets_observations_and_its_actions_reach_the_actuator() -> None:

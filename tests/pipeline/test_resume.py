@@ -177,7 +177,7 @@ def test_run_stopped_by_signals_saves_and_resumes_bit_for_bit(tmp_path: Path) ->
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "error:torch.compile failed")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "error:compilation failed")
 def test_compiled_run_killed_and_resumed_ends_bit_for_bit_the_same(tmp_path: Path) -> None:
     parts = {"n_step": 3, "normalize_observations": True, "noise_repeat": 8, "eval_policy_averaging": 0.5}
     settings = {"preset": "crossq", "compile": True, "policy_delay": 2, "total_env_steps": 4800, **parts}
