@@ -145,7 +145,7 @@ class BatchEnv:
 
         Raises:
             SaltusError: an action of a wrong shape or dtype, or a non-finite one. On CUDA, non-finite actions are
-                masked and counted instead, because reading a value synchronizes.
+                masked and counted instead, because reading a value synchronises.
             RuntimeError: before the first `reset`.
         """
         self._require_started("step")

@@ -17,7 +17,7 @@ _FAILURES = ("unstable", "nonfinite", "overflowed")
 
 
 class EpisodeStatistics:
-    """Running totals in float64, updated in place without synchronization.
+    """Running totals in float64, updated in place without synchronisation.
 
     Args:
         task_name: for warnings.
@@ -74,11 +74,11 @@ class EpisodeStatistics:
         self._failure_values += torch.stack([diverged, failed & ~diverged, overflowed]).sum(dim=1)
 
     def read(self) -> dict[str, float]:
-        """The totals, in one synchronization; warns once about each kind of failure."""
+        """The totals, in one synchronisation; warns once about each kind of failure."""
         totals = dict(zip(self.totals, self._values.tolist(), strict=True))
         self._warn_once(totals, "unstable", "physics diverged: a smaller timestep, or less extreme actions, may help")
         self._warn_once(totals, "nonfinite", "action, observation or reward was not finite: check the task's functions")
-        if totals["overflowed"] and "overflowed" not in self._warned:  # reading the advice synchronizes
+        if totals["overflowed"] and "overflowed" not in self._warned:  # reading the advice synchronises
             self._warn_once(
                 totals, "overflowed", f"contacts or constraints did not fit: {self._physics.overflow_advice}"
             )

@@ -1,4 +1,4 @@
-"""Finds operations that would synchronize with a GPU, on the CPU."""
+"""Finds operations that would synchronise with a GPU, on the CPU."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SYNCHRONIZING = (
 
 
 class Synchronizations(TorchDispatchMode):
-    """Lists, in `found`, the operations run within it that would synchronize with a GPU."""
+    """Lists, in `found`, the operations run within it that would synchronise with a GPU."""
 
     def __init__(self) -> None:
         super().__init__()

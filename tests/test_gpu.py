@@ -1,4 +1,4 @@
-"""Laws that only a GPU can test: CUDA graphs equal eager code, and nothing synchronizes. Run with ``pytest -m gpu``."""
+"""Laws that only a GPU can test: CUDA graphs equal eager code, and nothing synchronises. Run with ``pytest -m gpu``."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_synchronizing_task_runs_eagerly_with_a_warning() -> None:
     env.reset()
     first, second, *rest = sample_actions(env, 6)
     env.step(first)
-    match = r"a step of Synchronizing synchronizes with the GPU in test_gpu.py:\d+ and cannot be a CUDA graph"
+    match = r"a step of Synchronizing synchronises with the GPU in test_gpu.py:\d+ and cannot be a CUDA graph"
     with pytest.warns(UserWarning, match=match):
         env.step(second)
     for action in rest:

@@ -1,4 +1,4 @@
-"""The kit's sections of learning: updates, synchronizations, a profile, and the whole loop."""
+"""The kit's sections of learning: updates, synchronisations, a profile, and the whole loop."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _leanrl(context: SectionContext, task: str, batch_size: int, count: int) -> 
 
 
 def synchronization(context: SectionContext) -> None:
-    """Find host synchronizations in a round of updates and in a control step, by torch's sync debug mode."""
+    """Find host synchronisations in a round of updates and in a control step, by torch's sync debug mode."""
     task, worlds = next(iter(context.sizes.worlds.items()))
     env = warp_env(task, worlds[0], context.device)
     batch_size, count = context.sizes.updates[0]

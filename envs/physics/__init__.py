@@ -48,7 +48,7 @@ class Physics(Protocol):
 
     @property
     def overflow_advice(self) -> str:
-        """How to avoid overflows. Reading it may synchronize with the GPU."""
+        """How to avoid overflows. Reading it may synchronise with the GPU."""
         ...
 
     def get_state(self) -> TensorDict:

@@ -2,7 +2,7 @@
 
 On the CPU Warp runs the same kernels, slowly; only tests do so.
 
-Nothing here synchronizes with the GPU, and no shape depends on a value. Differences from the CPU engine: float32; only
+Nothing here synchronises with the GPU, and no shape depends on a value. Differences from the CPU engine: float32; only
 the Newton and CG solvers; on CUDA the order of floating-point sums varies, so that two runs differ in the last bits;
 contacts and constraints live in arrays of fixed size.
 """

@@ -26,7 +26,7 @@ class CapturedFunction:
     replay: clone them to keep them.
 
     The function must keep its persistent state at fixed addresses, as graph replay requires. A function that
-    synchronizes with the GPU cannot be captured: it keeps running eagerly, with a warning that names the lines.
+    synchronises with the GPU cannot be captured: it keeps running eagerly, with a warning that names the lines.
 
     `graph_break` splits the capture into several graphs, with a host call between each two.
 
@@ -72,7 +72,7 @@ class CapturedFunction:
         if places:
             self._synchronizes = True
             warnings.warn(
-                f"{self._name} synchronizes with the GPU in {', '.join(dict.fromkeys(places))} and cannot be a CUDA "
+                f"{self._name} synchronises with the GPU in {', '.join(dict.fromkeys(places))} and cannot be a CUDA "
                 "graph: it runs eagerly, which is slower. Use torch.where instead of boolean indexing, .item() or if",
                 stacklevel=3,
             )
@@ -151,14 +151,14 @@ def gc_paused() -> Iterator[None]:
 
 
 def to_floats(scalars: Mapping[str, Tensor]) -> dict[str, float]:
-    """Read one-element tensors from the device in a single synchronization."""
+    """Read one-element tensors from the device in a single synchronisation."""
     if not scalars:
         return {}
     return dict(zip(scalars, torch.stack([one.double().reshape(()) for one in scalars.values()]).tolist(), strict=True))
 
 
 def find_synchronizations(call: Callable[[], Any]) -> tuple[Any, list[str]]:
-    """Find where a call synchronizes with the GPU, by torch's sync debug mode.
+    """Find where a call synchronises with the GPU, by torch's sync debug mode.
 
     Returns:
         The call's result, and the places: ``file:line``, or ``"compiled code or torch.ops"``, which have no line.

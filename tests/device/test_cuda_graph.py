@@ -34,7 +34,7 @@ def _cpu_recorder(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def make_pair(task: type[Task], **options: Any) -> Pair:
-    """Two equal environments without synchronization, as on a GPU: one eager, one captured."""
+    """Two equal environments without synchronisation, as on a GPU: one eager, one captured."""
     settings: dict[str, Any] = {
         "num_envs": NUM_ENVS,
         "seed": 1,
@@ -219,7 +219,7 @@ def test_synchronizing_function_runs_eagerly_with_a_warning() -> None:
 
     captured = CapturedFunction(function, "a step of Mine", CPU)
     captured(torch.ones(2))
-    with pytest.warns(UserWarning, match=r"a step of Mine synchronizes with the GPU in index.Tensor and cannot be a"):
+    with pytest.warns(UserWarning, match=r"a step of Mine synchronises with the GPU in index.Tensor and cannot be a"):
         captured(torch.ones(2))
     for values in (torch.tensor([1.0, -1.0]), torch.tensor([1.0, 2.0])):
         assert torch.equal(captured(values)["positive"], values[values > 0])

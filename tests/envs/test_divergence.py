@@ -449,6 +449,6 @@ def test_contacts_that_do_not_fit_are_counted_and_warned_about(monkeypatch: pyte
         assert env.statistics()["overflowed"] == 2  # in the initial states
     for _ in range(5):
         env.step(torch.zeros(2, env.action_dim))
-    # Reading the advice may synchronize: it happens once.
+    # Reading the advice may synchronise: it happens once.
     monkeypatch.setattr(type(env.physics), "overflow_advice", property(lambda self: pytest.fail("read again")))
     assert env.statistics()["overflowed"] == 12

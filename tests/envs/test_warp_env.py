@@ -1,4 +1,4 @@
-"""The tasks on the Warp engine: equal to the CPU engine within single precision, and without synchronization."""
+"""The tasks on the Warp engine: equal to the CPU engine within single precision, and without synchronisation."""
 
 from __future__ import annotations
 
