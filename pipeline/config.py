@@ -30,7 +30,7 @@ class Config(Simulation):
     compile: bool = True
     """Compile the updates (up to a minute the first time, then cached)."""
     matmul_dtype: Literal["float32", "tf32", "bfloat16"] = "float32"
-    """Precision of matrix products. tf32: all in updates (CUDA only). bfloat16: those of hidden layers, also in acting."""
+    """Precision of matrix products. tf32: all in updates (CUDA only). bfloat16: in hidden layers, also when acting."""
 
     num_envs: int = 128
     """Number of parallel worlds."""
