@@ -77,6 +77,7 @@ def environment(
         "repeats": repeats,
         "seconds": seconds,
         "warmup_steps": warmup_steps,
+        "mujoco_clock": "stopped",  # by saltus, for all cases in its process
         "baseline": baseline and checkout.commit(baseline),
     }
     result.publish("environment", output, settings, measurements, tables)

@@ -20,7 +20,6 @@ from pipeline import presets
 from pipeline.agent import Agent
 from pipeline.buffer import ReplayBuffer
 from pipeline.learner import Learner
-from saltus.device.onednn import UseOneDNN
 
 SAC, PLAIN = "saltus sac", "saltus sac, not compiled"
 PEERS: dict[str, Callable[..., runner.Work]] = {
@@ -164,7 +163,7 @@ def _products(data: TensorDict, updates: int) -> runner.Work:
     device, shapes = data.device, product_shapes(data["observation"].shape[1], data["action"].shape[1])
     factors = [(torch.randn(m, k, device=device), torch.randn(n, k, device=device)) for m, k, n in shapes]
     multiply = torch.nn.functional.linear
-    if device.type == "cpu" and UseOneDNN.available():
+    if device.type == "cpu" and torch.backends.mkldnn.is_available():
         multiply = partial(torch.ops.mkldnn._linear_pointwise.default, B=None, attr="none", scalars=[], algorithm="")
 
     def work() -> int:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from typing import Any
 
 import torch
@@ -55,7 +56,8 @@ def make(
 
 def _instantiate(task: type[Task], options: dict[str, Any]) -> Task:
     try:
-        return task(**options)
+        inspect.signature(task).bind(**options)
     except TypeError as error:
         known = ", ".join(getattr(task, "__dataclass_fields__", {})) or "none"
         raise SaltusError(f"task {task.__name__}: {error}; its options are {known}") from error
+    return task(**options)

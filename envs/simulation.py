@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Literal
 
 import mujoco
@@ -39,7 +40,7 @@ class Simulation:
                 raise SaltusError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}")
         for name in ("num_threads", "max_contacts", "max_constraints"):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < 0:
+            if not isinstance(value, Integral) or value < 0:
                 raise SaltusError(f"{name} is {value}; it must be a whole number, 0 or more")
 
     def resolve(self, device: torch.device) -> Simulation:

@@ -24,6 +24,8 @@ def check_arguments(task: Task, num_envs: int, seed: int, execution: str) -> Non
         raise SaltusError(f"seed is {seed}; it must be 0 or more")
     if execution not in EXECUTIONS:
         raise SaltusError(f"execution is {execution!r}; it must be one of {', '.join(EXECUTIONS)}")
+    if hasattr(task, "fresh"):
+        raise SaltusError(f"{type(task).__name__}.fresh is now recompute_derived")
     for name in ("frame_skip", "max_episode_steps"):
         if getattr(task, name) < 1:
             raise SaltusError(f"{name} of task {type(task).__name__} is {getattr(task, name)}; at least 1 is needed")

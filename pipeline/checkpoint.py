@@ -92,7 +92,7 @@ def load(path: Path, config: dict[str, Any] | None = None) -> dict[str, Any]:
     if not isinstance(content, dict) or "format" not in content:
         raise CheckpointError(f"{path} is not a checkpoint of saltus")
     if content["format"] != FORMAT:
-        version = content["versions"]["saltus"]
+        version = content.get("versions", {}).get("saltus", "another version")
         raise CheckpointError(
             f"checkpoint {path} was written by saltus {version} in format {content['format']}, and this version reads "
             f"format {FORMAT}: use saltus {version} for this run"

@@ -68,8 +68,7 @@ def evaluate(policy: Callable[[Tensor], Tensor], env: BatchEnv) -> Evaluation:
     Raises:
         SaltusError: the environment's actions are not normalized.
     """
-    if not env.normalized_actions:
-        raise SaltusError("policies act in [-1, 1]: make the environment with normalized_actions=True")
+    require_normalized_actions(env)
     observation = env.reset()
     returns = torch.zeros(env.num_envs, dtype=torch.float64, device=env.device)
     lengths = torch.zeros(env.num_envs, dtype=torch.int64, device=env.device)
@@ -82,3 +81,9 @@ def evaluate(policy: Callable[[Tensor], Tensor], env: BatchEnv) -> Evaluation:
         failed += running & env.failed
         running &= ~transition["next", "done"].squeeze(-1)
     return Evaluation(tuple(returns.tolist()), tuple(lengths.tolist()), int(failed.sum()))
+
+
+def require_normalized_actions(env: BatchEnv) -> None:
+    """Raise SaltusError unless an environment takes the actions of policies, which are in [-1, 1]."""
+    if not env.normalized_actions:
+        raise SaltusError("policies act in [-1, 1]: make the environment with normalized_actions=True")

@@ -133,7 +133,7 @@ class Run:
             action = self.learner.act(self.observation, self.noise())
         action = action.to(self.env.physics.device)
         if action.device.type == "cpu" and not torch.isfinite(action).all():
-            self.agent.check_finite(self.metrics | {"action": action.sum()})
+            self.agent.check_finite(self.metrics | {"action": action.sum().to(self.device)})
         return action
 
     def learn(self, logger: Logger) -> None:

@@ -81,11 +81,11 @@ def _read_config(run_dir: Path) -> Config:
         content = dict(json.loads(file.read_text()))
         values, version = dict(content["config"]), str(dict(content["versions"])["saltus"])
     except (ValueError, KeyError, TypeError) as error:
-        raise SaltusError(
-            f"{file} is damaged ({error}); each checkpoint of the run holds the same configuration"
-        ) from None
+        raise _damaged(file, error) from None
     try:
         return Config.from_dict(values)
+    except (TypeError, AttributeError) as error:  # values of other types than the settings'
+        raise _damaged(file, error) from None
     except SaltusError as error:
         current = versions()["saltus"]
         if version == current:
@@ -94,3 +94,7 @@ def _read_config(run_dir: Path) -> Config:
             f"{run_dir} was written by saltus {version}, and saltus {current} cannot read it: use saltus {version} for "
             f"it. Reason: {error}"
         ) from None
+
+
+def _damaged(file: Path, error: Exception) -> SaltusError:
+    return SaltusError(f"{file} is damaged ({error}); each checkpoint of the run holds the same configuration")

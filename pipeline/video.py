@@ -13,6 +13,7 @@ from torch import Tensor
 
 from envs import BatchEnv
 from envs.render import Renderer
+from pipeline.evaluate import require_normalized_actions
 
 
 def record(policy: Callable[[Tensor], Tensor], env: BatchEnv, path: Path, max_fps: float = 60) -> tuple[float, int]:
@@ -28,8 +29,10 @@ def record(policy: Callable[[Tensor], Tensor], env: BatchEnv, path: Path, max_fp
         The episode's return, and its length in control steps.
 
     Raises:
+        SaltusError: the environment's actions are not normalized.
         RenderError: no OpenGL.
     """
+    require_normalized_actions(env)
     stride = max(1, round(1 / (env.task.dt * max_fps)))
     total, steps = 0.0, 0
     with Renderer(env) as renderer:

@@ -50,7 +50,7 @@ def require_own_packages() -> None:
         ImportError: another package or module has one of these names and comes first on Python's path.
     """
     for name in ("envs", "pipeline"):
-        own = Path(__file__).resolve().parent.parent / name
+        own = (Path(__file__).resolve().parent.parent / name).resolve()
         found = _location(sys.modules[name].__spec__ if name in sys.modules else importlib.util.find_spec(name))
         if found not in (own, None):
             raise ImportError(

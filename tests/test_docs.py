@@ -1,6 +1,7 @@
 """Everything that README.md and docs/ show works: commands, examples, tables, trees and links.
 
 A fenced block that is not run has the reason in a comment directly above it: ``<!-- not run: needs a GPU -->``.
+Commands that take minutes are parsed: ``<!-- parsed, not run: trains for minutes -->``.
 """
 
 from __future__ import annotations
@@ -36,16 +37,22 @@ TINY = [
 
 @dataclass(frozen=True)
 class Fence:
-    """A fenced block: its page, language, first line's number and text, and why it is not run."""
+    """A fenced block: its page, language, first line's number and text, why it is not run, whether it is parsed."""
 
     page: Path
     language: str
     line: int
     text: str
-    not_run: str
+    reason: str
+    parsed: bool
 
     def __str__(self) -> str:
         return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+    @property
+    def not_run(self) -> bool:
+        """Whether its commands are neither run nor parsed."""
+        return bool(self.reason) and not self.parsed
 
     @property
     def commands(self) -> list[str]:
@@ -56,10 +63,10 @@ class Fence:
 
 def fences(page: Path) -> list[Fence]:
     found, text = [], page.read_text()
-    pattern = r"(?:^<!-- not run: (?P<reason>.+?) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$"
+    pattern = r"(?:^<!-- (?P<parsed>parsed, )?not run: (?P<reason>.+?) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$"
     for match in re.finditer(pattern, text, re.M | re.S):
         line = text.count("\n", 0, match.start("text")) + 1
-        found.append(Fence(page, match["language"], line, match["text"], match["reason"] or ""))
+        found.append(Fence(page, match["language"], line, match["text"], match["reason"] or "", bool(match["parsed"])))
     return found
 
 
@@ -131,6 +138,12 @@ def test_every_block_is_run_or_says_why_not(fence: Fence):
             assert command.startswith(("saltus train ", "saltus evaluate ", "saltus play ", "saltus resume ")) or (
                 command.startswith("python -m benchmarks ")
             ), f"no test runs {command!r}: mark the block with <!-- not run: the reason -->"
+
+
+@pytest.mark.parametrize("fence", [fence for fence in FENCES if fence.language == "bash"], ids=str)
+def test_blocks_with_commands_that_are_parsed_say_so(fence: Fence):
+    parsed = any(command.startswith(("saltus train ", "python -m benchmarks ")) for command in fence.commands)
+    assert fence.not_run or fence.parsed == parsed
 
 
 @pytest.mark.parametrize("command", commands("saltus train "))

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 import mujoco
+import numpy as np
 import pytest
 import torch
 from env_helpers import Actions, CartBall
@@ -27,6 +28,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"physics": "warp", "max_contacts": -1}, "max_contacts is -1; it must be a whole number, 0 or more"),
     ({"physics": "warp", "max_constraints": -2}, "max_constraints is -2; it must be a whole number, 0 or more"),
 ]
+
+
+def test_numpy_integers_are_whole_numbers():
+    assert Simulation(num_threads=np.int64(2)).num_threads == 2
 
 
 @pytest.mark.parametrize(("settings", "message"), REFUSED)

@@ -582,6 +582,22 @@ def test_options_with_a_task_instance_are_refused():
     assert_refused(lambda: envs.make(Plain, 1, noise=0.1), "Plain", "its options are none")
 
 
+def test_error_in_a_constructor_is_not_taken_for_a_wrong_option():
+    class Faulty(CartBall):
+        def __init__(self) -> None:
+            len(3)  # type: ignore[arg-type]
+
+    with pytest.raises(TypeError, match="has no len"):
+        envs.make(Faulty, 1)
+
+
+def test_old_name_of_recompute_derived_is_refused():
+    class Old(CartBall):
+        fresh = False
+
+    assert_refused(lambda: envs.make(Old, 1), "Old.fresh is now recompute_derived")
+
+
 def test_registered_name_is_not_replaced():
     before = envs.list_tasks()
     assert_refused(lambda: envs.register("Hopper-v5", CartBall), "'Hopper-v5'")

@@ -16,7 +16,7 @@ import imageio.v2 as imageio
 import pytest
 import torch
 from cli_helpers import SWINGER, SWINGER_XML, Command
-from pipeline_helpers import PRESETS, finish, read_csv, saltus, small_arguments, train_here
+from pipeline_helpers import PRESETS, finish, read_csv, saltus, small_arguments, small_config, train_here
 from run_helpers import quiet_console
 
 import envs
@@ -124,6 +124,18 @@ def test_folder_without_a_run_is_refused(command: Command, tmp_path: Path, name:
     for folder in (tmp_path, tmp_path / "nowhere"):
         assert_refused(command(name, folder), f"{folder} is not a run's directory: it has no config.json")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("gamma", "0.9"), ("gamma", None), ("actor_hidden", 5), ("utd_ratio", "1"), ("task_options", [])],
+)
+def test_config_with_values_of_other_types_is_refused(
+    command: Command, tmp_path: Path, setting: str, value: object
+) -> None:
+    content = {"config": small_config().to_dict() | {setting: value}, "versions": versions_module.versions()}
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    assert_refused(command("resume", tmp_path), "config.json is damaged")
 
 
 @pytest.mark.parametrize("name", ["resume", "evaluate", "play"])

@@ -361,3 +361,18 @@ def test_cuda_settings_are_refused_without_cuda(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(SaltusError, match="tf32 needs CUDA, and this run is on cpu: use float32 or bfloat16"):
         train_here(tmp_path / "run", matmul_dtype="tf32")
     assert not (tmp_path / "run").exists()
+
+
+def test_diverged_actions_are_checked_on_the_device_of_the_metrics(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the learner on a GPU and physics on the CPU, the actions are on the CPU and the metrics are not."""
+    run, devices = train_run(small_config(total_env_steps=100), tmp_path), set[str]()
+    run.device = torch.device("meta")
+    run.metrics = {"critic_loss": torch.zeros((), device="meta")}
+    monkeypatch.setattr(run.learner, "act", lambda observation, noise: torch.full((4, 1), math.nan))
+    monkeypatch.setattr(
+        run.agent, "check_finite", lambda metrics: devices.update(one.device.type for one in metrics.values())
+    )
+    run.act()
+    assert devices == {"meta"}
