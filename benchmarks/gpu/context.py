@@ -19,7 +19,7 @@ Finding: TypeAlias = dict[str, Any] | result.Table
 
 @dataclass
 class SectionContext:
-    """What a section works with and reports to.
+    """Inputs and outputs of a section.
 
     Attributes:
         deadline: of the whole kit, by time.monotonic().
