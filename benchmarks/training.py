@@ -172,26 +172,29 @@ def _evaluate(run_dir: Path, which: str, episodes: int) -> dict[str, Any] | None
 
 
 def train_for(
-    limit: float, arguments: Sequence[str], cache: Path, grace: float = 300.0
+    limit: float, arguments: Sequence[str], cache: Path | None, grace: float = 300.0
 ) -> tuple[int, float, list[tuple[float, str]]]:
     """Run `saltus train`. See `run_for` for the other arguments and the result."""
     return run_for(limit, [*SALTUS, "train", *arguments], cache, grace)
 
 
 def run_for(
-    limit: float, command: Sequence[str], cache: Path, grace: float = 300.0
+    limit: float, command: Sequence[str], cache: Path | None, grace: float = 300.0
 ) -> tuple[int, float, list[tuple[float, str]]]:
     """Run a command; return its exit code, its duration, and its lines of output with their times.
 
     Args:
         limit: seconds after which it gets SIGTERM, at which saltus saves and ends.
         command: the command and its arguments.
-        cache: the folder for torch.compile's cache, and for temporary files, which include Inductor's headers.
+        cache: the folder for torch.compile's cache, and for temporary files, which include Inductor's headers; None: the
+            caches that all processes share.
         grace: seconds after SIGTERM at which it is killed.
     """
     output = []
-    cache.mkdir(exist_ok=True)
-    folders = {"TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"), "TMPDIR": str(cache)}
+    folders = {}
+    if cache is not None:
+        cache.mkdir(exist_ok=True)
+        folders = {"TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"), "TMPDIR": str(cache)}
     environment = checkout.environment(PYTHONUNBUFFERED="1", **folders)
     start = time.monotonic()
     with subprocess.Popen(

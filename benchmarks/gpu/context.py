@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import torch
@@ -24,12 +24,14 @@ class SectionContext:
     Attributes:
         deadline: of the whole kit, by time.monotonic().
         send: called with each finding at once, so that it is kept if the section fails later.
+        failures: what failed so far. The section goes on, and fails at its end.
     """
 
     device: torch.device
     sizes: Sizes
     deadline: float
     send: Callable[[Finding], None]
+    failures: list[str] = field(default_factory=list)
 
     def note(self, section: str, **values: Any) -> None:
         """Report one measurement."""
@@ -42,10 +44,8 @@ class SectionContext:
     def compare(self, section: str, title: str, cases: Mapping[str, Callable[[], runner.Work]], subject: str) -> None:
         """Measure cases in turns; report their rates and a table.
 
-        A case that fails is listed with its reason, and the others are measured.
-
-        Raises:
-            RuntimeError: a case failed; raised at once for the subject, else after the measurements.
+        A case that fails is listed with its reason, and the others are measured. If the subject fails, no rates are
+        measured, because there is nothing to compare with.
         """
         made: dict[str, runner.Work] = {}
         missing: dict[str, str] = {}
@@ -58,14 +58,18 @@ class SectionContext:
             except Exception as error:
                 traceback.print_exc()
                 missing[name] = f"failed: {first_line(error)}"
+                self.failures.append(f"{title}: {name} {missing[name]}")
         if subject not in made:
-            raise RuntimeError(f"{title}: {subject} {missing[subject]}")
+            return
         measured = runner.measure(made, self.sizes.repeats, self.sizes.seconds, warmup_calls=0)
         for row in result.rows_of(measured, section=section, title=title):
             self.send(row)
         self.send(result.comparison(title, measured, subject, missing, {}))
-        if missing:
-            raise RuntimeError(f"{title}: {', '.join(missing)} failed")
+
+    def require_success(self) -> None:
+        """Raise a RuntimeError that lists the failures, if there are any."""
+        if self.failures:
+            raise RuntimeError("; ".join(self.failures))
 
     def seconds_left(self) -> float:
         """Seconds until the deadline."""

@@ -46,7 +46,9 @@ def run_isolated(
 def _run(pipe: Connection, section: Section, device: torch.device, sizes: Sizes, deadline: float) -> None:
     warnings.filterwarnings("ignore", message="the model asks for the PGS solver")
     try:
-        section(SectionContext(device, sizes, deadline, pipe.send))
+        context = SectionContext(device, sizes, deadline, pipe.send)
+        section(context)
+        context.require_success()
         pipe.send("done")
     except Exception as error:  # of any kind: the other sections still run
         traceback.print_exc()

@@ -74,6 +74,8 @@ def steps(context: SectionContext) -> None:
         announced = sum(engine.num_bytes + engine.working_bytes for engine in engines)
         taken = free - free_bytes(context.device)
         context.note("memory", task=task, worlds=worlds, announced=announced, taken=taken)
+        iterations = [int(engine.solver_iterations().max()) for engine in engines]
+        context.note("solver", task=task, worlds=worlds, most_iterations=max(iterations))
         del ours, bare, cases, engines
         release_memory(context.device)  # the environments' graphs are reference cycles, which only a collection frees
 

@@ -53,10 +53,10 @@ PARITY: dict[str, tuple[Solver, ...]] = {
 }
 RARELY = "--eval-every 1000000 --log-every 100000 --checkpoint-every 1000000000"
 ON_GPU = Sizes(
-    worlds={"Hopper-v5": (1024, 4096, 16384), "Humanoid-v5": (1024, 4096, 8192)},
+    worlds={"Hopper-v5": (4096, 16384), "Humanoid-v5": (4096, 8192)},
     repeats=3,
     seconds=0.7,
-    updates=((256, 20), (256, 80), (2048, 20), (8192, 20)),
+    updates=((256, 20), (8192, 20)),
     buffer=100_000,
     parity=PARITY,
     parity_worlds=256,

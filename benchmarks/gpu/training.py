@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks import result
@@ -16,14 +15,17 @@ TIME_TO_SAVE = 40.0  # seconds that a training run has to save and end
 
 
 def training(context: SectionContext) -> None:
-    """Record short learning curves over wall-clock time from process start, evaluated on the CPU engine."""
+    """Record short learning curves over wall-clock time from process start, evaluated on the CPU engine.
+
+    What earlier sections compiled is not compiled again.
+    """
     rows: list[list[result.Cell]] = []
     failed = []
     for task, seconds, options in context.sizes.training:
         with TemporaryDirectory(prefix="saltus-", ignore_cleanup_errors=True) as folder:
             arguments = [task, "--device", context.device.type, "--run-dir", f"{folder}/run", *options.split()]
             limit = min(seconds, context.seconds_left() - TIME_TO_SAVE - 10)
-            exit_code, took, lines = train_for(limit, arguments, Path(folder) / "cache", grace=TIME_TO_SAVE)
+            exit_code, took, lines = train_for(limit, arguments, cache=None, grace=TIME_TO_SAVE)
         curve = [(when, float(found[1])) for when, line in lines if (found := EVALUATION.match(line))]
         output = [line.replace(folder, "RUN") for _, line in lines[-40:]]
         context.note(

@@ -277,6 +277,10 @@ class WarpPhysics:
         """Worlds that dropped contacts or constraints, (N,) bool; every world if the shared contact memory was full."""
         return self._overflowed.clone()
 
+    def solver_iterations(self) -> Tensor:
+        """Iterations of each world's constraint solver in the last physics step, (N,) int32."""
+        return self._warp.to_torch(self._data.solver_niter).clone()
+
     @property
     def overflow_advice(self) -> str:
         advice = (

@@ -91,6 +91,7 @@ class CompiledUpdate:
             "fallback_random": True,  # draw the random numbers of eager code
             # Tune kernels at the first call, on real data: generated data may hold invalid indices.
             "triton.autotune_at_compile_time": False,
+            "shape_padding": False,  # on CUDA it times products while it compiles, so that runs would round differently
             "cpp_cache_precompile_headers": can_precompile_header(),
         }
         if values[0].device.type == "cpu" and (onednn_pass := _onednn_pass()) is not None:

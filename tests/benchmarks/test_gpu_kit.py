@@ -136,13 +136,14 @@ def test_failing_case_leaves_others_measured() -> None:
 
     reduced, found = context()
     works: Callable[[], runner.Work] = lambda: lambda: 1  # noqa: E731
-    with pytest.raises(RuntimeError, match="title: theirs failed"):
-        reduced.compare("section", "title", {"ours": works, "theirs": broken}, "ours")
+    reduced.require_success()
+    reduced.compare("section", "first", {"ours": works, "theirs": broken}, "ours")
+    reduced.compare("section", "second", {"theirs": broken}, "theirs")
     (table,) = tables(found)
     assert [row[0] for row in table.rows] == ["ours", "theirs"]
     assert table.rows[1][1] == "failed: ZeroDivisionError: no such thing"
-    with pytest.raises(RuntimeError, match="title: theirs failed: ZeroDivisionError"):
-        reduced.compare("section", "title", {"theirs": broken}, "theirs")
+    with pytest.raises(RuntimeError, match="first: theirs failed: ZeroDivisionError: no such thing; second: theirs"):
+        reduced.require_success()
 
 
 @pytest.mark.slow
