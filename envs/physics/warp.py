@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -38,6 +38,14 @@ _MAX_VALUE = float(mujoco.mjMAXVAL)  # MuJoCo takes a state beyond it for diverg
 _STATE = (
     "time", "qpos", "qvel", "act", "history", "plastic", "qacc_warmstart", "ctrl", "qfrc_applied", "xfrc_applied",
     "eq_active", "mocap_pos", "mocap_quat", "userdata",
+)  # fmt: skip
+# Fields that the first stages of mj_forward compute. All other fields need the whole of it.
+_FROM_KINEMATICS = (
+    "xpos", "xquat", "xmat", "xipos", "ximat", "xanchor", "xaxis", "geom_xpos", "geom_xmat", "site_xpos", "site_xmat",
+    "cam_xpos", "cam_xmat", "light_xpos", "light_xdir", "subtree_com", "cdof", "cinert", "ten_length",
+)  # fmt: skip
+_FROM_ACTUATION = (
+    "actuator_length", "actuator_velocity", "ten_velocity", "cvel", "cdof_dot", "actuator_force", "qfrc_actuator",
 )  # fmt: skip
 
 
@@ -89,6 +97,7 @@ class WarpPhysics:
         self.max_contacts, self.max_constraints = max_contacts, max_constraints
         self._recompute_derived, self._model_fields = recompute_derived, dict(model_fields or {})
         self._post_constraint = any(field in POST_CONSTRAINT for field in fields)
+        self._forward = self._forward_for(fields)
         with self._scope():
             self.num_bytes = num_bytes(self.model, num_worlds, max_contacts, max_constraints)
             # The workspace of integrator and solver is smaller than the state.
@@ -214,7 +223,8 @@ class WarpPhysics:
 
     def step(self, ctrl: Tensor, frame_skip: int) -> None:
         self.advance(ctrl, frame_skip)
-        self._detect_failures()
+        self._detect_divergence()
+        self._detect_overflows()
         for field, view in self._views.items():
             self._outputs[field].copy_(view)
 
@@ -243,7 +253,11 @@ class WarpPhysics:
             self._inputs[name].copy_(values)
         self._overflow.zero_()
         self._launch(self._reset_graph)
-        self._detect_failures()
+        self._detect_divergence()
+        if self._forward == self._forward_all:
+            self._detect_overflows()
+        else:  # no contact was looked for
+            self._overflowed.zero_()
         # The forward pass recomputed every world; worlds outside the mask keep the fields of their last step.
         for field, output in self._outputs.items():
             is_reset = mask.reshape(-1, *[1] * (output.dim() - 1))
@@ -256,13 +270,40 @@ class WarpPhysics:
         mjw.reset_data(self._warp_model, data, reset=self._mask)
         for source, target in ((self._qpos, data.qpos), (self._qvel, data.qvel)):
             wp.launch(self._copy_where, dim=target.shape, inputs=[self._mask, source], outputs=[target])
-        mjw.forward(self._warp_model, data)
+        self._forward()
 
-    def _detect_failures(self) -> None:
-        """Find diverged and overflowed worlds, on the device. Warp itself neither detects nor resets bad states."""
+    def _forward_for(self, fields: tuple[str, ...]) -> Callable[[], None]:
+        """The cheapest forward pass that computes `fields` of a state. A reset of a few worlds runs it for all."""
+        needed = {*fields} - {*_STATE} - {*POST_CONSTRAINT}
+        if not needed:
+            return lambda: None
+        if needed <= {*_FROM_KINEMATICS}:
+            return self._forward_kinematics
+        if needed <= {*_FROM_KINEMATICS, *_FROM_ACTUATION}:
+            return self._forward_actuation
+        return self._forward_all
+
+    def _forward_kinematics(self) -> None:
+        self._mujoco_warp.fwd_kinematics(self._warp_model, self._data)
+
+    def _forward_actuation(self) -> None:
+        mjw, model, data = self._mujoco_warp, self._warp_model, self._data
+        mjw.fwd_kinematics(model, data)
+        mjw.transmission(model, data)
+        mjw.fwd_velocity(model, data)
+        mjw.fwd_actuation(model, data)
+
+    def _forward_all(self) -> None:
+        self._mujoco_warp.forward(self._warp_model, self._data)
+
+    def _detect_divergence(self) -> None:
+        """Find diverged worlds, on the device. Warp itself neither detects nor resets bad states."""
         state = (self._state["qpos"], self._state["qvel"], self._qacc)
         stable = torch.stack([(part.abs() <= _MAX_VALUE).all(dim=-1) for part in state]).all(dim=0)
         self._unstable.copy_(~stable)
+
+    def _detect_overflows(self) -> None:
+        """Find worlds that may have lost contacts or constraints, on the device."""
         full = (self._overflow[:, None] & self._full_kinds) != 0
         # Warp sets these flags at the end of a step, but not in a reset.
         full[:, 0] |= (self._counts["ncollision"] > self._data.naconmax) | (self._counts["nacon"] > self._data.naconmax)

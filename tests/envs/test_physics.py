@@ -185,6 +185,24 @@ def test_reset_affects_masked_worlds_only(engine: str):
     assert same(stepped(physics, 3, first=4), stepped(undisturbed, 3, first=4), ~mask)
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        ("qpos", "qvel", "cfrc_ext"), ("xpos", "xquat", "geom_xmat", "site_xpos", "subtree_com", "cinert"),
+        ("xipos", "cvel", "qfrc_actuator", "actuator_force", "actuator_velocity"), ("xpos", "qacc"),
+    ],
+    ids=["state", "kinematics", "actuation", "all"],
+)  # fmt: skip
+def test_reset_on_warp_computes_the_fields_that_are_read(fields: tuple[str, ...]):
+    physics, everything = started("warp", fields=fields), started("warp", fields=(*fields, "qacc"))
+    for one in (physics, everything):
+        stepped(one, 3)
+        one.reset(torch.tensor([False, True, False, True]), *starts(one, seed=5))
+    found, expected = physics.read(), everything.read()
+    assert same(found, {name: expected[name] for name in fields})
+    assert same(stepped(physics, 3), {name: value for name, value in stepped(everything, 3).items() if name in fields})
+
+
 @both_engines
 def test_reset_leaves_nothing_of_the_earlier_episode(engine: str):
     physics, new = started(engine), make(engine)
@@ -287,9 +305,10 @@ OVERFLOWS = [
 
 @pytest.mark.parametrize(("engine", "size", "options", "advice"), OVERFLOWS)
 def test_overflow_is_reported_with_advice(engine: str, size: str, options: dict, advice: str):
-    small = make(engine, fields=("qpos",), xml=HEAP.format(size=size), **options)
+    fields = ("qpos", "qacc")  # qacc, so that a reset runs all of mj_forward
+    small = make(engine, fields=fields, xml=HEAP.format(size=size), **options)
     ample = make(
-        engine, fields=("qpos",), xml=HEAP.format(size=""), **({} if engine == "cpu" else {"max_constraints": 99})
+        engine, fields=fields, xml=HEAP.format(size=""), **({} if engine == "cpu" else {"max_constraints": 99})
     )
     qpos, qvel = (torch.as_tensor(value).expand(WORLDS, -1) for value in (small.model.qpos0, np.zeros(small.model.nv)))
     pressed = qpos.clone()
