@@ -186,8 +186,8 @@ def run_for(
     Args:
         limit: seconds after which it gets SIGTERM, at which saltus saves and ends.
         command: the command and its arguments.
-        cache: the folder for torch.compile's cache, and for temporary files, which include Inductor's headers; None: the
-            caches that all processes share.
+        cache: the folder for torch.compile's cache, and for temporary files, which include Inductor's headers; None:
+            those that all processes share.
         grace: seconds after SIGTERM at which it is killed.
     """
     output = []

@@ -80,7 +80,7 @@ class BatchEnv:
         check_arguments(task, num_envs, seed, execution)
         self.task, self.num_envs, self.device = task, num_envs, resolve_device(device)
         self.normalized_actions = normalized_actions
-        simulation = (simulation or Simulation()).resolve(self.device)
+        simulation = (simulation or Simulation()).resolve(self.device, num_envs)
         model = simulation.load_model(task)
         self.control_low, self.control_high = control_bounds(model, type(task).__name__, self.device)
         where, dtype = simulation.placement(self.device)

@@ -6,6 +6,7 @@ import math
 import sys
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def copy_state(source: envs.BatchEnv, *targets: envs.BatchEnv) -> None:
 
 @pytest.mark.parametrize(("task", "tolerance"), [("Hopper-v5", 1e-4), ("HalfCheetah-v5", 1e-3), ("Humanoid-v5", 1e-3)])
 def test_captured_steps_and_resets_equal_the_cpus(task: str, tolerance: float) -> None:
-    cpu, gpu = envs.make(task, NUM_ENVS, seed=1), envs.make(task, NUM_ENVS, seed=1, device="cuda")
+    cpu, gpu = envs.make(task, NUM_ENVS, seed=1), envs.make(task, NUM_ENVS, seed=1, device="cuda", physics="warp")
     for env in (cpu, gpu):
         env.reset()
     for number, action in enumerate(sample_actions(cpu, 8)):  # eager, then Warp's graphs, then torch's capture, replays
@@ -73,7 +74,7 @@ class Synchronizing(Hopper):
 
 
 def test_synchronizing_task_runs_eagerly_with_a_warning() -> None:
-    env = envs.make(Synchronizing, NUM_ENVS, device="cuda")
+    env = envs.make(Synchronizing, NUM_ENVS, device="cuda", physics="warp")
     env.reset()
     first, second, *rest = sample_actions(env, 6)
     env.step(first)
@@ -87,7 +88,7 @@ def test_synchronizing_task_runs_eagerly_with_a_warning() -> None:
 
 @pytest.mark.parametrize("task", ["Hopper-v5", "Humanoid-v5"])
 def test_episodes_end_and_begin_on_the_device(task: str) -> None:
-    env = envs.make(task, NUM_ENVS, device="cuda", seed=2)
+    env = envs.make(task, NUM_ENVS, device="cuda", physics="warp", seed=2)
     observation = env.reset()
     ended = 0
     for action in sample_actions(env, 60):
@@ -103,7 +104,7 @@ def test_episodes_end_and_begin_on_the_device(task: str) -> None:
 
 
 def test_diverged_world_is_truncated_and_reset() -> None:
-    env = envs.make("HalfCheetah-v5", NUM_ENVS, device="cuda")
+    env = envs.make("HalfCheetah-v5", NUM_ENVS, device="cuda", physics="warp")
     env.reset()
     first, second, *rest = sample_actions(env, 8)
     env.step(first)
@@ -120,7 +121,8 @@ def test_diverged_world_is_truncated_and_reset() -> None:
 
 
 def test_seed_determines_initial_states() -> None:
-    first, again, other = (envs.make("Humanoid-v5", NUM_ENVS, device="cuda", seed=seed).reset() for seed in (1, 1, 2))
+    make = partial(envs.make, "Humanoid-v5", NUM_ENVS, device="cuda", physics="warp")
+    first, again, other = (make(seed=seed).reset() for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
@@ -218,7 +220,7 @@ def test_rounds_do_not_synchronize(preset: str) -> None:
 
 @pytest.mark.parametrize("task", ["Hopper-v5", "Humanoid-v5"])
 def test_training_loop_does_not_synchronize(task: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    env = envs.make(task, NUM_ENVS, device="cuda")
+    env = envs.make(task, NUM_ENVS, device="cuda", physics="warp")
     buffer = ReplayBuffer(4096, env.observation_dim, env.action_dim, "cuda")
     small = {"num_envs": NUM_ENVS, "batch_size": 64, "utd_ratio": 2 / NUM_ENVS, "actor_hidden": (32,), "n_step": 1}
     agent = Agent(presets.preset("fast", task, **small), env.observation_dim, env.action_dim, "cuda")

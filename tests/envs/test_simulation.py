@@ -15,6 +15,7 @@ import envs
 from envs import BatchEnv, Simulation, simulation
 from envs.physics.cpu import CpuPhysics
 from envs.physics.warp import WarpPhysics
+from envs.simulation import MIN_WARP_WORLDS
 from saltus.errors import SaltusError
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -69,18 +70,38 @@ def test_settings_are_frozen_and_given_by_name():
         Simulation("cpu")  # type: ignore[misc]
 
 
-def test_auto_chooses_warp_on_cuda_unless_it_is_missing(monkeypatch: pytest.MonkeyPatch):
-    assert Simulation().resolve(CPU).physics == "cpu"
-    assert Simulation().resolve(CUDA).physics == "warp"
-    assert Simulation(physics="cpu").resolve(CUDA).physics == "cpu"
+FEW_WORLDS = "physics: on the CPU, which is faster than the GPU below 512 worlds (--physics warp, or --num-envs)"
+AUTO: list[tuple[dict[str, Any], torch.device, int, str]] = [
+    ({}, CPU, 4096, "cpu"),
+    ({}, CUDA, 4096, "warp"),
+    ({}, CUDA, MIN_WARP_WORLDS, "warp"),
+    ({}, CUDA, MIN_WARP_WORLDS - 1, "cpu"),
+    ({"max_contacts": 20}, CUDA, 1, "warp"),
+    ({"physics": "cpu"}, CUDA, 4096, "cpu"),
+    ({"physics": "warp"}, CUDA, 1, "warp"),
+]
+
+
+@pytest.mark.parametrize(("settings", "device", "worlds", "engine"), AUTO)
+def test_auto_chooses_warp_on_cuda_for_many_worlds(
+    settings: dict[str, Any], device: torch.device, worlds: int, engine: str, caplog: pytest.LogCaptureFixture
+):
+    with caplog.at_level("INFO", "saltus"):
+        assert Simulation(**settings).resolve(device, worlds).physics == engine
+    explained = [record.getMessage() for record in caplog.records]
+    chosen_for_few_worlds = device == CUDA and engine == "cpu" and not settings
+    assert explained == [FEW_WORLDS] * chosen_for_few_worlds
+
+
+def test_auto_chooses_the_cpu_without_warp(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(simulation, "missing_packages", lambda: ["mujoco_warp"])
     with pytest.warns(UserWarning, match=r"physics runs on the CPU: pip install 'saltus\[warp\]'"):
-        assert Simulation().resolve(CUDA).physics == "cpu"
+        assert Simulation().resolve(CUDA, 4096).physics == "cpu"
 
 
 def test_resolving_keeps_the_other_settings():
     settings = Simulation(num_threads=3, solver="newton")
-    assert settings.resolve(CPU) == dataclasses.replace(settings, physics="cpu")
+    assert settings.resolve(CPU, 1) == dataclasses.replace(settings, physics="cpu")
 
 
 def test_settings_reach_the_engine():
