@@ -23,9 +23,10 @@ def markdown(content: dict[str, Any]) -> str:
     """One result as Markdown: a line with command, date, machine and versions, then the tables."""
     machine, versions = content["hardware"], content["versions"]
     packages = ", ".join(f"{name} {number}" for name, number in versions.items() if number != "not installed")
+    gpu = f", {machine['gpu']} (driver {machine.get('driver') or 'not recorded'})" if machine.get("gpu") else ""
     parts = [
         f"`{content['command']}`, {content['date'][:10]}, {machine['cpu']}, {machine['cores']} cores, "
-        f"{machine['memory_gb']} GB; {packages}\n"
+        f"{machine['memory_gb']} GB{gpu}, commit {content.get('commit') or 'not recorded'}; {packages}\n"
     ]
     for table in content["summary"]:
         lines = [table["columns"], ["---"] * len(table["columns"]), *[map(result.text, row) for row in table["rows"]]]

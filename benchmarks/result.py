@@ -6,6 +6,7 @@ import dataclasses
 import json
 import platform
 import shlex
+import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -47,6 +48,7 @@ def hardware() -> dict[str, Any]:
     gpu = torch.cuda.get_device_properties(0) if torch.cuda.is_available() else None
     return {
         "gpu": f"{gpu.name}, {gpu.total_memory / 1e9:.0f} GB" if gpu else None,
+        "driver": _driver() if gpu else None,
         "cpu": cpu.get("model name", platform.machine()),
         "cpu_family_and_model": f"{cpu.get('cpu family')}, {cpu.get('model')}",
         "cpu_instructions": sorted({"avx2", "avx512f", "avx512_bf16", "amx_bf16"} & {*cpu.get("flags", "").split()}),
@@ -54,6 +56,15 @@ def hardware() -> dict[str, Any]:
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
         "system": platform.platform(),
     }
+
+
+def _driver() -> str | None:
+    """The version of NVIDIA's driver; None if nvidia-smi does not tell it."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[0].strip()
+    except (OSError, subprocess.CalledProcessError, IndexError):
+        return None
 
 
 COMMIT = checkout.commit()  # at import: files may change during the minutes that a benchmark takes

@@ -11,22 +11,22 @@ import torch
 from benchmarks import result
 from benchmarks.gpu.context import Finding, Section
 from benchmarks.gpu.device_tests import device_tests
-from benchmarks.gpu.learning import loop, profile, synchronization, updates
+from benchmarks.gpu.learning import compilation, loop, profile, synchronization, updates
 from benchmarks.gpu.process import run_isolated
 from benchmarks.gpu.simulation import parity, steps
 from benchmarks.gpu.sizes import ON_GPU, REDUCED, Sizes
 from benchmarks.gpu.training import training
 
-# Sections that compile for long come late: time may run out on a machine without a compilation cache.
 SECTIONS: dict[str, Section] = {
     "tests": device_tests,
+    "compilation": compilation,
     "synchronization": synchronization,
     "steps": steps,
+    "updates": updates,
+    "loop": loop,
+    "profile": profile,
     "training": training,
     "parity": parity,
-    "loop": loop,
-    "updates": updates,
-    "profile": profile,
 }
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import os
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from functools import partial
 from statistics import median
 from typing import Any
@@ -15,35 +18,103 @@ from tensordict import TensorDict
 import envs
 from benchmarks import peers, result, runner
 from benchmarks.data import random_transitions
-from benchmarks.gpu.context import SectionContext
+from benchmarks.gpu.context import SectionContext, first_line
 from benchmarks.gpu.simulation import random_actions, warp_env
 from benchmarks.update import BATCH_SIZE, HIDDEN, learning, make_learner
+from envs.physics.cpu import available_cores
 from saltus.device.cuda_graph import find_synchronizations
 
 PROFILED_ROUNDS = 5
 
 
+@dataclass(frozen=True)
+class UpdateCase:
+    """An update to measure, with the sizes of a task's observations and actions.
+
+    Attributes:
+        table: the title of the case's table.
+        preset: a preset of saltus; None: LeanRL's way.
+        count: updates per round.
+        options: other settings of the preset.
+    """
+
+    table: str
+    name: str
+    preset: str | None
+    task: str
+    batch_size: int
+    count: int
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def make(self, context: SectionContext) -> runner.Work:
+        """Its work; LeanRL's runs in a process of its own."""
+        if self.preset is None:
+            return runner.isolated(partial(_leanrl, context, self.task, self.batch_size, self.count))
+        options = {"batch_size": self.batch_size, "compile": context.sizes.compile, **self.options}
+        return learning(self.task, _data(context, self.task), self.count, self.preset, **options)
+
+
+SAC = "saltus sac"
+
+
+def update_cases(context: SectionContext) -> list[UpdateCase]:
+    """The cases of `updates`: all ways of updating for the first task and batch size, the main ones for the others."""
+    first, *others = context.sizes.updates
+    task, *other_tasks = context.sizes.worlds
+    cases = []
+    for name, preset, options in (
+        (SAC, "sac", {}),
+        (f"{SAC}, bfloat16 products", "sac", {"matmul_dtype": "bfloat16"}),
+        (f"{SAC}, TF32 products", "sac", {"matmul_dtype": "tf32"}),
+        ("saltus fast", "fast", {}),
+        ("LeanRL's way", None, {}),
+        (f"{SAC}, not compiled", "sac", {"compile": False}),
+    ):
+        where = [(task, *first)]
+        if preset is not None and options.get("compile", True):
+            where += [(task, *other) for other in others if preset == "sac"]
+            where += [(other, *first) for other in other_tasks if not options]
+        for one, batch_size, count in where:
+            table = f"{one}: updates/s, batch {batch_size}, {count} a round"
+            if context.device.type == "cuda" or options.get("matmul_dtype") != "tf32":
+                cases.append(UpdateCase(table, name, preset, one, batch_size, count, dict(options)))
+    return cases
+
+
 def updates(context: SectionContext) -> None:
     """Updates/s of sac and of LeanRL's way, over batch size and updates per round."""
-    first = context.sizes.updates[0]
-    first_task, *other_tasks = context.sizes.worlds
-    pairs = [(first_task, one) for one in context.sizes.updates] + [(task, first) for task in other_tasks]
-    for task, (batch_size, count) in pairs:
-        data = _data(context, task)
-        options = {"batch_size": batch_size, "compile": context.sizes.compile}
-        ours = partial(learning, task, data, count)
-        cases: dict[str, Callable[[], runner.Work]] = {
-            "saltus sac": partial(ours, preset="sac", **options),
-            "saltus sac, bfloat16 products": partial(ours, preset="sac", matmul_dtype="bfloat16", **options),
-        }
-        if context.device.type == "cuda":
-            cases["saltus sac, TF32 products"] = partial(ours, preset="sac", matmul_dtype="tf32", **options)
-        if batch_size == first[0]:
-            cases["saltus fast"] = partial(ours, preset="fast", **options)
-            cases["LeanRL's way"] = partial(runner.isolated, partial(_leanrl, context, task, batch_size, count))
-        if (batch_size, count) == first:
-            cases["saltus sac, not compiled"] = partial(ours, preset="sac", **options | {"compile": False})
-        context.compare("updates", f"{task}: updates/s, batch {batch_size}, {count} a round", cases, "saltus sac")
+    cases = update_cases(context)
+    for table in dict.fromkeys(case.table for case in cases):
+        made = {case.name: partial(case.make, context) for case in cases if case.table == table}
+        context.compare("updates", table, made, SAC)
+
+
+def compilation(context: SectionContext) -> None:
+    """Compile the updates that other sections measure, all at once, each in a process of its own.
+
+    One after another they would take most of the kit's time. Their code is cached on disk.
+    """
+    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "2"  # of each process
+    cases = [case for case in update_cases(context) if case.options.get("compile", True)]
+    with ThreadPoolExecutor(min(len(cases), available_cores())) as pool:
+        rows = list(pool.map(partial(_compile, context), cases))
+    context.table("Compilation, all at once", ["case", "seconds"], rows)
+
+
+def _compile(context: SectionContext, case: UpdateCase) -> list[result.Cell]:
+    start = time.monotonic()
+    try:
+        runner.isolated(partial(_run_once, context, case))
+    except Exception as error:
+        context.failures.append(f"{case.table}: {case.name} failed: {first_line(error)}")
+    seconds = time.monotonic() - start
+    context.note("compilation", table=case.table, case=case.name, seconds=seconds)
+    return [f"{case.table}: {case.name}", seconds]
+
+
+def _run_once(context: SectionContext, case: UpdateCase) -> runner.Work:
+    case.make(context)()
+    return lambda: 0
 
 
 def _data(context: SectionContext, task: str) -> TensorDict:

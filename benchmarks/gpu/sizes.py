@@ -14,11 +14,11 @@ class Sizes:
 
     Attributes:
         worlds: numbers of worlds by task. All `updates` are measured with the first task's dimensions, and the first of
-            `updates` with the other tasks', too.
+            `updates` with those of the other tasks as well.
         warmup_calls: calls of a case before it is measured; enough to capture every round of updates.
         repeats, seconds: turns of each case and their length.
         steps_per_call: control steps between synchronizations.
-        updates: pairs of batch size and updates per round.
+        updates: pairs of batch size and updates per round; all ways of updating are measured with the first.
         buffer: transitions in the replay buffer.
         compile: whether updates are compiled.
         parity: the CPU engine's solvers that Warp is compared with, by task.
@@ -51,7 +51,7 @@ PARITY: dict[str, tuple[Solver, ...]] = {
     "InvertedPendulum-v5": ("model",),
     "Humanoid-v5": ("model", "newton"),
 }
-RARELY = "--eval-every 1000000 --log-every 100000 --checkpoint-every 1000000000"
+RARELY = "--log-every 100000 --checkpoint-every 1000000000"
 ON_GPU = Sizes(
     worlds={"Hopper-v5": (4096, 16384), "Humanoid-v5": (4096, 8192)},
     repeats=3,
@@ -64,9 +64,10 @@ ON_GPU = Sizes(
     rollout_worlds=1024,
     rollout_steps=1000,
     training=(
-        ("Hopper-v5", 75, f"--num-envs 1024 --utd-ratio 0.03125 --total-env-steps 20000000 {RARELY}"),
-        ("Humanoid-v5", 110, f"--num-envs 2048 --utd-ratio 0.015625 --total-env-steps 60000000 {RARELY}"),
+        ("Hopper-v5", 60, f"{RARELY} --eval-every 100000"),
+        ("Humanoid-v5", 110, f"{RARELY} --eval-every 200000 --num-envs 512 --total-env-steps 4000000"),
     ),
+    test_seconds=110.0,
 )
 SHORT = "--physics warp --num-envs 8 --utd-ratio 0.125 --total-env-steps 1200 --learning-starts 400 --eval-every 600"
 REDUCED = Sizes(

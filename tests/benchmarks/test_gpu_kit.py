@@ -56,6 +56,7 @@ def plain_peer(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("section", "titles"),
     [
+        ("compilation", ["Compilation, all at once"]),
         ("synchronization", ["Host synchronizations, by torch's sync debug mode"]),
         ("steps", [f"{TASK}, 2 worlds: env steps/s", f"{TASK}, 3 worlds: env steps/s"]),
         ("parity", ["Warp against the CPU engine", "Statistics of random episodes"]),
@@ -79,6 +80,8 @@ def test_sections_run_in_reduced_form(section: str, titles: list[str]) -> None:
     if section == "updates":
         cases = {"saltus sac", "saltus sac, bfloat16 products", "saltus sac, not compiled", "saltus fast"}
         assert {one["case"] for one in measured(found, "updates")} == {*cases, "LeanRL's way"}
+    if section == "compilation":
+        assert len(tables(found)[0].rows) == 4  # none for the case that is not compiled
 
 
 @pytest.mark.slow
