@@ -10,6 +10,7 @@ import torch
 
 from benchmarks import result
 from benchmarks.gpu.context import Finding, Section
+from benchmarks.gpu.cores import cores
 from benchmarks.gpu.device_tests import device_tests
 from benchmarks.gpu.learning import compilation, loop, profile, synchronization, updates
 from benchmarks.gpu.process import run_isolated
@@ -27,6 +28,7 @@ SECTIONS: dict[str, Section] = {
     "profile": profile,
     "training": training,
     "parity": parity,
+    "cores": cores,
 }
 
 

@@ -25,6 +25,7 @@ class Sizes:
         parity_worlds, parity_steps: worlds, and control steps of each.
         rollout_worlds, rollout_steps: worlds, and control steps at most.
         training: task, seconds and options of each short training run.
+        cpu_worlds: numbers of worlds of the CPU engine, by task, for its scaling with cores.
         test_seconds: time limit of the tests.
     """
 
@@ -39,6 +40,7 @@ class Sizes:
     rollout_worlds: int
     rollout_steps: int
     training: tuple[tuple[str, float, str], ...]
+    cpu_worlds: dict[str, int]
     compile: bool = True
     warmup_calls: int = 12
     steps_per_call: int = 10
@@ -67,6 +69,7 @@ ON_GPU = Sizes(
         ("Hopper-v5", 60, f"{RARELY} --eval-every 100000"),
         ("Humanoid-v5", 110, f"{RARELY} --eval-every 200000 --num-envs 512 --total-env-steps 4000000"),
     ),
+    cpu_worlds={"Hopper-v5": 128, "Humanoid-v5": 128},
     test_seconds=110.0,
 )
 SHORT = "--physics warp --num-envs 8 --utd-ratio 0.125 --total-env-steps 1200 --learning-starts 400 --eval-every 600"
@@ -82,4 +85,5 @@ REDUCED = Sizes(
     rollout_worlds=32,
     rollout_steps=1000,
     training=(("Hopper-v5", 60, f"{SHORT} --eval-episodes 2 --no-compile"),),
+    cpu_worlds={"Hopper-v5": 16},
 )

@@ -25,7 +25,7 @@ RUN = "--total-env-steps 100 --eval-every 50 --learning-starts 40 --batch-size 1
 TINY = dataclasses.replace(
     REDUCED, worlds={TASK: (2, 3)}, warmup_calls=2, repeats=1, seconds=0.01, steps_per_call=2, updates=((16, 2),),
     buffer=500, compile=False, parity={TASK: ("model", "newton")}, parity_worlds=2, parity_steps=2, rollout_worlds=2,
-    rollout_steps=3, training=((TASK, 60.0, f"--preset sac {RUN}"), ("Hoper-v5", 30.0, "")),
+    rollout_steps=3, cpu_worlds={TASK: 2}, training=((TASK, 60.0, f"--preset sac {RUN}"), ("Hoper-v5", 30.0, "")),
 )  # fmt: skip
 
 
@@ -63,6 +63,7 @@ def plain_peer(monkeypatch: pytest.MonkeyPatch) -> None:
         ("loop", ["The loop on the device"]),
         ("updates", [f"{TASK}: updates/s, batch 16, 2 a round"]),
         ("profile", ["Profile of rounds"]),
+        ("cores", [f"{TASK}, 2 worlds, CPU engine: env steps/s", f"{TASK}, fast on the CPU: updates/s"]),
     ],
 )
 def test_sections_run_in_reduced_form(section: str, titles: list[str]) -> None:
