@@ -3,16 +3,34 @@
 from __future__ import annotations
 
 import difflib
-import importlib.util
-import sys
-import zlib
+from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
+from typing import TypeGuard
 
+from envs import task_files
 from envs.task import Task
 from envs.tasks import BUILT_IN
 from saltus.errors import SaltusError
 
 _registry: dict[str, type[Task]] = dict(BUILT_IN)
+
+
+@dataclass(frozen=True)
+class TaskRef:
+    """A task that was found by its name.
+
+    Attributes:
+        name: the registered name, or ``/absolute/path/to/file.py:ClassName``.
+        task: the class.
+        file: the absolute path of the task's file. None: a registered task.
+        text: the text of that file, as it was executed.
+    """
+
+    name: str
+    task: type[Task]
+    file: Path | None
+    text: str | None
 
 
 def register(name: str, task: type[Task]) -> None:
@@ -37,8 +55,31 @@ def find_task(name: str) -> type[Task]:
     Raises:
         SaltusError: an unknown name (similar ones are listed), or a missing file or class.
     """
-    if ".py:" in name:
-        return _load_task(name)
+    return resolve_task(name).task
+
+
+def resolve_task(name: str) -> TaskRef:
+    """Find a task by name. Its file, if it has one, is executed once per path and process.
+
+    Raises:
+        SaltusError: an unknown name (similar ones are listed), or a missing file or class.
+    """
+    file = task_file(name)
+    if file is None:
+        return TaskRef(name, _registered(name), None, None)
+    class_name = name.rpartition(":")[2]
+    if not file.is_file():
+        raise SaltusError(f"there is no file {file} (from task {name!r}, relative to the current folder)")
+    task = _task_of(task_files.execute(file), class_name, file)
+    return TaskRef(f"{file}:{class_name}", task, file, task_files.text_of(file))
+
+
+def task_file(name: str) -> Path | None:
+    """The absolute path in ``path/to/file.py:ClassName``, without executing it. None: not the name of a file."""
+    return Path(name.rpartition(":")[0]).expanduser().resolve() if ".py:" in name else None
+
+
+def _registered(name: str) -> type[Task]:
     if name not in _registry:
         close = difflib.get_close_matches(name, _registry, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(close)}? " if close else ""
@@ -49,24 +90,13 @@ def find_task(name: str) -> type[Task]:
     return _registry[name]
 
 
-def _load_task(name: str) -> type[Task]:
-    file, _, class_name = name.rpartition(":")
-    path = Path(file).expanduser().resolve()
-    if not path.is_file():
-        raise SaltusError(f"there is no file {path} (from task {name!r}, relative to the current folder)")
-    module_name = f"saltus_task_{path.stem}_{zlib.crc32(bytes(path)):08x}"
-    spec = importlib.util.spec_from_file_location(module_name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module  # dataclasses look up their module by name
-    spec.loader.exec_module(module)
+def _task_of(module: ModuleType, class_name: str, file: Path) -> type[Task]:
     task = getattr(module, class_name, None)
-    if not (isinstance(task, type) and issubclass(task, Task)):
-        tasks = [
-            key
-            for key, value in vars(module).items()
-            if isinstance(value, type) and issubclass(value, Task) and value is not Task
-        ]
-        raise SaltusError(f"{path} has no Task class {class_name!r}; it has {', '.join(tasks) or 'none'}")
+    if not _is_task(task):
+        tasks = [key for key, value in vars(module).items() if _is_task(value)]
+        raise SaltusError(f"{file} has no Task class {class_name!r}; it has {', '.join(tasks) or 'none'}")
     return task
+
+
+def _is_task(value: object) -> TypeGuard[type[Task]]:
+    return isinstance(value, type) and issubclass(value, Task) and value is not Task

@@ -12,6 +12,8 @@ import tyro
 
 import envs
 from envs import Task
+from envs.task_options import encode_options, is_same, option_hints
+from envs.task_ref import resolve_task
 from pipeline import presets
 from pipeline.config import Config
 from saltus.errors import SaltusError
@@ -37,8 +39,9 @@ def parse_train(arguments: list[str]) -> tuple[Config, Path | None]:
     """
     _refuse_old_names(arguments)
     task_name, preset, rest = _split(arguments)
-    task = envs.find_task(task_name)
-    default = presets.preset(preset, task=_absolute(task_name))
+    reference = resolve_task(task_name)
+    task = reference.task
+    default = presets.preset(preset, task=reference.name)
     options: Any = tyro.cli(
         _options_type(task, default, preset),
         args=rest,
@@ -46,7 +49,7 @@ def parse_train(arguments: list[str]) -> tuple[Config, Path | None]:
         description=f"Train a policy. Tasks: {_tasks()}.",
     )
     _refuse_unused(options.config, default)
-    task_options: dict[str, Any] = _changed_options(task, options.task) if dataclasses.is_dataclass(task) else {}
+    task_options = encode_options(task, _changed_options(task, options.task)) if option_hints(task) else {}
     return dataclasses.replace(options.config, task_options=task_options), options.run_dir
 
 
@@ -66,12 +69,6 @@ def _tasks() -> str:
     return f"{', '.join(envs.list_tasks())}, or path/to/file.py:ClassName"
 
 
-def _absolute(task_name: str) -> str:
-    """Make the path of a task's file absolute, so that the run can be resumed from any folder."""
-    file, _, class_name = task_name.rpartition(":")
-    return f"{Path(file).expanduser().resolve()}:{class_name}" if ".py:" in task_name else task_name
-
-
 def _options_type(task: type[Task], default: Config, preset: str) -> type:
     """A dataclass for tyro: configuration, preset, run directory, and the task's options as ``--task.name``."""
     preset_help = tyro.conf.arg(help=f"Recipe that sets the other defaults: {', '.join(presets.names())}.")
@@ -83,8 +80,8 @@ def _options_type(task: type[Task], default: Config, preset: str) -> type:
         ("preset", Annotated[str, preset_help], dataclasses.field(default=preset)),
         ("run_dir", Annotated[Path | None, run_dir_help], dataclasses.field(default=None)),
     ]
-    if dataclasses.is_dataclass(task):
-        fields.insert(0, ("task", task))
+    if option_hints(task):
+        fields.insert(0, ("task", _options_class(task)))
     return dataclasses.make_dataclass("Train", fields)
 
 
@@ -105,11 +102,22 @@ def _refuse_unused(config: Config, default: Config) -> None:
             raise SaltusError(f"--{name.replace('_', '-')} has no effect here: it needs {needed}")
 
 
+def _options_class(task: Any) -> type:
+    """A dataclass with the fields of a task, which keeps the values that it is given: no ``__post_init__`` runs."""
+    return dataclasses.make_dataclass(
+        task.__name__,
+        [],
+        bases=(task,),
+        namespace={"__doc__": task.__doc__, "__post_init__": lambda self, *_: None},
+        frozen=task.__dataclass_params__.frozen,
+    )
+
+
 def _changed_options(task: Any, options: Any) -> dict[str, Any]:
     """The task's options that differ from their defaults."""
-    chosen = {field.name: getattr(options, field.name) for field in dataclasses.fields(task)}
-    defaults = {field.name: _default(field) for field in dataclasses.fields(task)}
-    return {name: value for name, value in chosen.items() if value != defaults[name]}
+    fields = [item for item in dataclasses.fields(task) if item.init]
+    values = {item.name: getattr(options, item.name) for item in fields}
+    return {item.name: values[item.name] for item in fields if not is_same(values[item.name], _default(item))}
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:

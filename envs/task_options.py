@@ -1,0 +1,234 @@
+"""The options of a task as JSON data, and back by the type hints of its fields."""
+
+from __future__ import annotations
+
+import collections.abc
+import dataclasses
+import enum
+import json
+import types
+from collections.abc import Callable, Mapping
+from pathlib import PurePath
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import numpy as np
+import torch
+
+from envs.task import Task
+from saltus.errors import SaltusError
+
+KEPT = "numbers, strings, bytes, paths, enums, dataclasses, and lists, tuples, sets and dicts of them"
+
+# Collections by type hint: the type that is rebuilt.
+_SEQUENCES: dict[Any, Callable[[list[Any]], Any]] = {
+    list: list,
+    tuple: tuple,
+    set: set,
+    frozenset: frozenset,
+    collections.abc.Sequence: list,
+    collections.abc.Set: set,
+}
+_MAPPINGS = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
+
+
+def encode_options(task: type[Task], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a task as JSON data, from which `decode_options` rebuilds equal values.
+
+    Raises:
+        SaltusError: an unknown option, or one whose value would not come back; the message names the field.
+    """
+    hints = option_hints(task)
+    _require_known(task, options, hints)
+    return {name: _encode_option(task, name, hints[name], value) for name, value in options.items()}
+
+
+def decode_options(task: type[Task], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Rebuild options from the JSON data of `encode_options`, by the type hints of the task's fields.
+
+    Raises:
+        SaltusError: an unknown option, or a value that is none of its field's type.
+    """
+    hints = option_hints(task)
+    _require_known(task, values, hints)
+    return {name: _decode_option(task, name, hints[name], value) for name, value in values.items()}
+
+
+def option_hints(task: type[Task]) -> dict[str, Any]:
+    """The type hints of a task's options: the dataclass fields that its constructor takes."""
+    if not dataclasses.is_dataclass(task):
+        return {}
+    try:
+        resolved = get_type_hints(task)
+    except Exception:  # names that exist for type checkers only
+        resolved = {}
+    return {item.name: resolved.get(item.name, Any) for item in dataclasses.fields(task) if item.init}
+
+
+def is_same(one: Any, other: Any) -> bool:
+    """Whether two values of an option are equal, also in type; NaN equals NaN, arrays are compared by content."""
+    if one is other:
+        return True
+    if _is_number(one) and _is_number(other):
+        return bool(one == other or (one != one and other != other))
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, np.ndarray):
+        return np.array_equal(one, other)
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(is_same, one, other))
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(is_same(one[key], other[key]) for key in one)
+    if dataclasses.is_dataclass(one) and not isinstance(one, type):
+        return is_same(vars(one), vars(other)) if hasattr(one, "__dict__") else one == other
+    return bool(one == other)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
+
+
+def _require_known(task: type[Task], options: Mapping[str, Any], hints: dict[str, Any]) -> None:
+    unknown = [name for name in options if name not in hints]
+    if unknown:
+        raise SaltusError(
+            f"task {task.__name__} has no option {', '.join(map(repr, unknown))}; its options are "
+            f"{', '.join(hints) or 'none'}"
+        )
+
+
+def _encode_option(task: type[Task], name: str, hint: Any, value: Any) -> Any:
+    try:
+        data = json.loads(json.dumps(_encode(value)))
+        rebuilt = _decode(hint, data)
+    except (TypeError, ValueError) as error:
+        raise _cannot_keep(task, name, value, str(error)) from error
+    if not is_same(value, rebuilt):
+        raise _cannot_keep(task, name, value, f"by the field's type hint, it would come back as {rebuilt!r}")
+    return data
+
+
+def _cannot_keep(task: type[Task], name: str, value: Any, reason: str) -> SaltusError:
+    return SaltusError(
+        f"option {name!r} of task {task.__name__} cannot be kept for resuming the run: {value!r} is a "
+        f"{type(value).__name__}: {reason}. Options that are kept are {KEPT}, with a type hint that says so"
+    )
+
+
+def _decode_option(task: type[Task], name: str, hint: Any, value: Any) -> Any:
+    try:
+        return _decode(hint, value)
+    except (TypeError, ValueError) as error:
+        raise SaltusError(
+            f"the run has {value!r} as option {name!r} of task {task.__name__}, which does not fit the field's type "
+            f"hint: {error}. Has the task's file been changed since?"
+        ) from error
+
+
+def _encode(value: Any) -> Any:
+    """JSON data of a value, NaN as a string and a dict with other keys than strings as a list of pairs."""
+    if isinstance(value, enum.Enum):
+        return value.name
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, np.generic):
+        return _encode(value.item())
+    if isinstance(value, float):
+        return "nan" if value != value else value
+    if isinstance(value, PurePath):
+        return str(value)
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, list | tuple):
+        return [_encode(item) for item in value]
+    if isinstance(value, set | frozenset):
+        return sorted((_encode(item) for item in value), key=json.dumps)
+    if isinstance(value, dict):
+        pairs = [(key, _encode(item)) for key, item in value.items()]
+        return dict(pairs) if all(type(key) is str for key in value) else [[_encode(key), item] for key, item in pairs]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {item.name: _encode(getattr(value, item.name)) for item in dataclasses.fields(value) if item.init}
+    raise TypeError("no such value can be written to a file")
+
+
+def _decode(hint: Any, value: Any) -> Any:
+    """Rebuild a value of a type from its JSON data; sequences may be lists or tuples.
+
+    Raises:
+        TypeError, ValueError: the data are none of a value of that type.
+    """
+    origin, arguments = get_origin(hint) or hint, get_args(hint)
+    if origin in (Union, types.UnionType):
+        return _decode_union(arguments, value)
+    if origin is Literal:
+        return _decode_literal(arguments, value)
+    if origin in _SEQUENCES:
+        return _decode_sequence(origin, arguments, value)
+    if origin in _MAPPINGS:
+        key_hint, item_hint = arguments or (Any, Any)
+        pairs = value.items() if isinstance(value, Mapping) else _require(list | tuple, value)
+        return {_decode(key_hint, key): _decode(item_hint, item) for key, item in pairs}
+    if isinstance(origin, type):
+        return _decode_class(origin, value)
+    if isinstance(value, list | tuple):
+        return tuple(_decode(Any, item) for item in value)
+    return value
+
+
+def _decode_union(hints: tuple[Any, ...], value: Any) -> Any:
+    for hint in hints:
+        try:
+            return _decode(hint, value)
+        except (TypeError, ValueError):
+            continue
+    raise TypeError(f"{value!r} is none of {' | '.join(map(_describe, hints))}")
+
+
+def _decode_literal(choices: tuple[Any, ...], value: Any) -> Any:
+    for choice in choices:
+        if is_same(_encode(choice), value):
+            return choice
+    raise ValueError(f"{value!r} is none of {', '.join(map(repr, choices))}")
+
+
+def _decode_sequence(kind: Any, hints: tuple[Any, ...], value: Any) -> Any:
+    items = _require(list | tuple, value)
+    if kind is tuple and hints and hints[-1] is not Ellipsis:
+        if len(items) != len(hints):
+            raise ValueError(f"{value!r} has {len(items)} items in place of {len(hints)}")
+        return tuple(_decode(hint, item) for hint, item in zip(hints, items, strict=True))
+    return _SEQUENCES[kind]([_decode(hints[0] if hints else Any, item) for item in items])
+
+
+def _decode_class(cls: type, value: Any) -> Any:
+    if issubclass(cls, enum.Enum):
+        if value not in cls.__members__:
+            raise ValueError(f"{value!r} is none of {', '.join(cls.__members__)}")
+        return cls[value]
+    if cls is float:
+        return float("nan") if value == "nan" else float(_require(int | float, value))
+    if issubclass(cls, PurePath):
+        return cls(_require(str, value))
+    if cls is bytes:
+        return bytes.fromhex(_require(str, value))
+    if dataclasses.is_dataclass(cls):
+        hints = get_type_hints(cls)
+        fields = _require(Mapping, value)
+        return cls(**{name: _decode(hints[name], item) for name, item in fields.items()})
+    if cls in (bool, int, str, types.NoneType):
+        return _require(cls, value)
+    if cls is object:
+        return _decode(Any, value)
+    raise TypeError(f"a {cls.__name__} cannot be rebuilt from data")
+
+
+def _require(kind: Any, value: Any) -> Any:
+    """The value, if it is of a type; a bool is not a number."""
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise TypeError(f"{value!r} is not of type {_describe(kind)}")
+    return value
+
+
+def _describe(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) else str(hint)
