@@ -14,6 +14,7 @@ import importlib
 import importlib.util
 import os
 import sys
+import warnings
 import zlib
 from collections.abc import Callable, Sequence
 from importlib.abc import MetaPathFinder
@@ -38,13 +39,18 @@ _texts: dict[Path, str] = {}
 def execute(path: Path) -> ModuleType:
     """The module of a file, which is executed unless this process has a module of it already.
 
-    While it is executed, its folder is the current one.
+    While it is executed, its folder is the current one. A file that was edited since is not executed again: there would
+    be two of each class in it. A warning says so.
 
     Args:
         path: absolute, without symbolic links.
     """
     module = _find_module(path)
     if module is not None:
+        if path in _texts and _texts[path] != _read(path):
+            warnings.warn(
+                f"{path} was edited after this process executed it; start Python again to use it", stacklevel=2
+            )
         return module
     name = f"{_package(path.parent)}.{path.stem.replace('.', '%')}"
     spec = importlib.util.spec_from_file_location(name, path, loader=_Loader(name, str(path)))
@@ -63,7 +69,11 @@ def execute(path: Path) -> ModuleType:
 
 def text_of(path: Path) -> str:
     """The text of a file, as it was executed."""
-    return _texts[path] if path in _texts else importlib.util.decode_source(path.read_bytes())
+    return _texts[path] if path in _texts else _read(path)
+
+
+def _read(path: Path) -> str:
+    return importlib.util.decode_source(path.read_bytes())
 
 
 def _find_module(path: Path) -> ModuleType | None:

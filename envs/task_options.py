@@ -8,7 +8,8 @@ import enum
 import json
 import types
 from collections.abc import Callable, Mapping
-from pathlib import PurePath
+from numbers import Integral, Real
+from pathlib import Path, PurePath
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -27,6 +28,13 @@ _SEQUENCES: dict[Any, Callable[[list[Any]], Any]] = {
     frozenset: frozenset,
     collections.abc.Sequence: list,
     collections.abc.Set: set,
+}
+# Types of values that fit a type hint, where these are others than the hint.
+_ACCEPTED: dict[type, tuple[type, ...]] = {
+    bool: (np.bool_,),
+    int: (Integral,),
+    float: (Real, np.ndarray, torch.Tensor),
+    Path: (PurePath, str),
 }
 _MAPPINGS = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
 
@@ -51,6 +59,17 @@ def decode_options(task: type[Task], values: Mapping[str, Any]) -> dict[str, Any
     hints = option_hints(task)
     _require_known(task, values, hints)
     return {name: _decode_option(task, name, hints[name], value) for name, value in values.items()}
+
+
+def check_options(task: type[Task], options: Mapping[str, Any]) -> None:
+    """Raise SaltusError for an option that is surely not of its field's type: a string for a number, and the like."""
+    hints = option_hints(task)
+    for name, value in options.items():
+        if not _fits(hints.get(name, Any), value):
+            raise SaltusError(
+                f"option {name!r} of task {task.__name__} is {value!r}; expected a value of type "
+                f"{_describe(hints[name])}"
+            )
 
 
 def option_hints(task: type[Task]) -> dict[str, Any]:
@@ -89,6 +108,26 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float | np.number) and not isinstance(value, bool)
 
 
+def _fits(hint: Any, value: Any) -> bool:
+    """Whether a value may be of a type. Arrays pass for numbers and sequences, and sequences for each other."""
+    origin, arguments = get_origin(hint) or hint, get_args(hint)
+    if origin in (Union, types.UnionType):
+        return any(_fits(choice, value) for choice in arguments)
+    if hint in (Any, object):
+        return True
+    if origin is Literal:
+        return any(is_same(choice, value) for choice in arguments)
+    if origin in _SEQUENCES:
+        return not isinstance(value, str | bytes) and hasattr(value, "__len__")
+    if origin in _MAPPINGS:
+        return isinstance(value, Mapping)
+    if not isinstance(origin, type):
+        return True
+    if isinstance(value, bool):
+        return origin is bool
+    return isinstance(value, _ACCEPTED.get(origin, origin))
+
+
 def _require_known(task: type[Task], options: Mapping[str, Any], hints: dict[str, Any]) -> None:
     unknown = [name for name in options if name not in hints]
     if unknown:
@@ -111,7 +150,7 @@ def _encode_option(task: type[Task], name: str, hint: Any, value: Any) -> Any:
 
 def _cannot_keep(task: type[Task], name: str, value: Any, reason: str) -> SaltusError:
     return SaltusError(
-        f"option {name!r} of task {task.__name__} cannot be kept for resuming the run: {value!r} is a "
+        f"option {name!r} of task {task.__name__} cannot be kept for resuming the run: {value!r}, of type "
         f"{type(value).__name__}: {reason}. Options that are kept are {KEPT}, with a type hint that says so"
     )
 
@@ -169,11 +208,9 @@ def _decode(hint: Any, value: Any) -> Any:
         key_hint, item_hint = arguments or (Any, Any)
         pairs = value.items() if isinstance(value, Mapping) else _require(list | tuple, value)
         return {_decode(key_hint, key): _decode(item_hint, item) for key, item in pairs}
-    if isinstance(origin, type):
+    if isinstance(origin, type) and origin not in (Any, object):
         return _decode_class(origin, value)
-    if isinstance(value, list | tuple):
-        return tuple(_decode(Any, item) for item in value)
-    return value
+    return tuple(_decode(Any, item) for item in value) if isinstance(value, list | tuple) else value
 
 
 def _decode_union(hints: tuple[Any, ...], value: Any) -> Any:
@@ -218,8 +255,6 @@ def _decode_class(cls: type, value: Any) -> Any:
         return cls(**{name: _decode(hints[name], item) for name, item in fields.items()})
     if cls in (bool, int, str, types.NoneType):
         return _require(cls, value)
-    if cls is object:
-        return _decode(Any, value)
     raise TypeError(f"a {cls.__name__} cannot be rebuilt from data")
 
 

@@ -10,6 +10,7 @@ from typing import TypeGuard
 
 from envs import task_files
 from envs.task import Task
+from envs.task_class import check_class
 from envs.tasks import BUILT_IN
 from saltus.errors import SaltusError
 
@@ -24,7 +25,7 @@ class TaskRef:
         name: the registered name, or ``/absolute/path/to/file.py:ClassName``.
         task: the class.
         file: the absolute path of the task's file. None: a registered task.
-        text: the text of that file, as it was executed.
+        text: the text of that file, as it was executed. None: a registered task.
     """
 
     name: str
@@ -36,10 +37,20 @@ class TaskRef:
 def register(name: str, task: type[Task]) -> None:
     """Register a Task class under a name, for `make`, in this process.
 
+    Registering a class again replaces it, so that a cell of a notebook can run twice.
+
     Raises:
-        SaltusError: the name is registered already.
+        SaltusError: a name that is no name or another class's, or no correct Task class.
     """
-    if name in _registry:
+    if not isinstance(name, str) or not name.strip() or _split(name):
+        raise SaltusError(
+            f"a task cannot be registered as {name!r}; expected a name such as 'SwingUp-v0', not a file's path"
+        )
+    if not is_task(task):
+        raise SaltusError(f"{name!r} cannot be registered for {task!r}; expected a subclass of saltus.Task")
+    check_class(task)
+    registered = _registry.get(name, task)
+    if (registered.__module__, registered.__qualname__) != (task.__module__, task.__qualname__):
         raise SaltusError(f"a task {name!r} is registered already; choose another name")
     _registry[name] = task
 
@@ -53,7 +64,7 @@ def find_task(name: str) -> type[Task]:
     """The Task class of a registered name, or of ``path/to/file.py:ClassName``.
 
     Raises:
-        SaltusError: an unknown name (similar ones are listed), or a missing file or class.
+        SaltusError: as `resolve_task`.
     """
     return resolve_task(name).task
 
@@ -62,21 +73,33 @@ def resolve_task(name: str) -> TaskRef:
     """Find a task by name. Its file, if it has one, is executed once per path and process.
 
     Raises:
-        SaltusError: an unknown name (similar ones are listed), or a missing file or class.
+        SaltusError: an unknown name (similar ones are listed), a missing file or class, or a faulty class.
     """
-    file = task_file(name)
-    if file is None:
-        return TaskRef(name, _registered(name), None, None)
-    class_name = name.rpartition(":")[2]
-    if not file.is_file():
-        raise SaltusError(f"there is no file {file} (from task {name!r}, relative to the current folder)")
-    task = _task_of(task_files.execute(file), class_name, file)
-    return TaskRef(f"{file}:{class_name}", task, file, task_files.text_of(file))
+    parts = _split(name)
+    reference = TaskRef(name, _registered(name), None, None) if parts is None else _from_file(name, *parts)
+    check_class(reference.task)
+    return reference
 
 
 def task_file(name: str) -> Path | None:
     """The absolute path in ``path/to/file.py:ClassName``, without executing it. None: not the name of a file."""
-    return Path(name.rpartition(":")[0]).expanduser().resolve() if ".py:" in name else None
+    parts = _split(name)
+    return _absolute(parts[0]) if parts else None
+
+
+def is_task(value: object) -> TypeGuard[type[Task]]:
+    """Whether a value is a subclass of Task."""
+    return isinstance(value, type) and issubclass(value, Task) and value is not Task
+
+
+def _split(name: str) -> tuple[str, str] | None:
+    """File and class of ``path/to/file.py:ClassName``; the class is "" if it is missing. None: not a file's name."""
+    file, _, class_name = (name, "", "") if name.endswith(".py") else name.rpartition(":")
+    return (file, class_name) if file.endswith(".py") else None
+
+
+def _absolute(file: str) -> Path:
+    return Path(file).expanduser().resolve()
 
 
 def _registered(name: str) -> type[Task]:
@@ -90,13 +113,20 @@ def _registered(name: str) -> type[Task]:
     return _registry[name]
 
 
-def _task_of(module: ModuleType, class_name: str, file: Path) -> type[Task]:
+def _from_file(name: str, file: str, class_name: str) -> TaskRef:
+    path = _absolute(file)
+    if not path.is_file():
+        raise SaltusError(f"there is no file {path} (from task {name!r}, relative to the current folder)")
+    module = task_files.execute(path)
     task = getattr(module, class_name, None)
-    if not _is_task(task):
-        tasks = [key for key, value in vars(module).items() if _is_task(value)]
-        raise SaltusError(f"{file} has no Task class {class_name!r}; it has {', '.join(tasks) or 'none'}")
-    return task
+    if not is_task(task):
+        names = _tasks_in(module)
+        wrong = f"has no Task class {class_name!r}" if class_name else "is a file: name a class in it"
+        example = f", as in {file}:{names[0]}" if names else ""
+        raise SaltusError(f"{path} {wrong}{example}; it has {', '.join(names) or 'none'}")
+    return TaskRef(f"{path}:{class_name}", task, path, task_files.text_of(path))
 
 
-def _is_task(value: object) -> TypeGuard[type[Task]]:
-    return isinstance(value, type) and issubclass(value, Task) and value is not Task
+def _tasks_in(module: ModuleType) -> list[str]:
+    """Names of the Task classes that a module defines."""
+    return [name for name, value in vars(module).items() if is_task(value) and value.__module__ == module.__name__]

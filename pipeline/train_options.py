@@ -11,7 +11,6 @@ from typing import Annotated, Any
 import tyro
 
 import envs
-from envs import Task
 from envs.task_options import encode_options, is_same, option_hints
 from envs.task_ref import resolve_task
 from pipeline import presets
@@ -40,36 +39,44 @@ def parse_train(arguments: list[str]) -> tuple[Config, Path | None]:
     _refuse_old_names(arguments)
     task_name, preset, rest = _split(arguments)
     reference = resolve_task(task_name)
-    task = reference.task
     default = presets.preset(preset, task=reference.name)
-    options: Any = tyro.cli(
-        _options_type(task, default, preset),
-        args=rest,
-        prog=f"saltus train {task_name}",
-        description=f"Train a policy. Tasks: {_tasks()}.",
-    )
+    task_defaults = _default_options(reference.task) if option_hints(reference.task) else None
+    options = _parse(rest, f"saltus train {task_name}", _options_type(default, preset, task_defaults))
     _refuse_unused(options.config, default)
-    task_options = encode_options(task, _changed_options(task, options.task)) if option_hints(task) else {}
+    changed = _changed_options(options.task, task_defaults) if task_defaults is not None else {}
+    task_options = encode_options(reference.task, changed)
     return dataclasses.replace(options.config, task_options=task_options), options.run_dir
 
 
 def _split(arguments: list[str]) -> tuple[str, str, list[str]]:
     """Task, preset and other arguments: the first two decide which options and defaults there are."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--preset", default=presets.DEFAULT)
+    parser.add_argument("--preset", default=presets.DEFAULT, nargs="?")
     known, rest = parser.parse_known_args(arguments)
+    if known.preset is None:
+        raise SaltusError(f"--preset needs a name: one of {', '.join(presets.names())}")
     if rest and not rest[0].startswith("-"):
         return rest[0], known.preset, rest[1:]
     if {"-h", "--help"} & set(rest):
-        return "Hopper-v5", known.preset, ["--help"]
+        default = presets.preset(known.preset, task="")
+        _parse(rest, "saltus train TASK", _options_type(default, known.preset, task_defaults=None))
     raise SaltusError(f"name the task first, as in `saltus train Hopper-v5 ...`. Tasks: {_tasks()}")
+
+
+def _parse(arguments: list[str], command: str, options_type: type) -> Any:
+    return tyro.cli(
+        options_type,
+        args=arguments,
+        prog=command,
+        description=f"Train a policy. Tasks: {_tasks()}. The options of a task: saltus train <task> --help.",
+    )
 
 
 def _tasks() -> str:
     return f"{', '.join(envs.list_tasks())}, or path/to/file.py:ClassName"
 
 
-def _options_type(task: type[Task], default: Config, preset: str) -> type:
+def _options_type(default: Config, preset: str, task_defaults: Any) -> type:
     """A dataclass for tyro: configuration, preset, run directory, and the task's options as ``--task.name``."""
     preset_help = tyro.conf.arg(help=f"Recipe that sets the other defaults: {', '.join(presets.names())}.")
     run_dir_help = tyro.conf.arg(
@@ -80,9 +87,30 @@ def _options_type(task: type[Task], default: Config, preset: str) -> type:
         ("preset", Annotated[str, preset_help], dataclasses.field(default=preset)),
         ("run_dir", Annotated[Path | None, run_dir_help], dataclasses.field(default=None)),
     ]
-    if option_hints(task):
-        fields.insert(0, ("task", _options_class(task)))
+    if task_defaults is not None:
+        fields.insert(0, ("task", type(task_defaults), dataclasses.field(default_factory=lambda: task_defaults)))
     return dataclasses.make_dataclass("Train", fields)
+
+
+def _default_options(task: Any) -> Any:
+    """An object with a task's options, by a subclass without ``__post_init__``: options stay as the user gives them.
+
+    Required options are ``tyro.MISSING``.
+    """
+    subclass = dataclasses.make_dataclass(
+        task.__name__,
+        [],
+        bases=(task,),
+        namespace={"__doc__": task.__doc__, "__post_init__": lambda self, *_: None},
+        frozen=task.__dataclass_params__.frozen,
+    )
+    return subclass(**{item.name: _default(item) for item in dataclasses.fields(task) if item.init})
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return tyro.MISSING if field.default is dataclasses.MISSING else field.default
 
 
 def _refuse_old_names(arguments: list[str]) -> None:
@@ -102,23 +130,18 @@ def _refuse_unused(config: Config, default: Config) -> None:
             raise SaltusError(f"--{name.replace('_', '-')} has no effect here: it needs {needed}")
 
 
-def _options_class(task: Any) -> type:
-    """A dataclass with the fields of a task, which keeps the values that it is given: no ``__post_init__`` runs."""
-    return dataclasses.make_dataclass(
-        task.__name__,
-        [],
-        bases=(task,),
-        namespace={"__doc__": task.__doc__, "__post_init__": lambda self, *_: None},
-        frozen=task.__dataclass_params__.frozen,
-    )
+def _changed_options(options: Any, defaults: Any) -> dict[str, Any]:
+    """The options that differ from their defaults, with paths that hold in any folder."""
+    names = [item.name for item in dataclasses.fields(options) if item.init]
+    changed = [name for name in names if not is_same(getattr(options, name), getattr(defaults, name))]
+    return {name: _absolute(getattr(options, name)) for name in changed}
 
 
-def _changed_options(task: Any, options: Any) -> dict[str, Any]:
-    """The task's options that differ from their defaults."""
-    fields = [item for item in dataclasses.fields(task) if item.init]
-    values = {item.name: getattr(options, item.name) for item in fields}
-    return {item.name: values[item.name] for item in fields if not is_same(values[item.name], _default(item))}
-
-
-def _default(field: dataclasses.Field[Any]) -> Any:
-    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+def _absolute(value: Any) -> Any:
+    """The absolute path of an existing file or folder (as a string: of an XML file), at any depth of sequences."""
+    if type(value) in (list, tuple):
+        return type(value)(map(_absolute, value))
+    if isinstance(value, Path) or (isinstance(value, str) and value.endswith(".xml")):
+        path = Path(value).expanduser().absolute()
+        return type(value)(path) if path.exists() else value
+    return value
