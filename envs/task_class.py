@@ -86,7 +86,7 @@ def _check_inherited_options(task: type[Task]) -> None:
         bases = [base for base in cls.__bases__ if dataclasses.is_dataclass(base)]
         hints = {item.name: item.type for base in bases for item in dataclasses.fields(base)}
         annotated = inspect.get_annotations(cls) if "__dataclass_fields__" in vars(cls) else {}
-        unused = [name for name in {**vars(cls), **inspect.get_annotations(cls)} if name in hints.keys() - annotated]
+        unused = [name for name in vars(cls) if name in hints.keys() - annotated]
         if unused:
             types = {name: getattr(hints[name], "__name__", hints[name]) for name in unused}
             lines = "; ".join(f"{name}: {types[name]} = ..." for name in unused)

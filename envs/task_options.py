@@ -252,7 +252,7 @@ def _decode_class(cls: type, value: Any) -> Any:
     if dataclasses.is_dataclass(cls):
         hints = get_type_hints(cls)
         fields = _require(Mapping, value)
-        return cls(**{name: _decode(hints[name], item) for name, item in fields.items()})
+        return cls(**{name: _decode(hints.get(name, Any), item) for name, item in fields.items()})
     if cls in (bool, int, str, types.NoneType):
         return _require(cls, value)
     raise TypeError(f"a {cls.__name__} cannot be rebuilt from data")
