@@ -24,8 +24,8 @@ class Task:
     fields of a subclass that is a dataclass are options: ``envs.make(..., name=value)``, ``--task.name value``.
 
     Attributes:
-        mjcf: the model: the path of an XML file (a relative path starts at the folder of the file that defines the
-            task), an XML string, or a ``mujoco.MjSpec``.
+        mjcf: the model: the path of an XML file, an XML string, or a ``mujoco.MjSpec``. Relative paths, also those of
+            meshes, start at the folder of the file that defines the task.
         frame_skip: physics steps per control step.
         max_episode_steps: control steps after which an episode is truncated.
         fields: names of the MjData fields that the functions read, e.g. ``("qpos", "qvel", "xpos")``.
