@@ -207,7 +207,7 @@ class NamedView:
 
 
 def load_model(task: Task) -> mujoco.MjModel:
-    """Compile a task's `mjcf`. Relative paths in it start at the folder of the file that defines the task.
+    """Compile a task's `mjcf`. Relative paths in it start at the folder of the class's file.
 
     Raises:
         SaltusError: no `mjcf`, a missing file, or a model that MuJoCo does not compile (with MuJoCo's message).
@@ -239,9 +239,10 @@ def _not_compiled(name: str, error: ValueError, hint: str = "") -> SaltusError:
 
 
 def _folder_of(task: Task) -> Path:
-    """The folder of the file that defines a task, or the current one for a class of an interactive session."""
+    """The folder of the file whose class sets `mjcf`, or the current one for a class of an interactive session."""
+    cls = next((cls for cls in type(task).__mro__ if vars(cls).get("mjcf") is task.mjcf), type(task))
     try:
-        return Path(inspect.getfile(type(task))).resolve().parent
+        return Path(inspect.getfile(cls)).resolve().parent
     except (TypeError, OSError):
         return Path.cwd()
 

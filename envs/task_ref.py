@@ -121,9 +121,10 @@ def _from_file(name: str, file: str, class_name: str) -> TaskRef:
     task = getattr(module, class_name, None)
     if not is_task(task):
         names = _tasks_in(module)
-        wrong = f"has no Task class {class_name!r}" if class_name else "is a file: name a class in it"
-        example = f", as in {file}:{names[0]}" if names else ""
-        raise SaltusError(f"{path} {wrong}{example}; it has {', '.join(names) or 'none'}")
+        wrong = f"has no Task class {class_name!r}"
+        if not class_name:
+            wrong = f"is a file: name a class in it, as in {file}:{(names or ['ClassName'])[0]}"
+        raise SaltusError(f"{path} {wrong}; it has {', '.join(names) or 'none'}")
     return TaskRef(f"{path}:{class_name}", task, path, task_files.text_of(path))
 
 

@@ -109,9 +109,9 @@ def test_text_of_another_encoding_is_decoded(tmp_path: Path) -> None:
     [
         ("mine/swing.py", ["name a class in it", "as in mine/swing.py:Swing", "it has Swing, Other"]),
         ("mine/swing.py:", ["name a class in it", "as in mine/swing.py:Swing"]),
-        ("mine/swing.py:Swnig", ["no Task class 'Swnig'", "it has Swing, Other"]),
+        ("mine/swing.py:Swnig", ["no Task class 'Swnig'; it has Swing, Other"]),
         ("mine/swing.py:Hopper", []),
-        ("mine/none.py", ["name a class in it", "it has none"]),
+        ("mine/none.py", ["name a class in it, as in mine/none.py:ClassName; it has none"]),
         ("mine/absent.py:Swing", ["there is no file", "mine/absent.py", "relative to the current folder"]),
         ("mine/swing:Swing", ["there is no task 'mine/swing:Swing'", "path/to/file.py:ClassName"]),
     ],
@@ -279,6 +279,15 @@ def test_files_beside_the_task_are_found_from_any_folder(
         env = envs.make(f"{file}:Swing", 1)
         assert env.physics.model.nmesh == 1
     assert Path.cwd() == tmp_path
+
+
+@pytest.mark.parametrize("mjcf", ["mjcf", "mjcf: str"])
+def test_inherited_model_is_found_beside_the_file_that_sets_it(mjcf: str, tmp_path: Path) -> None:
+    text = task("from dataclasses import dataclass\n" + HEAD, mjcf="swing.xml").replace("mjcf =", f"{mjcf} =")
+    text = text.replace("class Swing", "@dataclass\nclass Swing")
+    variant = "import sys\nfrom parts.swing import Swing\nclass Variant(Swing):\n    frame_skip = 2\n"
+    file = write(tmp_path, {"variant.py": variant, "parts/swing.py": text, "parts/swing.xml": HINGE})
+    assert envs.make(f"{file}:Variant", 1).physics.model.nq == 1
 
 
 def test_spec_of_the_current_folder_is_compiled_as_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
