@@ -74,7 +74,7 @@ def _instantiate(task: type[Task], options: dict[str, Any]) -> Task:
     try:
         signature.bind(**options)
     except TypeError as error:
-        known = ", ".join(signature.parameters) or "none"
+        known = ", ".join(signature.parameters) or "none (options are the annotated fields of a class with @dataclass)"
         raise SaltusError(f"task {task.__name__}: {error}; its options are {known}") from error
     check_options(task, options)
     return task(**options)

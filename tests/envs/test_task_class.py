@@ -271,6 +271,15 @@ def test_arguments_of_wrong_types_are_refused(arguments: dict[str, Any], parts: 
     assert_refused(lambda: envs.make(**arguments), *parts)
 
 
+def test_attribute_of_a_plain_class_is_no_option() -> None:
+    task = type(
+        "Mine", (Task,), {"mjcf": MODEL, "gain": 2.0, "observation": CartBall.observation, "reward": CartBall.reward}
+    )
+    assert_refused(
+        lambda: envs.make(task, 1, gain=3.0), "'gain'", "options are none", "fields of a class with @dataclass"
+    )
+
+
 def test_class_of_an_object_is_checked() -> None:
     assert_refused(lambda: envs.make(type("Mine", (CartBall,), {"fields": "qpos"})(), 1), "fields = ('qpos',)")
 

@@ -285,7 +285,7 @@ def test_files_beside_the_task_are_found_from_any_folder(
 def test_inherited_model_is_found_beside_the_file_that_sets_it(mjcf: str, tmp_path: Path) -> None:
     text = task("from dataclasses import dataclass\n" + HEAD, mjcf="swing.xml").replace("mjcf =", f"{mjcf} =")
     text = text.replace("class Swing", "@dataclass\nclass Swing")
-    variant = "import sys\nfrom parts.swing import Swing\nclass Variant(Swing):\n    frame_skip = 2\n"
+    variant = "from parts.swing import Swing\nclass Variant(Swing):\n    frame_skip = 2\n"
     file = write(tmp_path, {"variant.py": variant, "parts/swing.py": text, "parts/swing.xml": HINGE})
     assert envs.make(f"{file}:Variant", 1).physics.model.nq == 1
 
