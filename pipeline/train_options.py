@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from copy import copy
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
@@ -138,9 +139,16 @@ def _changed_options(options: Any, defaults: Any) -> dict[str, Any]:
 
 
 def _absolute(value: Any) -> Any:
-    """The absolute path of an existing file or folder (as a string: of an XML file), at any depth of sequences."""
+    """A value with the absolute paths of existing files and folders (in strings: of XML files), at any depth."""
     if type(value) in (list, tuple):
         return type(value)(map(_absolute, value))
+    if type(value) is dict:
+        return {key: _absolute(item) for key, item in value.items()}
+    if dataclasses.is_dataclass(value):
+        changed = copy(value)  # dataclasses.replace would call __post_init__ again
+        for item in dataclasses.fields(value):
+            object.__setattr__(changed, item.name, _absolute(getattr(value, item.name)))
+        return changed
     if isinstance(value, Path) or (isinstance(value, str) and value.endswith(".xml")):
         path = Path(value).expanduser().absolute()
         return type(value)(path) if path.exists() else value

@@ -140,6 +140,7 @@ class Mode(enum.Enum):
 class Limits:
     low: float = 0.0
     high: float = 1.0
+    file: Path | None = None
 
 
 @dataclass
@@ -194,7 +195,8 @@ def zoo(swinger: str, tmp_path: Path) -> str:
         ("--task.codes 3 1", {"codes": [1, 3]}),
         ("--task.raw yz", {"raw": "797a"}),
         ("--task.mode RUN", {"mode": "RUN"}),
-        ("--task.limits.high 2", {"limits": {"low": 0.0, "high": 2.0}}),
+        ("--task.limits.high 2", {"limits": {"low": 0.0, "high": 2.0, "file": None}}),
+        ("--task.limits.file mine/zoo.py", {"limits": {"low": 0.0, "high": 1.0, "file": "{cwd}/mine/zoo.py"}}),
         ("--task.table.1 3", {"table": [[1, 3.0]]}),
         ("--task.folder mine", {"folder": "{cwd}/mine"}),
         ("--task.folder elsewhere", {"folder": "elsewhere"}),
