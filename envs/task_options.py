@@ -76,11 +76,16 @@ def option_hints(task: type[Task]) -> dict[str, Any]:
     """The type hints of a task's options: the dataclass fields that its constructor takes."""
     if not dataclasses.is_dataclass(task):
         return {}
+    return _field_hints(task)
+
+
+def _field_hints(cls: Any) -> dict[str, Any]:
+    """The type hints of the fields that a dataclass's constructor takes; Any if a hint cannot be resolved."""
     try:
-        resolved = get_type_hints(task)
+        hints = get_type_hints(cls)
     except Exception:  # names that exist for type checkers only
-        resolved = {}
-    return {item.name: resolved.get(item.name, Any) for item in dataclasses.fields(task) if item.init}
+        hints = {}
+    return {item.name: hints.get(item.name, Any) for item in dataclasses.fields(cls) if item.init}
 
 
 def is_same(one: Any, other: Any) -> bool:
@@ -250,7 +255,7 @@ def _decode_class(cls: type, value: Any) -> Any:
     if cls is bytes:
         return bytes.fromhex(_require(str, value))
     if dataclasses.is_dataclass(cls):
-        hints = get_type_hints(cls)
+        hints = _field_hints(cls)
         fields = _require(Mapping, value)
         return cls(**{name: _decode(hints.get(name, Any), item) for name, item in fields.items()})
     if cls in (bool, int, str, types.NoneType):

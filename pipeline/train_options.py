@@ -134,8 +134,15 @@ def _refuse_unused(config: Config, default: Config) -> None:
 def _changed_options(options: Any, defaults: Any) -> dict[str, Any]:
     """The options that differ from their defaults, with paths that hold in any folder."""
     names = [item.name for item in dataclasses.fields(options) if item.init]
-    changed = [name for name in names if not is_same(getattr(options, name), getattr(defaults, name))]
+    changed = [name for name in names if not _is_default(getattr(options, name), getattr(defaults, name))]
     return {name: _absolute(getattr(options, name)) for name in changed}
+
+
+def _is_default(value: Any, default: Any) -> bool:
+    """Whether an option has its default, or what tyro makes of it: a nested dataclass of the same fields."""
+    if is_same(value, default):
+        return True
+    return dataclasses.is_dataclass(default) and is_same(value, dataclasses.replace(default))  # type: ignore[type-var]
 
 
 def _absolute(value: Any) -> Any:

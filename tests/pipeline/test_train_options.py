@@ -144,6 +144,14 @@ class Limits:
 
 
 @dataclass
+class Angle:
+    degrees: float = 90.0
+
+    def __post_init__(self):
+        self.degrees = 2 * self.degrees
+
+
+@dataclass
 class Zoo(Task):
     mjcf = "swinger.xml"
     max_episode_steps: int = 20
@@ -155,6 +163,7 @@ class Zoo(Task):
     raw: bytes = b"x"
     mode: Mode = Mode.WALK
     limits: Limits = field(default_factory=Limits)
+    angle: Angle = field(default_factory=Angle)
     table: dict[int, float] = field(default_factory=lambda: {1: 2.0})
     missing: float = float("nan")
     anything: Any = None
@@ -231,6 +240,7 @@ def test_options_are_the_same_in_training_resume_and_evaluation(
     ("old", "new", "flags", "message"),
     [
         ("anything: Any", "anything: complex", ["--task.anything", "1j"], "'anything' of task Zoo cannot be kept"),
+        ("", "", ["--task.angle.degrees", "3"], "'angle' of task Zoo cannot be kept"),
         ("anything: Any", "seed: Any", [], "option 'seed', which is an argument of saltus.make"),
         ("folder: Path", "dt: Path", [], "defines 'dt', which saltus sets"),
         ('mjcf = "swinger.xml"', 'mjcf = "swinger.xml"; fields = ("qpos")', [], "fields = ('qpos',)"),
