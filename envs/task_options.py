@@ -123,14 +123,25 @@ def _fits(hint: Any, value: Any) -> bool:
     if origin is Literal:
         return any(is_same(choice, value) for choice in arguments)
     if origin in _SEQUENCES:
-        return not isinstance(value, str | bytes) and hasattr(value, "__len__")
+        return _fits_sequence(origin, arguments, value)
     if origin in _MAPPINGS:
         return isinstance(value, Mapping)
     if not isinstance(origin, type):
         return True
     if isinstance(value, bool):
         return origin is bool
-    return isinstance(value, _ACCEPTED.get(origin, origin))
+    try:
+        return isinstance(value, _ACCEPTED.get(origin, origin))
+    except TypeError:  # of classes that have no instances, such as protocols
+        return True
+
+
+def _fits_sequence(kind: Any, hints: tuple[Any, ...], value: Any) -> bool:
+    if not isinstance(value, list | tuple | set | frozenset):
+        return isinstance(value, np.ndarray | torch.Tensor)
+    if kind is tuple and hints and hints[-1] is not Ellipsis:
+        return len(value) == len(hints) and all(map(_fits, hints, value))
+    return not hints or all(_fits(hints[0], item) for item in value)
 
 
 def _require_known(task: type[Task], options: Mapping[str, Any], hints: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol
 
 import mujoco
 import numpy as np
@@ -34,6 +34,10 @@ class Level(enum.IntEnum):
 class Pair(NamedTuple):
     low: float
     high: float
+
+
+class Sized(Protocol):
+    size: int
 
 
 @dataclass
@@ -219,7 +223,11 @@ def test_comparison_of_values(one: Any, other: Any, expected: bool) -> None:
         (Gait, [Gait.RUN], ["RUN", 2]),
         (Literal["a", 1], ["a", 1], ["b", True]),
         (float | None, [None, 1], ["1"]),
-        (tuple[float, float], [(1, 2), [1, 2], np.ones(2)], [1.0, "12", None]),
+        (tuple[float, float], [(1, 2), [1, 2], np.ones(2)], [1.0, "12", None, (1,), (1, 2, 3), (1, "2")]),
+        (tuple[int, ...], [(), (1, 2), [1]], [(1.5,), 1]),
+        (list[str], [[], ["a"], ("a",)], ["a", [1], {"a": 1}]),
+        (tuple, [(), (1, "a")], [1]),
+        (Sized, [[1], 1], []),
         (dict[str, int], [{"a": 1}], [[1], None]),
         (Range, [Range()], [{}, None]),
         (Any, [1, None, "a", True], []),
