@@ -16,7 +16,7 @@ import os
 import sys
 import warnings
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import (
     EXTENSION_SUFFIXES,
@@ -59,12 +59,27 @@ def execute(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look up their module by name
     try:
-        with contextlib.chdir(path.parent):
+        with _working_in(path.parent):
             spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
         raise
     return module
+
+
+@contextlib.contextmanager
+def _working_in(folder: Path) -> Iterator[None]:
+    """Make a folder the current one, but not for "" in Python's path: files in it must not shadow installed modules."""
+    before = os.getcwd()
+    is_listed = "" in sys.path
+    if is_listed:
+        sys.path[sys.path.index("")] = before
+    try:
+        with contextlib.chdir(folder):
+            yield
+    finally:
+        if is_listed and before in sys.path:
+            sys.path[sys.path.index(before)] = ""
 
 
 def text_of(path: Path) -> str:

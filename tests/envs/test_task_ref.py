@@ -220,6 +220,18 @@ def test_modules_beside_the_file_do_not_shadow_installed_ones(name: str, tmp_pat
     assert reward(f"{write(tmp_path, files)}:Swing") == 1
 
 
+def test_current_folder_on_the_path_does_not_become_the_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As "" is in notebooks; paths that the file adds stay."""
+    head = HEAD + "import sys, only_installed, torch.utils\nsys.path.append('mine')\n"
+    files = {"mine/swing.py": task(head, "only_installed.VALUE"), "mine/only_installed.py": "VALUE = 3"}
+    file = write(tmp_path, {**files, "site/only_installed.py": "VALUE = 2"})
+    monkeypatch.setattr(sys, "path", ["", *sys.path, str(tmp_path / "site")])
+    assert reward(f"{file}:Swing") == 2
+    assert (sys.path[0], sys.path[-1]) == ("", "mine")
+    assert "only_installed" in sys.modules
+    monkeypatch.delitem(sys.modules, "only_installed")
+
+
 def test_module_beside_the_file_comes_before_one_in_the_current_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
