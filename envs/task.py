@@ -207,7 +207,9 @@ class NamedView:
 
 
 def load_model(task: Task) -> mujoco.MjModel:
-    """Compile a task's `mjcf`. Relative paths in it start at the folder of the class's file.
+    """Compile a task's `mjcf`.
+
+    Relative paths in it start at the folder of the file whose class sets it.
 
     Raises:
         SaltusError: no `mjcf`, a missing file, or a model that MuJoCo does not compile (with MuJoCo's message).

@@ -29,9 +29,10 @@ ATTRIBUTES = ("mjcf", "frame_skip", "max_episode_steps", "fields", "recompute_de
 
 
 def check_class(task: type[Task]) -> None:
-    """Check a Task class: names, inherited options, `fields`, step counts and signatures.
+    """Check a Task class.
 
-    Warns about names that look like misspelt attributes of Task.
+    Covers names, inherited options, `fields`, step counts and signatures. Warns about names that look like misspelt
+    attributes of Task.
 
     Raises:
         SaltusError: a mistake that would fail later, or do something else without a word.
@@ -81,7 +82,7 @@ def _check_bound_names(task: type[Task]) -> None:
 
 
 def _check_inherited_options(task: type[Task]) -> None:
-    """Refuse new defaults of inherited options that the constructor of a dataclass does not use."""
+    """Refuse new defaults of inherited options that have no effect."""
     for cls in _own_classes(task):
         bases = [base for base in cls.__bases__ if dataclasses.is_dataclass(base)]
         hints = {item.name: item.type for base in bases for item in dataclasses.fields(base)}

@@ -37,10 +37,10 @@ _texts: dict[Path, str] = {}
 
 
 def execute(path: Path) -> ModuleType:
-    """The module of a file, which is executed unless this process has a module of it already.
+    """The module of a file, which is executed once per process.
 
-    While it is executed, its folder is the current one. A file that was edited since is not executed again: there would
-    be two of each class in it. A warning says so.
+    Its folder is the current one meanwhile. A file that was edited since is not executed again, because there would be
+    two of each class in it; a warning says so.
 
     Args:
         path: absolute, without symbolic links.
@@ -69,7 +69,10 @@ def execute(path: Path) -> ModuleType:
 
 @contextlib.contextmanager
 def _working_in(folder: Path) -> Iterator[None]:
-    """Make a folder the current one, but not for "" in Python's path: files in it must not shadow installed modules."""
+    """Make a folder the current one.
+
+    "" in Python's path keeps its meaning, so that files in the folder do not shadow installed modules.
+    """
     before = os.getcwd()
     is_listed = "" in sys.path
     if is_listed:
@@ -111,7 +114,7 @@ def _package(folder: Path) -> str:
 
 
 class _Loader(SourceFileLoader):
-    """Executes a file as its text says, not from a compiled copy, with `_importer`'s import statement."""
+    """Executes the text of a file, never a compiled copy, with the import statement of `_importer`."""
 
     def get_code(self, fullname: str) -> CodeType:
         path = Path(self.path)

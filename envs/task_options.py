@@ -40,7 +40,9 @@ _MAPPINGS = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
 
 
 def encode_options(task: type[Task], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of a task as JSON data, from which `decode_options` rebuilds equal values.
+    """Encode options of a task as JSON data.
+
+    `decode_options` rebuilds equal values from the data.
 
     Raises:
         SaltusError: an unknown option, or one whose value would not come back; the message names the field.
@@ -51,10 +53,12 @@ def encode_options(task: type[Task], options: Mapping[str, Any]) -> dict[str, An
 
 
 def decode_options(task: type[Task], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Rebuild options from the JSON data of `encode_options`, by the type hints of the task's fields.
+    """Rebuild options from the data of `encode_options`.
+
+    The type hints of the task's fields say what the data mean.
 
     Raises:
-        SaltusError: an unknown option, or a value that is none of its field's type.
+        SaltusError: an unknown option, or data that do not fit the field's type hint.
     """
     hints = option_hints(task)
     _require_known(task, values, hints)
@@ -62,7 +66,11 @@ def decode_options(task: type[Task], values: Mapping[str, Any]) -> dict[str, Any
 
 
 def check_options(task: type[Task], options: Mapping[str, Any]) -> None:
-    """Raise SaltusError for an option that is surely not of its field's type: a string for a number, and the like."""
+    """Check options against the type hints of their fields.
+
+    Raises:
+        SaltusError: a value that cannot be meant, such as a string for a number.
+    """
     hints = option_hints(task)
     for name, value in options.items():
         if not _fits(hints.get(name, Any), value):
@@ -73,14 +81,14 @@ def check_options(task: type[Task], options: Mapping[str, Any]) -> None:
 
 
 def option_hints(task: type[Task]) -> dict[str, Any]:
-    """The type hints of a task's options: the dataclass fields that its constructor takes."""
+    """The type hints of a task's options, by name. No options: the class is not a dataclass."""
     if not dataclasses.is_dataclass(task):
         return {}
     return _field_hints(task)
 
 
 def _field_hints(cls: Any) -> dict[str, Any]:
-    """The type hints of the fields that a dataclass's constructor takes; Any if a hint cannot be resolved."""
+    """The type hints of the constructor's fields. Any: a hint that cannot be resolved."""
     try:
         hints = get_type_hints(cls)
     except Exception:  # names that exist for type checkers only
@@ -89,7 +97,10 @@ def _field_hints(cls: Any) -> dict[str, Any]:
 
 
 def is_same(one: Any, other: Any) -> bool:
-    """Whether two values of an option are equal, also in type; NaN equals NaN, arrays are compared by content."""
+    """Whether two values are equal, and of one type.
+
+    NaN equals NaN, numbers of different types are compared by value, arrays by content.
+    """
     if one is other:
         return True
     if _is_number(one) and _is_number(other):
@@ -182,7 +193,11 @@ def _decode_option(task: type[Task], name: str, hint: Any, value: Any) -> Any:
 
 
 def _encode(value: Any) -> Any:
-    """JSON data of a value, NaN as a string and a dict with other keys than strings as a list of pairs."""
+    """JSON data of a value. NaN becomes a string, a dict with keys other than strings a list of pairs.
+
+    Raises:
+        TypeError: a value of another type than `KEPT` says.
+    """
     if isinstance(value, enum.Enum):
         return value.name
     if value is None or isinstance(value, bool | int | str):
@@ -211,7 +226,7 @@ def _decode(hint: Any, value: Any) -> Any:
     """Rebuild a value of a type from its JSON data; sequences may be lists or tuples.
 
     Raises:
-        TypeError, ValueError: the data are none of a value of that type.
+        TypeError, ValueError: the data do not describe a value of that type.
     """
     origin, arguments = get_origin(hint) or hint, get_args(hint)
     if origin in (Union, types.UnionType):

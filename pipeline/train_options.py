@@ -94,9 +94,9 @@ def _options_type(default: Config, preset: str, task_defaults: Any) -> type:
 
 
 def _default_options(task: Any) -> Any:
-    """An object with a task's options, by a subclass without ``__post_init__``: options stay as the user gives them.
+    """The default options of a task, as an object.
 
-    Required options are ``tyro.MISSING``.
+    Its class has no ``__post_init__``, so options stay as the user gives them. Required options are ``tyro.MISSING``.
     """
     subclass = dataclasses.make_dataclass(
         task.__name__,
@@ -132,7 +132,7 @@ def _refuse_unused(config: Config, default: Config) -> None:
 
 
 def _changed_options(options: Any, defaults: Any) -> dict[str, Any]:
-    """The options that differ from their defaults, with paths that hold in any folder."""
+    """The options that differ from their defaults, with absolute paths."""
     names = [item.name for item in dataclasses.fields(options) if item.init]
     changed = [name for name in names if not _is_default(getattr(options, name), getattr(defaults, name))]
     return {name: _absolute(getattr(options, name)) for name in changed}
