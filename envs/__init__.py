@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -14,7 +15,9 @@ import torch
 from envs.batch_env import BatchEnv
 from envs.simulation import Simulation
 from envs.task import State, Task
-from envs.task_ref import find_task, list_tasks, register
+from envs.task_class import check_class
+from envs.task_options import check_options
+from envs.task_ref import find_task, is_task, list_tasks, register
 from saltus.errors import SaltusError
 
 __all__ = ["BatchEnv", "Simulation", "State", "Task", "find_task", "list_tasks", "make", "register"]
@@ -43,21 +46,40 @@ def make(
     Raises:
         SaltusError: an unknown task or option, or an error of `BatchEnv`.
     """
+    _check_whole("num_envs", num_envs)
+    _check_whole("seed", seed)
     names = {field.name for field in dataclasses.fields(Simulation)}
     simulation = Simulation(**{name: options.pop(name) for name in names & set(options)})
-    if not isinstance(task, Task):
-        task = _instantiate(find_task(task) if isinstance(task, str) else task, options)
-    elif options:
-        raise SaltusError(f"pass the options {sorted(options)} to {type(task).__name__}(...) itself, not to make()")
+    if isinstance(task, str):
+        task = find_task(task)
+    if isinstance(task, Task):
+        check_class(type(task))
+        if options:
+            raise SaltusError(f"pass the options {sorted(options)} to {type(task).__name__}(...) itself, not to make()")
+    elif is_task(task):
+        check_class(task)
+        task = _instantiate(task, options)
+    else:
+        raise SaltusError(
+            f"{task!r} is not a task; expected a name such as 'Hopper-v5', path/to/file.py:ClassName, a subclass of "
+            "saltus.Task, or an object of one"
+        )
     return BatchEnv(
         task, num_envs, device=device, seed=seed, normalized_actions=normalized_actions, simulation=simulation
     )
 
 
 def _instantiate(task: type[Task], options: dict[str, Any]) -> Task:
+    signature = inspect.signature(task)
     try:
-        inspect.signature(task).bind(**options)
+        signature.bind(**options)
     except TypeError as error:
-        known = ", ".join(getattr(task, "__dataclass_fields__", {})) or "none"
+        known = ", ".join(signature.parameters) or "none (options are the annotated fields of a class with @dataclass)"
         raise SaltusError(f"task {task.__name__}: {error}; its options are {known}") from error
+    check_options(task, options)
     return task(**options)
+
+
+def _check_whole(name: str, value: Any) -> None:
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise SaltusError(f"{name} is {value!r}; it must be a whole number")

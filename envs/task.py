@@ -24,8 +24,8 @@ class Task:
     fields of a subclass that is a dataclass are options: ``envs.make(..., name=value)``, ``--task.name value``.
 
     Attributes:
-        mjcf: the model: the path of an XML file (a relative path starts at the folder of the file that defines the
-            task), an XML string, or a ``mujoco.MjSpec``.
+        mjcf: the model: the path of an XML file, an XML string, or a ``mujoco.MjSpec``. Relative paths, also those of
+            meshes, start at the folder of the file that defines the task.
         frame_skip: physics steps per control step.
         max_episode_steps: control steps after which an episode is truncated.
         fields: names of the MjData fields that the functions read, e.g. ``("qpos", "qvel", "xpos")``.
@@ -209,40 +209,72 @@ class NamedView:
 def load_model(task: Task) -> mujoco.MjModel:
     """Compile a task's `mjcf`.
 
+    Relative paths in it start at the folder of the file whose class sets it.
+
     Raises:
         SaltusError: no `mjcf`, a missing file, or a model that MuJoCo does not compile (with MuJoCo's message).
     """
-    mjcf, name = task.mjcf, type(task).__name__
+    mjcf, name, folder = task.mjcf, type(task).__name__, _folder_of(task)
     try:
         if isinstance(mjcf, mujoco.MjSpec):
-            return mjcf.compile()
-        if isinstance(mjcf, str) and mjcf.lstrip().startswith("<"):
-            return mujoco.MjModel.from_xml_string(mjcf)
-        if isinstance(mjcf, str | Path):
-            return mujoco.MjModel.from_xml_path(str(_find_file(task, Path(mjcf))))
+            return _compile_spec(mjcf, folder)
+        if isinstance(mjcf, str) and mjcf.lstrip("\ufeff \t\r\n").startswith("<"):
+            return _compile_text(mjcf, folder)
     except ValueError as error:
-        if isinstance(error, _MissingFileError):
-            raise
-        raise SaltusError(f"MuJoCo does not compile the model of task {name}: {error}") from error
-    raise SaltusError(
-        f"task {name} has no model: set `mjcf` to the path of an XML file, an XML string or a mujoco.MjSpec "
-        f"(got {type(mjcf).__name__})"
-    )
-
-
-class _MissingFileError(SaltusError):
-    """A task's XML file does not exist."""
-
-
-def _find_file(task: Task, path: Path) -> Path:
-    try:
-        folder = Path(inspect.getfile(type(task))).resolve().parent
-    except (TypeError, OSError):  # a class of an interactive session has no file
-        folder = Path.cwd()
-    resolved = folder / path.expanduser()
-    if not resolved.is_file():
-        raise _MissingFileError(
-            f"the model of task {type(task).__name__} is missing: there is no file {resolved} "
-            f"(a relative `mjcf` starts at the folder of the task's file, {folder})"
+        raise _not_compiled(name, error, f". Relative paths start at {folder}") from error
+    if not isinstance(mjcf, str | Path):
+        found = "has a model that is compiled already" if isinstance(mjcf, mujoco.MjModel) else "has no model"
+        raise SaltusError(
+            f"task {name} {found}: set `mjcf` to the path of an XML file, an XML string or a mujoco.MjSpec "
+            f"(got {type(mjcf).__name__})"
         )
-    return resolved
+    path = _find_file(mjcf, name, folder)
+    try:
+        return mujoco.MjModel.from_xml_path(str(path))
+    except ValueError as error:
+        raise _not_compiled(name, error) from error
+
+
+def _not_compiled(name: str, error: ValueError, hint: str = "") -> SaltusError:
+    hint = hint if "opening file" in str(error) else ""
+    return SaltusError(f"MuJoCo does not compile the model of task {name}: {str(error).strip()}{hint}")
+
+
+def _folder_of(task: Task) -> Path:
+    """The folder of the file whose class sets `mjcf`, or the current one for a class of an interactive session."""
+    cls = next((cls for cls in type(task).__mro__ if vars(cls).get("mjcf") is task.mjcf), type(task))
+    try:
+        return Path(inspect.getfile(cls)).resolve().parent
+    except (TypeError, OSError):
+        return Path.cwd()
+
+
+def _compile_text(text: str, folder: Path) -> mujoco.MjModel:
+    """Compile an XML string as if it were a file in `folder`."""
+    file = str(folder / "model of a task.xml")
+    return mujoco.MjModel.from_xml_path(file, {file: text.lstrip("\ufeff").encode()})
+
+
+def _compile_spec(spec: mujoco.MjSpec, folder: Path) -> mujoco.MjModel:
+    """Compile a spec whose relative paths start at `folder`, or as it is if that fails."""
+    given = spec.modelfiledir
+    if folder == Path.cwd() or Path(given).is_absolute():
+        return spec.compile()
+    try:
+        spec.modelfiledir = f"{folder / given}/"
+        return spec.compile()
+    except ValueError:
+        spec.modelfiledir = given
+        return spec.compile()
+    finally:
+        spec.modelfiledir = given
+
+
+def _find_file(mjcf: str | Path, name: str, folder: Path) -> Path:
+    path = folder / Path(mjcf).expanduser()
+    if not path.is_file():
+        raise SaltusError(
+            f"the model of task {name} is missing: there is no file {path} (a relative `mjcf` starts at the folder of "
+            f"the task's file, {folder})"
+        )
+    return path

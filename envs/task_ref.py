@@ -3,25 +3,54 @@
 from __future__ import annotations
 
 import difflib
-import importlib.util
-import sys
-import zlib
+from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
+from typing import TypeGuard
 
+from envs import task_files
 from envs.task import Task
+from envs.task_class import check_class
 from envs.tasks import BUILT_IN
 from saltus.errors import SaltusError
 
 _registry: dict[str, type[Task]] = dict(BUILT_IN)
 
 
+@dataclass(frozen=True)
+class TaskRef:
+    """A task that was found by its name.
+
+    Attributes:
+        name: the registered name, or ``/absolute/path/to/file.py:ClassName``.
+        task: the class.
+        file: the absolute path of the task's file. None: a registered task.
+        text: the text of that file, as it was executed. None: a registered task.
+    """
+
+    name: str
+    task: type[Task]
+    file: Path | None
+    text: str | None
+
+
 def register(name: str, task: type[Task]) -> None:
     """Register a Task class under a name, for `make`, in this process.
 
+    Registering a class again replaces it, so that a cell of a notebook can run twice.
+
     Raises:
-        SaltusError: the name is registered already.
+        SaltusError: a name that is no name or another class's, or no correct Task class.
     """
-    if name in _registry:
+    if not isinstance(name, str) or not name.strip() or _split(name):
+        raise SaltusError(
+            f"a task cannot be registered as {name!r}; expected a name such as 'SwingUp-v0', not a file's path"
+        )
+    if not is_task(task):
+        raise SaltusError(f"{name!r} cannot be registered for {task!r}; expected a subclass of saltus.Task")
+    check_class(task)
+    registered = _registry.get(name, task)
+    if (registered.__module__, registered.__qualname__) != (task.__module__, task.__qualname__):
         raise SaltusError(f"a task {name!r} is registered already; choose another name")
     _registry[name] = task
 
@@ -35,10 +64,45 @@ def find_task(name: str) -> type[Task]:
     """The Task class of a registered name, or of ``path/to/file.py:ClassName``.
 
     Raises:
-        SaltusError: an unknown name (similar ones are listed), or a missing file or class.
+        SaltusError: as `resolve_task`.
     """
-    if ".py:" in name:
-        return _load_task(name)
+    return resolve_task(name).task
+
+
+def resolve_task(name: str) -> TaskRef:
+    """Find a task by name. Its file, if it has one, is executed once per path and process.
+
+    Raises:
+        SaltusError: an unknown name (similar ones are listed), a missing file or class, or a faulty class.
+    """
+    parts = _split(name)
+    reference = TaskRef(name, _registered(name), None, None) if parts is None else _from_file(name, *parts)
+    check_class(reference.task)
+    return reference
+
+
+def task_file(name: str) -> Path | None:
+    """The absolute path in ``path/to/file.py:ClassName``, without executing it. None: not the name of a file."""
+    parts = _split(name)
+    return _absolute(parts[0]) if parts else None
+
+
+def is_task(value: object) -> TypeGuard[type[Task]]:
+    """Whether a value is a subclass of Task."""
+    return isinstance(value, type) and issubclass(value, Task) and value is not Task
+
+
+def _split(name: str) -> tuple[str, str] | None:
+    """File and class of ``path/to/file.py:ClassName``; the class is "" if it is missing. None: not a file's name."""
+    file, _, class_name = (name, "", "") if name.endswith(".py") else name.rpartition(":")
+    return (file, class_name) if file.endswith(".py") else None
+
+
+def _absolute(file: str) -> Path:
+    return Path(file).expanduser().resolve()
+
+
+def _registered(name: str) -> type[Task]:
     if name not in _registry:
         close = difflib.get_close_matches(name, _registry, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(close)}? " if close else ""
@@ -49,24 +113,21 @@ def find_task(name: str) -> type[Task]:
     return _registry[name]
 
 
-def _load_task(name: str) -> type[Task]:
-    file, _, class_name = name.rpartition(":")
-    path = Path(file).expanduser().resolve()
+def _from_file(name: str, file: str, class_name: str) -> TaskRef:
+    path = _absolute(file)
     if not path.is_file():
         raise SaltusError(f"there is no file {path} (from task {name!r}, relative to the current folder)")
-    module_name = f"saltus_task_{path.stem}_{zlib.crc32(bytes(path)):08x}"
-    spec = importlib.util.spec_from_file_location(module_name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module  # dataclasses look up their module by name
-    spec.loader.exec_module(module)
+    module = task_files.execute(path)
     task = getattr(module, class_name, None)
-    if not (isinstance(task, type) and issubclass(task, Task)):
-        tasks = [
-            key
-            for key, value in vars(module).items()
-            if isinstance(value, type) and issubclass(value, Task) and value is not Task
-        ]
-        raise SaltusError(f"{path} has no Task class {class_name!r}; it has {', '.join(tasks) or 'none'}")
-    return task
+    if not is_task(task):
+        names = _tasks_in(module)
+        wrong = f"has no Task class {class_name!r}"
+        if not class_name:
+            wrong = f"is a file: name a class in it, as in {file}:{(names or ['ClassName'])[0]}"
+        raise SaltusError(f"{path} {wrong}; it has {', '.join(names) or 'none'}")
+    return TaskRef(f"{path}:{class_name}", task, path, task_files.text_of(path))
+
+
+def _tasks_in(module: ModuleType) -> list[str]:
+    """Names of the Task classes that a module defines."""
+    return [name for name, value in vars(module).items() if is_task(value) and value.__module__ == module.__name__]

@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias
 from torch import Tensor
 
 import envs
+from envs.task_options import decode_options
 from pipeline.agent import Agent
 from pipeline.config import Config
 from pipeline.run_dir import open_run
@@ -71,12 +72,13 @@ def load_policy(run_dir: Path | str, which: Which = "best") -> Policy:
 
 
 def _make_env(config: Config, num_envs: int, seed: int, device: str) -> envs.BatchEnv:
+    task = envs.find_task(config.task)
     return envs.make(
-        config.task,
+        task,
         num_envs,
         device=device,
         seed=derive_seed(seed, "play"),
         physics="cpu",
         num_threads=config.num_threads,
-        **config.task_options,
+        **decode_options(task, config.task_options),
     )

@@ -15,6 +15,7 @@ from tensordict import TensorDict
 
 import envs
 from envs import transition as transitions
+from envs.task_options import decode_options
 from pipeline import checkpoint
 from pipeline.agent import Agent
 from pipeline.buffer import ReplayBuffer
@@ -61,7 +62,8 @@ class Run:
                 f"--matmul-dtype tf32 needs CUDA, and this run is on {self.device}: use float32 or bfloat16"
             )
         torch.manual_seed(derive_seed(config.seed, "learner"))
-        self._task = envs.find_task(config.task)  # loaded once: later edits of its file have no effect
+        self._task = envs.find_task(config.task)
+        self._task_options = decode_options(self._task, config.task_options)
         self.env = self._make_training_env()
         dimensions = self.env.observation_dim, self.env.action_dim
         self.agent = Agent(config, *dimensions, self.device)
@@ -85,7 +87,7 @@ class Run:
             device=self.device,
             seed=derive_seed(config.seed, "environment"),
             **dataclasses.asdict(config.simulation),
-            **config.task_options,
+            **self._task_options,
         )
 
     def _make_evaluation_env(self) -> envs.BatchEnv:
@@ -98,7 +100,7 @@ class Run:
             seed=derive_seed(config.seed, "evaluation", self.env_steps),
             physics="cpu",
             num_threads=config.num_threads,
-            **config.task_options,
+            **self._task_options,
         )
 
     def _describe_memory(self, dimensions: tuple[int, int]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from copy import copy
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +12,8 @@ from typing import Annotated, Any
 import tyro
 
 import envs
-from envs import Task
+from envs.task_options import encode_options, is_same, option_hints
+from envs.task_ref import resolve_task
 from pipeline import presets
 from pipeline.config import Config
 from saltus.errors import SaltusError
@@ -37,42 +39,45 @@ def parse_train(arguments: list[str]) -> tuple[Config, Path | None]:
     """
     _refuse_old_names(arguments)
     task_name, preset, rest = _split(arguments)
-    task = envs.find_task(task_name)
-    default = presets.preset(preset, task=_absolute(task_name))
-    options: Any = tyro.cli(
-        _options_type(task, default, preset),
-        args=rest,
-        prog=f"saltus train {task_name}",
-        description=f"Train a policy. Tasks: {_tasks()}.",
-    )
+    reference = resolve_task(task_name)
+    default = presets.preset(preset, task=reference.name)
+    task_defaults = _default_options(reference.task) if option_hints(reference.task) else None
+    options = _parse(rest, f"saltus train {task_name}", _options_type(default, preset, task_defaults))
     _refuse_unused(options.config, default)
-    task_options: dict[str, Any] = _changed_options(task, options.task) if dataclasses.is_dataclass(task) else {}
+    changed = _changed_options(options.task, task_defaults) if task_defaults is not None else {}
+    task_options = encode_options(reference.task, changed)
     return dataclasses.replace(options.config, task_options=task_options), options.run_dir
 
 
 def _split(arguments: list[str]) -> tuple[str, str, list[str]]:
     """Task, preset and other arguments: the first two decide which options and defaults there are."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--preset", default=presets.DEFAULT)
+    parser.add_argument("--preset", default=presets.DEFAULT, nargs="?")
     known, rest = parser.parse_known_args(arguments)
+    if known.preset is None:
+        raise SaltusError(f"--preset needs a name: one of {', '.join(presets.names())}")
     if rest and not rest[0].startswith("-"):
         return rest[0], known.preset, rest[1:]
     if {"-h", "--help"} & set(rest):
-        return "Hopper-v5", known.preset, ["--help"]
+        default = presets.preset(known.preset, task="")
+        _parse(rest, "saltus train TASK", _options_type(default, known.preset, task_defaults=None))
     raise SaltusError(f"name the task first, as in `saltus train Hopper-v5 ...`. Tasks: {_tasks()}")
+
+
+def _parse(arguments: list[str], command: str, options_type: type) -> Any:
+    return tyro.cli(
+        options_type,
+        args=arguments,
+        prog=command,
+        description=f"Train a policy. Tasks: {_tasks()}. The options of a task: saltus train <task> --help.",
+    )
 
 
 def _tasks() -> str:
     return f"{', '.join(envs.list_tasks())}, or path/to/file.py:ClassName"
 
 
-def _absolute(task_name: str) -> str:
-    """Make the path of a task's file absolute, so that the run can be resumed from any folder."""
-    file, _, class_name = task_name.rpartition(":")
-    return f"{Path(file).expanduser().resolve()}:{class_name}" if ".py:" in task_name else task_name
-
-
-def _options_type(task: type[Task], default: Config, preset: str) -> type:
+def _options_type(default: Config, preset: str, task_defaults: Any) -> type:
     """A dataclass for tyro: configuration, preset, run directory, and the task's options as ``--task.name``."""
     preset_help = tyro.conf.arg(help=f"Recipe that sets the other defaults: {', '.join(presets.names())}.")
     run_dir_help = tyro.conf.arg(
@@ -83,9 +88,30 @@ def _options_type(task: type[Task], default: Config, preset: str) -> type:
         ("preset", Annotated[str, preset_help], dataclasses.field(default=preset)),
         ("run_dir", Annotated[Path | None, run_dir_help], dataclasses.field(default=None)),
     ]
-    if dataclasses.is_dataclass(task):
-        fields.insert(0, ("task", task))
+    if task_defaults is not None:
+        fields.insert(0, ("task", type(task_defaults), dataclasses.field(default_factory=lambda: task_defaults)))
     return dataclasses.make_dataclass("Train", fields)
+
+
+def _default_options(task: Any) -> Any:
+    """The default options of a task, as an object.
+
+    Its class has no ``__post_init__``, so options stay as the user gives them. Required options are ``tyro.MISSING``.
+    """
+    subclass = dataclasses.make_dataclass(
+        task.__name__,
+        [],
+        bases=(task,),
+        namespace={"__doc__": task.__doc__, "__post_init__": lambda self, *_: None},
+        frozen=task.__dataclass_params__.frozen,
+    )
+    return subclass(**{item.name: _default(item) for item in dataclasses.fields(task) if item.init})
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return tyro.MISSING if field.default is dataclasses.MISSING else field.default
 
 
 def _refuse_old_names(arguments: list[str]) -> None:
@@ -105,12 +131,32 @@ def _refuse_unused(config: Config, default: Config) -> None:
             raise SaltusError(f"--{name.replace('_', '-')} has no effect here: it needs {needed}")
 
 
-def _changed_options(task: Any, options: Any) -> dict[str, Any]:
-    """The task's options that differ from their defaults."""
-    chosen = {field.name: getattr(options, field.name) for field in dataclasses.fields(task)}
-    defaults = {field.name: _default(field) for field in dataclasses.fields(task)}
-    return {name: value for name, value in chosen.items() if value != defaults[name]}
+def _changed_options(options: Any, defaults: Any) -> dict[str, Any]:
+    """The options that differ from their defaults, with absolute paths."""
+    names = [item.name for item in dataclasses.fields(options) if item.init]
+    changed = [name for name in names if not _is_default(getattr(options, name), getattr(defaults, name))]
+    return {name: _absolute(getattr(options, name)) for name in changed}
 
 
-def _default(field: dataclasses.Field[Any]) -> Any:
-    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+def _is_default(value: Any, default: Any) -> bool:
+    """Whether an option has its default, or what tyro makes of it: a nested dataclass of the same fields."""
+    if is_same(value, default):
+        return True
+    return dataclasses.is_dataclass(default) and is_same(value, dataclasses.replace(default))  # type: ignore[type-var]
+
+
+def _absolute(value: Any) -> Any:
+    """A value with the absolute paths of existing files and folders (in strings: of XML files), at any depth."""
+    if type(value) in (list, tuple):
+        return type(value)(map(_absolute, value))
+    if type(value) is dict:
+        return {key: _absolute(item) for key, item in value.items()}
+    if dataclasses.is_dataclass(value):
+        changed = copy(value)  # dataclasses.replace would call __post_init__ again
+        for item in dataclasses.fields(value):
+            object.__setattr__(changed, item.name, _absolute(getattr(value, item.name)))
+        return changed
+    if isinstance(value, Path) or (isinstance(value, str) and value.endswith(".xml")):
+        path = Path(value).expanduser().absolute()
+        return type(value)(path) if path.exists() else value
+    return value
