@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+import envs.opengl  # noqa: F401  (first, for its message)
 from envs.batch_env import BatchEnv
 from envs.simulation import Simulation
 from envs.task import State, Task
