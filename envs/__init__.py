@@ -13,12 +13,13 @@ import torch
 
 import envs.opengl  # noqa: F401  (first, for its message)
 from envs.batch_env import BatchEnv
+from envs.randomization import scale_masses
 from envs.simulation import Simulation
 from envs.task import State, Task
 from envs.task_ref import find_task, list_tasks, register
 from saltus.errors import SaltusError
 
-__all__ = ["BatchEnv", "Simulation", "State", "Task", "find_task", "list_tasks", "make", "register"]
+__all__ = ["BatchEnv", "Simulation", "State", "Task", "find_task", "list_tasks", "make", "register", "scale_masses"]
 
 
 def make(
