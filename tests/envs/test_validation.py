@@ -159,6 +159,14 @@ def test_physics_that_fails_at_every_initial_state_is_refused_with_mujocos_words
     refused(lambda: envs.make(Heap, 2), "Heap", "initial state", "stack overflow", "raise <size memory=.../>")
 
 
+def test_physics_that_fails_in_the_first_step_is_warned_about():
+    xml = HINGE.format('<motor joint="j" ctrlrange="1 2" gear="1e15"/>')
+    with pytest.warns(
+        UserWarning, match="physics of task Strong fails in the first step, with random controls: it div"
+    ):
+        envs.make(type("Strong", (Hinge,), {"mjcf": xml}), 2)
+
+
 # Results that change after construction
 
 
