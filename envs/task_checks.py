@@ -152,8 +152,8 @@ def _check_forms(checked: _Expectation, task: Task, physics: Physics, snapshot: 
     checked("observation", observation, (physics.num_worlds, "obs_dim"), "floating-point")
     if observation.shape[1] == 0:
         raise checked.error("observation", "is empty")
-    if not torch.isfinite(observation).all():
-        raise checked.error("observation", "is not finite at an initial state")
+    if not torch.isfinite(observation.float()).all():
+        raise checked.error("observation", "is not finite in float32 at an initial state")
     action = torch.zeros(physics.num_worlds, physics.model.nu, device=physics.device)
     returned = task.reward(snapshot.state(), action, snapshot.state())
     is_pair = isinstance(returned, tuple) and len(returned) == 2 and isinstance(returned[1], dict)
@@ -180,13 +180,13 @@ def _check_values(
     after: _Snapshot,
     stable: Tensor,
 ) -> None:
-    """Check that results after a step are finite, in the worlds of `stable`, and that the terms are the same."""
+    """Check that the terms are the same after a step, and that results are finite in the worlds of `stable`."""
     observation = task.observation(after.state())
     reward, terms = split_reward(task.reward(before.state(), control.clone(), after.state()))
     check_terms(type(task).__name__, terms, shapes.reward_terms)
     for function, value in {"observation": observation, "reward": reward}.items():
-        if not torch.isfinite(value[stable]).all():
-            raise checked.error(function, "is not finite after one step with random controls")
+        if not torch.isfinite(value[stable].float()).all():
+            raise checked.error(function, "is not finite in float32 after one step with random controls")
 
 
 def _check_purity(checked: _Expectation, task: Task, before: _Snapshot, control: Tensor, after: _Snapshot) -> None:

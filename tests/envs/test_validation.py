@@ -71,6 +71,8 @@ REFUSED: list[tuple[str, Callable[..., Any], list[str]]] = [
     # Not finite, but not at the first state.
     ("reward", lambda self, s, a, n: n.qpos[:, 0] * math.nan, ["not finite", "one step"]),
     ("reward", lambda self, s, a, n: n.qpos[:, 0] / 0, ["not finite", "one step"]),
+    ("reward", lambda self, s, a, n: n.qpos[:, 4] + 1e300, ["not finite in float32", "one step"]),
+    ("observation", lambda self, s: s.qpos + 1e300, ["not finite in float32", "initial state"]),
     ("observation", lambda self, s: torch.where(s.time[:, None] > 0, math.nan, s.qpos), ["not finite", "one step"]),
     # Episodes that have one step.
     ("terminated", lambda self, s: s.qpos[:, 0] > -9, ["every episode would have one step"]),
