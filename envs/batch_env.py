@@ -86,9 +86,8 @@ class BatchEnv:
         where, dtype = simulation.placement(self.device)
         task.bind(model, dtype, where)
         self._generator = _make_generator(seed, where)
-        model_fields = randomized_fields(
-            task, num_envs, self._generator if where.type == "cpu" else _make_generator(seed)
-        )
+        on_cpu = self._generator if where.type == "cpu" else _make_generator(seed)
+        model_fields = randomized_fields(task, num_envs, on_cpu)
         self.physics = simulation.make_physics(task, num_envs, model_fields, self.device)
         self._names = NameIndex(model, task.fields)
         shapes = check_functions(task, self.physics, self._names, self.control_low, self.control_high)

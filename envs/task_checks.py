@@ -32,7 +32,7 @@ class TaskShapes:
 
 def split_reward(returned: Tensor | tuple[Tensor, dict[str, Tensor]]) -> tuple[Tensor, dict[str, Tensor]]:
     """Split the result of `Task.reward` into the reward and its terms; no terms if it is a tensor."""
-    return (returned, {}) if isinstance(returned, Tensor) else returned
+    return returned if isinstance(returned, tuple) else (returned, {})
 
 
 def result_forms(num_envs: int, observation_dim: int) -> dict[str, tuple[torch.Size, bool]]:

@@ -189,6 +189,7 @@ LATER: list[tuple[str, Callable[[Any], Any], list[str]]] = [
     ("reward", lambda value: value[0].mean(), ["()", "(3,)"]),
     ("reward", lambda value: value[0][:, None], ["(3, 1)", "(3,)"]),
     ("reward", lambda value: (1.0, value[1]), ["a float", "(3,)"]),
+    ("reward", lambda value: None, ["a NoneType", "(3,)"]),
     ("reward", lambda value: (value[0], {name: one.mean() for name, one in value[1].items()}), ["terms", "height ()"]),
     ("reward", lambda value: (value[0], dict.fromkeys(value[1], 0.0)), ["terms", "height ()"]),
     ("terminated", lambda value: value.any(), ["()", "bool", "(3,)"]),
