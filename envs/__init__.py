@@ -12,7 +12,9 @@ from typing import Any
 
 import torch
 
+import envs.opengl  # noqa: F401  (first, for its message)
 from envs.batch_env import BatchEnv
+from envs.randomization import scale_masses
 from envs.simulation import Simulation
 from envs.task import State, Task
 from envs.task_class import check_class
@@ -20,7 +22,7 @@ from envs.task_options import check_options
 from envs.task_ref import find_task, is_task, list_tasks, register
 from saltus.errors import SaltusError
 
-__all__ = ["BatchEnv", "Simulation", "State", "Task", "find_task", "list_tasks", "make", "register"]
+__all__ = ["BatchEnv", "Simulation", "State", "Task", "find_task", "list_tasks", "make", "register", "scale_masses"]
 
 
 def make(

@@ -33,8 +33,12 @@ class ActionSpace:
         return self._center + self._half_range * action if self.normalized else action
 
     def check(self, action: Tensor, num_envs: int, read_values: bool) -> None:
-        """Raise SaltusError for a wrong shape or dtype or, with `read_values`, for a non-finite action."""
+        """Raise SaltusError for a wrong type, shape or dtype or, with `read_values`, for a non-finite action."""
         shape = (num_envs, len(self.low))
+        if not isinstance(action, Tensor):
+            raise SaltusError(
+                f"the action is a {type(action).__name__}; expected a torch.float32 tensor of shape {shape}"
+            )
         if action.shape != shape or action.dtype != torch.float32:
             raise SaltusError(
                 f"the action is {action.dtype} of shape {tuple(action.shape)}; expected torch.float32 of shape {shape}"

@@ -15,14 +15,14 @@ from envs.action_space import ActionSpace
 from envs.simulation import Simulation
 from envs.statistics import REWARD_TERM, EpisodeStatistics
 from envs.task import NameIndex, State, Task
+from envs.task_checks import check_functions, result_forms, same_form, split_reward
 from envs.validation import (
     check_arguments,
-    check_functions,
+    check_placement,
     check_qpos_qvel,
     check_state,
     control_bounds,
     randomized_fields,
-    split_reward,
 )
 from saltus.device import one_torch_thread, resolve_device
 from saltus.device.cuda_graph import CapturedFunction
@@ -86,10 +86,11 @@ class BatchEnv:
         where, dtype = simulation.placement(self.device)
         task.bind(model, dtype, where)
         self._generator = _make_generator(seed, where)
-        model_fields = randomized_fields(task, num_envs, self._generator)
+        on_cpu = self._generator if where.type == "cpu" else _make_generator(seed)
+        model_fields = randomized_fields(task, num_envs, on_cpu)
         self.physics = simulation.make_physics(task, num_envs, model_fields, self.device)
         self._names = NameIndex(model, task.fields)
-        shapes = check_functions(task, self.physics, self._names)
+        shapes = check_functions(task, self.physics, self._names, self.control_low, self.control_high)
         self.action_dim, self.observation_dim = model.nu, shapes.observation_dim
         self._actions = ActionSpace(self.control_low, self.control_high, normalized_actions, where)
         self.action_low, self.action_high = self._actions.low, self._actions.high
@@ -113,6 +114,7 @@ class BatchEnv:
         self._statistics = EpisodeStatistics(type(self.task).__name__, self.physics, reward_terms)
         episodes = {"observation": self._observation, "elapsed": self._elapsed, "return": self._return}
         self._persistent = {**episodes, "fields": self._fields, "totals": self._statistics.totals}
+        self._forms = result_forms(worlds, self.observation_dim)
         self.failed = torch.zeros(worlds, dtype=torch.bool, device=self.device)
         self.reward_terms: dict[str, Tensor] = {}
 
@@ -127,6 +129,7 @@ class BatchEnv:
         return self._graph is not None and self._graph.captured
 
     @one_torch_thread()
+    @torch.no_grad()
     def reset(self) -> Tensor:
         """Start a new episode in every world; return its first observation, (N, obs_dim) float32."""
         self._begin_episodes(torch.ones(self.num_envs, dtype=torch.bool, device=self.physics.device))
@@ -134,6 +137,7 @@ class BatchEnv:
         return _to_device(self._observation.clone(), self.device)
 
     @one_torch_thread()
+    @torch.no_grad()
     def step(self, action: Tensor) -> tuple[TensorDict, Tensor]:
         """Take one control step in every world.
 
@@ -144,13 +148,14 @@ class BatchEnv:
             The transition, of batch size [N], and the observation to act on next, (N, obs_dim) float32.
 
         Raises:
-            SaltusError: an action of a wrong shape or dtype, or a non-finite one. On CUDA, non-finite actions are
-                masked and counted instead, because reading a value synchronises.
+            SaltusError: an action of a wrong type, shape or dtype, or a non-finite one. On CUDA, non-finite actions are
+                masked and counted instead, because reading a value synchronises. A task function whose result has
+                another shape than at construction.
             RuntimeError: before the first `reset`.
         """
         self._require_started("step")
         self._actions.check(action, self.num_envs, read_values=self._can_sync)
-        action = action.to(self.physics.device)
+        action = action.detach().to(self.physics.device)
         if self._graph is None:
             result = self._step(action)
         else:  # the next replay overwrites the graph's outputs
@@ -173,7 +178,7 @@ class BatchEnv:
         after = State(physics.read(), self._names)
 
         reward, terms = split_reward(task.reward(self._state, control, after))
-        next_observation, reward = task.observation(after).float(), reward.float()
+        next_observation, reward = self._observe(after), same_form(task, "reward", reward, self._forms).float()
         diverged = physics.unstable()
         finite = usable & torch.isfinite(next_observation).all(dim=-1) & torch.isfinite(reward)
         failed = diverged | ~finite
@@ -182,7 +187,7 @@ class BatchEnv:
         reward = torch.where(failed, 0.0, reward)
         self._elapsed += 1
         self._return += reward
-        terminated = task.terminated(after) & ~failed
+        terminated = same_form(task, "terminated", task.terminated(after), self._forms) & ~failed
         truncated = (self._elapsed >= task.max_episode_steps) | failed
         done = terminated | truncated
         self._statistics.add_step(reward, self._return, self._elapsed, done, failed, terms)
@@ -206,6 +211,9 @@ class BatchEnv:
             **terms,
         }
 
+    def _observe(self, state: State) -> Tensor:
+        return same_form(self.task, "observation", self.task.observation(state), self._forms).float()
+
     def _begin_episodes(self, mask: Tensor) -> None:
         """Begin an episode in the worlds of `mask`, (N,) bool. An initial state that fails is counted and replaced."""
         first = self._set_qpos_qvel(mask, *self.task.reset(self.num_envs, self._generator))
@@ -225,9 +233,10 @@ class BatchEnv:
 
     def _set_qpos_qvel(self, mask: Tensor, qpos: Tensor, qvel: Tensor) -> Tensor:
         """Reset the physics of the worlds of `mask`; return the observation of every world, (N, obs_dim)."""
+        check_qpos_qvel(self.physics, qpos, qvel)
         self.physics.reset(mask, qpos, qvel)
         self.physics.read(out=self._fields)
-        return self.task.observation(self._state).float()
+        return self._observe(self._state)
 
     def statistics(self) -> dict[str, float]:
         """Totals over all worlds since the environment was made.
@@ -261,15 +270,16 @@ class BatchEnv:
         return {**self._persistent, **engine}
 
     @one_torch_thread()
+    @torch.no_grad()
     def set_qpos_qvel(self, qpos: Tensor, qvel: Tensor) -> None:
         """Move every world to a state, (N, nq) and (N, nv), within its current episode.
 
         Raises:
-            SaltusError: a wrong shape.
+            SaltusError: a wrong type or shape, or a value that MuJoCo takes for diverged: not finite, or beyond 1e10.
             RuntimeError: before the first `reset`.
         """
         self._require_started("set_qpos_qvel")
-        check_qpos_qvel(self.physics, qpos, qvel)
+        check_placement(qpos, qvel)
         qpos, qvel = (one.to(self.physics.device, self.physics.dtype) for one in (qpos, qvel))
         everywhere = torch.ones(self.num_envs, dtype=torch.bool, device=self.physics.device)
         self._observation.copy_(self._set_qpos_qvel(everywhere, qpos, qvel))
@@ -279,7 +289,7 @@ class BatchEnv:
             raise RuntimeError(f"call reset() before {method}()")
 
 
-def _make_generator(seed: int, device: torch.device) -> torch.Generator:
+def _make_generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
     # torch's CPU generator uses only the low 32 bits of a seed, so the seed is hashed into them.
     return torch.Generator(device).manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
 

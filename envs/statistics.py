@@ -16,6 +16,15 @@ _STEP = ("steps", "reward", "episodes", "episode_return", "episode_length")
 _FAILURES = ("unstable", "nonfinite", "overflowed")
 
 
+def check_terms(task_name: str, terms: Mapping[str, Tensor], expected: Sequence[str]) -> None:
+    """Raise SaltusError unless a reward's terms have the names that they had when the environment was made."""
+    if terms.keys() != set(expected):
+        raise SaltusError(
+            f"{task_name}.reward returned the terms {sorted(terms)}, and {sorted(expected)} when the environment was "
+            "made: return the same terms in every step"
+        )
+
+
 class EpisodeStatistics:
     """Running totals in float64, updated in place without synchronisation.
 
@@ -50,15 +59,18 @@ class EpisodeStatistics:
         Returns and lengths count where `done`. Terms do not count where `failed`, nor where they are not finite.
 
         Raises:
-            SaltusError: other terms than those of the first call.
+            SaltusError: other terms, or terms of another shape, than when the environment was made.
         """
-        if terms.keys() != set(self._reward_terms):
-            raise SaltusError(
-                f"{self._task_name}.reward returned the terms {sorted(terms)}, and {sorted(self._reward_terms)} when "
-                "the environment was made: return the same terms in every step"
-            )
+        check_terms(self._task_name, terms, self._reward_terms)
         step = [torch.ones_like(done), reward, done, episode_return * done, episode_length * done]
-        rows = torch.stack([*step, *(terms[name] for name in self._reward_terms)])  # float64, by promotion
+        try:
+            rows = torch.stack([*step, *(terms[name] for name in self._reward_terms)])  # float64, by promotion
+        except (RuntimeError, TypeError) as error:
+            shapes = ", ".join(f"{name} {tuple(getattr(term, 'shape', ()))}" for name, term in terms.items())
+            raise SaltusError(
+                f"{self._task_name}.reward returned terms of shapes {shapes}; expected tensors of shape "
+                f"({len(reward)},), as when the environment was made"
+            ) from error
         term_rows = rows[len(step) :]
         term_rows.masked_fill_(failed | ~torch.isfinite(term_rows), 0.0)
         self._step_values += rows.sum(dim=1)
@@ -76,7 +88,7 @@ class EpisodeStatistics:
     def read(self) -> dict[str, float]:
         """The totals, in one synchronisation; warns once about each kind of failure."""
         totals = dict(zip(self.totals, self._values.tolist(), strict=True))
-        self._warn_once(totals, "unstable", "physics diverged: a smaller timestep, or less extreme actions, may help")
+        self._warn_once(totals, "unstable", f"physics failed: {self._physics.failure_advice}")
         self._warn_once(totals, "nonfinite", "action, observation or reward was not finite: check the task's functions")
         if totals["overflowed"] and "overflowed" not in self._warned:  # reading the advice synchronises
             self._warn_once(

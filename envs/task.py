@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, ClassVar
 import mujoco
 import numpy as np
 import torch
+from mujoco.batch import DATA_FIELDS
 from torch import Tensor
 
 from saltus.errors import SaltusError
@@ -75,10 +77,13 @@ class Task:
         return torch.zeros(len(state), dtype=torch.bool, device=self.qpos0.device)
 
     def randomize(self, num_envs: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """Per-world values of MjModel fields, (num_envs, ...) by name. Called once; by default none.
+        """Per-world values of MjModel fields, (num_envs, ...) by name, e.g. ``"geom_friction"``, ``"opt.gravity"``.
+
+        Called when an environment is made; by default none. It works on the CPU, whatever the device: `generator` is a
+        CPU generator, `model` is NumPy, and results are CPU tensors, which are copied to the physics' device.
 
         The constants of ``mj_setConst`` (subtree masses, inverse weights, ...) are recomputed. Other fields keep the
-        values of `model`: a new ``body_mass`` does not change ``body_inertia``, so return both.
+        values of `model`: a new ``body_mass`` does not change ``body_inertia``. `envs.scale_masses` scales both.
         """
         return {}
 
@@ -96,6 +101,7 @@ class NameIndex:
 
     def __init__(self, model: mujoco.MjModel, fields: tuple[str, ...]):
         self.fields = fields
+        self._model = model
         self._data = mujoco.MjData(model)
         self._slices: dict[tuple[str, str, str], tuple[str, int, tuple[int, ...]]] = {}
 
@@ -118,7 +124,9 @@ class NameIndex:
         part = getattr(view, attribute, None)
         if not isinstance(part, np.ndarray):
             names = [item for item in dir(view) if isinstance(getattr(view, item, None), np.ndarray)]
-            raise AttributeError(f"a {kind} has no {attribute!r}; it has {', '.join(names)}")
+            of_model = getattr(self._model, kind)(name)
+            hint = f". self.model.{kind}({name!r}) has it" if hasattr(of_model, attribute) else ""
+            raise AttributeError(f"a {kind} has no {attribute!r}; it has {', '.join(names)}{hint}")
         # A named view is a slice of one MjData array: find the array that contains its memory.
         for field in sorted(name for name in dir(self._data) if not name.startswith("_")):
             whole = getattr(self._data, field, None)
@@ -150,10 +158,7 @@ class State:
         try:
             return self._values[field]
         except KeyError:
-            raise AttributeError(
-                f"the task reads state.{field}, which is not among its fields {self._names.fields}: "
-                f"add {field!r} to `fields`, if it is an MjData field"
-            ) from None
+            raise AttributeError(_missing_field(field, self._names.fields)) from None
 
     def values(self) -> Mapping[str, Tensor]:
         """The tensors by field name."""
@@ -175,6 +180,10 @@ class State:
         """A site's ``xpos``, ``xmat``."""
         return NamedView(self, "site", name)
 
+    def camera(self, name: str) -> NamedView:
+        """A camera's ``xpos``, ``xmat``."""
+        return NamedView(self, "camera", name)
+
     def actuator(self, name: str) -> NamedView:
         """An actuator's ``ctrl``, ``force``, ``length``, ``velocity``."""
         return NamedView(self, "actuator", name)
@@ -192,6 +201,22 @@ class State:
         field, offset, shape = self._names.locate(kind, name, attribute)
         rows = getattr(self, field).flatten(1)
         return rows[:, offset : offset + int(np.prod(shape))].reshape(len(self), *shape)
+
+
+_NAMED = ("body", "joint", "geom", "site", "camera", "actuator", "tendon", "sensor")
+
+
+def _missing_field(field: str, fields: tuple[str, ...]) -> str:
+    """The message for ``state.<field>`` that is not among the task's fields."""
+    problem = f"the task reads state.{field}, which is not among its fields {fields}"
+    if field in DATA_FIELDS:
+        return f"{problem}: add {field!r} to `fields`"
+    similar = difflib.get_close_matches(field, {*DATA_FIELDS, *_NAMED}, n=3)
+    hint = f" Did you mean {', '.join(similar)}?" if similar else ""
+    return (
+        f"{problem}, nor a field of MjData that can be read in a batch.{hint} Named objects are read by "
+        f"{', '.join(f'state.{kind}(name)' for kind in _NAMED)}; constants of the model by self.model"
+    )
 
 
 class NamedView:

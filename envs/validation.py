@@ -1,34 +1,41 @@
-"""Checks of arguments, and of a task's functions before the first step."""
+"""Checks of arguments, states, bounds of actuators and randomised model fields."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import difflib
+from collections.abc import Collection
+from numbers import Integral
 from typing import Any
 
 import mujoco
+import numpy as np
 import torch
+from mujoco.batch import MODEL_FIELDS
 from torch import Tensor
 
 from envs.physics import Physics
-from envs.task import NameIndex, State, Task
-from saltus.errors import SaltusError
+from envs.task import Task
+from saltus.errors import SaltusError, warn_once
 
 EXECUTIONS = ("auto", "host", "device", "captured")
 
 
 def check_arguments(task: Task, num_envs: int, seed: int, execution: str) -> None:
     """Raise SaltusError for impossible arguments of BatchEnv, or step counts of the task below 1."""
-    if num_envs < 1:
-        raise SaltusError(f"num_envs is {num_envs}; at least 1 world is needed")
-    if seed < 0:
-        raise SaltusError(f"seed is {seed}; it must be 0 or more")
+    name = type(task).__name__
+    _check_count("num_envs", num_envs, at_least=1)
+    _check_count("seed", seed, at_least=0)
     if execution not in EXECUTIONS:
         raise SaltusError(f"execution is {execution!r}; it must be one of {', '.join(EXECUTIONS)}")
     if hasattr(task, "fresh"):
-        raise SaltusError(f"{type(task).__name__}.fresh is now recompute_derived")
-    for name in ("frame_skip", "max_episode_steps"):
-        if getattr(task, name) < 1:
-            raise SaltusError(f"{name} of task {type(task).__name__} is {getattr(task, name)}; at least 1 is needed")
+        raise SaltusError(f"{name}.fresh is now recompute_derived")
+    for attribute in ("frame_skip", "max_episode_steps"):
+        _check_count(f"{attribute} of task {name}", getattr(task, attribute), at_least=1)
+
+
+def _check_count(name: str, value: Any, at_least: int) -> None:
+    if not isinstance(value, Integral) or value < at_least:
+        raise SaltusError(f"{name} is {value!r}; expected a whole number, {at_least} or more")
 
 
 def check_qpos_qvel(physics: Physics, qpos: Tensor, qvel: Tensor) -> None:
@@ -36,6 +43,20 @@ def check_qpos_qvel(physics: Physics, qpos: Tensor, qvel: Tensor) -> None:
     shapes = (physics.num_worlds, physics.model.nq), (physics.num_worlds, physics.model.nv)
     if (qpos.shape, qvel.shape) != shapes:
         raise SaltusError(f"qpos and qvel are {tuple(qpos.shape)} and {tuple(qvel.shape)}; expected {shapes}")
+
+
+def check_placement(qpos: Tensor, qvel: Tensor) -> None:
+    """Raise SaltusError for a state that MuJoCo would take for diverged: it would reset the world instead."""
+    for name, values in (("qpos", qpos), ("qvel", qvel)):
+        if not isinstance(values, Tensor):
+            raise SaltusError(f"{name} is a {type(values).__name__}; expected a tensor")
+        bad = ~(values.abs() <= mujoco.mjMAXVAL)  # also true for NaN
+        if bad.any():
+            place = [int(index) for index in bad.nonzero()[0]]
+            raise SaltusError(
+                f"{name}{place} is {float(values[tuple(place)])}: values must be finite and at most "
+                f"{mujoco.mjMAXVAL:g}, beyond which MuJoCo takes a state for diverged"
+            )
 
 
 def check_state(state: Any, expected: Any, path: str = "state") -> None:
@@ -60,122 +81,83 @@ def control_bounds(model: mujoco.MjModel, task_name: str, device: torch.device) 
     """The actuators' control ranges: lower and upper bounds, (nu,) float32 each.
 
     Raises:
-        SaltusError: no actuators, or some without a ctrlrange.
+        SaltusError: no actuators, or some without a ctrlrange that bounds them; the message says how to give one.
     """
     if model.nu == 0:
         raise SaltusError(f"the model of task {task_name} has no actuators: there is nothing to control")
-    unbounded = [model.actuator(i).name or f"#{i}" for i in range(model.nu) if not model.actuator_ctrllimited[i]]
-    if unbounded:
+    faults = [fault for index in range(model.nu) if (fault := _bounds_fault(model, index))]
+    if faults:
         raise SaltusError(
-            f"actuators of task {task_name} without bounds: {', '.join(unbounded)}. Actions are scaled to the "
-            "actuators' bounds: give each a ctrlrange in the MJCF"
+            f"actuators of task {task_name} without usable bounds: {'; '.join(faults)}. Actions are scaled to the "
+            "actuators' bounds: give each a ctrlrange with finite ends, the lower one first, as in <motor ... "
+            'ctrlrange="-1 1"/>, or all of a class one by <default><motor ctrlrange="-1 1"/></default>; for position '
+            'actuators inheritrange="1" takes the joint\'s range'
         )
     low, high = torch.as_tensor(model.actuator_ctrlrange, dtype=torch.float32, device=device).unbind(-1)
     return low.clone(), high.clone()
+
+
+def _bounds_fault(model: mujoco.MjModel, index: int) -> str | None:
+    """Why an actuator's control range cannot scale actions; None if it can."""
+    low, high = model.actuator_ctrlrange[index]
+    fault = None
+    if not (abs(low) <= mujoco.mjMAXVAL and abs(high) <= mujoco.mjMAXVAL):  # NaN included
+        fault = "is not finite"
+    elif model.actuator_ctrllimited[index]:
+        return None
+    elif low == high == 0:
+        fault = "is missing or empty"
+    elif low >= high:
+        fault = "is empty: its lower end is not below its upper end"
+    else:
+        fault = 'has no effect because of ctrllimited="false" (remove that attribute)'
+    name = model.actuator(index).name or f"#{index}"
+    return f'{name} (its ctrlrange, "{low:g} {high:g}", {fault})'
 
 
 def randomized_fields(task: Task, num_envs: int, generator: torch.Generator) -> dict[str, Tensor]:
     """Call the task's `randomize` and check what it returns.
 
     Raises:
-        SaltusError: not a dict, an unknown field, or values of a wrong shape.
+        SaltusError: not a dict, an unknown field, or values of a wrong type or shape, or not finite.
     """
-    function = f"{type(task).__name__}.randomize"
+    state = generator.get_state()
     fields = task.randomize(num_envs, generator)
+    again = task.randomize(num_envs, torch.Generator(generator.device).set_state(state))
+    function = f"{type(task).__name__}.randomize"
     if not isinstance(fields, dict):
         raise SaltusError(f"{function} returned a {type(fields).__name__}; expected a dict of tensors")
     for name, values in fields.items():
-        shape = getattr(getattr(task.model, name, None), "shape", None)
-        if shape is None or not isinstance(values, Tensor) or tuple(values.shape) != (num_envs, *shape):
-            expected = "MjModel has no such field" if shape is None else f"expected a tensor of {(num_envs, *shape)}"
+        if fault := _field_fault(task.model, num_envs, name, values):
             raise SaltusError(
                 f"{function} gave {name!r} as a {type(values).__name__} of shape "
-                f"{tuple(getattr(values, 'shape', ()))}; {expected}"
+                f"{tuple(getattr(values, 'shape', ()))}; {fault}"
             )
+    if again.keys() != fields.keys() or not all(torch.equal(again[name], values) for name, values in fields.items()):
+        warn_once(
+            f"{function} returns other values for equal generators: seeds do not determine them, and a resumed run has "
+            "other models. Draw all random numbers from `generator`"
+        )
     return fields
 
 
-@dataclass(frozen=True)
-class TaskShapes:
-    """The observation's width and the names of the reward's terms."""
-
-    observation_dim: int
-    reward_terms: list[str]
-
-
-def split_reward(returned: Tensor | tuple[Tensor, dict[str, Tensor]]) -> tuple[Tensor, dict[str, Tensor]]:
-    """Split the result of `Task.reward` into the reward and its terms; no terms if it is a tensor."""
-    return (returned, {}) if isinstance(returned, Tensor) else returned
-
-
-def check_functions(task: Task, physics: Physics, names: NameIndex) -> TaskShapes:
-    """Call each of the task's functions once and check its result.
-
-    Leaves the physics at initial states. They are drawn from a separate generator, so that the environment's draws do
-    not change.
-
-    Raises:
-        SaltusError: a missing function, or a result of a wrong type, shape, dtype or device, or not finite.
-    """
-    checked = _Expectation(type(task), physics)
-    for function in ("observation", "reward"):
-        if getattr(type(task), function) is getattr(Task, function):
-            raise SaltusError(f"{type(task).__name__} does not define {function}: see the docstring of Task.{function}")
-    start = task.reset(physics.num_worlds, torch.Generator(physics.device).manual_seed(0))
-    state = _initial_state(checked, start, physics, names)
-    observation = task.observation(state)
-    checked("observation", observation, (physics.num_worlds, "obs_dim"), "floating-point")
-    if observation.shape[1] == 0:
-        raise checked.error("observation", "is empty")
-    if not torch.isfinite(observation).all():
-        raise checked.error("observation", "is not finite at an initial state")
-    action = torch.zeros(physics.num_worlds, physics.model.nu, device=physics.device)
-    returned = task.reward(state, action, state)
-    is_pair = isinstance(returned, tuple) and len(returned) == 2 and isinstance(returned[1], dict)
-    if not (isinstance(returned, Tensor) or is_pair):
-        raise checked.error(
-            "reward",
-            f"returned a {type(returned).__name__}; expected a tensor of shape ({physics.num_worlds},), or that and a "
-            "dict of its terms",
-        )
-    reward, terms = split_reward(returned)
-    checked("reward", reward, (physics.num_worlds,), "floating-point")
-    for name, term in terms.items():
-        checked(f"reward (term {name!r})", term, (physics.num_worlds,), "floating-point")
-    checked("terminated", task.terminated(state), (physics.num_worlds,), "bool")
-    return TaskShapes(observation.shape[1], list(terms))
+def _field_fault(model: mujoco.MjModel, num_envs: int, name: str, values: Any) -> str | None:
+    """What is wrong with per-world values of a model field; None if nothing is."""
+    if name == "opt.timestep":
+        return "worlds share one timestep, which Task.dt follows from"
+    owner, attribute = (model.opt, name[4:]) if name.startswith("opt.") else (model, name)
+    field = getattr(owner, attribute, None)
+    if isinstance(field, int | float) and owner is model.opt:
+        field = np.asarray(field)
+    if not isinstance(field, np.ndarray):
+        return "MjModel has no such field" + _similar(name, MODEL_FIELDS)
+    if not isinstance(values, Tensor) or tuple(values.shape) != (num_envs, *field.shape):
+        return f"expected a tensor of shape {(num_envs, *field.shape)}"
+    if not torch.isfinite(values).all():
+        return "it holds values that are not finite"
+    return None
 
 
-def _initial_state(checked: _Expectation, start: Any, physics: Physics, names: NameIndex) -> State:
-    if not (isinstance(start, tuple) and len(start) == 2):
-        raise checked.error("reset", f"returned a {type(start).__name__}; expected (qpos, qvel)")
-    checked("reset (qpos)", start[0], (physics.num_worlds, physics.model.nq), "floating-point")
-    checked("reset (qvel)", start[1], (physics.num_worlds, physics.model.nv), "floating-point")
-    if not all(torch.isfinite(part).all() for part in start):
-        raise checked.error("reset", "returned values that are not finite")
-    physics.reset(torch.ones(physics.num_worlds, dtype=torch.bool, device=physics.device), *start)
-    return State(physics.read(), names)
-
-
-class _Expectation:
-    """Checks results of a task's functions. Errors name the function and the expected result."""
-
-    def __init__(self, task: type[Task], physics: Physics):
-        self._task, self._device = task, physics.device
-
-    def error(self, function: str, message: str) -> SaltusError:
-        return SaltusError(f"{self._task.__name__}.{function} {message}")
-
-    def __call__(self, function: str, value: Any, shape: tuple[int | str, ...], dtype: str) -> None:
-        """Check one result. A string in `shape` matches any size; `dtype` is "bool" or "floating-point"."""
-        sizes = ", ".join(map(str, shape)) + "," * (len(shape) == 1)
-        wanted = f"expected a {dtype} tensor of shape ({sizes}) on {self._device}"
-        if not isinstance(value, Tensor):
-            raise self.error(function, f"returned a {type(value).__name__}; {wanted}")
-        right_shape = len(value.shape) == len(shape) and all(
-            isinstance(want, str) or want == have for want, have in zip(shape, value.shape, strict=True)
-        )
-        right_dtype = value.dtype == torch.bool if dtype == "bool" else value.dtype.is_floating_point
-        if not (right_shape and right_dtype and value.device == self._device):
-            got = f"a {value.dtype} tensor of shape {tuple(value.shape)} on {value.device}"
-            raise self.error(function, f"returned {got}; {wanted}")
+def _similar(name: str, names: Collection[str]) -> str:
+    found = difflib.get_close_matches(name, names, n=3)
+    return f" (did you mean {', '.join(found)}?)" if found else ""

@@ -16,17 +16,19 @@ from typing import TYPE_CHECKING, Any
 from saltus.errors import SaltusError
 
 if TYPE_CHECKING:
-    from envs import BatchEnv, Simulation, State, Task, list_tasks, make, register
+    from envs import BatchEnv, Simulation, State, Task, list_tasks, make, register, scale_masses
     from pipeline.evaluate import evaluate
     from pipeline.policy import load_policy
 
 __all__ = [
     "BatchEnv", "SaltusError", "Simulation", "State", "Task",
-    "evaluate", "list_tasks", "load_policy", "make", "register",
+    "evaluate", "list_tasks", "load_policy", "make", "register", "scale_masses",
 ]  # fmt: skip
 
 _HOMES = {
-    **dict.fromkeys(("BatchEnv", "Simulation", "State", "Task", "list_tasks", "make", "register"), "envs"),
+    **dict.fromkeys(
+        ("BatchEnv", "Simulation", "State", "Task", "list_tasks", "make", "register", "scale_masses"), "envs"
+    ),
     "evaluate": "pipeline.evaluate",
     "load_policy": "pipeline.policy",
 }

@@ -18,6 +18,10 @@ POST_CONSTRAINT = ("cacc", "cfrc_int", "cfrc_ext")
 """Fields that mj_step does not compute. mj_rnePostConstraint does; Gymnasium calls it after mj_step."""
 
 
+DIVERGENCE_ADVICE = "it diverged. A smaller timestep, or less extreme actions, may help"
+"""How to avoid states that are not finite or beyond MuJoCo's limit."""
+
+
 class Physics(Protocol):
     """N worlds of one model. Every tensor is in the engine's `dtype` and on its `device`."""
 
@@ -44,6 +48,11 @@ class Physics(Protocol):
 
     def overflowed(self) -> Tensor:
         """Worlds that dropped contacts or constraints in the last `step` or `reset`, for lack of memory, (N,) bool."""
+        ...
+
+    @property
+    def failure_advice(self) -> str:
+        """Why worlds are `unstable`, and how to avoid it; MuJoCo's own words if it raised an error."""
         ...
 
     @property

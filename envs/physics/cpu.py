@@ -6,18 +6,19 @@ import copy
 import ctypes
 import logging
 import os
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import mujoco
 import numpy as np
 import torch
-from mujoco.batch import DATA_FIELDS, Batch, SimulationError
+from mujoco.batch import DATA_FIELDS, MODEL_FIELDS, Batch, SimulationError
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
-from envs.physics import POST_CONSTRAINT
-from saltus.errors import SaltusError
+from envs.physics import DIVERGENCE_ADVICE, POST_CONSTRAINT
+from saltus.errors import SaltusError, warn_once
 
 _NONE, _VELOCITY = int(mujoco.mjtStage.mjSTAGE_NONE), int(mujoco.mjtStage.mjSTAGE_VEL)
 
@@ -53,6 +54,25 @@ _DIVERGED = [int(kind) for kind in (_warning.mjWARN_BADQPOS, _warning.mjWARN_BAD
 _OVERFLOWED = [int(kind) for kind in (_warning.mjWARN_CONTACTFULL, _warning.mjWARN_CNSTRFULL)]
 
 
+# MuJoCo keeps bookkeeping of these features in MjData, outside the integration state.
+_HIDDEN_STATE = {"sleep": mujoco.mjtEnableBit.mjENBL_SLEEP, "ipc": mujoco.mjtEnableBit.mjENBL_IPC}
+
+_instances: weakref.WeakSet[CpuPhysics] = weakref.WeakSet()
+
+
+def _disable_in_child() -> None:
+    """Mark the engines of a forked child, which lacks their threads, as unusable.
+
+    Their batches are kept for good: to free one joins its threads, and hangs.
+    """
+    for physics in _instances:
+        physics.disable()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_disable_in_child)
+
+
 def available_cores() -> int:
     """The number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -70,7 +90,10 @@ class CpuPhysics:
         num_threads: number of threads; 0: one per core.
 
     Raises:
-        SaltusError: a field that MjData lacks or that cannot be read in a batch.
+        SaltusError: a field that MjData lacks or that cannot be read in a batch; a model field that cannot differ
+            between worlds.
+
+    With several threads, an engine raises SaltusError when it is used in a forked child process.
     """
 
     dtype = torch.float64
@@ -96,27 +119,51 @@ class CpuPhysics:
             # One kinematic tree has one constraint island: searching for islands changes no bit and costs time.
             self.model.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_ISLAND)
         self._post_constraint = tuple(field for field in fields if field in POST_CONSTRAINT)
+        hidden = [flag for flag, bit in _HIDDEN_STATE.items() if model.opt.enableflags & int(bit)]
+        if hidden:
+            flags = " ".join(f'{flag}="enable"' for flag in hidden)
+            warn_once(
+                f"the model sets <flag {flags}/>: MuJoCo keeps its bookkeeping outside the state, so that a resumed "
+                "run differs from one that never stopped. Remove the flag if runs must resume bit for bit"
+            )
+        self._has_hidden_state = bool(hidden)
         # A persistent batch keeps each world's MjData: it continues from stages computed ahead, and get_data is whole.
-        persistent = recompute_derived or bool(self._post_constraint)
+        persistent = recompute_derived or bool(self._post_constraint) or self._has_hidden_state
         self._batch = Batch(self.model, num_worlds, num_threads or available_cores(), persistent)
+        self._in_child = False
+        _instances.add(self)
         self._recompute_derived = recompute_derived
-        for name, values in (model_fields or {}).items():
-            self._batch.expand(name)[...] = values.numpy()
-        if model_fields:
-            self._batch.set_const()
+        self._expand(model_fields or {})
         self._batch.reset(stage=_NONE)
         self._initial = self._batch.state.copy()
         self._qpos, self._qvel = self._batch.bind("qpos"), self._batch.bind("qvel")
         self._ctrl, self._ncon = self._batch.bind("ctrl"), self._batch.bind("ncon")
         self._bound = {field: self._batch.bind(field) for field in fields if field not in self._post_constraint}
-        self._data = mujoco.MjData(model)
+        self._data, self._scratch_model = mujoco.MjData(model), copy.copy(self.model)
+        self._world_models = bool(model_fields)
         self._computed = {
             field: np.zeros((num_worlds, *getattr(self._data, field).shape)) for field in self._post_constraint
         }
         # Without equality constraints, external forces come from contacts only.
         self._only_contacts = self._post_constraint == ("cfrc_ext",) and model.neq == 0
         self._fields = fields
+        self._error = ""  # of the last world in which MuJoCo raised
         self._clear_failures()
+
+    def _expand(self, model_fields: Mapping[str, Tensor]) -> None:
+        """Give worlds model fields of their own, and recompute the constants that follow from them."""
+        if unknown := sorted(set(model_fields) - MODEL_FIELDS):
+            raise SaltusError(f"model fields that cannot differ between worlds: {', '.join(unknown)}")
+        for name, values in model_fields.items():
+            self._batch.expand(name)[...] = values.cpu().numpy()
+        if model_fields:
+            self._batch.set_const()
+
+    def disable(self) -> None:
+        """Refuse further use, in a forked child process that lacks the engine's threads."""
+        if self._batch.nthread > 1:
+            self._in_child = True
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._batch._b))
 
     def read(self, out: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
         if out is None:
@@ -148,10 +195,16 @@ class CpuPhysics:
 
     def _record_failures(self, call: Callable[[], None]) -> None:
         """Make a call on the batch and record the worlds in which it failed. The call completes in the others."""
+        if self._in_child:
+            raise SaltusError(
+                "this environment was made before this process was forked from another one, and its threads stayed "
+                "there: make it in the child process, start processes by 'spawn', or give num_threads=1"
+            )
         try:
             call()
         except SimulationError as error:
             self._unstable[error.ids] = True
+            self._error = " ".join(self._batch.error(int(error.ids[0])).split())
         self._unstable |= self._batch.warning[:, _DIVERGED, 1].any(axis=1)
         self._overflowed |= self._batch.warning[:, _OVERFLOWED, 1].any(axis=1)
 
@@ -161,14 +214,18 @@ class CpuPhysics:
             self._computed["cfrc_ext"][...] = 0
         for world in worlds:
             self._batch.get_data(world, self._data)
-            mujoco.mj_rnePostConstraint(self.model, self._data)
+            if self._world_models:
+                self._batch.get_model(world, self._scratch_model)
+            mujoco.mj_rnePostConstraint(self._scratch_model, self._data)
             for field, values in self._computed.items():
                 values[world] = getattr(self._data, field)
 
     def reset(self, mask: Tensor, qpos: Tensor, qvel: Tensor) -> None:
         where = mask.numpy()
-        # Faster than Batch.reset, which also clears what forward overwrites.
-        self._batch.state[where] = self._initial[where]
+        if self._has_hidden_state:
+            self._batch.reset(where, stage=_NONE)
+        else:  # faster than Batch.reset, which also clears what forward overwrites
+            self._batch.state[where] = self._initial[where]
         self._qpos[where] = qpos.numpy()[where]
         self._qvel[where] = qvel.numpy()[where]
         self._clear_failures()
@@ -182,10 +239,19 @@ class CpuPhysics:
     def overflowed(self) -> Tensor:
         return torch.from_numpy(self._overflowed.copy())
 
+    @property
+    def failure_advice(self) -> str:
+        if not self._error:
+            return DIVERGENCE_ADVICE
+        advice = f": {self.overflow_advice}" if "memory" in self._error else ""
+        return f"MuJoCo raised {self._error!r}{advice}"
+
     def get_state(self) -> TensorDict:
         return TensorDict({"integration": torch.from_numpy(self._batch.state.copy())}, batch_size=[self.num_worlds])
 
     def set_state(self, state: TensorDictBase | Mapping[str, Any]) -> None:
+        if self._has_hidden_state:
+            self._batch.reset(stage=_NONE)
         self._batch.state[...] = state["integration"].numpy()
 
     def world_model(self, world: int) -> mujoco.MjModel:

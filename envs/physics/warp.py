@@ -14,6 +14,7 @@ import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from operator import attrgetter
 from typing import Any
 
 import mujoco
@@ -22,10 +23,16 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
-from envs.physics import POST_CONSTRAINT
+from envs.physics import DIVERGENCE_ADVICE, POST_CONSTRAINT
 from envs.physics.warp_graph import WarpGraph
 from envs.physics.warp_memory import ccd_workspace_bytes, estimate_capacity, num_bytes, release_memory
-from envs.physics.warp_model import modules, put_model, require_warp, with_supported_solver
+from envs.physics.warp_model import (
+    modules,
+    put_model,
+    require_supported_flags,
+    require_warp,
+    with_supported_solver,
+)  # fmt: skip
 from saltus.device import resolve_device
 from saltus.device.cuda_graph import graph_break
 from saltus.device.memory import free_bytes
@@ -74,6 +81,7 @@ class WarpPhysics:
     """
 
     dtype = torch.float32
+    failure_advice = DIVERGENCE_ADVICE
 
     def __init__(
         self,
@@ -87,6 +95,7 @@ class WarpPhysics:
         max_constraints: int = 0,
     ):
         require_warp(torch.device(device))
+        require_supported_flags(model)
         self.device = resolve_device(device)
         self._warp, self._mujoco_warp = modules()
         self.model, self.num_worlds = with_supported_solver(model), num_worlds
@@ -164,7 +173,7 @@ class WarpPhysics:
 
     def _set_model_fields(self) -> None:
         for name, values in self._model_fields.items():
-            view = self._warp.to_torch(getattr(self._warp_model, name))
+            view = self._warp.to_torch(attrgetter(name)(self._warp_model))
             view.copy_(values.to(self.device, self.dtype).reshape(view.shape))
         if self._model_fields:
             self._mujoco_warp.set_const(self._warp_model, self._data)
@@ -352,6 +361,7 @@ class WarpPhysics:
             return self.model
         model = copy.copy(self.model)
         for name, values in self._model_fields.items():
-            getattr(model, name)[...] = values[world].cpu().numpy()
+            owner, attribute = (model.opt, name[4:]) if name.startswith("opt.") else (model, name)
+            setattr(owner, attribute, values[world].cpu().numpy())
         mujoco.mj_setConst(model, mujoco.MjData(model))
         return model

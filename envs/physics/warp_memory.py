@@ -10,9 +10,10 @@ from typing import Any
 import mujoco
 import numpy as np
 import torch
-from mujoco.batch import Batch
+from mujoco.batch import Batch, SimulationError
 
 from envs.physics.warp_model import modules
+from saltus.errors import SaltusError
 
 _ROUND = (mujoco.mjtGeom.mjGEOM_SPHERE, mujoco.mjtGeom.mjGEOM_CAPSULE)
 _CONVEX = (
@@ -29,6 +30,9 @@ def estimate_capacity(model: mujoco.MjModel, num_worlds: int = 32, num_steps: in
 
     The rollout runs on the CPU engine, from the model's initial state, with random controls. It does not end with
     episodes, so that bodies which fall lie on the floor with all their contacts.
+
+    Raises:
+        SaltusError: MuJoCo raised in the rollout, for example for lack of memory.
     """
     generator = np.random.default_rng(0)
     batch = Batch(model, num_worlds, min(num_worlds, 8), False)
@@ -37,7 +41,14 @@ def estimate_capacity(model: mujoco.MjModel, num_worlds: int = 32, num_steps: in
     most = np.zeros(2, dtype=int)
     for _ in range(num_steps // 10):
         batch.bind("ctrl")[...] = generator.uniform(low, high, (num_worlds, model.nu))
-        batch.step(nstep=10)
+        try:
+            batch.step(nstep=10)
+        except SimulationError as error:
+            text = " ".join(str(error).split())
+            raise SaltusError(
+                f"the rollout that estimates contacts and constraints failed. {text}. Raise <size memory=.../> in the "
+                "MJCF, or give max_contacts and max_constraints, which skips the rollout"
+            ) from error
         most = np.maximum(most, [batch.bind("ncon").max(), batch.bind("nefc").max()])
     contacts, constraints = (8 * math.ceil((2 * int(count) + 8) / 8) for count in most)
     return contacts, constraints

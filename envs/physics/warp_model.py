@@ -10,6 +10,7 @@ from collections.abc import Collection
 from typing import Any
 
 import mujoco
+import numpy as np
 import torch
 
 from saltus.errors import SaltusError
@@ -57,6 +58,17 @@ def require_warp(device: torch.device) -> None:
         )
 
 
+def require_supported_flags(model: mujoco.MjModel) -> None:
+    """Raise SaltusError for flags of a model that do not suit Warp's batched worlds."""
+    if model.opt.enableflags & int(mujoco.mjtEnableBit.mjENBL_SLEEP):
+        raise SaltusError(
+            "the model enables sleeping. In Warp a reset of some worlds would wake bodies in others: remove "
+            '<flag sleep="enable"/>, or choose physics cpu'
+        )
+    if model.opt.enableflags & int(mujoco.mjtEnableBit.mjENBL_IPC):
+        raise SaltusError('Warp does not have IPC: remove <flag ipc="enable"/>, or choose physics cpu')
+
+
 def with_supported_solver(model: mujoco.MjModel) -> mujoco.MjModel:
     """Copy a model, replacing the PGS solver, which Warp lacks, by Newton's; warn if so."""
     model = copy.copy(model)
@@ -83,26 +95,39 @@ def put_model(model: mujoco.MjModel, num_worlds: int, per_world: Collection[str]
         SaltusError: a field that cannot differ between worlds, or a model that Warp cannot simulate.
     """
     wp, mjw = modules()
-    specs = {item.name: item.type for item in dataclasses.fields(mjw.Model)}
-    batched = {name for name, spec in specs.items() if getattr(spec, "shape", ())[:1] == ("*",)}
+    batched = _batched(mjw.Model) | {f"opt.{name}" for name in _batched(mjw.Option)} - {"opt.timestep"}
+    if not (model.opt.wind.any() or model.opt.density > 0 or model.opt.viscosity > 0):
+        batched -= {"opt.wind", "opt.density", "opt.viscosity"}  # Warp omits a medium that the model lacks
     if unknown := sorted(set(per_world) - batched):
         raise SaltusError(
             f"model fields that cannot differ between worlds in Warp: {', '.join(unknown)}. Remove them from "
             f"randomize, or choose physics cpu; possible fields are {', '.join(sorted(batched))}"
         )
-    if model.opt.enableflags & int(mujoco.mjtEnableBit.mjENBL_SLEEP):
-        raise SaltusError(
-            "the model enables sleeping. In Warp a reset of some worlds would wake bodies in others: remove "
-            '<flag sleep="enable"/>, or choose physics cpu'
-        )
     expanded = {*per_world, *_DERIVED} & batched if per_world else set()
+    options = {name for name in expanded if name.startswith("opt.")}
     try:
-        warp_model = mjw.put_model(model, batch_sizes={name: num_worlds for name in sorted(expanded)})
+        warp_model = mjw.put_model(model, batch_sizes={name: num_worlds for name in sorted(expanded - options)})
     except (NotImplementedError, ValueError) as error:
         raise SaltusError(
             f"Warp cannot simulate this model: {error} Change the model, or choose physics cpu, which can"
         ) from error
+    for name in options:
+        _expand_option(warp_model.opt, name.removeprefix("opt."), num_worlds)
     warp_model.opt.warn_overflow = 0  # would print from kernels; `WarpPhysics.overflowed` reports it instead
     if device.type == "cuda" and not wp.is_conditional_graph_supported():
         warp_model.opt.graph_conditional = False  # drivers before 12.4: every world runs every solver iteration
     return warp_model
+
+
+def _batched(cls: Any) -> set[str]:
+    """Fields of one of mujoco_warp's classes that may differ between worlds."""
+    return {item.name for item in dataclasses.fields(cls) if getattr(item.type, "shape", ())[:1] == ("*",)}
+
+
+def _expand_option(option: Any, name: str, num_worlds: int) -> None:
+    """Give an option an axis of worlds: `put_model` expands fields of the model only."""
+    wp, _ = modules()
+    shared = getattr(option, name)
+    array = wp.array(np.repeat(shared.numpy(), num_worlds, axis=0), dtype=shared.dtype)
+    array._is_batched = True  # as mujoco_warp marks its own
+    setattr(option, name, array)

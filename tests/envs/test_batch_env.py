@@ -156,7 +156,8 @@ def test_each_world_counts_its_own_steps():
 
 
 def test_termination_at_the_limit_sets_both_flags():
-    env = make(CartBall, 2, max_episode_steps=1, reach=0.0)
+    env = make(CartBall, 2, max_episode_steps=1)
+    env.task.reach = 0.0  # after the checks at construction
     env.reset()
     end = env.step(Actions(env)())[0]["next"]
     assert end["terminated"].all()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -327,16 +327,15 @@ def test_episode_interrupted_by_reset_is_not_counted():
 @pytest.mark.parametrize("later", [{}, {"height": "other"}], ids=["fewer", "others"])
 def test_a_reward_whose_terms_change_is_refused(later: dict[str, str]):
     class Changing(CartBall):
-        first = True
+        names: ClassVar[list[str]] = ["height"]
 
         def reward(self, state: State, action: Tensor, next_state: State) -> tuple[Tensor, dict[str, Tensor]]:
-            value = next_state.qpos[:, 0]
-            names = ["height"] if self.first else list(later.values())
-            self.first = False
+            value, names = next_state.qpos[:, 0], self.names
             return value, dict.fromkeys(names, value)
 
     env = envs.make(Changing, 2)
     env.reset()
+    Changing.names = list(later.values())
     with pytest.raises(
         SaltusError, match=r"Changing\.reward returned the terms .*, and \['height'\] when .*: return the"
     ):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import math
 import re
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -289,6 +291,95 @@ def test_worlds_with_their_own_model_fields_move_like_single_models(engine: str)
     assert (fields["qvel"][0] - fields["qvel"][3]).abs().max() > 0.01
 
 
+@both_engines
+def test_worlds_with_their_own_gravity_move_like_single_models(engine: str):
+    gravity = torch.tensor([[0.0, 0, -9.81], [0, 0, -1], [1, 0, 0], [0, 0, 0]])
+    physics = started(engine, fields=(*FIELDS, "cacc"), model_fields={"opt.gravity": gravity})
+    fields = stepped(physics, 5)
+    for world in range(WORLDS):
+        model = copy.copy(physics.model)
+        model.opt.gravity[:] = gravity[world]
+        assert physics.world_model(world).opt.gravity.tolist() == pytest.approx(gravity[world].tolist())
+        data = by_mujoco(physics, world, 5, model)
+        mujoco.mj_rnePostConstraint(model, data)
+        for name in ("qpos", "cacc"):
+            assert_near(fields[name][world], getattr(data, name), TOLERANCE[engine], name)
+
+
+@both_engines
+@pytest.mark.parametrize("field", ["opt.timestp", "nbody", "names"])
+def test_field_that_cannot_differ_between_worlds_is_named(engine: str, field: str):
+    with pytest.raises(SaltusError, match=f"cannot differ between worlds.*{field}"):
+        make(engine, model_fields={field: torch.ones(WORLDS)})
+
+
+def test_medium_that_warp_omits_is_refused():
+    """Warp compiles no drag for a model without a medium."""
+    density = {"opt.density": torch.ones(WORLDS)}
+    with pytest.raises(SaltusError, match=r"cannot differ between worlds in Warp: opt\.density"):
+        make("warp", model_fields=density)
+    water = MODEL.replace('timestep="0.005"', 'timestep="0.005" density="1000"')
+    assert make("warp", model_fields=density, xml=water).world_model(1).opt.density == 1
+
+
+# State that MuJoCo keeps outside the integration state
+
+
+def flagged(flag: str) -> str:
+    return MODEL.replace(
+        '<option timestep="0.005"/>',
+        f'<option timestep="0.005" integrator="discrete"><flag {flag}="enable"/></option>'
+        if flag == "ipc"
+        else f'<option timestep="0.005"><flag {flag}="enable"/></option>',
+    )
+
+
+@pytest.mark.parametrize("recompute", [True, False])
+@pytest.mark.parametrize("flag", ["sleep", "ipc"])
+def test_hidden_state_is_warned_about_and_does_not_outlive_a_reset(flag: str, recompute: bool):
+    with pytest.warns(UserWarning, match=f'sets <flag {flag}="enable"/>.*resumed run differs.*bit for bit'):
+        physics = make("cpu", fields=("qpos", "qvel"), xml=flagged(flag), recompute_derived=recompute)
+    fresh = make("cpu", fields=("qpos", "qvel"), xml=flagged(flag), recompute_derived=recompute)
+    everywhere = torch.ones(WORLDS, dtype=torch.bool)
+    physics.reset(everywhere, *starts(physics, seed=1))
+    for _ in range(60):
+        physics.step(torch.zeros(WORLDS, 2), SKIP)
+    state = physics.get_state()
+    for one in (physics, fresh):
+        one.reset(everywhere, *starts(physics, seed=2))
+    assert same(stepped(physics, 5), stepped(fresh, 5)), "a reset left something behind"
+    for one in (physics, fresh):
+        one.set_state(state)
+    assert same(stepped(physics, 5), stepped(fresh, 5)), "a restored state depends on what was before"
+
+
+FORK = """
+import os, sys, torch, envs
+env = envs.make("InvertedPendulum-v5", 2, num_threads=int(sys.argv[1]))
+env.reset()
+child = os.fork()
+if child == 0:
+    try:
+        env.step(torch.zeros(2, 1))
+        print("stepped", flush=True)
+    except ValueError as error:
+        print(error, flush=True)
+    del env  # to free its threads would hang
+    sys.exit(0)
+print("ended", os.waitpid(child, 0)[1], flush=True)
+env.step(torch.zeros(2, 1))
+"""
+
+
+@pytest.mark.parametrize(("threads", "message"), [(1, "stepped"), (2, "make it in the child process.*num_threads=1")])
+def test_environment_in_a_forked_child_says_so_and_never_hangs(threads: int, message: str):
+    result = subprocess.run(
+        [sys.executable, "-c", FORK, str(threads)], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert re.search(message, result.stdout), result
+    assert "ended 0" in result.stdout
+
+
 # Spheres on a floor, with one contact each.
 HEAP = (
     "<mujoco>{size}<worldbody><geom type='plane' size='5 5 .1'/>"
@@ -363,10 +454,19 @@ def test_model_that_warp_cannot_simulate_is_refused_with_the_reason():
         make("warp", xml=xml)
 
 
-def test_sleeping_is_refused():
-    xml = MODEL.replace('<option timestep="0.005"/>', '<option timestep="0.005"><flag sleep="enable"/></option>')
-    with pytest.raises(SaltusError, match=r"the model enables sleeping.*remove.*physics cpu"):
-        make("warp", xml=xml)
+@pytest.mark.parametrize(("flag", "message"), [("sleep", "enables sleeping.*remove"), ("ipc", "does not have IPC")])
+@pytest.mark.parametrize("memory", [{}, {"max_contacts": 0, "max_constraints": 0}], ids=["given", "estimated"])
+def test_flag_that_warp_lacks_is_refused_before_the_rollout(flag: str, message: str, memory: dict[str, int]):
+    with pytest.raises(SaltusError, match=f"{message}.*physics cpu"):
+        make("warp", xml=flagged(flag), **memory)
+
+
+def test_rollout_in_which_mujoco_raises_names_the_remedies():
+    box = "<body pos='0 0 {}'><freejoint/><geom type='box' size='.1 .1 .1'/></body>"
+    heap = "".join(box.format(1 + 0.25 * i) for i in range(9))
+    xml = HEAP.format(size="<size memory='30K'/>").replace("</worldbody>", heap + "</worldbody>")
+    with pytest.raises(SaltusError, match=r"rollout .* failed\. .*stack overflow.*<size memory.*max_contacts"):
+        make("warp", xml=xml, max_contacts=0, max_constraints=0)
 
 
 def test_model_field_that_cannot_differ_between_worlds_is_named():

@@ -718,7 +718,6 @@ def test_wrong_attribute_lists_existing_attributes():
         (lambda state: state.sensor("imu"), "sensordata"),
         (lambda state: state.site("tip").xmat, "site_xmat"),
         (lambda state: state.actuator("push").force, "actuator_force"),
-        (lambda state: state.qposs, "qposs"),
     ],
 )
 def test_undeclared_field_is_named(read: Callable, field: str):
