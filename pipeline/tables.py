@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-import os
+import shutil
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -64,15 +64,16 @@ class Table(RunFile[Row]):
         """Read the file that someone else wrote; repair it, and drop the rows that the run writes again."""
         content = _read(self.path, incomplete_line=True)
         if content.damage:
-            copy = _set_aside(self.path)
-            warnings.warn(f"{self.path} was damaged: {content.damage}. The damaged file is now {copy}", stacklevel=2)
+            copy = _keep_copy(self.path)
+            warnings.warn(f"{self.path} was damaged: {content.damage}. The file is kept as {copy}", stacklevel=2)
         self._columns = content.columns
-        if content.columns:
+        if content.columns or content.damage:
             self._replace(content.columns, [row for row in content.rows if float(row[_STEPS]) <= self._keep_until])
         self._keep_until, self._seen = math.inf, self._status()
 
     def _replace(self, columns: list[str], rows: list[Row]) -> None:
-        replace_whole(self.path, _lines(columns, [dict(zip(columns, columns, strict=True)), *rows]))
+        header = [dict(zip(columns, columns, strict=True))] if columns else []
+        replace_whole(self.path, _lines(columns, [*header, *rows]))
         self._columns = columns
 
     def _status(self) -> tuple[int, ...] | None:
@@ -147,9 +148,8 @@ def _lines(columns: Sequence[str], rows: Iterable[Row]) -> bytes:
     return text.getvalue().encode()
 
 
-def _set_aside(path: Path) -> Path:
-    """Rename a file to a name that no file has; return the new path."""
-    free = (path.with_name(f"{path.stem}.damaged-{number}{path.suffix}") for number in count(1))
-    copy = next(path_ for path_ in free if not path_.exists())
-    os.rename(path, copy)
-    return copy
+def _keep_copy(path: Path) -> Path:
+    """Copy a file to a name that no file has; return the copy's path."""
+    names = (path.with_name(f"{path.stem}.damaged-{number}{path.suffix}") for number in count(1))
+    copy = next(name for name in names if not name.exists())
+    return Path(shutil.copyfile(path, copy))
