@@ -223,7 +223,8 @@ class Run:
             "episodes": len(result.returns),
             "seconds": self.seconds,
         }
-        logger.evaluation(row, result.summary())
+        excluded = "; not kept as the best policy, because of the failures" if result.failed else ""
+        logger.evaluation(row, result.summary() + excluded)
         if not result.failed and result.mean >= self.best.get("return_mean", -math.inf):
             state = self.agent.policy_state()
             self.best = {"return_mean": result.mean, "env_steps": self.env_steps, "policy": state}
