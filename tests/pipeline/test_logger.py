@@ -17,13 +17,12 @@ import matplotlib.figure
 import pytest
 from pipeline_helpers import read_csv, small_config
 from rich.console import Console
-from run_helpers import quiet_console
+from run_helpers import quiet_console, train_run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pipeline.logger import Logger
 from pipeline.plot import learning_curve
-from pipeline.run import Run
-from pipeline.run_dir import create, open_run
+from pipeline.run_dir import open_run
 from pipeline.train import train
 from saltus import SaltusError
 
@@ -63,8 +62,7 @@ def test_lost_files_are_written_again(lose: Callable[[Path], object], tmp_path: 
 @pytest.mark.parametrize("moved", [True, False], ids=["renamed", "removed"])
 def test_run_whose_directory_is_renamed_or_removed_is_saved(moved: bool, tmp_path: Path) -> None:
     config, run_dir, other = small_config(), tmp_path / "run", tmp_path / "other"
-    create(config, run_dir)
-    run = Run(config, run_dir)
+    run = train_run(config, run_dir, until=0)
 
     def stopping() -> bool:
         if run.env_steps == 152 and run_dir.exists():

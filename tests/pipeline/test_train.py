@@ -24,7 +24,7 @@ from pipeline.evaluate import Evaluation
 from pipeline.learner import Learner
 from pipeline.logger import Logger
 from pipeline.run import Run
-from pipeline.run_dir import create, open_run
+from pipeline.run_dir import open_run
 from pipeline.train import StopSignal, train
 
 
@@ -95,8 +95,7 @@ def test_stopped_evaluation_is_done_when_the_run_resumes(
 ) -> None:
     config = small_config(log_every=40, eval_every=80, total_env_steps=160)
     expected = train_run(config, tmp_path / "expected")
-    create(config, tmp_path / "run")
-    run = Run(config, tmp_path / "run")
+    run = train_run(config, tmp_path / "run", until=0)
     with monkeypatch.context() as patch, Logger(run.run_dir, config, 0, quiet_console()) as logger:
         train(run, logger, stop_in_evaluation(patch, number))
     assert run.env_steps == 80 * number
