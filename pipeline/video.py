@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ def record(policy: Callable[[Tensor], Tensor], env: BatchEnv, path: Path, max_fp
         RenderError: no OpenGL.
     """
     require_normalized_actions(env)
-    _require_writable(path)
+    _check_name(path)
     stride = max(1, round(1 / (env.task.dt * max_fps)))
     total, steps = 0.0, 0
     with Renderer(env) as renderer, _writer(path, 1 / (env.task.dt * stride)) as writer:
@@ -51,29 +51,33 @@ def record(policy: Callable[[Tensor], Tensor], env: BatchEnv, path: Path, max_fp
     return total, steps
 
 
-def _require_writable(path: Path) -> None:
-    """Check the name of a video, and make its folder."""
+def _check_name(path: Path) -> None:
+    """Raise SaltusError unless a path is one of a video."""
     if path.is_dir():
         raise SaltusError(f"{path} is a folder: name the file, such as {path / 'play.mp4'}")
     if path.suffix.lower() not in CONTAINERS:
-        raise SaltusError(f"{path} is no name of a video: it must end in {' or '.join(CONTAINERS)}")
-    path.parent.mkdir(parents=True, exist_ok=True)
+        raise SaltusError(
+            f"{path} is no name of a video: it must end in {', '.join(CONTAINERS[:-1])} or {CONTAINERS[-1]}"
+        )
 
 
 @contextmanager
 def _writer(path: Path, fps: float) -> Iterator[Any]:
     """Yield imageio's writer of a video, which gets its name when it is complete."""
     partial = path.with_name(f"{path.stem}.partial{path.suffix}")
-    partial.unlink(missing_ok=True)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.unlink(missing_ok=True)
         partial.touch(exist_ok=False)  # ffmpeg's own message would be a page long
         with imageio.get_writer(partial, format="FFMPEG", fps=fps, macro_block_size=16) as writer:
             yield writer
         os.replace(partial, path)
     except OSError as error:
-        raise SaltusError(f"could not write {path}: {str(error).splitlines()[0]}") from error
+        reason = str(error).splitlines()[0]
+        raise SaltusError(f"could not write {path}: {reason}. Choose another file with --output") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
 
 
 @torch.no_grad()

@@ -59,7 +59,7 @@ def test_video_is_written(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("play.txt", r"play\.txt is no name of a video: it must end in \.mp4 or \.mkv or \.mov or \.avi"),
+        ("play.txt", r"play\.txt is no name of a video: it must end in \.mp4, \.mkv, \.mov or \.avi"),
         ("play", r"play is no name of a video"),
         ("folder", r"folder is a folder: name the file, such as .*folder/play\.mp4"),
         ("folder.mp4", r"folder\.mp4 is a folder"),
@@ -77,8 +77,16 @@ def test_file_that_cannot_be_made_is_refused_in_one_line(tmp_path: Path, monkeyp
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "touch", fail)
-    with pytest.raises(SaltusError, match=r"^could not write .*play\.mp4: .*Permission denied$"):
+    with pytest.raises(
+        SaltusError, match=r"^could not write .*play\.mp4: .*Permission denied\. Choose another file with --output$"
+    ):
         record(tmp_path / "play.mp4")
+
+
+def test_folder_that_cannot_be_made_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SaltusError, match=r"^could not write .*File exists.*--output$"):
+        record(tmp_path / "file" / "play.mp4")
 
 
 def test_video_that_is_interrupted_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,7 +96,7 @@ def test_video_that_is_interrupted_leaves_the_old_one(tmp_path: Path, monkeypatc
     path = tmp_path / "play.mp4"
     path.write_bytes(b"old")
     monkeypatch.setattr(FakeRenderer, "fail", staticmethod(fail))
-    with pytest.raises(SaltusError, match=r"could not write .*: \[Errno 28\] No space left on device$"):
+    with pytest.raises(SaltusError, match=r"could not write .*: \[Errno 28\] No space left on device\. Choose another"):
         record(path)
     assert path.read_bytes() == b"old"
     assert [found.name for found in tmp_path.iterdir()] == ["play.mp4"]
