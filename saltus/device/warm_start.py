@@ -74,17 +74,29 @@ def ensure_cache_folder() -> None:
         with tempfile.TemporaryFile(dir=folder):
             return
     except OSError as error:
-        reason = error
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = temporary_cache_folder("TORCHINDUCTOR_CACHE_DIR", error)
+
+
+def temporary_cache_folder(variable: str, reason: OSError) -> str:
+    """Make a folder for compiled code that lasts as long as the process, and warn about it.
+
+    Args:
+        variable: the environment variable that names the lasting folder.
+        reason: why that folder cannot be used.
+
+    Raises:
+        SaltusError: no folder for temporary files can be written.
+    """
     try:
-        temporary = tempfile.mkdtemp(prefix="torchinductor_")
+        folder = tempfile.mkdtemp(prefix="saltus_cache_")
     except OSError as error:
         raise SaltusError(f"no folder can be written for temporary files: set TMPDIR to one ({error})") from error
-    atexit.register(shutil.rmtree, temporary, ignore_errors=True)
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = temporary
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     warn_once(
-        f"compiled code cannot be cached ({reason}), so each run compiles for up to a minute: set "
-        "TORCHINDUCTOR_CACHE_DIR to a folder that can be written"
+        f"compiled code cannot be cached ({reason}), so each run compiles for up to a minute: set {variable} to a "
+        "folder that can be written"
     )
+    return folder
 
 
 def _default_cache_folder() -> str:

@@ -12,17 +12,21 @@ import subprocess
 import sys
 import tempfile
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from threading import Event, Thread, Timer
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch._inductor
+import torch._inductor.codecache  # binds functions that the tests replace
 from torch._inductor import config as inductor_config
 from torch._inductor.cpu_vec_isa import pick_vec_isa
 from torch._inductor.runtime import cache_dir_utils
 from update_helpers import Regression, make_batch
 
+from envs.physics import warp_model
 from saltus import SaltusError
 from saltus.device import warm_start
 from saltus.device.warm_start import WarmStart, can_precompile_header
@@ -141,6 +145,26 @@ def test_cache_that_can_be_written_is_kept(
     expected = str(tmp_path / name) if name else cache_dir_utils.default_cache_dir()
     assert [str(path) for path in tmp_path.iterdir()] == [expected]
     assert os.environ.get("TORCHINDUCTOR_CACHE_DIR") == (expected if name else None)
+
+
+def test_kernels_of_warp_are_cached_elsewhere_if_its_folder_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = SimpleNamespace(kernel_cache_dir=None)
+
+    def init() -> None:
+        if config.kernel_cache_dir is None:
+            raise PermissionError(13, "Permission denied", "/nobody/.cache/warp")
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.warns(UserWarning, match=r"cannot be cached \(.*/nobody/\.cache/warp.*set WARP_CACHE_PATH to a folder"):
+        warp_model._initialize(FakeWarp(config, init))
+    assert Path(config.kernel_cache_dir).parent == tmp_path
+
+
+class FakeWarp:
+    def __init__(self, config: SimpleNamespace, init: Callable[[], None]):
+        self.config, self.init = config, init
 
 
 def test_no_temporary_folder_at_all_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
