@@ -18,8 +18,8 @@ from benchmarks import checkout, curves, result
 from benchmarks.training import SALTUS, read_json
 from envs.physics.cpu import available_cores
 from pipeline import checkpoint
-from pipeline.logger import EVALUATIONS, read_table
 from pipeline.presets import names
+from pipeline.tables import EVALUATIONS, read_table
 
 Part = str | int | Path
 PEER = "stable-baselines3"

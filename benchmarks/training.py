@@ -19,7 +19,7 @@ import tyro
 from benchmarks import checkout, curves, result
 from envs.physics.cpu import available_cores
 from pipeline import checkpoint
-from pipeline.logger import EVALUATIONS, read_table
+from pipeline.tables import EVALUATIONS, read_table
 
 SALTUS = (sys.executable, "-m", "saltus")
 PEER_TRAINING = (sys.executable, "-m", "benchmarks.peer_training")

@@ -11,12 +11,14 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 from rich.console import Console
 
+from pipeline.display import tolerate_lost_output
 from saltus.errors import SaltusError
 
 if TYPE_CHECKING:
@@ -71,6 +73,7 @@ class Play:
     """best: the policy with the highest mean return in the run's evaluations. last: the latest policy."""
 
 
+@tolerate_lost_output()
 def main() -> None:
     """Run a command of ``sys.argv``.
 
@@ -82,6 +85,9 @@ def main() -> None:
     for package in ("torch", "tensordict", "torchrl"):  # their warnings address developers
         warnings.filterwarnings("ignore", module=package)
     warnings.showwarning = lambda message, *_args, **_kwargs: _print(console, f"warning: {message}")
+    from saltus.device.warm_start import ensure_cache_folder
+
+    ensure_cache_folder()
     if command not in commands:
         from envs import list_tasks
 
@@ -171,7 +177,7 @@ def _run(config: Config, run_dir: Path, console: Console, content: dict[str, Any
     from pipeline.train import StopSignal
     from pipeline.train import train as train_loop
 
-    with StopSignal() as stop, _log_to(console):
+    with StopSignal(partial(_print, console)) as stop, _log_to(console):
         run = Run(config, run_dir)
         if content is None:
             create(config, run_dir)
@@ -183,11 +189,13 @@ def _run(config: Config, run_dir: Path, console: Console, content: dict[str, Any
         )
         with locked(run_dir), Logger(run_dir, config, run.env_steps, console) as logger:
             train_loop(run, logger, stop)
+    run_dir = run.run_dir  # which may have been renamed
     picture = learning_curve(run_dir, f"{config.task_name}, seed {config.seed}")
-    if stop.received is not None and run.env_steps < config.total_env_steps:
+    if stop.received is not None and not run.finished:
         _print(console, f"stopped by {stop.received} and saved; `saltus resume {run_dir}` continues")
     else:
-        _print(console, f"finished after {run.seconds:.0f} s; learning curve: {picture}")
+        curve = "" if picture is None else f"; learning curve: {picture}"
+        _print(console, f"finished after {run.seconds:.0f} s{curve}")
     if run.best:
         best = f"{run.best['return_mean']:.1f} after {run.best['env_steps']:,} env steps"
         _print(console, f"best evaluation: {best}; `saltus evaluate {run_dir}` plays more episodes with that policy")

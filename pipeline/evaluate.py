@@ -20,7 +20,7 @@ class Evaluation:
     Attributes:
         returns: undiscounted sum of rewards of each episode.
         lengths: control steps of each episode.
-        failed: number of episodes truncated because physics, observation or reward failed.
+        failed: number of episodes truncated because physics diverged, or an observation or reward was not finite.
     """
 
     returns: tuple[float, ...]
@@ -59,7 +59,8 @@ class Evaluation:
 def evaluate(policy: Callable[[Tensor], Tensor], env: BatchEnv) -> Evaluation:
     """Play one whole episode in every world of `env`.
 
-    Only each world's first episode counts, so that short episodes are not over-represented.
+    Only each world's first episode counts, so that short episodes are not over-represented. Warns about the reasons of
+    failures.
 
     Args:
         policy: observation (N, obs_dim) -> action (N, action_dim) in [-1, 1].
@@ -80,6 +81,8 @@ def evaluate(policy: Callable[[Tensor], Tensor], env: BatchEnv) -> Evaluation:
         lengths += running
         failed += running & env.failed
         running &= ~transition["next", "done"].squeeze(-1)
+    if failed.any():
+        env.statistics()  # warns
     return Evaluation(tuple(returns.tolist()), tuple(lengths.tolist()), int(failed.sum()))
 
 

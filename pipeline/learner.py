@@ -52,6 +52,11 @@ class Learner:
         return any(update.pending for update in self._compiled)
 
     @property
+    def compiled(self) -> bool:
+        """Whether all updates run compiled code."""
+        return bool(self._compiled) and all(update.compiled for update in self._compiled)
+
+    @property
     def compile_seconds(self) -> float:
         """Duration of all compilation so far."""
         return sum(update.seconds for update in self._compiled)
@@ -92,7 +97,7 @@ class Learner:
         """Run `count` updates on batches sampled at once, captured if all of them are compiled."""
         since_actor = self.gradient_steps % self._config.policy_delay
         run = partial(self._sample_and_update, buffer, count, since_actor)
-        if not (self._capture and self._compiled and all(update.compiled for update in self._compiled)):
+        if not (self._capture and self.compiled):
             return run()
         key = buffer, count, since_actor
         if key not in self._captured_rounds:

@@ -1,179 +1,148 @@
-"""Logging of a run: live display, metrics.csv, evaluations.csv, TensorBoard, Weights & Biases."""
+"""Logging of a run: display, metrics.csv, evaluations.csv, TensorBoard, Weights & Biases."""
 
 from __future__ import annotations
 
-import csv
-import math
+import io
 import os
+import socket
 import time
+import warnings
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-from rich.console import Console, Group
-from rich.live import Live
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.console import Console
 
 from pipeline.config import Config
+from pipeline.display import Display
+from pipeline.run_file import Folder, RunFile, append_whole
+from pipeline.tables import EVALUATIONS, METRICS, Table
 from saltus.errors import SaltusError
-
-METRICS, EVALUATIONS = "metrics.csv", "evaluations.csv"
-_PLAIN_INTERVAL = 10.0  # seconds between progress lines without a terminal
-_SHOWN = {
-    "env_steps_per_second": "env steps/s",
-    "gradient_steps_per_second": "gradient steps/s",
-    "utd_ratio": "gradient steps / env steps",
-    "episode_return": "training return",
-    "evaluation": "evaluation return",
-    "alpha": "alpha",
-    "entropy": "entropy",
-    "unstable": "unstable world-steps",
-}
 
 
 class Logger:
     """Writes rows of numbers to a run's directory and displays progress.
+
+    No error of a file, of Weights & Biases or of the display ends the run. Rows that cannot be written are written
+    later, as soon as they can be.
 
     Args:
         run_dir: the run's directory. Existing tables are continued; their rows after `env_steps` are dropped.
         config: the run's configuration.
         env_steps: env steps done so far.
         console: displays progress.
+
+    Raises:
+        SaltusError: Weights & Biases could not be started.
     """
 
     def __init__(self, run_dir: Path, config: Config, env_steps: int, console: Console):
-        from torch.utils.tensorboard import SummaryWriter  # takes a second to import
-
-        self._config, self._console = config, console
-        self._tables = {name: _CsvTable(run_dir / name, env_steps) for name in (METRICS, EVALUATIONS)}
-        self._tensorboard = SummaryWriter(run_dir / "tensorboard", purge_step=env_steps + 1)
+        self._folder = Folder(run_dir)
+        self._tables = {name: Table(self._folder, name, env_steps) for name in (METRICS, EVALUATIONS)}
+        self._events = _open_events(self._folder, env_steps)
         self._wandb = _wandb_run(run_dir, config) if config.wandb else None
-        self._progress = Progress(
-            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(),
-            TimeRemainingColumn(elapsed_when_finished=True), console=console,
-        )  # fmt: skip
-        self._bar = self._progress.add_task("starting", total=config.total_env_steps, completed=env_steps)
-        self._shown: dict[str, float] = {}
-        self._live = Live(get_renderable=self._render, console=console, refresh_per_second=4)
-        self._last_line = 0.0
-        self._phase = ""
+        self._display = Display(console, config.total_env_steps, env_steps)
+        self.say, self.phase, self.advance = self._display.say, self._display.phase, self._display.advance
 
     def __enter__(self) -> Logger:
-        if self._console.is_terminal:
-            self._live.start()
+        self._display.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._console.is_terminal:
-            self._live.stop()
-        for close in (*(table.close for table in self._tables.values()), self._tensorboard.close):
-            with suppress(OSError):  # a full disk, reported already
-                close()
-        if self._wandb is not None:
-            self._wandb.finish()
+        for file in self._files:
+            file.close()
+        self._try_wandb("finish")
+        self._display.__exit__()
 
-    def flush(self) -> None:
-        """Write buffered TensorBoard events to their file; tables are not buffered."""
-        self._tensorboard.flush()
+    @property
+    def _files(self) -> list[RunFile[Any]]:
+        return [*self._tables.values(), *([self._events] if self._events else [])]
 
-    def say(self, message: str) -> None:
-        """Print a line above the display."""
-        self._console.print(message, markup=False, highlight=False, soft_wrap=True)
+    @property
+    def run_dir(self) -> Path:
+        """The run's directory, which may have been renamed."""
+        return self._folder.path
 
-    def phase(self, name: str) -> None:
-        """Show the run's current activity."""
-        if name != self._phase:
-            self._phase = name
-            self._progress.update(self._bar, description=name)
-            if not self._console.is_terminal:
-                self.say(f"[{name}]")
-
-    def advance(self, env_steps: int) -> None:
-        """Move the progress bar."""
-        self._progress.update(self._bar, completed=env_steps)
+    def sync(self) -> None:
+        """Make the files survive a power cut."""
+        for file in self._files:
+            file.sync()
 
     def metrics(self, row: Mapping[str, float]) -> None:
         """Write a row of training metrics."""
         self._write(METRICS, "train", row)
-        self._shown |= {name: row[name] for name in _SHOWN if name in row and not math.isnan(row[name])}
-        if not self._console.is_terminal and time.monotonic() - self._last_line > _PLAIN_INTERVAL:
-            self._last_line = time.monotonic()
-            shown = ", ".join(
-                f"{label} {self._shown[name]:.4g}" for name, label in _SHOWN.items() if name in self._shown
-            )
-            self.say(f"{int(row['env_steps']):,} of {self._config.total_env_steps:,} env steps: {shown}")
+        self._display.show(row)
+        self._display.print_progress(int(row["env_steps"]))
 
     def evaluation(self, row: Mapping[str, float], summary: str) -> None:
         """Write a row of evaluation results."""
         self._write(EVALUATIONS, "evaluation", row)
-        self._shown["evaluation"] = row["return_mean"]
+        self._display.show({"evaluation": row["return_mean"]})
         self.say(f"evaluation at {int(row['env_steps']):,} env steps, {row['seconds']:.0f} s: {summary}")
 
     def _write(self, table: str, prefix: str, row: Mapping[str, float]) -> None:
         self._tables[table].append(row)
         step = int(row["env_steps"])
         scalars = {f"{prefix}/{name}": value for name, value in row.items() if name != "env_steps"}
-        for name, value in scalars.items():
-            self._tensorboard.add_scalar(name, value, step)
-        if self._wandb is not None:
-            self._wandb.log(scalars, step=step)
+        if self._events is not None:
+            self._events.append_scalars(step, scalars)
+        self._try_wandb("log", scalars, step=step)
 
-    def _render(self) -> Group:
-        table = Table.grid(padding=(0, 2))
-        for name, label in _SHOWN.items():
-            if name in self._shown:
-                table.add_row(label, f"{self._shown[name]:,.4g}")
-        return Group(self._progress, table)
+    def _try_wandb(self, method: str, *args: Any, **options: Any) -> None:
+        """Call a method of the run at Weights & Biases; after an error, warn and use it no more."""
+        if self._wandb is None:
+            return
+        try:
+            getattr(self._wandb, method)(*args, **options)
+        except Exception as error:  # wandb's errors have no common type
+            self._wandb = None
+            warnings.warn(f"Weights & Biases failed: {error}. The run continues without it", stacklevel=2)
 
 
-def read_table(path: Path) -> list[dict[str, float]]:
-    """The complete rows of metrics.csv or evaluations.csv; none if there is no file. A missing number is NaN.
+class EventFile(RunFile[bytes]):
+    """A TensorBoard file of scalars, which replace those of earlier files after `env_steps`.
 
-    Safe while a run is writing the file: it is read at once, and an incomplete last row is left out.
+    Unlike PyTorch's SummaryWriter it has no thread, and no error of the file ends the run.
     """
-    header, *rows = _whole_rows(path)
-    return [{name: float(value or "nan") for name, value in zip(header, row, strict=True)} for row in rows]
+
+    def __init__(self, folder: Folder, env_steps: int):
+        from tensorboard.compat.proto.event_pb2 import SessionLog
+
+        name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
+        super().__init__(folder, f"tensorboard/{name}")
+        start = SessionLog(status=SessionLog.START)
+        self._header = _event(env_steps + 1, file_version="brain.Event:2") + _event(env_steps + 1, session_log=start)
+        self.append(b"")
+
+    def append_scalars(self, env_steps: int, scalars: Mapping[str, float]) -> None:
+        """Write scalars by name."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        values = [Summary.Value(tag=name, simple_value=value) for name, value in scalars.items()]
+        self.append(_event(env_steps, summary=Summary(value=values)))
+
+    def _write(self, items: list[bytes]) -> None:
+        self.path.parent.mkdir(exist_ok=True)
+        header = [] if self.path.exists() else [self._header]
+        append_whole(self.path, b"".join([*header, *items]))
 
 
-def _whole_rows(path: Path) -> list[list[str]]:
-    """Header and rows of a CSV file, without an incomplete last line; the header is empty if there is none."""
-    text = path.read_text() if path.exists() else ""
-    header, *rows = list(csv.reader(text.split("\n")[:-1])) or [[]]
-    return [header, *(row for row in rows if len(row) == len(header))]
+def _event(step: int, **content: Any) -> bytes:
+    """A record of a TensorBoard file."""
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    record = io.BytesIO()
+    RecordWriter(record).write(Event(wall_time=time.time(), step=step, **content).SerializeToString())
+    return record.getvalue()
 
 
-class _CsvTable:
-    """A CSV file, flushed after every row; the first row sets the columns."""
-
-    def __init__(self, path: Path, env_steps: int):
-        self._columns: list[str] = []
-        if path.exists():
-            self._columns = _drop_rows_after(path, env_steps)
-        self._file: TextIO = open(path, "a", newline="")  # noqa: SIM115 - closed by `close`
-
-    def append(self, row: Mapping[str, float]) -> None:
-        writer = csv.writer(self._file)
-        if not self._columns:
-            self._columns = list(row)
-            writer.writerow(self._columns)
-        writer.writerow([row.get(name, "") for name in self._columns])
-        self._file.flush()
-
-    def close(self) -> None:
-        self._file.close()
-
-
-def _drop_rows_after(path: Path, env_steps: int) -> list[str]:
-    """Drop rows that a resumed run will write again, and an incomplete last one; return the columns."""
-    header, *rows = _whole_rows(path)
-    kept = [row for row in rows if int(row[0]) <= env_steps]
-    partial = path.with_suffix(".partial")
-    with open(partial, "w", newline="") as file:
-        csv.writer(file).writerows([header, *kept] if header else [])
-    os.replace(partial, path)
-    return header
+def _open_events(folder: Folder, env_steps: int) -> EventFile | None:
+    try:
+        return EventFile(folder, env_steps)
+    except Exception as error:  # a tensorboard or protobuf that does not work
+        warnings.warn(f"TensorBoard does not work: {error}. The run continues without it", stacklevel=2)
+        return None
 
 
 def require_packages(config: Config) -> None:
@@ -189,4 +158,9 @@ def _wandb_run(run_dir: Path, config: Config) -> Any:
     import wandb
 
     name = run_dir.resolve().name
-    return wandb.init(project="saltus", dir=run_dir, id=name, name=name, config=config.to_dict(), resume="allow")
+    try:
+        return wandb.init(project="saltus", dir=run_dir, id=name, name=name, config=config.to_dict(), resume="allow")
+    except Exception as error:  # wandb's errors have no common type
+        raise SaltusError(
+            f"Weights & Biases could not be started: {error}. Log in with `wandb login`, or set WANDB_MODE=offline"
+        ) from error

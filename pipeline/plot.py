@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
+import io
+import warnings
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
-from pipeline.logger import EVALUATIONS, METRICS, read_table
+from pipeline.run_file import replace_whole
+from pipeline.tables import EVALUATIONS, METRICS, read_table
 
 
 def learning_curve(run_dir: Path, title: str) -> Path | None:
     """Plot returns over env steps and over wall-clock time; write learning_curve.png.
 
     Returns:
-        The file, or None before the first evaluation.
+        The file. None before the first evaluation, or, with a warning, if it could not be written.
     """
+    path = run_dir / "learning_curve.png"
+    try:
+        picture = _draw(run_dir, title)
+        if picture is not None:
+            replace_whole(path, picture)
+    except Exception as error:  # of the disk, of matplotlib: a run does not fail at its end
+        warnings.warn(f"{path} cannot be written: {error}", stacklevel=2)
+        return None
+    return None if picture is None else path
+
+
+def _draw(run_dir: Path, title: str) -> bytes | None:
+    """The learning curve as PNG, or None before the first evaluation."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
     training, evaluations = _columns(run_dir / METRICS), _columns(run_dir / EVALUATIONS)
     if not evaluations:
         return None
@@ -34,10 +50,10 @@ def learning_curve(run_dir: Path, title: str) -> Path | None:
     right.set_xlim(left=0)
     left.legend()
     figure.suptitle(title)
-    path = run_dir / "learning_curve.png"
-    figure.savefig(path, dpi=120)
+    content = io.BytesIO()
+    figure.savefig(content, dpi=120)
     plt.close(figure)
-    return path
+    return content.getvalue()
 
 
 def _columns(path: Path) -> dict[str, list[float]]:

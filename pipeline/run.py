@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import math
 import time
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from pipeline import checkpoint
 from pipeline.agent import Agent
 from pipeline.buffer import ReplayBuffer
 from pipeline.config import Config
-from pipeline.evaluate import Evaluation, evaluate
+from pipeline.evaluate import evaluate
 from pipeline.exploration import RepeatedNoise
 from pipeline.learner import Learner
 from pipeline.logger import Logger
@@ -31,6 +32,10 @@ from saltus.errors import SaltusError
 _log = logging.getLogger("saltus")
 
 AGENT_METRICS = ("critic_loss", "td_error", "actor_loss", "alpha_loss", "alpha", "entropy")
+
+
+class _StoppedError(Exception):
+    """A signal stopped an evaluation."""
 
 
 class Run:
@@ -47,7 +52,9 @@ class Run:
         metrics: the agent's latest metrics, scalars on `device`.
         env_steps: env steps done, summed over worlds.
         vector_steps: steps of all worlds together.
-        best: mean return, env steps and state of the best evaluated policy; empty before the first evaluation.
+        best: mean return, env steps and state of the best evaluated policy; empty before the first evaluation without
+            failures.
+        evaluation_pending: an evaluation was stopped, and comes before the next step.
 
     Raises:
         SaltusError: an unknown task, or a setting that does not work on this machine.
@@ -76,6 +83,7 @@ class Run:
         self.metrics: dict[str, torch.Tensor] = {}
         self.env_steps = self.vector_steps = 0
         self.best: dict[str, Any] = {}
+        self.evaluation_pending = False
         self._logged: dict[str, float] = {}  # totals at the last row of metrics
         self._seconds_before, self._started = 0.0, time.monotonic()
 
@@ -112,6 +120,11 @@ class Run:
         )
 
     @property
+    def finished(self) -> bool:
+        """Whether nothing is left to do."""
+        return self.env_steps >= self.config.total_env_steps and not self.evaluation_pending
+
+    @property
     def seconds(self) -> float:
         """Wall-clock time of the run so far, including previous sessions."""
         return self._seconds_before + time.monotonic() - self._started
@@ -143,7 +156,7 @@ class Run:
         compiling = self.learner.compiling
         logger.phase("compiling the updates" if compiling else "learning")
         self.metrics |= self.learner.round(self.buffer, self.config.updates_per_round)
-        if compiling and not self.learner.compiling:
+        if compiling and self.learner.compiled:
             logger.say(f"compiled the updates in {self.learner.compile_seconds:.0f} s")
 
     def step(self, action: torch.Tensor) -> TensorDict:
@@ -181,14 +194,25 @@ class Run:
         }
         logger.metrics(row)
 
-    def evaluate(self, logger: Logger) -> Evaluation:
+    def evaluate(self, logger: Logger, stopping: Callable[[], bool] = lambda: False) -> None:
         """Play whole episodes with the deterministic policy, and write a row of their returns.
 
-        The initial states depend on the seed and on `env_steps`. The policy is kept as `best` if no earlier one had a
-        higher mean return.
+        The initial states depend on the seed and on `env_steps`. The policy is kept as `best` if no episode failed and
+        no earlier policy had a higher mean return. If `stopping()` becomes true, `evaluation_pending` is set instead.
         """
         logger.phase("evaluating")
-        result = evaluate(self.agent.policy, self._make_evaluation_env())
+        self.evaluation_pending = True
+
+        def policy(observation: torch.Tensor) -> torch.Tensor:
+            if stopping():
+                raise _StoppedError
+            return self.agent.policy(observation)
+
+        try:
+            result = evaluate(policy, self._make_evaluation_env())
+        except _StoppedError:
+            return
+        self.evaluation_pending = False
         low, high = result.interval
         row = {
             "env_steps": self.env_steps,
@@ -201,11 +225,11 @@ class Run:
             "episodes": len(result.returns),
             "seconds": self.seconds,
         }
-        logger.evaluation(row, result.summary())
-        if result.mean >= self.best.get("return_mean", -math.inf):
-            policy = self.agent.policy_state()
-            self.best = {"return_mean": result.mean, "env_steps": self.env_steps, "policy": policy}
-        return result
+        excluded = "; not kept as the best policy, because of the failures" if result.failed else ""
+        logger.evaluation(row, result.summary() + excluded)
+        if not result.failed and result.mean >= self.best.get("return_mean", -math.inf):
+            state = self.agent.policy_state()
+            self.best = {"return_mean": result.mean, "env_steps": self.env_steps, "policy": state}
 
     def save(self, logger: Logger) -> None:
         """Write a checkpoint.
@@ -215,7 +239,8 @@ class Run:
             CheckpointError: the checkpoint could not be written.
         """
         logger.phase("saving")
-        logger.flush()
+        self.run_dir = logger.run_dir
+        logger.sync()  # before the checkpoint, so that no power cut loses rows that a resumed run does not repeat
         self.agent.check_finite(self.metrics)
         self.agent.check_parameters()
         checkpoint.save(self.run_dir / "checkpoints", self.env_steps, self.config.to_dict(), self.state_dict())
@@ -236,6 +261,7 @@ class Run:
             "gradient_steps": self.learner.gradient_steps,
             "noise": self.noise.state_dict(),
             "best": self.best,
+            "evaluation_pending": self.evaluation_pending,
             "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
         }
@@ -254,6 +280,7 @@ class Run:
         self.env_steps, self.vector_steps = state["env_steps"], state["vector_steps"]
         self._seconds_before, self._started = state["seconds"], time.monotonic()
         self._logged = state["logged"]
+        self.evaluation_pending = state.get("evaluation_pending", False)
         self.best = deepcopy(state["best"])  # else its tensors would keep the whole file mapped
         self.metrics = {name: value.to(self.device) for name, value in state["metrics"].items()}
         self.observation = state["observation"].to(self.device)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable
+from threading import Thread
 from types import FrameType
 
 from pipeline.logger import Logger
@@ -20,6 +22,9 @@ def train(run: Run, logger: Logger, stopping: Callable[[], bool] = lambda: False
     config = run.config
     if run.env_steps == 0:
         run.save(logger)
+    if run.evaluation_pending:
+        run.evaluate(logger, stopping)
+        run.save(logger)
     while run.env_steps < config.total_env_steps and not stopping():
         action = run.act()
         # Updates precede the step, so that a GPU learns while the CPU simulates.
@@ -33,7 +38,7 @@ def train(run: Run, logger: Logger, stopping: Callable[[], bool] = lambda: False
         if finished or run.due(config.log_every):
             run.log(logger)
         if finished or run.due(config.eval_every):
-            run.evaluate(logger)
+            run.evaluate(logger, stopping)
         if finished or run.due(config.checkpoint_every):
             run.save(logger)
     if run.env_steps < config.total_env_steps:
@@ -41,22 +46,41 @@ def train(run: Run, logger: Logger, stopping: Callable[[], bool] = lambda: False
 
 
 class StopSignal:
-    """Stops the loop after the current step on SIGINT or SIGTERM; a second signal, if SIGINT, interrupts at once.
+    """Stops the loop after the current step on SIGINT, SIGTERM or SIGHUP; a second SIGINT interrupts at once.
+
+    SIGHUP stays ignored if it was (``nohup``).
+
+    Args:
+        announce: gets a line of text at the first signal, in a thread, at once even if the main thread is busy.
 
     Attributes:
         received: the name of the last signal received, or None.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, announce: Callable[[str], None] = lambda text: None) -> None:
         self.received: str | None = None
+        self._announce = announce
+        self._numbers = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            self._numbers.append(signal.SIGHUP)
 
     def __enter__(self) -> StopSignal:
-        self._before = {number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGTERM)}
+        # Python's C handler writes the number of each signal to the pipe; the Python handler waits for the main thread.
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._writer, False)
+        self._wakeup_before = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        self._thread = Thread(target=self._announce_first, name="saltus signals", daemon=True)
+        self._thread.start()
+        self._before = {number: signal.signal(number, self._receive) for number in self._numbers}
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(self._wakeup_before)
+        os.close(self._writer)
+        self._thread.join()
+        os.close(self._reader)
 
     def __call__(self) -> bool:
         return self.received is not None
@@ -65,3 +89,11 @@ class StopSignal:
         if self.received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = signal.Signals(number).name
+
+    def _announce_first(self) -> None:
+        announced = False
+        while data := os.read(self._reader, 1):  # empty once the writer is closed
+            if data[0] in self._numbers and not announced:
+                announced = True
+                again = "; Ctrl-C again stops without saving" if data[0] == signal.SIGINT else ""
+                self._announce(f"{signal.Signals(data[0]).name}: saving after the current step{again}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import importlib.util
 import warnings
 from collections.abc import Collection
@@ -13,6 +14,7 @@ import mujoco
 import numpy as np
 import torch
 
+from saltus.device.warm_start import temporary_cache_folder
 from saltus.errors import SaltusError
 
 # Model fields that MuJoCo derives from others: they differ between worlds where the others do.
@@ -30,7 +32,18 @@ def modules() -> tuple[Any, Any]:
     warp.config.log_level = warp.LOG_WARNING  # by default Warp prints a line for each of about a hundred kernels
     import mujoco_warp
 
+    _initialize(warp)
     return warp, mujoco_warp
+
+
+@functools.cache
+def _initialize(warp: Any) -> None:
+    """Initialise Warp; cache its kernels in a temporary folder if its own cannot be written."""
+    try:
+        warp.init()
+    except OSError as error:
+        warp.config.kernel_cache_dir = temporary_cache_folder("WARP_CACHE_PATH", error)
+        warp.init()
 
 
 def missing_packages() -> list[str]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
+import getpass
+import os
 import shutil
 import signal
+import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from threading import Event, Thread
 
-from saltus.errors import warn_once
+from saltus.errors import SaltusError, warn_once
 
 
 class WarmStart(Thread):
@@ -43,8 +47,8 @@ class WarmStart(Thread):
         self._precompile_header = partial(precompile, [], empty)
 
     def run(self) -> None:
-        # Compilers inherit the signal mask. Inductor would cache a probe killed by Ctrl-C as "no vector instructions".
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        # Compilers inherit the mask. Inductor would cache a probe killed by a signal as "no vector instructions".
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
         with suppress(Exception):
             try:
                 self._probe()
@@ -57,6 +61,51 @@ class WarmStart(Thread):
         """Block until `probed`; return at once in a forked process, where the thread does not run."""
         while self.is_alive() and not self.probed.wait(timeout=1.0):
             pass
+
+
+def ensure_cache_folder() -> None:
+    """Let torch cache compiled code in a temporary folder if its own cannot be written; warn about it.
+
+    Call it before tensordict is imported, which imports torch's compiler, which makes the folder or fails.
+    """
+    try:
+        folder = os.environ.get("TORCHINDUCTOR_CACHE_DIR") or _default_cache_folder()
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return
+    except OSError as error:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = temporary_cache_folder("TORCHINDUCTOR_CACHE_DIR", error)
+
+
+def temporary_cache_folder(variable: str, reason: OSError) -> str:
+    """Make a folder for compiled code that lasts as long as the process, and warn about it.
+
+    Args:
+        variable: the environment variable that names the lasting folder.
+        reason: why that folder cannot be used.
+
+    Raises:
+        SaltusError: no folder for temporary files can be written.
+    """
+    try:
+        folder = tempfile.mkdtemp(prefix="saltus_cache_")
+    except OSError as error:
+        raise SaltusError(f"no folder can be written for temporary files: set TMPDIR to one ({error})") from error
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    warn_once(
+        f"compiled code cannot be cached ({reason}), so each run compiles for up to a minute: set {variable} to a "
+        "folder that can be written"
+    )
+    return folder
+
+
+def _default_cache_folder() -> str:
+    """The folder of torch._inductor.runtime.cache_dir_utils, which cannot be imported without making it."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container whose user has no name
+        user = f"uid_{os.getuid()}"
+    return os.path.join(tempfile.gettempdir(), f"torchinductor_{user}")
 
 
 _thread: WarmStart | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import platform
@@ -9,17 +10,24 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from threading import Event, Thread, Timer
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch._inductor
+import torch._inductor.codecache  # binds functions that the tests replace
 from torch._inductor import config as inductor_config
 from torch._inductor.cpu_vec_isa import pick_vec_isa
+from torch._inductor.runtime import cache_dir_utils
 from update_helpers import Regression, make_batch
 
+from envs.physics import warp_model
+from saltus import SaltusError
 from saltus.device import warm_start
 from saltus.device.warm_start import WarmStart, can_precompile_header
 
@@ -97,6 +105,76 @@ def test_missing_internals_warn_once_and_updates_compile(name: str, monkeypatch:
         warnings.filterwarnings("error", category=UserWarning)
         update(make_batch())
     assert update.compiled
+
+
+def unwritable(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache folder that cannot be made, and a temporary folder for the one that replaces it."""
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    (folder / "file").write_text("")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(folder / "file" / "cache"))
+    return folder
+
+
+def test_cache_that_cannot_be_written_is_replaced_with_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = unwritable(tmp_path, monkeypatch)
+    with pytest.warns(UserWarning, match=r"cannot be cached \(.*file.*\).*set TORCHINDUCTOR_CACHE_DIR to a folder"):
+        warm_start.ensure_cache_folder()
+    assert Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]).parent == folder
+    assert Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]).is_dir()
+
+
+@pytest.mark.parametrize("name", [None, "mine"])
+@pytest.mark.parametrize("has_name", [True, False], ids=["user", "user without a name"])
+def test_cache_that_can_be_written_is_kept(
+    name: str | None, has_name: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_user() -> str:
+        raise KeyError("getpwuid(): uid not found: 1234")
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    if not has_name:
+        monkeypatch.setattr(getpass, "getuser", no_user)
+    if name is not None:
+        monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / name))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warm_start.ensure_cache_folder()
+    expected = str(tmp_path / name) if name else cache_dir_utils.default_cache_dir()
+    assert [str(path) for path in tmp_path.iterdir()] == [expected]
+    assert os.environ.get("TORCHINDUCTOR_CACHE_DIR") == (expected if name else None)
+
+
+def test_kernels_of_warp_are_cached_elsewhere_if_its_folder_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = SimpleNamespace(kernel_cache_dir=None)
+
+    def init() -> None:
+        if config.kernel_cache_dir is None:
+            raise PermissionError(13, "Permission denied", "/nobody/.cache/warp")
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.warns(UserWarning, match=r"cannot be cached \(.*/nobody/\.cache/warp.*set WARP_CACHE_PATH to a folder"):
+        warp_model._initialize(FakeWarp(config, init))
+    assert Path(config.kernel_cache_dir).parent == tmp_path
+
+
+class FakeWarp:
+    def __init__(self, config: SimpleNamespace, init: Callable[[], None]):
+        self.config, self.init = config, init
+
+
+def test_no_temporary_folder_at_all_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> str:
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    unwritable(tmp_path, monkeypatch)
+    monkeypatch.setattr(tempfile, "mkdtemp", fail)
+    with pytest.raises(SaltusError, match="set TMPDIR to one"):
+        warm_start.ensure_cache_folder()
 
 
 def test_errors_in_preparation_are_not_raised(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,11 +80,23 @@ def test_failed_episode_is_counted_once_and_leaves_others_unchanged() -> None:
         action[2] = 1
         return action
 
-    result = evaluate(break_world_2, envs.make(Slider, 4, gear=1e13))
+    with pytest.warns(UserWarning, match="physics diverged"):
+        result = evaluate(break_world_2, envs.make(Slider, 4, gear=1e13))
     assert result.failed == 1
     assert result.lengths == (1, 2, 1, 4)
     assert result.returns == pytest.approx([2, 5, 0, 14])
     assert "1 truncated by failures" in result.summary()
+
+
+def test_failure_of_a_reward_is_not_called_one_of_physics() -> None:
+    class NoReward(Slider):
+        def reward(self, state: State, action: Tensor, next_state: State) -> Tensor:
+            return super().reward(state, action, next_state) / (state.qpos[:, 0] < -0.2)
+
+    with pytest.warns(UserWarning, match="action, observation or reward was not finite") as caught:
+        result = evaluate(idle, envs.make(NoReward, 3))
+    assert result.failed == 3
+    assert not any("physics" in str(warning.message) for warning in caught)
 
 
 def test_policy_gets_observations_and_its_actions_reach_the_actuator() -> None:

@@ -29,9 +29,10 @@ from pipeline import run as run_module
 from pipeline.config import Config
 from pipeline.divergence import DivergenceError
 from pipeline.learner import Learner
-from pipeline.logger import Logger, read_table
+from pipeline.logger import Logger
 from pipeline.run import Run
 from pipeline.run_dir import open_run
+from pipeline.tables import read_table
 from saltus import SaltusError
 from saltus.device import resolve_device
 from saltus.versions import versions
@@ -140,7 +141,7 @@ def test_table_cut_anywhere_is_read_and_continued_from_its_complete_rows(tmp_pat
         assert known == written[: len(known)]
         lines = content[: length + 1].count(b"\r\n")  # a line is complete without its last character
         assert len(known) == max(lines - 1, 0)
-        write_evaluations(cut, written[len(known) :], 10 * (len(known) - 1) if known else 0)
+        write_evaluations(cut, written[len(known) :], 10 * (len(known) - 1))
         assert (cut / "evaluations.csv").read_bytes() == content
 
 

@@ -5,16 +5,27 @@ from __future__ import annotations
 import math
 import os
 import signal
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Event, Timer
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
-from pipeline_helpers import RECIPES, read_csv, small_config
-from run_helpers import train_run
+from pipeline_helpers import RECIPES, differing, read_csv, small_config
+from run_helpers import continue_run, quiet_console, train_run
+from torch import Tensor
 
+from envs import BatchEnv
+from pipeline import run as run_module
 from pipeline.buffer import ReplayBuffer
+from pipeline.evaluate import Evaluation
 from pipeline.learner import Learner
+from pipeline.logger import Logger
 from pipeline.run import Run
-from pipeline.train import StopSignal
+from pipeline.run_dir import open_run
+from pipeline.train import StopSignal, train
 
 
 @pytest.mark.parametrize(("num_envs", "steps_per_round", "utd_ratio"), [(4, 3, 0.25), (1, 1, 2.0), (8, 2, 0.125)])
@@ -62,7 +73,131 @@ def test_every_row_after_the_first_update_has_losses(tmp_path: Path, preset: str
         assert all(known[known.index(True) :]), f"{name} is missing in later rows"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def stop_in_evaluation(monkeypatch: pytest.MonkeyPatch, number: int) -> Callable[[], bool]:
+    """A stop that comes within the evaluation of that number."""
+    plain, counts = run_module.evaluate, {"evaluations": 0, "steps": 0}
+
+    def counted(policy: Callable[[Tensor], Tensor], env: BatchEnv) -> Evaluation:
+        def act(observation: Tensor) -> Tensor:
+            counts["steps"] += counts["evaluations"] == number
+            return policy(observation)
+
+        counts["evaluations"] += 1
+        return plain(act, env)
+
+    monkeypatch.setattr(run_module, "evaluate", counted)
+    return lambda: counts["steps"] > 1
+
+
+@pytest.mark.parametrize("number", [1, 2], ids=["between", "at the end"])
+def test_stopped_evaluation_is_done_when_the_run_resumes(
+    tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small_config(log_every=40, eval_every=80, total_env_steps=160)
+    expected = train_run(config, tmp_path / "expected")
+    run = train_run(config, tmp_path / "run", until=0)
+    with monkeypatch.context() as patch, Logger(run.run_dir, config, 0, quiet_console()) as logger:
+        train(run, logger, stop_in_evaluation(patch, number))
+    assert run.env_steps == 80 * number
+    assert not run.finished
+    assert len(read_csv(tmp_path / "run" / "evaluations.csv")) == number - 1
+
+    resumed = Run(config, tmp_path / "run")
+    resumed.load_state_dict(open_run(tmp_path / "run")[1]["state"])
+    continue_run(resumed)
+    assert resumed.finished
+    assert evaluations(tmp_path / "run") == evaluations(tmp_path / "expected")
+    assert differing(resumed.best, expected.best) == []
+    assert differing(resumed.agent.state_dict(), expected.agent.state_dict()) == []
+    saved = Run(config, tmp_path / "run")
+    saved.load_state_dict(open_run(tmp_path / "run")[1]["state"])
+    assert saved.finished
+
+
+def evaluations(run_dir: Path) -> list[dict[str, str]]:
+    return [{**row, "seconds": ""} for row in read_csv(run_dir / "evaluations.csv")]
+
+
+def test_evaluation_with_failures_is_never_the_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A policy that breaks the simulation has high returns until it does."""
+    results = iter([Evaluation((9.0,), (1,), 1), Evaluation((1.0,), (1,), 0), Evaluation((9.0,), (1,), 1)])
+    monkeypatch.setattr(run_module, "evaluate", lambda *_: next(results))
+    said = list[str]()
+    monkeypatch.setattr(Logger, "evaluation", lambda _self, _row, summary: said.append(summary))
+    run = train_run(small_config(total_env_steps=120, eval_every=40), tmp_path)
+    assert ["1 truncated by failures; not kept as the best policy" in line for line in said] == [True, False, True]
+    assert (run.best["return_mean"], run.best["env_steps"]) == (1.0, 80)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_only_updates_that_compiled_are_called_compiled(
+    tmp_path: Path, fails: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def compile_(traced: Any, *_: Any, **__: Any) -> Any:
+        if fails:
+            raise OSError(28, "No space left on device")
+        return traced
+
+    monkeypatch.setattr("torch._inductor.standalone_compile", compile_)
+    run, said = Run(small_config(compile=True, policy_delay=1), tmp_path), list[str]()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(12):
+            run.buffer.extend(run.step(run.act()))
+        logger = SimpleNamespace(phase=lambda name: None, say=said.append)
+        run.learn(logger)  # type: ignore[arg-type]
+    assert any("No space left on device" in str(warning.message) for warning in caught) == fails
+    assert [line.partition(" in ")[0] for line in said] == ([] if fails else ["compiled the updates"])
+    assert run.learner.gradient_steps > 0
+
+
+SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+
+
+@pytest.fixture(autouse=True)
+def hangup_not_ignored() -> Iterator[None]:
+    """As it is under ``nohup pytest``."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_first_signal_is_announced_at_once_while_the_main_thread_is_busy(number: signal.Signals) -> None:
+    said, announced = list[str](), Event()
+
+    def announce(line: str) -> None:
+        said.append(line)
+        announced.set()
+
+    with StopSignal(announce):
+        Timer(0.1, os.kill, (os.getpid(), number)).start()
+        assert announced.wait(10)
+        if number != signal.SIGINT:  # whose second one interrupts
+            os.kill(os.getpid(), number)
+    again = "; Ctrl-C again stops without saving" if number == signal.SIGINT else ""
+    assert said == [f"{number.name}: saving after the current step{again}"]
+
+
+def test_other_signals_are_not_announced() -> None:
+    said = list[str]()
+    before = signal.signal(signal.SIGUSR1, lambda *_: None)
+    with StopSignal(said.append) as stop:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert not stop()
+    signal.signal(signal.SIGUSR1, before)
+    assert said == []
+
+
+def test_ignored_hangup_stays_ignored() -> None:
+    """As ``nohup`` asks for."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with StopSignal() as stop:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert not stop()
+
+
+@pytest.mark.parametrize("number", SIGNALS)
 def test_signal_asks_to_stop_without_interrupting(number: signal.Signals) -> None:
     with StopSignal() as stop:
         assert not stop()
@@ -81,7 +216,8 @@ def test_second_interrupt_raises_at_once() -> None:
 
 
 def test_signal_handlers_are_restored() -> None:
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    before = [signal.getsignal(number) for number in SIGNALS]
     with StopSignal():
-        pass
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+        assert all(signal.getsignal(number) not in before for number in SIGNALS)
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+    assert signal.set_wakeup_fd(-1) == -1

@@ -1,0 +1,160 @@
+"""The display of a run: live on terminals only, and never the end of a run."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pipeline_helpers import saltus, small_arguments
+from rich.console import Console
+
+from pipeline import checkpoint
+from pipeline.display import Display, tolerate_lost_output
+
+ROW = {"env_steps_per_second": 100.0, "gradient_steps_per_second": 25.0, "alpha": 0.5}
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def shown_on(file: io.StringIO, environment: dict[str, str]) -> str:
+    console = Console(file=file, width=100, _environ=environment)
+    with Display(console, total=1000, env_steps=0) as display:
+        display.phase("learning")
+        display.advance(500)
+        display.show(ROW)
+        display.print_progress(500)
+        display.say("a line [/] with brackets")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("file", "environment", "live"),
+    [
+        (Terminal(), {"TERM": "xterm"}, True),
+        (Terminal(), {"TERM": "dumb"}, False),
+        (Terminal(), {"TERM": "unknown"}, False),
+        (io.StringIO(), {}, False),
+        (io.StringIO(), {"FORCE_COLOR": "1"}, False),
+        (io.StringIO(), {"FORCE_COLOR": "1", "TERM": "xterm-256color"}, False),
+        (io.StringIO(), {"TTY_COMPATIBLE": "1"}, False),
+        (io.StringIO(), {"TTY_INTERACTIVE": "1", "TTY_COMPATIBLE": "1"}, False),
+    ],
+    ids=lambda value: " ".join(value) or "file" if isinstance(value, dict) else "",
+)
+def test_display_is_live_on_terminals_only(file: io.StringIO, environment: dict[str, str], live: bool) -> None:
+    shown = shown_on(file, environment)
+    assert ("\x1b" in shown) == live
+    assert "a line [/] with brackets\n" in shown
+    assert "env steps/s" in shown
+    if not live:
+        assert shown.splitlines() == [
+            "[learning]",
+            "500 of 1,000 env steps: env steps/s 100, gradient steps/s 25, alpha 0.5",
+            "a line [/] with brackets",
+        ]
+
+
+def without_reader() -> io.TextIOWrapper:
+    reader, writer = os.pipe()
+    os.close(reader)
+    return os.fdopen(writer, "w")
+
+
+def closed_stream() -> io.TextIOWrapper:
+    stream = open(os.devnull, "w")  # noqa: SIM115 - closed in the next line
+    stream.close()
+    return stream
+
+
+def closed_terminal() -> io.TextIOWrapper:
+    terminal, ours = os.openpty()
+    os.close(terminal)
+    return os.fdopen(ours, "w")
+
+
+LOST: dict[str, Callable[[], Any]] = {
+    "pipe without a reader": without_reader,
+    "full disk": lambda: open("/dev/full", "w"),  # noqa: SIM115 - closed by the test
+    "closed stream": closed_stream,
+    "closed terminal": closed_terminal,
+    "no stream at all": lambda: None,
+    "ASCII only": lambda: open(os.devnull, "w", encoding="ascii"),  # noqa: SIM115 - closed by the test
+}
+
+
+@pytest.mark.parametrize("make", LOST.values(), ids=LOST)
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_lost_output_raises_nothing(make: Callable[[], Any], name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = make()
+    monkeypatch.setattr(sys, name, stream)
+    with tolerate_lost_output():
+        for _ in range(3):
+            print("ä line " * 10_000, file=getattr(sys, name), flush=True)
+            Console(stderr=name == "stderr").print("more ä")
+            sys.stdout.flush()
+    assert getattr(sys, name) is stream
+    if stream is not None:
+        stream.close()  # Python does this at exit, and would fail
+
+
+def test_output_that_works_is_unchanged(capsys: pytest.CaptureFixture[str]) -> None:
+    with tolerate_lost_output():
+        print("one")
+        Console(width=100).print("two")
+        assert not sys.stdout.isatty()
+    assert capsys.readouterr().out == "one\ntwo\n"
+
+
+def test_what_the_encoding_lacks_is_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    buffer = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(buffer, encoding="ascii", write_through=True))
+    with tolerate_lost_output():
+        print("runs/längs")
+    assert buffer.getvalue() == b"runs/l\\xe4ngs\n"
+
+
+def arguments(run_dir: Path, **settings: Any) -> list[Any]:
+    return ["train", "InvertedPendulum-v5", *small_arguments(**settings), "--run-dir", run_dir]
+
+
+@pytest.mark.slow
+def test_run_whose_reader_ends_goes_on_to_its_end(tmp_path: Path) -> None:
+    """As with ``saltus train | head -1``."""
+    with saltus(*arguments(tmp_path / "run", total_env_steps=400)) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(timeout=150) == 0
+    assert [int(path.stem) for path in checkpoint.find(tmp_path / "run" / "checkpoints")][-1] == 400
+
+
+@pytest.fixture
+def hangup_not_ignored() -> Iterator[None]:
+    """Processes inherit a SIGHUP that is ignored, as with ``nohup pytest``."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("hangup_not_ignored")
+def test_hangup_saves_the_run(tmp_path: Path) -> None:
+    with saltus(*arguments(tmp_path / "run", total_env_steps=10**6)) as process:
+        assert process.stdout is not None
+        while "[learning]" not in (line := process.stdout.readline()):
+            assert line, "the run ended too early"
+        process.send_signal(signal.SIGHUP)
+        output, _ = process.communicate(timeout=150)
+    assert "SIGHUP: saving after the current step\n" in output
+    assert "stopped by SIGHUP and saved; `saltus resume " in output
+    last = checkpoint.find(tmp_path / "run" / "checkpoints")[-1]
+    assert 40 < int(last.stem) < 10**6
