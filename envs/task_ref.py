@@ -6,6 +6,7 @@ import difflib
 import importlib.util
 import sys
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 
 from envs.task import Task
@@ -13,6 +14,32 @@ from envs.tasks import BUILT_IN
 from saltus.errors import SaltusError
 
 _registry: dict[str, type[Task]] = dict(BUILT_IN)
+
+
+@dataclass(frozen=True)
+class TaskRef:
+    """A task's name, class, and its file with its text, if it has one."""
+
+    name: str
+    task: type[Task]
+    file: Path | None
+    text: str | None
+
+
+def resolve_task(name: str) -> TaskRef:
+    """Find a task, with its file's absolute path and text.
+
+    Raises:
+        SaltusError: see `find_task`.
+    """
+    file = task_file(name)
+    task = find_task(name)
+    return TaskRef(name, task, file, None if file is None else file.read_text())
+
+
+def task_file(name: str) -> Path | None:
+    """The absolute path of the file in ``path/to/file.py:ClassName``; None for a registered name."""
+    return Path(name.rpartition(":")[0]).expanduser().resolve() if ".py:" in name else None
 
 
 def register(name: str, task: type[Task]) -> None:
