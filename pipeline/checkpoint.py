@@ -120,6 +120,10 @@ def load_last(folder: Path, config: dict[str, Any] | None = None) -> dict[str, A
                 raise DamagedCheckpointError(f"{error}. There is no other checkpoint: start the run again") from error
             path = earlier.pop()
             warnings.warn(f"{error}. The one before is used instead: {path.name}", stacklevel=2)
+        except CheckpointError:
+            if path.exists() or not (found := find(folder)):
+                raise
+            *earlier, path = found  # a run in progress has deleted it, after writing others
 
 
 def load(path: Path, config: dict[str, Any] | None = None) -> dict[str, Any]:

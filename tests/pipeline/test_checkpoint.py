@@ -131,6 +131,21 @@ def test_unreadable_folder_is_not_taken_for_an_empty_one(tmp_path: Path, monkeyp
         checkpoint.find(tmp_path)
 
 
+def test_checkpoint_that_a_run_in_progress_deletes_is_replaced_by_its_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint.save(tmp_path, 1, CONFIG, state())
+    plain, steps = torch.load, iter([2, 3])
+
+    def load(path: Path, **options: Any) -> Any:
+        for env_steps in steps:
+            checkpoint.save(tmp_path, env_steps, CONFIG, state())
+        return plain(path, **options)
+
+    monkeypatch.setattr(torch, "load", load)
+    assert checkpoint.load_last(tmp_path)["file"] == tmp_path / "000000000003.pt"
+
+
 FOREIGN = [
     "keep_a.pt", "keep.partial", "best.pt", "1.pt", "000000000002.pt.bak", "000000000002 (copy).pt", "last.pt",
     "x000000000009.pt", "notes.txt",
