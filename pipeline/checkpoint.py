@@ -58,7 +58,8 @@ def save(folder: Path, env_steps: int, config: dict[str, Any], state: dict[str, 
             torch.save(content, file)
     except (OSError, RuntimeError) as error:
         cause = error.__context__ if isinstance(error.__context__, OSError) else error  # torch hides a full disk
-        raise CheckpointError(f"could not write checkpoint {path}: {cause}. {_advice(folder, cause)}") from error
+        reason = cause.strerror or cause if isinstance(cause, OSError) else cause
+        raise CheckpointError(f"could not write checkpoint {path}: {reason}. {_advice(folder, cause)}") from error
     _prune(folder, path)
     return path
 
@@ -150,6 +151,8 @@ def load(path: Path, config: dict[str, Any] | None = None) -> dict[str, Any]:
             f"checkpoint {path} was written by saltus {version} in format {content['format']}, and this version reads "
             f"format {FORMAT}: use saltus {version} for this run"
         )
+    if not {"versions", "config", "state"} <= content.keys() or not isinstance(content["config"], dict):
+        raise CheckpointError(f"{path} is not a checkpoint of saltus")
     if config is not None:
         _require_same(path, content["config"], config)
     return {**content, "file": path}

@@ -25,6 +25,7 @@ MAXIMA: dict[str, float] = {
     **dict.fromkeys(("actor_lr", "critic_lr", "alpha_lr", "alpha_init", "value_range"), 1e30),
     "seed": 2**63 - 1,
 }
+_KINDS = {str: "a string", bool: "true or false", dict: "a dictionary", tuple: "a list of numbers"}
 _MAX_WIDTH, _MAX_LAYERS, _MAX_UPDATES_PER_ROUND = 10**5, 100, 10**6
 
 
@@ -150,8 +151,11 @@ class Config(Simulation):
 
     def _check_choices(self) -> None:
         for name, hint in get_type_hints(type(self)).items():
-            if get_origin(hint) is Literal and (value := getattr(self, name)) not in get_args(hint):
+            value, kind = getattr(self, name), get_origin(hint) or hint
+            if kind is Literal and value not in get_args(hint):
                 _refuse(name, repr(value), f"one of {', '.join(get_args(hint))}")
+            if kind in _KINDS and not isinstance(value, kind):
+                _refuse(name, repr(value), _KINDS[kind])
 
     def _check_numbers(self) -> None:
         at_least_1 = (
@@ -172,8 +176,8 @@ class Config(Simulation):
             (("actor_hidden", "critic_hidden"), lambda x: min(x, default=0) >= 1, "widths, each at least 1"),
             (
                 ("actor_hidden", "critic_hidden"),
-                lambda x: max(x) <= _MAX_WIDTH and len(x) <= _MAX_LAYERS,
-                f"at most {_MAX_LAYERS} widths, each at most {_MAX_WIDTH:,}",
+                lambda x: all(isinstance(width, int) and width <= _MAX_WIDTH for width in x) and len(x) <= _MAX_LAYERS,
+                f"at most {_MAX_LAYERS} widths, each a whole number and at most {_MAX_WIDTH:,}",
             ),
             (("target_entropy", "target_entropy_scale"), lambda x: x == "auto" or abs(x) <= 1e30, "at most 1e30"),
         )

@@ -17,7 +17,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     is replaced, not followed. After an error `path` is unchanged.
 
     Raises:
-        OSError: the file could not be written.
+        OSError: the file, which it names, could not be written.
     """
     partial = path.with_suffix(".partial")
     partial.unlink(missing_ok=True)
@@ -28,8 +28,10 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         os.replace(partial, path)
         _sync(path.parent)
-    except Exception:
+    except Exception as error:
         partial.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+            error.filename = str(path)  # a failed write names no file
         raise
 
 

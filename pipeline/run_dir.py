@@ -73,7 +73,7 @@ def _own_entries(run_dir: Path) -> list[str]:
 def _holds_config(file: Path) -> bool:
     try:
         return {"config", "versions"} <= json.loads(file.read_text()).keys()
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return False
 
 
@@ -235,7 +235,7 @@ def _read_config(run_dir: Path, recover: bool) -> Config | None:
             f"{run_dir} was written by saltus {version}, and saltus {current} cannot read it: use saltus {version} for "
             f"it. Reason: {error}"
         ) from None
-    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         if not recover:
             raise SaltusError(f"{file} is damaged ({error}), and there is no checkpoint: start the run again") from None
         warnings.warn(f"{file} is missing or damaged ({error}): the checkpoint's copy is used", stacklevel=3)

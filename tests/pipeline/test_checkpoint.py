@@ -250,7 +250,16 @@ def test_checkpoint_of_another_format_names_the_version_to_use(tmp_path: Path, m
         checkpoint.load(path, CONFIG)
 
 
-@pytest.mark.parametrize("content", [{"weights": torch.zeros(3)}, torch.zeros(3), [1, 2]])
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"weights": torch.zeros(3)},
+        torch.zeros(3),
+        [1, 2],
+        {"format": checkpoint.FORMAT},
+        {"format": checkpoint.FORMAT, "versions": {}, "config": [], "state": {}},
+    ],
+)
 def test_other_file_of_torch_is_refused(tmp_path: Path, content: object) -> None:
     path = tmp_path / "000000000001.pt"
     torch.save(content, path)

@@ -100,6 +100,20 @@ def test_numbers_beyond_sense_are_refused_by_name(name: str, value: Any) -> None
         small_config(**{name: value})
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "accepted"),
+    [
+        ("task", 5, "a string"), ("task", None, "a string"), ("compile", "no", "true or false"),
+        ("target_network", 1, "true or false"), ("task_options", [], "a dictionary"),
+        ("actor_hidden", 16, "a list of numbers"), ("critic_hidden", (1.5,), "a whole number"),
+    ],
+)  # fmt: skip
+def test_values_of_other_types_are_refused_by_name(name: str, value: Any, accepted: str) -> None:
+    values = {**vars(small_config()), name: value}
+    with pytest.raises(SaltusError, match=rf"{name} is .*; it must be .*{accepted}"):
+        Config(**values)
+
+
 def test_updates_per_round_are_bounded() -> None:
     with pytest.raises(SaltusError, match=r"gives 10,000,000 updates per round .*; it must be at most 1,000,000"):
         small_config(num_envs=1000, utd_ratio=10_000.0, total_env_steps=10_000)
