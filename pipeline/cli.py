@@ -141,7 +141,7 @@ def resume(arguments: list[str], console: Console) -> None:
         with _log_to(console):
             config, content = open_run(options.run, options.task, options.trust)
         _compare_versions(content["versions"])
-        _print(console, _describe_checkpoint(content["file"], content["state"]["env_steps"], config.total_env_steps))
+        _print(console, _describe_checkpoint(content, config.total_env_steps))
         _run(config, options.run, console, content)
 
 
@@ -250,7 +250,8 @@ def _run(config: Config, run_dir: Path | None, console: Console, content: dict[s
         _print(console, f"best evaluation: {best}; `saltus evaluate {run_dir}` plays more episodes with that policy")
 
 
-def _describe_checkpoint(file: Path, env_steps: int, total: int) -> str:
+def _describe_checkpoint(content: dict[str, Any], total: int) -> str:
+    file, env_steps = content["file"], content["state"]["env_steps"]
     if env_steps >= total:
         return f"the run is complete: {file} holds its last env step, {env_steps:,}"
     return f"continuing from {file}, at {env_steps:,} of {total:,} env steps"

@@ -482,16 +482,20 @@ def test_model_of_another_state_is_refused(command: Command, project: Path) -> N
 
 
 @pytest.mark.parametrize("damage", ["missing", "changed"])
-def test_lost_copies_still_show_that_the_task_changed(command: Command, project: Path, damage: str) -> None:
+@pytest.mark.parametrize("edited", [False, True])
+def test_lost_copies_still_show_whether_the_task_changed(
+    command: Command, project: Path, damage: str, edited: bool
+) -> None:
     for name in ("swinger.py", "model.mjb"):
         path = project / "run" / "task" / name
         path.unlink() if damage == "missing" else path.write_bytes(path.read_bytes()[:-1])
-    assert "warning" not in command("resume", project / "run").text
-    (project / "swinger.py").write_text(SWINGER + "\n# edited\n")
-    (project / "swinger.xml").write_text(SWINGER_XML.replace("0.05", "0.06"))
+    if edited:
+        (project / "swinger.py").write_text(SWINGER + "\n# edited\n")
+        (project / "swinger.xml").write_text(SWINGER_XML.replace("0.05", "0.06"))
     text = command("resume", project / "run").text
-    assert f"{project}/swinger.py has another text than at the start of the run" in text
-    assert "the compiled model differs from that at the start of the run" in text
+    assert (f"{project}/swinger.py has another text than at the start of the run" in text) == edited
+    assert ("the compiled model differs from that at the start of the run" in text) == edited
+    assert ("warning" in text) == edited
 
 
 def test_run_without_a_stored_task_resumes(command: Command, project: Path) -> None:
