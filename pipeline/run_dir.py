@@ -245,7 +245,7 @@ def _read_config(run_dir: Path, recover: bool) -> Config | None:
 def _require_same_class(run_dir: Path, config: Config, content: dict[str, Any]) -> None:
     """The task's file may move, but a checkpoint of another task is another run's."""
     known = {config.task_name, *_read_record(run_dir).get("former", ())}
-    written = content["config"]["task"].rpartition(":")[2]
+    written = str(content["config"].get("task")).rpartition(":")[2]
     if written not in known:
         raise checkpoint.CheckpointError(
             f"checkpoint {content['file']} belongs to another run: it was written with task {written!r} instead of "
@@ -257,7 +257,16 @@ def _read_record(run_dir: Path) -> dict[str, Any]:
     """What config.json keeps of the task; empty for a run that kept nothing."""
     if not _holds_config(run_dir / CONFIG):
         return {}
-    return dict(json.loads((run_dir / CONFIG).read_text()).get("task") or {})
+    record = json.loads((run_dir / CONFIG).read_text()).get("task")
+    return record if isinstance(record, dict) and _is_record(record) else {}
+
+
+def _is_record(record: dict[str, Any]) -> bool:
+    """Whether a record is one of `stored_task.store`, perhaps with former names."""
+    former = record.get("former", [])
+    names = [value for name, value in record.items() if name != "former"]
+    pairs = (("file" in record) == ("sha256" in record)) and (("model" in record) == ("model_sha256" in record))
+    return pairs and isinstance(former, list) and all(isinstance(name, str) for name in [*former, *names])
 
 
 def require_same_dimensions(content: dict[str, Any], env: BatchEnv) -> None:
@@ -302,8 +311,7 @@ def update_config(config: Config, run_dir: Path) -> None:
         return
     if recorded is None or recorded.task == config.task or (file is not None and stored_task.is_inside(file, run_dir)):
         return
-    content = json.loads((run_dir / CONFIG).read_text())
-    record = content.get("task") or {}
+    content, record = json.loads((run_dir / CONFIG).read_text()), _read_record(run_dir)
     former = sorted({*record.get("former", ()), recorded.task_name})
     content["config"]["task"] = config.task
     _write_config(run_dir, {**content, "task": {**record, "former": former}})

@@ -498,11 +498,12 @@ def test_lost_copies_still_show_whether_the_task_changed(
     assert ("warning" in text) == edited
 
 
-def test_run_without_a_stored_task_resumes(command: Command, project: Path) -> None:
+@pytest.mark.parametrize(
+    "record", [None, 5, [], {}, {"sha256": "0"}, {"file": 5, "sha256": "0"}, {"former": "Swinger"}, {"former": [5]}]
+)
+def test_run_without_a_record_of_its_task_resumes(command: Command, project: Path, record: object) -> None:
     file = project / "run" / "config.json"
-    content = json.loads(file.read_text())
-    del content["task"]
-    file.write_text(json.dumps(content))
+    file.write_text(json.dumps({**json.loads(file.read_text()), "task": record}))
     assert "warning" not in command("resume", project / "run").text
 
 
