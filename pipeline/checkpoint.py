@@ -57,6 +57,8 @@ def save(folder: Path, env_steps: int, config: dict[str, Any], state: dict[str, 
         with replacing(path) as file:
             torch.save(content, file)
     except (OSError, RuntimeError) as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # torch hides it as well
+            raise error.__context__ from None
         cause = error.__context__ if isinstance(error.__context__, OSError) else error  # torch hides a full disk
         reason = cause.strerror or cause if isinstance(cause, OSError) else cause
         raise CheckpointError(f"could not write checkpoint {path}: {reason}. {_advice(folder, cause)}") from error

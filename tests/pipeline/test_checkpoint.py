@@ -345,6 +345,22 @@ def test_failed_write_keeps_earlier_checkpoints_and_names_the_last(
     assert differing(checkpoint.load(checkpoint.find(tmp_path)[-1])["state"], state(2)) == []
 
 
+def test_interrupt_while_writing_is_no_failed_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch raises a RuntimeError when a write to the file is interrupted."""
+    checkpoint.save(tmp_path, 1, CONFIG, state())
+
+    def interrupted(_content: object, _file: Any) -> None:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            raise RuntimeError("unexpected pos")  # noqa: B904 - the context is what torch leaves
+
+    monkeypatch.setattr(torch, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.save(tmp_path, 2, CONFIG, state())
+    assert names(tmp_path) == ["000000000001.pt"]
+
+
 def test_failed_first_write_says_that_there_is_no_earlier_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
