@@ -2,28 +2,41 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
+import re
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from pipeline.files import replacing
 from saltus.errors import SaltusError
 from saltus.versions import versions
 
 FORMAT = 4
 KEEP = 2
 
+_NAME = re.compile(r"\d{12,}\.pt")
+_PARTIAL = re.compile(r"\d{12,}\.partial")
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 class CheckpointError(SaltusError):
     """A checkpoint that cannot be written or read."""
 
 
-def save(folder: Path, env_steps: int, config: dict[str, Any], state: dict[str, Any]) -> Path:
-    """Write a checkpoint to `folder` atomically, then delete all but the last two.
+class DamagedCheckpointError(CheckpointError):
+    """A checkpoint whose content is truncated or fails its checksums."""
 
-    A kill or a full disk at any moment leaves the earlier checkpoints unchanged.
+
+def save(folder: Path, env_steps: int, config: dict[str, Any], state: dict[str, Any]) -> Path:
+    """Write a checkpoint to `folder` atomically, then delete all but it and the one before.
+
+    A kill or a full disk at any moment leaves the earlier checkpoints unchanged. Files with other names are left alone.
 
     Args:
         folder: created if it does not exist.
@@ -37,33 +50,83 @@ def save(folder: Path, env_steps: int, config: dict[str, Any], state: dict[str, 
     Raises:
         CheckpointError: the file could not be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{env_steps:012d}.pt"
-    partial = path.with_suffix(".partial")
     content = {"format": FORMAT, "versions": versions(), "config": config, "state": state}
     try:
-        with open(partial, "wb") as file:
+        folder.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as file:
             torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-        _sync(folder)
     except (OSError, RuntimeError) as error:
-        partial.unlink(missing_ok=True)
-        kept = find(folder)
-        last = f"The last good checkpoint is {kept[-1]}" if kept else "There is no earlier one"
+        if isinstance(error.__context__, KeyboardInterrupt):  # torch hides it as well
+            raise error.__context__ from None
         cause = error.__context__ if isinstance(error.__context__, OSError) else error  # torch hides a full disk
-        raise CheckpointError(
-            f"could not write checkpoint {path}: {cause}. {last}. Make room on the disk, then resume the run"
-        ) from error
-    for old in [*find(folder)[:-KEEP], *folder.glob("*.partial")]:
-        old.unlink()
+        reason = cause.strerror or cause if isinstance(cause, OSError) else cause
+        raise CheckpointError(f"could not write checkpoint {path}: {reason}. {_advice(folder, cause)}") from error
+    _prune(folder, path)
     return path
 
 
+def _advice(folder: Path, cause: BaseException) -> str:
+    """Advice after a failed write."""
+    kept = find(folder)
+    number = cause.errno if isinstance(cause, OSError) else None
+    remedy = "Make room on the disk" if number in _NO_SPACE else "Remove the cause"
+    if kept:
+        return f"The last good checkpoint is {kept[-1]}. {remedy}, then resume the run"
+    return f"There is no earlier one. {remedy}, then start the run again"
+
+
+def _prune(folder: Path, saved: Path) -> None:
+    """Delete all checkpoints but `saved` and those before it that are kept, and incomplete files.
+
+    A checkpoint of a later step is one that could not be read: the run resumed from an earlier one.
+    """
+    found = find(folder)
+    last = found.index(saved) + 1
+    for old in found[: max(last - KEEP, 0)] + found[last:]:
+        old.unlink()
+    for name in os.listdir(folder):
+        if _PARTIAL.fullmatch(name):
+            (folder / name).unlink()
+
+
 def find(folder: Path) -> list[Path]:
-    """The complete checkpoints in `folder`, oldest first."""
-    return sorted(folder.glob("*.pt"))
+    """The complete checkpoints in `folder`, in the order of their env steps; files with other names do not count.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    try:
+        names = os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    paths = [folder / name for name in names if _NAME.fullmatch(name)]
+    return sorted((path for path in paths if path.is_file()), key=lambda path: int(path.stem))
+
+
+def load_last(folder: Path, config: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Read the last checkpoint in `folder`; warn and read the one before if it is damaged.
+
+    Args:
+        folder: holds at least one checkpoint.
+        config: see `load`.
+
+    Raises:
+        CheckpointError: see `load`; damage is raised only if no checkpoint is intact.
+    """
+    *earlier, path = find(folder)
+    while True:
+        try:
+            return load(path, config)
+        except DamagedCheckpointError as error:
+            if not earlier:
+                raise DamagedCheckpointError(f"{error}. There is no other checkpoint: start the run again") from error
+            path = earlier.pop()
+            warnings.warn(f"{error}. The one before is used instead: {path.name}", stacklevel=2)
+        except CheckpointError:
+            if path.exists() or not (found := find(folder)):
+                raise
+            *earlier, path = found  # a run in progress has deleted it, after writing others
 
 
 def load(path: Path, config: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -71,24 +134,17 @@ def load(path: Path, config: dict[str, Any] | None = None) -> dict[str, Any]:
 
     Args:
         path: the file.
-        config: the run's configuration, which must equal the checkpoint's.
+        config: the run's configuration, which must equal the checkpoint's in all settings but the task's file.
 
     Returns:
-        The content by name: ``"state"``, ``"config"``, ``"versions"``, ``"format"``. Tensors are memory-mapped.
+        The content by name: ``"state"``, ``"config"``, ``"versions"``, ``"format"``; ``"file"``: `path`. Tensors are
+        memory-mapped.
 
     Raises:
-        CheckpointError: a truncated or corrupted file, or one of another format or configuration.
+        DamagedCheckpointError: a truncated or corrupted file.
+        CheckpointError: a file that cannot be read, or one of another format or configuration.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()  # checks CRC-32s, which torch.load does not
-        if damaged is not None:
-            raise CheckpointError(f"checkpoint {path} is corrupted (in {damaged}). {_remedy(path)}")
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except CheckpointError:
-        raise
-    except Exception as error:
-        raise CheckpointError(f"checkpoint {path} is truncated or corrupted: {error}. {_remedy(path)}") from error
+    content = _read(path)
     if not isinstance(content, dict) or "format" not in content:
         raise CheckpointError(f"{path} is not a checkpoint of saltus")
     if content["format"] != FORMAT:
@@ -97,24 +153,43 @@ def load(path: Path, config: dict[str, Any] | None = None) -> dict[str, Any]:
             f"checkpoint {path} was written by saltus {version} in format {content['format']}, and this version reads "
             f"format {FORMAT}: use saltus {version} for this run"
         )
-    if config is not None and content["config"] != config:
-        different = sorted(key for key in config if content["config"].get(key) != config[key])
-        pairs = ", ".join(f"{key} {content['config'].get(key)!r} instead of {config[key]!r}" for key in different)
-        raise CheckpointError(f"checkpoint {path} belongs to another run: it was written with {pairs}")
-    return content
+    if not {"versions", "config", "state"} <= content.keys() or not isinstance(content["config"], dict):
+        raise CheckpointError(f"{path} is not a checkpoint of saltus")
+    if config is not None:
+        _require_same(path, content["config"], config)
+    return {**content, "file": path}
 
 
-def _remedy(path: Path) -> str:
-    others = [other for other in find(path.parent) if other != path]
-    if not others:
-        return "There is no other checkpoint: start the run again"
-    return f"Delete it to resume from the previous one, {others[-1].name}"
-
-
-def _sync(folder: Path) -> None:
-    """Make a rename in `folder` survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def _read(path: Path) -> Any:
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
+            damaged = archive.testzip()  # checks CRC-32s, which torch.load does not
+        if damaged is not None:
+            raise DamagedCheckpointError(f"checkpoint {path} is corrupted (in {damaged})")
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except DamagedCheckpointError:
+        raise
+    except Exception as error:
+        if _is_environmental(error):
+            raise CheckpointError(
+                f"checkpoint {path} could not be read: {str(error) or type(error).__name__}. This is no sign of "
+                "damage: keep the file, check its permissions, the disk and the free memory, and try again"
+            ) from error
+        raise DamagedCheckpointError(f"checkpoint {path} is truncated or corrupted: {error}") from error
+
+
+def _is_environmental(error: Exception) -> bool:
+    """Whether the machine, not the file's content, is the reason that it could not be read."""
+    if isinstance(error, OSError):
+        return error.errno not in (None, errno.EINVAL)  # EINVAL: an offset in the file points out of it
+    messages = ("unable to mmap", "unable to open", "allocate memory", "not enough memory")  # RuntimeErrors of torch
+    return isinstance(error, MemoryError) or any(message in str(error) for message in messages)
+
+
+def _require_same(path: Path, written: dict[str, Any], config: dict[str, Any]) -> None:
+    different = sorted(
+        key for key in config.keys() - {"task"} if json.dumps(written.get(key)) != json.dumps(config[key])
+    )  # as JSON: NaN is equal to itself
+    if different:
+        pairs = ", ".join(f"{key} {written.get(key)!r} instead of {config[key]!r}" for key in different)
+        raise CheckpointError(f"checkpoint {path} belongs to another run: it was written with {pairs}")

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import ctypes.util
+import dataclasses
 import json
 import logging
 import os
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import tyro
 from rich.console import Console
@@ -31,26 +33,33 @@ USAGE = """usage: saltus COMMAND ...
   saltus resume RUN             continue a run from its last checkpoint
   saltus evaluate RUN           play episodes with a run's policy, print their returns
   saltus play RUN               write a video of a run's policy
+  saltus --version              print the version
 
 TASK is one of {tasks}, or path/to/file.py:ClassName. RUN is a run's directory.
 saltus COMMAND --help lists the options.
 """
+MAX_EPISODES, MAX_SEED = 100_000, 2**63 - 1
 
 
 @dataclass(frozen=True)
-class Resume:
+class _OfRun:
+    run: tyro.conf.Positional[Path]
+    """The run's directory."""
+    task: str | None = None
+    """The task, if it has moved: a registered name, or path/to/file.py:ClassName. None: the one in config.json."""
+    trust: bool = False
+    """Execute a task's file that lies in the run's directory, or the run's copy of a missing one."""
+
+
+@dataclass(frozen=True)
+class Resume(_OfRun):
     """Continue a run from its last checkpoint."""
 
-    run: tyro.conf.Positional[Path]
-    """The run's directory."""
-
 
 @dataclass(frozen=True)
-class Evaluate:
+class Evaluate(_OfRun):
     """Play whole episodes with a run's deterministic policy; write evaluation.json to the run's directory."""
 
-    run: tyro.conf.Positional[Path]
-    """The run's directory."""
     episodes: int = 100
     """Number of episodes, played in parallel."""
     seed: int = 0
@@ -60,17 +69,18 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
-class Play:
+class Play(_OfRun):
     """Record one episode of a run's deterministic policy as an mp4."""
 
-    run: tyro.conf.Positional[Path]
-    """The run's directory."""
     output: Path | None = None
     """File to write. None: play.mp4 in the run's directory."""
     seed: int = 0
     """Seed of the initial state."""
     policy: Literal["best", "last"] = "best"
     """best: the policy with the highest mean return in the run's evaluations. last: the latest policy."""
+
+
+OfRun = TypeVar("OfRun", bound=_OfRun)
 
 
 @tolerate_lost_output()
@@ -85,6 +95,11 @@ def main() -> None:
     for package in ("torch", "tensordict", "torchrl"):  # their warnings address developers
         warnings.filterwarnings("ignore", module=package)
     warnings.showwarning = lambda message, *_args, **_kwargs: _print(console, f"warning: {message}")
+    if command == "--version":
+        from saltus.versions import versions
+
+        print(f"saltus {versions()['saltus']}")
+        return
     from saltus.device.warm_start import ensure_cache_folder
 
     ensure_cache_folder()
@@ -104,64 +119,101 @@ def main() -> None:
 def train(arguments: list[str], console: Console) -> None:
     """``saltus train TASK``."""
     from pipeline.logger import require_packages
-    from pipeline.run_dir import default_path, require_unused
+    from pipeline.run_dir import require_unused
     from pipeline.train_options import parse_train
 
+    _refuse_empty_run_dir(arguments)
     config, run_dir = parse_train(arguments)
-    run_dir = run_dir or default_path(config)
-    require_unused(run_dir)
+    if run_dir is not None:
+        run_dir = run_dir.expanduser()  # a shell leaves the ~ of --run-dir=~/run
+        require_unused(run_dir)
     require_packages(config)
     _run(config, run_dir, console)
 
 
+def _refuse_empty_run_dir(arguments: list[str]) -> None:
+    words = [word for argument in arguments for word in argument.split("=", 1)]
+    if ("--run-dir", "") in pairwise(word.replace("_", "-") for word in words):
+        raise SaltusError("--run-dir is empty: name a directory, or leave the option out (is a shell variable unset?)")
+
+
 def resume(arguments: list[str], console: Console) -> None:
     """``saltus resume RUN``."""
-    from pipeline.run_dir import open_run
+    from pipeline.run_dir import locked, open_run, require_run
 
-    run_dir = tyro.cli(Resume, args=arguments, prog="saltus resume").run
-    config, content = open_run(run_dir)
-    _compare_versions(content["versions"])
-    _run(config, run_dir, console, content)
+    options = _parse(Resume, arguments)
+    require_run(options.run)
+    with locked(options.run):
+        with _log_to(console):
+            config, content = open_run(options.run, options.task, options.trust)
+        _compare_versions(content["versions"])
+        _print(console, _describe_checkpoint(content, config.total_env_steps))
+        _run(config, options.run, console, content)
 
 
 def evaluate(arguments: list[str], console: Console) -> None:
     """``saltus evaluate RUN``."""
+    from pipeline import files
     from pipeline.evaluate import evaluate as play_episodes
     from pipeline.policy import load_policy
 
-    options = tyro.cli(Evaluate, args=arguments, prog="saltus evaluate")
-    if options.episodes < 1:
-        raise SaltusError(f"episodes is {options.episodes}; it must be at least 1")
+    options = _parse(Evaluate, arguments)
+    _require_within("episodes", options.episodes, 1, MAX_EPISODES)
+    _require_within("seed", options.seed, 0, MAX_SEED)
     with _log_to(console):
-        policy = load_policy(options.run, options.policy)
+        policy = load_policy(options.run, options.policy, task=options.task, trust=options.trust)
         result = play_episodes(policy, policy.make_env(options.episodes, options.seed))
+    _print(console, f"{_describe(policy)}: {result.summary()}")
     content = {
         "task": policy.task, "policy": policy.which, "env_steps": policy.env_steps, "seed": options.seed,
         "mean": result.mean, "std": result.std, "interval_95": list(result.interval),
         "failed": result.failed, "returns": result.returns, "lengths": result.lengths,
     }  # fmt: skip
     path = options.run / "evaluation.json"
-    path.write_text(json.dumps(content, indent=1) + "\n")
-    _print(console, f"{_describe(policy)}: {result.summary()}\n{path}")
+    try:
+        files.write(path, json.dumps(content, indent=1) + "\n")
+    except OSError as error:
+        raise SaltusError(f"could not write {path}: {error.strerror}. The result is printed above") from error
+    _print(console, str(path))
 
 
 def play(arguments: list[str], console: Console) -> None:
     """``saltus play RUN``."""
     _choose_opengl()
     from pipeline.policy import load_policy
+    from pipeline.run_dir import refuse_links
     from pipeline.video import record
 
-    options = tyro.cli(Play, args=arguments, prog="saltus play")
+    options = _parse(Play, arguments)
+    _require_within("seed", options.seed, 0, MAX_SEED)
     path = options.output or options.run / "play.mp4"
     with _log_to(console):
-        policy = load_policy(options.run, options.policy)
+        policy = load_policy(options.run, options.policy, task=options.task, trust=options.trust)
+        if options.output is None:
+            refuse_links(options.run)
         env = policy.make_env(1, options.seed)
         total, steps = record(policy, env, path)
     _print(console, f"{_describe(policy)}: return {total:.1f} in {steps} steps ({steps * env.task.dt:.1f} s)\n{path}")
 
 
-def _run(config: Config, run_dir: Path, console: Console, content: dict[str, Any] | None = None) -> None:
-    """Train from the start, or from a checkpoint's `content`; the state is removed from it to free its memory."""
+def _parse(command: type[OfRun], arguments: list[str]) -> OfRun:
+    """Parse the arguments of a command on a run."""
+    if "" in arguments:
+        raise SaltusError("an argument is empty: name a run's directory (is a shell variable unset?)")
+    options = tyro.cli(command, args=arguments, prog=f"saltus {command.__name__.lower()}")
+    return dataclasses.replace(options, run=options.run.expanduser())
+
+
+def _require_within(name: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise SaltusError(f"{name} is {value}; it must be at least {low} and at most {high:,}")
+
+
+def _run(config: Config, run_dir: Path | None, console: Console, content: dict[str, Any] | None = None) -> None:
+    """Train from the start, or from a checkpoint's `content`; the state is removed from it to free its memory.
+
+    A new run makes its directory and locks it; the directory of a run that resumes is locked by the caller.
+    """
     import torch
 
     from saltus.device.warm_start import warm_start
@@ -173,21 +225,26 @@ def _run(config: Config, run_dir: Path, console: Console, content: dict[str, Any
     from pipeline.logger import Logger
     from pipeline.plot import learning_curve
     from pipeline.run import Run
-    from pipeline.run_dir import create, locked
+    from pipeline.run_dir import compare_task, default_path, new_run, require_same_dimensions, update_config
     from pipeline.train import StopSignal
     from pipeline.train import train as train_loop
 
-    with StopSignal(partial(_print, console)) as stop, _log_to(console):
-        run = Run(config, run_dir)
+    with StopSignal(partial(_print, console)) as stop, _log_to(console), ExitStack() as lock:
+        run = Run(config, run_dir or default_path(config))
+        model = run.env.task.model
         if content is None:
-            create(config, run_dir)
+            run.run_dir = lock.enter_context(new_run(config, run_dir, model))
         else:
+            require_same_dimensions(content, run.env)
+            compare_task(config, run.run_dir, model)
+            update_config(config, run.run_dir)
             run.load_state_dict(content.pop("state"))
+        run_dir = run.run_dir
         entropy = float(run.agent.loss.target_entropy)
         _print(
             console, f"{config.task}, seed {config.seed}, on {run.device}, target entropy {entropy:g}; files: {run_dir}"
         )
-        with locked(run_dir), Logger(run_dir, config, run.env_steps, console) as logger:
+        with Logger(run_dir, config, run.env_steps, console) as logger:
             train_loop(run, logger, stop)
     run_dir = run.run_dir  # which may have been renamed
     picture = learning_curve(run_dir, f"{config.task_name}, seed {config.seed}")
@@ -199,6 +256,13 @@ def _run(config: Config, run_dir: Path, console: Console, content: dict[str, Any
     if run.best:
         best = f"{run.best['return_mean']:.1f} after {run.best['env_steps']:,} env steps"
         _print(console, f"best evaluation: {best}; `saltus evaluate {run_dir}` plays more episodes with that policy")
+
+
+def _describe_checkpoint(content: dict[str, Any], total: int) -> str:
+    file, env_steps = content["file"], content["state"]["env_steps"]
+    if env_steps >= total and not content["state"].get("evaluation_pending"):
+        return f"the run is complete: {file} holds its last env step, {env_steps:,}"
+    return f"continuing from {file}, at {env_steps:,} of {total:,} env steps"
 
 
 def _compare_versions(written_by: dict[str, str]) -> None:

@@ -14,6 +14,20 @@ import tyro
 from envs.simulation import Simulation
 from saltus.errors import SaltusError
 
+# Larger values are mistakes: they need more memory or time than any machine has, or overflow float32.
+MAXIMA: dict[str, float] = {
+    **dict.fromkeys(("total_env_steps", "learning_starts", "buffer_size"), 10**15),
+    **dict.fromkeys(("num_envs", "batch_size"), 10**7),
+    **dict.fromkeys(("steps_per_round", "policy_delay", "max_contacts", "max_constraints"), 10**6),
+    **dict.fromkeys(("eval_episodes", "num_atoms"), 10**5),
+    **dict.fromkeys(("n_step", "noise_repeat", "num_threads", "utd_ratio"), 10**4),
+    "num_critics": 10**3,
+    **dict.fromkeys(("actor_lr", "critic_lr", "alpha_lr", "alpha_init", "value_range"), 1e30),
+    "seed": 2**63 - 1,
+}
+_KINDS = {str: "a string", bool: "true or false", dict: "a dictionary", tuple: "a list of numbers"}
+_MAX_WIDTH, _MAX_LAYERS, _MAX_UPDATES_PER_ROUND = 10**5, 100, 10**6
+
 
 @dataclass(frozen=True)
 class Config(Simulation):
@@ -137,8 +151,11 @@ class Config(Simulation):
 
     def _check_choices(self) -> None:
         for name, hint in get_type_hints(type(self)).items():
-            if get_origin(hint) is Literal and (value := getattr(self, name)) not in get_args(hint):
+            value, kind = getattr(self, name), get_origin(hint) or hint
+            if kind is Literal and value not in get_args(hint):
                 _refuse(name, repr(value), f"one of {', '.join(get_args(hint))}")
+            if kind in _KINDS and not isinstance(value, kind):
+                _refuse(name, repr(value), _KINDS[kind])
 
     def _check_numbers(self) -> None:
         at_least_1 = (
@@ -157,11 +174,21 @@ class Config(Simulation):
             (("target_entropy_scale",), math.isfinite, "a finite number"),
             (("target_entropy",), lambda x: x == "auto" or math.isfinite(x), "a finite number, or auto"),
             (("actor_hidden", "critic_hidden"), lambda x: min(x, default=0) >= 1, "widths, each at least 1"),
+            (
+                ("actor_hidden", "critic_hidden"),
+                lambda x: all(isinstance(width, int) and width <= _MAX_WIDTH for width in x) and len(x) <= _MAX_LAYERS,
+                f"at most {_MAX_LAYERS} widths, each a whole number and at most {_MAX_WIDTH:,}",
+            ),
+            (("target_entropy", "target_entropy_scale"), lambda x: x == "auto" or abs(x) <= 1e30, "at most 1e30"),
         )
         for names, holds, accepted in rules:
             for name in names:
                 if not holds(value := getattr(self, name)):
                     _refuse(name, value, accepted)
+
+        for name, maximum in MAXIMA.items():
+            if (value := getattr(self, name)) > maximum:
+                _refuse(name, value, f"at most {maximum:,g}" if maximum > 10**9 else f"at most {maximum:,}")
 
     def _check_buffer(self) -> None:
         if self.capacity < self.num_envs:
@@ -193,6 +220,11 @@ class Config(Simulation):
                 f"utd_ratio {self.utd_ratio:g} gives {updates:g} updates per round of {self.steps_per_round} vector "
                 f"steps of {self.num_envs} worlds; it must be a whole number, at least 1. The nearest valid ratios are "
                 f"{ratios}; or change num_envs or steps_per_round"
+            )
+        if updates > _MAX_UPDATES_PER_ROUND:
+            raise SaltusError(
+                f"utd_ratio {self.utd_ratio:g} gives {updates:,.0f} updates per round of {self.steps_per_round} vector "
+                f"steps of {self.num_envs} worlds; it must be at most {_MAX_UPDATES_PER_ROUND:,}"
             )
 
     def _check_recipe(self) -> None:
@@ -330,14 +362,10 @@ class Config(Simulation):
                 "the configuration has the settings of another version of saltus (unknown: "
                 f"{', '.join(unknown) or 'none'}; missing: {', '.join(missing) or 'none'})"
             )
-        options = {name: _tuples(value) for name, value in values["task_options"].items()}
-        fields: dict[str, Any] = {name: _tuples(value) for name, value in values.items()}
-        return cls(**{**fields, "task_options": options})
-
-
-def _tuples(value: Any) -> Any:
-    """Turn JSON's lists, at any depth, back into tuples."""
-    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+        fields: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+        }
+        return cls(**{**fields, "task_options": {**values["task_options"]}})
 
 
 def _refuse(name: str, value: object, accepted: str) -> NoReturn:

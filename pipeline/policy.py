@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 from torch import Tensor
 
@@ -11,9 +11,10 @@ import envs
 from envs.task_options import decode_options
 from pipeline.agent import Agent
 from pipeline.config import Config
-from pipeline.run_dir import open_run
+from pipeline.run_dir import open_run, require_same_dimensions
 from pipeline.seeding import derive_seed
 from saltus.device import resolve_device
+from saltus.errors import SaltusError
 
 Which: TypeAlias = Literal["best", "last"]
 
@@ -45,23 +46,29 @@ class Policy:
         return _make_env(self.config, num_envs, seed, str(self.device))
 
 
-def load_policy(run_dir: Path | str, which: Which = "best") -> Policy:
-    """Load a policy from a run's last checkpoint.
+def load_policy(run_dir: Path | str, which: Which = "best", *, task: str | None = None, trust: bool = False) -> Policy:
+    """Load a policy from a run's last intact checkpoint.
 
-    A policy trained with ``--device cuda`` is loaded onto the GPU if there is one, else onto the CPU.
+    A policy trained with ``--device cuda`` is loaded onto the GPU if there is one, else onto the CPU. The task's file
+    is executed.
 
     Args:
         run_dir: the run's directory.
         which: ``"best"``: the policy with the highest mean return in the run's evaluations (the latest of equals), or
             the last policy before the first evaluation. ``"last"``: the latest policy.
+        task: the task, if its file has moved since the run started.
+        trust: execute a task's file that lies in the run's directory, or the run's copy of a missing one.
 
     Raises:
-        SaltusError: not a run's directory, or a run of another version.
+        SaltusError: not a run's directory, a run of another version, or a task's file that is missing or not trusted.
         CheckpointError: no checkpoint, or one that cannot be used.
     """
-    config, content = open_run(Path(run_dir))
+    if which not in get_args(Which):
+        raise SaltusError(f"which is {which!r}; it must be 'best' or 'last'")
+    config, content = open_run(Path(run_dir).expanduser(), task, trust)
     device = resolve_device("auto" if config.device == "cuda" else config.device)
     sizes = _make_env(config, 1, 0, "cpu")
+    require_same_dimensions(content, sizes)
     agent = Agent(config, sizes.observation_dim, sizes.action_dim, device)
     state = content["state"]
     agent.load_state_dict(state["agent"])

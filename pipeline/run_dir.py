@@ -1,19 +1,37 @@
-"""A run's directory: its name, its lock, its configuration, its last checkpoint."""
+"""A run's directory: its name, its lock, its configuration and task, its last checkpoint."""
 
 from __future__ import annotations
 
+import dataclasses
+import errno
 import fcntl
 import json
+import os
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
-from pipeline import checkpoint
+import mujoco
+
+from envs import BatchEnv
+from envs.task_ref import task_file
+from pipeline import checkpoint, files, stored_task
 from pipeline.config import Config
 from saltus.errors import SaltusError
 from saltus.versions import versions
+
+LOCK, CONFIG, CHECKPOINTS = "lock", "config.json", "checkpoints"
+# Everything that saltus writes to a run's directory.
+OWN_NAMES = frozenset({
+    LOCK, CONFIG, CHECKPOINTS, stored_task.FOLDER, "metrics.csv", "evaluations.csv", "tensorboard", "wandb",
+    "learning_curve.png", "evaluation.json", "play.mp4",
+})  # fmt: skip
+_OWN_STEMS = frozenset(Path(name).stem for name in OWN_NAMES)
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)  # a file system without flock
 
 
 def default_path(config: Config) -> Path:
@@ -22,70 +40,193 @@ def default_path(config: Config) -> Path:
 
 
 def require_unused(run_dir: Path) -> None:
-    """Check that a new run may use a directory.
+    """Check that a new run may use a directory: it may hold other files, or a run that never saved a checkpoint.
 
     Raises:
-        SaltusError: the directory holds files, other than those of a run that never saved a checkpoint.
+        SaltusError: a file, a directory with a run in it, or one with other files under the names of a run's files.
     """
-    empty = not run_dir.exists() or (run_dir.is_dir() and not any(run_dir.iterdir()))
-    never_saved = (run_dir / "config.json").is_file() and not checkpoint.find(run_dir / "checkpoints")
-    if not (empty or never_saved):
+    if not run_dir.exists():
+        return
+    if not run_dir.is_dir():
+        raise SaltusError(f"{run_dir} is a file, not a directory: choose another --run-dir")
+    if checkpoint.find(run_dir / CHECKPOINTS):
         raise SaltusError(
             f"{run_dir} exists: `saltus resume {run_dir}` continues the run in it; a new run needs another --run-dir"
         )
+    taken = _own_entries(run_dir)
+    # A run makes its lock first. Runs of earlier versions made config.json first.
+    if taken and LOCK not in taken and not _holds_config(run_dir / CONFIG):
+        raise SaltusError(
+            f"{run_dir} holds no run, but {', '.join(taken)}, which a run would overwrite: choose another --run-dir"
+        )
 
 
-def create(config: Config, run_dir: Path) -> None:
-    """Make a run's directory with its config.json."""
+def _own_entries(run_dir: Path) -> list[str]:
+    """Names in a directory that are those of a run's files, whole or partial."""
+    return sorted(
+        name
+        for name in os.listdir(run_dir)
+        if name in OWN_NAMES or (name.endswith(".partial") and Path(name).stem in _OWN_STEMS)
+    )
+
+
+def _holds_config(file: Path) -> bool:
+    try:
+        return {"config", "versions"} <= json.loads(file.read_text()).keys()
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return False
+
+
+@contextmanager
+def new_run(config: Config, run_dir: Path | None, model: mujoco.MjModel) -> Iterator[Path]:
+    """Make and lock the directory of a new run; yield its path.
+
+    Args:
+        config: the run's configuration.
+        run_dir: the directory; None: `default_path`, with a number appended if it exists.
+        model: the task's compiled model.
+
+    Raises:
+        SaltusError: the directory is in use (see `require_unused` and `locked`).
+    """
+    if run_dir is None:
+        run_dir = _make_default(config)
+    else:
+        _make(run_dir)
+    with locked(run_dir):
+        require_unused(run_dir)  # again: another process may have trained in it meanwhile
+        create(config, run_dir, model)
+        yield run_dir
+
+
+def _make(run_dir: Path) -> None:
+    """Make a directory; of two processes that do so at once, the second is refused, also without locks."""
+    require_unused(run_dir)
+    existed = run_dir.exists()
+    try:
+        run_dir.mkdir(parents=True, exist_ok=existed)
+    except FileExistsError:
+        raise SaltusError(f"another process has just made {run_dir}: choose another --run-dir") from None
+
+
+def _make_default(config: Config) -> Path:
+    """Make a directory that no other run has: mkdir decides between runs started in the same second."""
+    path = default_path(config)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for number in count(1):
+        candidate = path if number == 1 else path.with_name(f"{path.name}-{number}")
+        try:
+            candidate.mkdir()
+        except FileExistsError:
+            continue
+        return candidate
+    raise AssertionError
+
+
+def create(config: Config, run_dir: Path, model: mujoco.MjModel) -> None:
+    """Write the task's files and config.json to a run's directory, which is made if it does not exist."""
     run_dir.mkdir(parents=True, exist_ok=True)
-    content = {"config": config.to_dict(), "versions": versions()}
-    partial = run_dir / "config.json.partial"
-    partial.write_text(json.dumps(content, indent=2) + "\n")
-    partial.replace(run_dir / "config.json")
+    record = stored_task.store(run_dir, config.task, model)
+    _write_config(run_dir, {"config": config.to_dict(), "versions": versions(), "task": record})
+
+
+def _write_config(run_dir: Path, content: dict[str, Any]) -> None:
+    files.write(run_dir / CONFIG, json.dumps(content, indent=2) + "\n")
 
 
 @contextmanager
 def locked(run_dir: Path) -> Iterator[None]:
     """Lock a run's directory against other processes; the lock ends with the process.
 
+    Warns and continues on a file system without locks.
+
     Raises:
-        SaltusError: another process holds the lock.
+        SaltusError: another process holds the lock, or a file of the run is a symbolic link.
     """
-    with open(run_dir / "lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise SaltusError(f"another process is training in {run_dir}: wait for it to end, or stop it") from None
+    refuse_links(run_dir)
+    descriptor = os.open(run_dir / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    try:
+        _lock(descriptor, run_dir)
         yield
+    finally:
+        os.close(descriptor)
 
 
-def open_run(run_dir: Path) -> tuple[Config, dict[str, Any]]:
-    """Read a run's configuration and the content of its last checkpoint (see `checkpoint.load`).
+def _lock(descriptor: int, run_dir: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            raise SaltusError(f"another process is training in {run_dir}: wait for it to end, or stop it") from None
+        if error.errno not in _NO_LOCKS:
+            raise
+        warnings.warn(
+            f"the file system of {run_dir} has no locks ({error.strerror}): make sure that no other process trains in "
+            "it, because saltus cannot",
+            stacklevel=2,
+        )
+
+
+def refuse_links(run_dir: Path) -> None:
+    """Check that no file of a run is a symbolic link, through which saltus would write to another file.
+
+    The run's directory itself may be a link.
 
     Raises:
-        SaltusError: not a run's directory, or a run of another version.
+        SaltusError: a link; the message names it.
+    """
+    for name in _own_entries(run_dir):
+        if (run_dir / name).is_symlink():
+            raise SaltusError(
+                f"{run_dir / name} is a symbolic link, and saltus writes through none: delete it, or put the file or "
+                "folder itself there (the run's directory may be a link)"
+            )
+
+
+def require_run(run_dir: Path) -> None:
+    """Raise SaltusError if a directory holds no run: neither a config.json nor a checkpoint."""
+    if not (run_dir / CONFIG).is_file() and not checkpoint.find(run_dir / CHECKPOINTS):
+        raise SaltusError(f"{run_dir} is not a run's directory: it has no config.json")
+
+
+def open_run(run_dir: Path, task: str | None = None, trust: bool = False) -> tuple[Config, dict[str, Any]]:
+    """Read a run's configuration and the content of its last checkpoint that is intact (see `checkpoint.load_last`).
+
+    Nothing is executed. A damaged or missing config.json is replaced by the configuration in the checkpoint, with a
+    warning.
+
+    Args:
+        run_dir: the run's directory.
+        task: the task to use instead of the one in config.json, which may have moved.
+        trust: allow a task's file that lies in the run's directory, or the copy that the run keeps.
+
+    Returns:
+        The configuration, with the task to use, and the checkpoint's content.
+
+    Raises:
+        SaltusError: not a run's directory, a run of another version, or a task's file that is missing or not trusted.
         CheckpointError: no checkpoint, or one that cannot be used.
     """
-    config = _read_config(run_dir)
-    found = checkpoint.find(run_dir / "checkpoints")
+    require_run(run_dir)
+    found = checkpoint.find(run_dir / CHECKPOINTS)
+    config = _read_config(run_dir, recover=bool(found))
     if not found:
         raise checkpoint.CheckpointError(f"{run_dir} has no checkpoint: start the run again")
-    return config, checkpoint.load(found[-1], config.to_dict())
+    content = checkpoint.load_last(run_dir / CHECKPOINTS, None if config is None else config.to_dict())
+    if config is None:
+        config = Config.from_dict(content["config"])
+    _require_same_class(run_dir, config, content)
+    name = stored_task.choose(run_dir, config.task, task, trust)
+    return dataclasses.replace(config, task=name), content
 
 
-def _read_config(run_dir: Path) -> Config:
-    file = run_dir / "config.json"
-    if not file.is_file():
-        raise SaltusError(f"{run_dir} is not a run's directory: it has no config.json")
+def _read_config(run_dir: Path, recover: bool) -> Config | None:
+    """The configuration in config.json; with `recover`, None and a warning if it is missing or damaged."""
+    file = run_dir / CONFIG
     try:
         content = dict(json.loads(file.read_text()))
         values, version = dict(content["config"]), str(dict(content["versions"])["saltus"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise _damaged(file, error) from None
-    try:
         return Config.from_dict(values)
-    except (TypeError, AttributeError) as error:  # values of other types than the settings'
-        raise _damaged(file, error) from None
     except SaltusError as error:
         current = versions()["saltus"]
         if version == current:
@@ -94,7 +235,83 @@ def _read_config(run_dir: Path) -> Config:
             f"{run_dir} was written by saltus {version}, and saltus {current} cannot read it: use saltus {version} for "
             f"it. Reason: {error}"
         ) from None
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        if not recover:
+            raise SaltusError(f"{file} is damaged ({error}), and there is no checkpoint: start the run again") from None
+        warnings.warn(f"{file} is missing or damaged ({error}): the checkpoint's copy is used", stacklevel=3)
+        return None
 
 
-def _damaged(file: Path, error: Exception) -> SaltusError:
-    return SaltusError(f"{file} is damaged ({error}); each checkpoint of the run holds the same configuration")
+def _require_same_class(run_dir: Path, config: Config, content: dict[str, Any]) -> None:
+    """The task's file may move, but a checkpoint of another task is another run's."""
+    known = {config.task_name, *_read_record(run_dir).get("former", ())}
+    written = str(content["config"].get("task")).rpartition(":")[2]
+    if written not in known:
+        raise checkpoint.CheckpointError(
+            f"checkpoint {content['file']} belongs to another run: it was written with task {written!r} instead of "
+            f"{config.task_name!r}"
+        )
+
+
+def _read_record(run_dir: Path) -> dict[str, Any]:
+    """What config.json keeps of the task; empty for a run that kept nothing."""
+    if not _holds_config(run_dir / CONFIG):
+        return {}
+    record = json.loads((run_dir / CONFIG).read_text()).get("task")
+    return record if isinstance(record, dict) and _is_record(record) else {}
+
+
+def _is_record(record: dict[str, Any]) -> bool:
+    """Whether a record is one of `stored_task.store`, perhaps with former names."""
+    former = record.get("former", [])
+    names = [value for name, value in record.items() if name != "former"]
+    pairs = (("file" in record) == ("sha256" in record)) and (("model" in record) == ("model_sha256" in record))
+    return pairs and isinstance(former, list) and all(isinstance(name, str) for name in [*former, *names])
+
+
+def require_same_dimensions(content: dict[str, Any], env: BatchEnv) -> None:
+    """Check that a checkpoint fits the task.
+
+    Raises:
+        SaltusError: the task has observations or actions of other widths.
+    """
+    stored = content["state"]["buffer"]["stored"]
+    run = stored["observation"].shape[1], stored["action"].shape[1]
+    task = env.observation_dim, env.action_dim
+    if run != task:
+        raise SaltusError(
+            f"task {type(env.task).__name__} has {task[0]} observations and {task[1]} actions, and the run has "
+            f"{run[0]} and {run[1]}: it is not the run's task, or its file has changed. Name the run's with --task"
+        )
+
+
+def compare_task(config: Config, run_dir: Path, model: mujoco.MjModel) -> None:
+    """Warn of each difference between the task of a run that resumes and the stored one.
+
+    Raises:
+        SaltusError: the model has another state than the run's.
+    """
+    changed = stored_task.changes(run_dir, _read_record(run_dir), config.task, model)
+    if changed:
+        warnings.warn(
+            f"the run continues, but not bit for bit: its task has changed ({'; '.join(changed)})", stacklevel=2
+        )
+
+
+def update_config(config: Config, run_dir: Path) -> None:
+    """Keep a new name of the run's task in config.json, and restore the file if it is missing or damaged.
+
+    The path of a task's file in the run's directory is not kept: it is executed only where the user asks for it.
+    """
+    file = task_file(config.task)
+    try:
+        recorded = _read_config(run_dir, recover=False)
+    except SaltusError:
+        _write_config(run_dir, {"config": config.to_dict(), "versions": versions()})
+        return
+    if recorded is None or recorded.task == config.task or (file is not None and stored_task.is_inside(file, run_dir)):
+        return
+    content, record = json.loads((run_dir / CONFIG).read_text()), _read_record(run_dir)
+    former = sorted({*record.get("former", ()), recorded.task_name})
+    content["config"]["task"] = config.task
+    _write_config(run_dir, {**content, "task": {**record, "former": former}})

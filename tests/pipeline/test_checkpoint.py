@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import random
@@ -15,7 +16,7 @@ import torch
 from pipeline_helpers import differing, small_config
 
 from pipeline import checkpoint
-from pipeline.checkpoint import CheckpointError
+from pipeline.checkpoint import CheckpointError, DamagedCheckpointError
 from saltus.versions import versions
 
 CONFIG = {"task": "Hopper-v5", "seed": 0, "actor_hidden": [16, 16], "gamma": 0.99}
@@ -66,14 +67,140 @@ def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.01, 0.3, 0.9, 0.999])
-def test_truncated_checkpoint_is_refused_and_the_previous_named(tmp_path: Path, fraction: float) -> None:
+def test_truncated_checkpoint_is_refused_and_the_previous_used(tmp_path: Path, fraction: float) -> None:
     checkpoint.save(tmp_path, 1, CONFIG, state())
     path = checkpoint.save(tmp_path, 2, CONFIG, state())
     content = path.read_bytes()
     path.write_bytes(content[: int(fraction * len(content))])
     with pytest.raises(CheckpointError, match=r"000000000002\.pt is truncated or corrupted") as refusal:
         checkpoint.load(path, CONFIG)
-    assert "Delete it to resume from the previous one, 000000000001.pt" in str(refusal.value)
+    assert isinstance(refusal.value, DamagedCheckpointError)
+    with pytest.warns(UserWarning, match=r"corrupted.*The one before is used instead: 000000000001\.pt"):
+        assert checkpoint.load_last(tmp_path, CONFIG)["file"] == tmp_path / "000000000001.pt"
+
+
+def test_without_an_intact_checkpoint_a_new_run_is_advised(tmp_path: Path) -> None:
+    for env_steps in (1, 2):
+        checkpoint.save(tmp_path, env_steps, CONFIG, state()).write_bytes(b"damaged")
+    with (
+        pytest.warns(UserWarning, match=r"000000000002\.pt is truncated"),
+        pytest.raises(DamagedCheckpointError, match=r"000000000001\.pt is truncated.*no other checkpoint: start"),
+    ):
+        checkpoint.load_last(tmp_path, CONFIG)
+
+
+UNREADABLE = {
+    "permission": PermissionError(errno.EACCES, "Permission denied"),
+    "disk": OSError(errno.EIO, "Input/output error"),
+    "network": OSError(errno.ESTALE, "Stale file handle"),
+    "open files": OSError(errno.EMFILE, "Too many open files"),
+    "removed": FileNotFoundError(errno.ENOENT, "No such file or directory"),
+    "memory": MemoryError(),
+    "memory map": RuntimeError("unable to mmap 123 bytes from file <x.pt>: Cannot allocate memory (12)"),
+}
+
+
+@pytest.mark.parametrize("reader", ["open", "torch.load"])
+@pytest.mark.parametrize("error", UNREADABLE.values(), ids=UNREADABLE)
+def test_checkpoint_that_cannot_be_read_is_not_called_damaged(
+    tmp_path: Path, reader: str, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for env_steps in (1, 2):
+        path = checkpoint.save(tmp_path, env_steps, CONFIG, state())
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*{"open": (zipfile, "ZipFile"), "torch.load": (torch, "load")}[reader], fail)
+        with pytest.raises(CheckpointError) as refusal:
+            checkpoint.load_last(tmp_path, CONFIG)
+    text = str(refusal.value)
+    assert not isinstance(refusal.value, DamagedCheckpointError)
+    assert f"{path} could not be read: {str(error) or 'MemoryError'}" in text
+    assert "keep the file" in text
+    assert "corrupted" not in text
+    assert "elete" not in text
+    assert checkpoint.load_last(tmp_path, CONFIG)["file"] == path
+
+
+def test_unreadable_folder_is_not_taken_for_an_empty_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint.save(tmp_path, 1, CONFIG, state())
+    monkeypatch.setattr(os, "listdir", lambda _: (_ for _ in ()).throw(PermissionError(errno.EACCES, "denied")))
+    with pytest.raises(PermissionError):
+        checkpoint.find(tmp_path)
+
+
+def test_checkpoint_that_a_run_in_progress_deletes_is_replaced_by_its_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint.save(tmp_path, 1, CONFIG, state())
+    plain, steps = torch.load, iter([2, 3])
+
+    def load(path: Path, **options: Any) -> Any:
+        for env_steps in steps:
+            checkpoint.save(tmp_path, env_steps, CONFIG, state())
+        return plain(path, **options)
+
+    monkeypatch.setattr(torch, "load", load)
+    assert checkpoint.load_last(tmp_path)["file"] == tmp_path / "000000000003.pt"
+
+
+FOREIGN = [
+    "keep_a.pt", "keep.partial", "best.pt", "1.pt", "000000000002.pt.bak", "000000000002 (copy).pt", "last.pt",
+    "x000000000009.pt", "notes.txt",
+]  # fmt: skip
+
+
+def test_only_own_names_are_found_and_pruned(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, 1, CONFIG, state())
+    for name in FOREIGN:
+        (tmp_path / name).write_bytes((tmp_path / "000000000001.pt").read_bytes())
+    (tmp_path / "000000000900.pt").mkdir()
+    for env_steps in (2, 3, 4):
+        (tmp_path / "000000000003.partial").touch()
+        path = checkpoint.save(tmp_path, env_steps, CONFIG, state())
+        assert checkpoint.find(tmp_path)[-1] == path
+    assert names(tmp_path) == sorted([*FOREIGN, "000000000003.pt", "000000000004.pt", "000000000900.pt"])
+
+
+def test_checkpoints_are_ordered_by_number(tmp_path: Path) -> None:
+    for env_steps in (999_999_999_999, 1_000_000_000_000):
+        path = checkpoint.save(tmp_path, env_steps, CONFIG, state())
+    assert checkpoint.find(tmp_path)[-1] == path
+
+
+@pytest.mark.parametrize("resumed_at", [2, 3, 4])
+def test_damaged_newer_checkpoints_do_not_displace_new_ones(tmp_path: Path, resumed_at: int) -> None:
+    checkpoint.save(tmp_path, 1, CONFIG, state())
+    checkpoint.save(tmp_path, 5, CONFIG, state()).write_bytes(b"damaged")
+    path = checkpoint.save(tmp_path, resumed_at, CONFIG, state())
+    assert checkpoint.load_last(tmp_path)["file"] == path
+    assert names(tmp_path) == ["000000000001.pt", path.name]
+
+
+def test_writing_follows_no_symbolic_link(tmp_path: Path) -> None:
+    victim, folder = tmp_path / "victim", tmp_path / "checkpoints"
+    victim.write_text("precious")
+    folder.mkdir()
+    for name in ("000000000001.pt", "000000000001.partial", "000000000000.partial"):
+        (folder / name).symlink_to(victim)
+    path = checkpoint.save(folder, 1, CONFIG, state())
+    assert victim.read_text() == "precious"
+    assert not path.is_symlink()
+    assert names(folder) == [path.name]
+
+
+def test_nan_in_the_configuration_is_equal_to_itself(tmp_path: Path) -> None:
+    path = checkpoint.save(tmp_path, 1, CONFIG | {"task_options": {"x": float("nan")}}, state())
+    checkpoint.load(path, CONFIG | {"task_options": {"x": float("nan")}})
+    with pytest.raises(CheckpointError, match="task_options"):
+        checkpoint.load(path, CONFIG | {"task_options": {"x": 1.0}})
+
+
+def test_path_of_the_tasks_file_may_differ(tmp_path: Path) -> None:
+    path = checkpoint.save(tmp_path, 1, CONFIG | {"task": "/a/plain.py:Swing"}, state())
+    checkpoint.load(path, CONFIG | {"task": "/b/plain.py:Swing"})
 
 
 def data_offsets(path: Path) -> list[int]:
@@ -93,9 +220,8 @@ def test_flipped_bit_in_any_entry_is_detected(tmp_path: Path) -> None:
         damaged = bytearray(content)
         damaged[offset] ^= 0x10
         path.write_bytes(damaged)
-        with pytest.raises(CheckpointError, match=r"000000000001\.pt is (truncated or )?corrupted") as refusal:
+        with pytest.raises(DamagedCheckpointError, match=r"000000000001\.pt is (truncated or )?corrupted"):
             checkpoint.load(path, CONFIG)
-        assert "start the run again" in str(refusal.value)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -124,7 +250,16 @@ def test_checkpoint_of_another_format_names_the_version_to_use(tmp_path: Path, m
         checkpoint.load(path, CONFIG)
 
 
-@pytest.mark.parametrize("content", [{"weights": torch.zeros(3)}, torch.zeros(3), [1, 2]])
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"weights": torch.zeros(3)},
+        torch.zeros(3),
+        [1, 2],
+        {"format": checkpoint.FORMAT},
+        {"format": checkpoint.FORMAT, "versions": {}, "config": [], "state": {}},
+    ],
+)
 def test_other_file_of_torch_is_refused(tmp_path: Path, content: object) -> None:
     path = tmp_path / "000000000001.pt"
     torch.save(content, path)
@@ -210,11 +345,27 @@ def test_failed_write_keeps_earlier_checkpoints_and_names_the_last(
     assert differing(checkpoint.load(checkpoint.find(tmp_path)[-1])["state"], state(2)) == []
 
 
+def test_interrupt_while_writing_is_no_failed_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch raises a RuntimeError when a write to the file is interrupted."""
+    checkpoint.save(tmp_path, 1, CONFIG, state())
+
+    def interrupted(_content: object, _file: Any) -> None:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            raise RuntimeError("unexpected pos")  # noqa: B904 - the context is what torch leaves
+
+    monkeypatch.setattr(torch, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.save(tmp_path, 2, CONFIG, state())
+    assert names(tmp_path) == ["000000000001.pt"]
+
+
 def test_failed_first_write_says_that_there_is_no_earlier_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("read-only")))
-    with pytest.raises(CheckpointError, match=r"read-only.*There is no earlier one"):
+    with pytest.raises(CheckpointError, match=r"read-only.*no earlier one\. Remove the cause, then start"):
         checkpoint.save(tmp_path, 3, CONFIG, state())
     assert names(tmp_path) == []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -22,7 +23,7 @@ from run_helpers import quiet_console
 import envs
 from envs import BatchEnv
 from envs.tasks import Hopper
-from pipeline import checkpoint, cli, video
+from pipeline import checkpoint, cli, files, video
 from pipeline import run as run_module
 from pipeline.policy import Policy, load_policy
 from pipeline.run_dir import locked
@@ -119,6 +120,30 @@ def test_default_run_dir_is_named_after_task_seed_and_time(
     assert re.fullmatch(r"InvertedPendulum-v5-s7-\d{8}-\d{6}", created.name)
 
 
+@pytest.mark.parametrize("flags", [["--run-dir", ""], ["--run-dir="], ["--run_dir", ""]])
+def test_empty_run_dir_is_refused(
+    command: Command, tmp_path: Path, flags: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert_refused(command("train", "InvertedPendulum-v5", *small_arguments(), *flags), "--run-dir is empty")
+    for name in ("resume", "evaluate", "play"):
+        assert_refused(command(name, ""), "an argument is empty: name a run's directory")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_home_is_expanded_in_the_path_of_a_run(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shell leaves the ~ of --run-dir=~/run."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    arguments = small_arguments(total_env_steps=60)
+    assert command("train", "InvertedPendulum-v5", *arguments, "--run-dir=~/run").code == 0
+    assert command("evaluate", "~/run", "--episodes", 1).code == 0
+    assert load_policy("~/run").env_steps == 60
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
 @pytest.mark.parametrize("name", ["resume", "evaluate", "play"])
 def test_folder_without_a_run_is_refused(command: Command, tmp_path: Path, name: str) -> None:
     for folder in (tmp_path, tmp_path / "nowhere"):
@@ -128,7 +153,7 @@ def test_folder_without_a_run_is_refused(command: Command, tmp_path: Path, name:
 
 @pytest.mark.parametrize(
     ("setting", "value"),
-    [("gamma", "0.9"), ("gamma", None), ("actor_hidden", 5), ("utd_ratio", "1"), ("task_options", [])],
+    [("gamma", "0.9"), ("gamma", None), ("utd_ratio", "1"), ("task_options", [])],
 )
 def test_config_with_values_of_other_types_is_refused(
     command: Command, tmp_path: Path, setting: str, value: object
@@ -146,14 +171,13 @@ def test_damaged_config_is_refused_by_name(command: Command, tmp_path: Path, nam
 
 
 @pytest.mark.parametrize("name", ["resume", "evaluate"])
-def test_damaged_checkpoint_is_refused_and_the_previous_one_used_without_it(
-    command: Command, copied: Path, name: str
-) -> None:
+def test_previous_checkpoint_is_used_instead_of_a_damaged_one(command: Command, copied: Path, name: str) -> None:
     before, last = checkpoint.find(copied / "checkpoints")
     last.write_bytes(last.read_bytes()[:5000])
-    assert_refused(command(name, copied), f"Delete it to resume from the previous one, {before.name}")
-    last.unlink()
-    assert command(name, copied).code == 0
+    outcome = command(name, copied)
+    assert outcome.code == 0
+    assert f"warning: checkpoint {last} is truncated or corrupted" in outcome.text
+    assert f"The one before is used instead: {before.name}" in outcome.text
 
 
 def test_run_killed_before_its_first_checkpoint_can_be_started_again(
@@ -451,6 +475,47 @@ def test_unknown_policy_is_refused(command: Command, run_dir: Path, name: str) -
 
 def test_evaluate_refuses_zero_episodes(command: Command, run_dir: Path) -> None:
     assert_refused(command("evaluate", run_dir, "--episodes", 0), "episodes is 0; it must be at least 1")
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "message"),
+    [
+        ("evaluate", ["--episodes", 10**12], f"episodes is {10**12}; it must be at least 1 and at most 100,000"),
+        ("evaluate", ["--episodes", -1], "episodes is -1; it must be at least 1"),
+        ("evaluate", ["--seed", -1], "seed is -1; it must be at least 0"),
+        ("evaluate", ["--seed", 2**63], f"seed is {2**63}; it must be at least 0 and at most"),
+        ("play", ["--seed", -1], "seed is -1; it must be at least 0"),
+    ],
+)
+def test_numbers_beyond_sense_are_refused(
+    command: Command, run_dir: Path, name: str, flags: list[object], message: str
+) -> None:
+    assert_refused(command(name, run_dir, *flags), message)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.ENOSPC])
+def test_evaluate_prints_its_result_where_it_cannot_write(
+    command: Command, run_dir: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = OSError(number, os.strerror(number))
+    monkeypatch.setattr(files, "write", lambda *_: (_ for _ in ()).throw(error))
+    outcome = command("evaluate", run_dir, "--episodes", 2)
+    assert "best policy (after 200 env steps): return" in outcome.out
+    message = f"could not write {run_dir}/evaluation.json: {os.strerror(number)}. The result is printed above"
+    assert_refused(outcome, message)
+
+
+def test_resume_says_where_it_continues(command: Command, copied: Path) -> None:
+    before, last = checkpoint.find(copied / "checkpoints")
+    assert f"the run is complete: {last} holds its last env step, 200" in command("resume", copied).out
+    last.unlink()
+    assert f"continuing from {before}, at 100 of 200 env steps" in command("resume", copied).out
+
+
+def test_version_is_printed(command: Command) -> None:
+    outcome = command("--version")
+    assert outcome.code in (0, None)
+    assert outcome.out == f"saltus {versions_module.versions()['saltus']}\n"
 
 
 def has_opengl() -> bool:

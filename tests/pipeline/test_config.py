@@ -7,6 +7,7 @@ import json
 import math
 import re
 import typing
+from typing import Any
 
 import pytest
 from pipeline_helpers import ACTION_DIM, HUMANOID, OBSERVATION_DIM, filled_buffer, small_config
@@ -79,6 +80,45 @@ def test_limits_are_accepted(name: str, value: object) -> None:
     assert getattr(small_config(**{name: value}), name) == value
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[(name, 10**18) for name in (
+            "n_step", "eval_episodes", "noise_repeat", "num_envs", "batch_size", "buffer_size", "total_env_steps",
+            "learning_starts", "steps_per_round", "num_atoms", "num_critics", "policy_delay", "num_threads",
+            "max_contacts", "max_constraints",
+        )],
+        *[(name, 1e300) for name in (
+            "utd_ratio", "actor_lr", "critic_lr", "alpha_lr", "alpha_init", "value_range", "target_entropy",
+            "target_entropy_scale",
+        )],
+        ("seed", 2**63), ("actor_hidden", (10**9,)), ("critic_hidden", (2,) * 1000),
+    ],
+)  # fmt: skip
+def test_numbers_beyond_sense_are_refused_by_name(name: str, value: Any) -> None:
+    with pytest.raises(SaltusError, match=f"{name} is .*; it must be .*at most"):
+        small_config(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "accepted"),
+    [
+        ("task", 5, "a string"), ("task", None, "a string"), ("compile", "no", "true or false"),
+        ("target_network", 1, "true or false"), ("task_options", [], "a dictionary"),
+        ("actor_hidden", 16, "a list of numbers"), ("critic_hidden", (1.5,), "a whole number"),
+    ],
+)  # fmt: skip
+def test_values_of_other_types_are_refused_by_name(name: str, value: Any, accepted: str) -> None:
+    values = {**vars(small_config()), name: value}
+    with pytest.raises(SaltusError, match=rf"{name} is .*; it must be .*{accepted}"):
+        Config(**values)
+
+
+def test_updates_per_round_are_bounded() -> None:
+    with pytest.raises(SaltusError, match=r"gives 10,000,000 updates per round .*; it must be at most 1,000,000"):
+        small_config(num_envs=1000, utd_ratio=10_000.0, total_env_steps=10_000)
+
+
 def suggested_ratios(num_envs: int, steps_per_round: int, utd_ratio: float) -> list[float]:
     with pytest.raises(SaltusError, match=f"utd_ratio {utd_ratio:g}") as refusal:
         small_config(num_envs=num_envs, steps_per_round=steps_per_round, utd_ratio=utd_ratio)
@@ -144,8 +184,8 @@ def test_buffer_allocates_at_most_total_env_steps() -> None:
     "options",
     [
         {},
-        {"healthy_z_range": (0.7, math.inf), "reset_noise_scale": 0.01, "name": "x", "flag": False},
-        {"corners": ((0.0, 1.0), (2.0, 3.0)), "nothing": ()},
+        {"healthy_z_range": [0.7, math.inf], "reset_noise_scale": 0.01, "name": "x", "flag": False},
+        {"corners": [[0.0, 1.0], [2.0, 3.0]], "nothing": []},
     ],
     ids=["none", "flat", "nested"],
 )

@@ -134,8 +134,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A finished run with evaluations that normalises observations and rewards."""
     run_dir = tmp_path_factory.mktemp("run")
     config = small_config(preset="flashsac", normalize_observations=True, total_env_steps=120, eval_every=20)
-    create(config, run_dir)
     run = Run(config, run_dir)
+    create(config, run_dir, run.env.task.model)
     with Logger(run_dir, config, 0, Console(file=io.StringIO())) as logger:
         train(run, logger)
     return run

@@ -13,6 +13,8 @@ from torch import Tensor
 
 import saltus
 from envs import BatchEnv
+from envs.task import load_model
+from envs.tasks import InvertedPendulum
 from pipeline import run as run_module
 from pipeline.checkpoint import CheckpointError
 from pipeline.evaluate import Evaluation, evaluate
@@ -70,9 +72,10 @@ def test_best_policy_is_that_of_the_best_evaluation(
 
 def test_before_the_first_evaluation_the_best_policy_is_the_last(tmp_path: Path) -> None:
     config = small_config()
-    create(config, tmp_path)
+    run = Run(config, tmp_path)
+    create(config, tmp_path, run.env.task.model)
     with Logger(tmp_path, config, 0, quiet_console()) as logger:
-        Run(config, tmp_path).save(logger)
+        run.save(logger)
     loaded = load_policy(tmp_path)
     assert (loaded.which, loaded.env_steps) == ("last", 0)
 
@@ -89,9 +92,22 @@ def test_environment_of_a_policy_has_the_runs_task_options(tmp_path: Path) -> No
 def test_directory_without_a_policy_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SaltusError, match="is not a run's directory"):
         load_policy(tmp_path)
-    create(small_config(), tmp_path / "new")
+    create(small_config(), tmp_path / "new", load_model(InvertedPendulum()))
     with pytest.raises(CheckpointError, match="has no checkpoint: start the run again"):
         load_policy(tmp_path / "new")
+
+
+@pytest.mark.parametrize("which", ["foo", "", None, "Best"])
+def test_unknown_policy_is_refused(tmp_path: Path, which: str) -> None:
+    with pytest.raises(SaltusError, match=f"which is {which!r}; it must be 'best' or 'last'"):
+        load_policy(tmp_path, which)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("seed", [-1, 4.0, None])
+def test_invalid_seed_of_an_environment_is_refused(tmp_path: Path, seed: int) -> None:
+    train_run(small_config(total_env_steps=60), tmp_path)
+    with pytest.raises(SaltusError, match=f"seed is {seed}; it must be a whole number, 0 or more"):
+        load_policy(tmp_path).make_env(1, seed)
 
 
 def test_load_policy_is_public() -> None:

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
+import pytest
 import torch
 
 from pipeline.seeding import derive_seed
+from saltus import SaltusError
 
 
 def test_equal_arguments_give_the_same_seed() -> None:
@@ -29,3 +32,9 @@ def test_streams_of_neighbouring_seeds_are_uncorrelated() -> None:
         [torch.rand(2000, generator=torch.Generator().manual_seed(derive_seed(seed, "x"))) for seed in range(20)]
     )
     assert torch.corrcoef(draws).fill_diagonal_(0).abs().max() < 5 / 2000**0.5
+
+
+@pytest.mark.parametrize("seed", [-1, 1.0, None, "1"])
+def test_invalid_seed_is_refused(seed: Any) -> None:
+    with pytest.raises(SaltusError, match=r"seed is .*; it must be a whole number, 0 or more"):
+        derive_seed(seed, "x")

@@ -1,0 +1,50 @@
+"""Write files atomically, and through no symbolic link."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Write a file to disk as a whole, or not at all.
+
+    The content is written to ``<stem>.partial`` in the same folder, synced and renamed. A symbolic link at either name
+    is replaced, not followed. After an error `path` is unchanged.
+
+    Raises:
+        OSError: the file, which it names, could not be written.
+    """
+    partial = path.with_suffix(".partial")
+    partial.unlink(missing_ok=True)
+    try:
+        with open(partial, "xb") as file:  # x: fails on a link that appears meanwhile
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+        _sync(path.parent)
+    except Exception as error:
+        partial.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+            error.filename = str(path)  # a failed write names no file
+        raise
+
+
+def write(path: Path, content: str | bytes) -> None:
+    """Write text or bytes with `replacing`."""
+    with replacing(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+def _sync(folder: Path) -> None:
+    """Make a rename in `folder` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
