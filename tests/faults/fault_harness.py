@@ -312,9 +312,12 @@ def computed(run_dir: Path) -> dict[str, Any]:
 
 
 def file_names(run_dir: Path) -> set[str]:
-    """The files of a run, without TensorBoard's, of which each session writes its own."""
+    """The files of a run, without checkpoints, and TensorBoard's, of which each session writes its own.
+
+    A run killed after its last checkpoint has one more of the earlier checkpoints.
+    """
     names = {str(path.relative_to(run_dir)) for path in run_dir.rglob("*")}
-    return {name for name in names if not name.startswith("tensorboard/")}
+    return {name for name in names if not (name.startswith("tensorboard/") or name.endswith(".pt"))}
 
 
 class Runs:
