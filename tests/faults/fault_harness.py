@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import errno
 import json
+import math
 import os
 import re
 import shutil
@@ -64,11 +65,11 @@ class Pendulum(Task):
     def reward(self, state, action, next_state):
         return -next_state.qpos[:, 0].cos()
 '''
-LOG_EVERY, EVAL_EVERY, CHECKPOINT_EVERY, TOTAL = 20, 60, 40, 120
+TOTAL = 120
 OPTIONS = (
     "--preset crossq --device cpu --no-compile --num-envs 4 --num-threads 1 --learning-starts 20 --utd-ratio 0.5 "
     "--policy-delay 2 --batch-size 8 --actor-hidden 8 --critic-hidden 8 --eval-episodes 2 "
-    f"--log-every {LOG_EVERY} --eval-every {EVAL_EVERY} --checkpoint-every {CHECKPOINT_EVERY} --total-env-steps {TOTAL}"
+    f"--log-every 10 --eval-every 60 --checkpoint-every 40 --total-env-steps {TOTAL}"
 ).split()
 
 
@@ -82,6 +83,10 @@ class Moment(NamedTuple):
 
     operation: str
     occurrence: int = 0
+
+
+BETWEEN, BETWEEN_STEPS = Moment("write metrics.csv", 4), 50
+"""A moment between the checkpoints at 40 and 80 env steps, and the env steps done by then."""
 
 
 def spread(moments: list[Moment], number: int) -> list[Moment]:
@@ -118,14 +123,17 @@ def kill_before(when: Moment) -> Fault:
     return fault
 
 
-def fail(error: int, *operations: str, since: Moment | None = None) -> Fault:
-    """Let operations fail whose description starts with one of `operations`, from one moment on if it is given."""
-    begun = since is None
+def fail(error: int, *operations: str, since: Moment | None = None, times: float = math.inf) -> Fault:
+    """Let operations fail whose description starts with one of `operations`: the first `times` from one moment on."""
+    begun, failed = since is None, 0
 
     def fault(moment: Moment, _pid: int) -> int:
-        nonlocal begun
+        nonlocal begun, failed
         begun = begun or moment == since
-        return error if begun and moment.operation.startswith(operations) else 0
+        if not begun or failed >= times or not moment.operation.startswith(operations):
+            return 0
+        failed += 1
+        return error
 
     return fault
 

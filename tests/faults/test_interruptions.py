@@ -6,10 +6,9 @@ import os
 import signal
 
 import pytest
-from fault_harness import TOTAL, Moment, Runs, Streams, at, computed, mended_by, saved_steps
+from fault_harness import BETWEEN, BETWEEN_STEPS, TOTAL, Moment, Runs, Streams, at, computed, mended_by, saved_steps
 
 pytestmark = pytest.mark.slow
-THIRD_ROW, ITS_STEPS = Moment("write metrics.csv", 2), 60  # between the checkpoints at 40 and 80 env steps
 
 
 @pytest.mark.parametrize(
@@ -19,10 +18,10 @@ THIRD_ROW, ITS_STEPS = Moment("write metrics.csv", 2), 60  # between the checkpo
 )
 def test_signal_saves_the_run(runs: Runs, number: signal.Signals) -> None:
     run_dir = runs.new_dir()
-    outcome = runs.train(run_dir, at(THIRD_ROW, lambda pid: os.kill(pid, number)))
+    outcome = runs.train(run_dir, at(BETWEEN, lambda pid: os.kill(pid, number)))
     assert outcome.status in (0, 128 + number), outcome.output
     assert f"stopped by {number.name} and saved" in outcome.text
-    assert ITS_STEPS <= saved_steps(run_dir) < TOTAL
+    assert BETWEEN_STEPS <= saved_steps(run_dir) < TOTAL
     assert runs.differences(run_dir) == []
 
 
@@ -32,7 +31,7 @@ def test_second_interrupt_while_saving_loses_no_earlier_checkpoint(runs: Runs) -
 
     def interrupt_twice(moment: Moment, pid: int) -> int:
         nonlocal sent
-        if (sent == 0 and moment == THIRD_ROW) or (sent == 1 and moment.operation.startswith("write checkpoints")):
+        if (sent == 0 and moment == BETWEEN) or (sent == 1 and moment.operation.startswith("write checkpoints")):
             sent += 1
             os.kill(pid, signal.SIGINT)
         return 0
@@ -44,19 +43,16 @@ def test_second_interrupt_while_saving_loses_no_earlier_checkpoint(runs: Runs) -
     assert runs.differences(run_dir) == []
 
 
-@pytest.mark.parametrize("moment", [Moment("open lock"), THIRD_ROW], ids=["at the start", "later"])
 @pytest.mark.parametrize(
-    "names",
+    ("names", "moment"),
     [
-        pytest.param(("stdout",), marks=mended_by(item=13)),
-        ("stderr",),
-        pytest.param(("stdout", "stderr"), marks=mended_by(item=13)),
+        pytest.param(["stdout"], Moment("open lock"), marks=mended_by(item=13)),
+        pytest.param(["stdout"], BETWEEN, marks=mended_by(item=13)),
+        (["stderr"], BETWEEN),
+        pytest.param(["stdout", "stderr"], BETWEEN, marks=mended_by(item=13)),
     ],
-    ids=" and ".join,
 )
-def test_reader_of_the_output_that_ends_does_not_end_the_run(
-    runs: Runs, names: tuple[str, ...], moment: Moment
-) -> None:
+def test_reader_of_the_output_that_ends_does_not_end_the_run(runs: Runs, names: list[str], moment: Moment) -> None:
     run_dir = runs.new_dir()
     reader, writer = os.pipe()
     streams = Streams(**dict.fromkeys(names, writer))
@@ -73,8 +69,8 @@ def test_closed_terminal_saves_the_run(runs: Runs) -> None:
     run_dir = runs.new_dir()
     screen, terminal = os.openpty()  # all that is shown fits into the terminal's buffer
     streams = Streams(terminal, terminal, terminal, terminal=True)
-    outcome = runs.train(run_dir, at(THIRD_ROW, lambda _pid: os.close(screen)), streams=streams)
+    outcome = runs.train(run_dir, at(BETWEEN, lambda _pid: os.close(screen)), streams=streams)
     os.close(terminal)
     assert outcome.status >= 0
-    assert ITS_STEPS <= saved_steps(run_dir) < TOTAL
+    assert BETWEEN_STEPS <= saved_steps(run_dir) < TOTAL
     assert runs.differences(run_dir) == []

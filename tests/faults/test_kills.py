@@ -6,7 +6,17 @@ import random
 import signal
 
 import pytest
-from fault_harness import NUMBER, Moment, Runs, kill_before, mended_by, require_no_differences, saved_steps, spread
+from fault_harness import (
+    BETWEEN,
+    NUMBER,
+    Moment,
+    Runs,
+    kill_before,
+    mended_by,
+    require_no_differences,
+    saved_steps,
+    spread,
+)
 
 pytestmark = pytest.mark.slow
 FIRST_CHECKPOINT = Moment("fsync checkpoints")  # it exists from here on
@@ -35,7 +45,7 @@ def check_kills(runs: Runs, moments: list[Moment]) -> None:
 
 def test_resumed_run_killed_before_a_file_operation_resumes_bit_for_bit(runs: Runs) -> None:
     half = runs.new_dir()
-    runs.train(half, kill_before(Moment("write metrics.csv", 3)))
+    runs.train(half, kill_before(BETWEEN))
     found = {}
     for moment in spread(runs.resume(runs.copy(half)).moments, NUMBER):
         run_dir = runs.copy(half)
