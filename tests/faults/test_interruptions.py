@@ -1,0 +1,76 @@
+"""Signals save the run; streams that end do not end it."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+from fault_harness import BETWEEN, BETWEEN_STEPS, TOTAL, Moment, Runs, Streams, at, computed, mended_by, saved_steps
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGTERM, signal.SIGINT, pytest.param(signal.SIGHUP, marks=mended_by(item=13))],
+    ids=lambda number: number.name,
+)
+def test_signal_saves_the_run(runs: Runs, number: signal.Signals) -> None:
+    run_dir = runs.new_dir()
+    outcome = runs.train(run_dir, at(BETWEEN, lambda pid: os.kill(pid, number)))
+    assert outcome.status in (0, 128 + number), outcome.output
+    assert f"stopped by {number.name} and saved" in outcome.text
+    assert BETWEEN_STEPS <= saved_steps(run_dir) < TOTAL
+    assert runs.differences(run_dir) == []
+
+
+@mended_by(item=13)  # "make room on the disk": torch turns the interrupt into a RuntimeError
+def test_second_interrupt_while_saving_loses_no_earlier_checkpoint(runs: Runs) -> None:
+    run_dir, sent = runs.new_dir(), 0
+
+    def interrupt_twice(moment: Moment, pid: int) -> int:
+        nonlocal sent
+        if (sent == 0 and moment == BETWEEN) or (sent == 1 and moment.operation.startswith("write checkpoints")):
+            sent += 1
+            os.kill(pid, signal.SIGINT)
+        return 0
+
+    outcome = runs.train(run_dir, interrupt_twice)
+    assert sent == 2
+    assert outcome.status == 130, outcome.output
+    assert "Traceback" not in outcome.output
+    assert runs.differences(run_dir) == []
+
+
+@pytest.mark.parametrize(
+    ("names", "moment"),
+    [
+        pytest.param(["stdout"], Moment("open lock"), marks=mended_by(item=13)),
+        pytest.param(["stdout"], BETWEEN, marks=mended_by(item=13)),
+        (["stderr"], BETWEEN),
+        pytest.param(["stdout", "stderr"], BETWEEN, marks=mended_by(item=13)),
+    ],
+)
+def test_reader_of_the_output_that_ends_does_not_end_the_run(runs: Runs, names: list[str], moment: Moment) -> None:
+    run_dir = runs.new_dir()
+    reader, writer = os.pipe()
+    streams = Streams(**dict.fromkeys(names, writer))
+    outcome = runs.train(run_dir, at(moment, lambda _pid: os.close(reader)), streams=streams)
+    os.close(writer)
+    assert outcome.status >= 0
+    assert "Traceback" not in outcome.output
+    assert saved_steps(run_dir) == TOTAL
+    assert computed(run_dir) == runs.expected
+
+
+@mended_by(item=13)
+def test_closed_terminal_saves_the_run(runs: Runs) -> None:
+    run_dir = runs.new_dir()
+    screen, terminal = os.openpty()  # all that is shown fits into the terminal's buffer
+    streams = Streams(terminal, terminal, terminal, terminal=True)
+    outcome = runs.train(run_dir, at(BETWEEN, lambda _pid: os.close(screen)), streams=streams)
+    os.close(terminal)
+    assert outcome.status >= 0
+    assert BETWEEN_STEPS <= saved_steps(run_dir) < TOTAL
+    assert runs.differences(run_dir) == []
