@@ -1,4 +1,4 @@
-"""Write files atomically, and through no symbolic link."""
+"""Write files whole or not at all, and through no symbolic link."""
 
 from __future__ import annotations
 
@@ -39,6 +39,26 @@ def write(path: Path, content: str | bytes) -> None:
     """Write text or bytes with `replacing`."""
     with replacing(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
+
+
+def append(path: Path, data: bytes) -> None:
+    """Append all of `data` to a file, made if it does not exist, or nothing.
+
+    Raises:
+        OSError: nothing was written.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    try:
+        end = os.fstat(descriptor).st_size
+        try:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
+        except OSError:
+            os.ftruncate(descriptor, end)
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def _sync(folder: Path) -> None:

@@ -13,9 +13,10 @@ from typing import Any
 
 from rich.console import Console
 
+from pipeline import files
 from pipeline.config import Config
 from pipeline.display import Display
-from pipeline.run_file import Folder, RunFile, append_whole
+from pipeline.run_file import Folder, RunFile
 from pipeline.tables import EVALUATIONS, METRICS, Table
 from saltus.errors import SaltusError
 
@@ -124,7 +125,7 @@ class EventFile(RunFile[bytes]):
     def _write(self, items: list[bytes]) -> None:
         self.path.parent.mkdir(exist_ok=True)
         header = [] if self.path.exists() else [self._header]
-        append_whole(self.path, b"".join([*header, *items]))
+        files.append(self.path, b"".join([*header, *items]))
 
 
 def _event(step: int, **content: Any) -> bytes:

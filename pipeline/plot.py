@@ -6,7 +6,7 @@ import io
 import warnings
 from pathlib import Path
 
-from pipeline.run_file import replace_whole
+from pipeline import files
 from pipeline.tables import EVALUATIONS, METRICS, read_table
 
 
@@ -20,7 +20,7 @@ def learning_curve(run_dir: Path, title: str) -> Path | None:
     try:
         picture = _draw(run_dir, title)
         if picture is not None:
-            replace_whole(path, picture)
+            files.write(path, picture)
     except Exception as error:  # of the disk, of matplotlib: a run does not fail at its end
         warnings.warn(f"{path} cannot be written: {error}", stacklevel=2)
         return None

@@ -100,38 +100,6 @@ class RunFile(Generic[Item]):
         raise NotImplementedError
 
 
-def append_whole(path: Path, data: bytes) -> None:
-    """Append all of `data` to a file, made if it does not exist, or nothing.
-
-    Raises:
-        OSError: nothing was written.
-    """
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-    try:
-        end = os.fstat(descriptor).st_size
-        try:
-            rest = memoryview(data)
-            while rest:
-                rest = rest[os.write(descriptor, rest) :]
-        except OSError:
-            os.ftruncate(descriptor, end)
-            raise
-    finally:
-        os.close(descriptor)
-
-
-def replace_whole(path: Path, data: bytes) -> None:
-    """Replace a file by one with the content `data`, atomically.
-
-    Raises:
-        OSError: the file is unchanged.
-    """
-    partial = path.with_suffix(".partial")
-    partial.unlink(missing_ok=True)
-    append_whole(partial, data)
-    os.replace(partial, path)
-
-
 def _is_same(path: Path, descriptor: int) -> bool:
     """Whether a path leads to an open directory."""
     try:

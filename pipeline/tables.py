@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
-from pipeline.run_file import Folder, RunFile, append_whole, replace_whole
+from pipeline import files
+from pipeline.run_file import Folder, RunFile
 
 METRICS, EVALUATIONS = "metrics.csv", "evaluations.csv"
 _STEPS = "env_steps"
@@ -55,7 +56,7 @@ class Table(RunFile[Row]):
             self._check()
         columns = list(dict.fromkeys([*self._columns, *(name for row in items for name in row)]))
         if columns == self._columns:
-            append_whole(self.path, _lines(columns, items))
+            files.append(self.path, _lines(columns, items))
         else:
             self._replace(columns, [*_read(self.path).rows, *items])
         self._seen = self._status()
@@ -73,7 +74,7 @@ class Table(RunFile[Row]):
 
     def _replace(self, columns: list[str], rows: list[Row]) -> None:
         header = [dict(zip(columns, columns, strict=True))] if columns else []
-        replace_whole(self.path, _lines(columns, [*header, *rows]))
+        files.write(self.path, _lines(columns, [*header, *rows]))
         self._columns = columns
 
     def _status(self) -> tuple[int, ...] | None:

@@ -98,11 +98,6 @@ def spread(moments: list[Moment], number: int) -> list[Moment]:
     return [ordered[total - 1 - index * total // number] for index in range(number)]
 
 
-def mended_by(item: int) -> pytest.MarkDecorator:
-    """Mark a test of behaviour that the product lacks."""
-    return pytest.mark.xfail(strict=False, reason=f"item {item}")
-
-
 Fault = Callable[[Moment, int], int]
 """Called before each file operation in the run's directory, with the process's id; the errno to fail with, or 0."""
 

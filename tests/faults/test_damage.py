@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fault_harness import NUMBER, Runs, checkpoints, computed, mended_by
+from fault_harness import NUMBER, Runs, checkpoints, computed
 
 pytestmark = pytest.mark.slow
 
@@ -33,7 +33,6 @@ def test_flipped_bit_is_never_silent(runs: Runs) -> None:
         assert outcome.status == 1 or computed(run_dir) == runs.expected, bit
 
 
-@mended_by(item=9)
 @pytest.mark.parametrize(
     "damage",
     [

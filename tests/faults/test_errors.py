@@ -19,7 +19,6 @@ from fault_harness import (
     checkpoints,
     computed,
     fail,
-    mended_by,
     saved_steps,
     spread,
 )
@@ -38,12 +37,12 @@ def assert_in_words(outcome: Outcome, *words: object) -> None:
 @pytest.mark.parametrize(
     "file",
     [
-        pytest.param("config.json", marks=mended_by(item=15)),
-        pytest.param("tensorboard", marks=mended_by(item=14)),
-        pytest.param("metrics.csv", marks=mended_by(item=14)),
-        pytest.param("evaluations.csv", marks=mended_by(item=14)),
+        "config.json",
+        "tensorboard",
+        "metrics.csv",
+        "evaluations.csv",
         "checkpoints",
-        pytest.param("learning_curve.png", marks=mended_by(item=17)),
+        "learning_curve.png",
     ],
 )
 def test_full_disk_is_named_and_loses_nothing(runs: Runs, file: str) -> None:
@@ -68,7 +67,6 @@ def test_limit_on_file_size_keeps_the_last_checkpoint(runs: Runs) -> None:
     assert runs.differences(run_dir) == []
 
 
-@mended_by(item=14)
 @pytest.mark.parametrize("file", ["metrics.csv", "evaluations.csv", "tensorboard"])
 def test_numbers_that_cannot_be_written_are_named_and_written_later(runs: Runs, file: str) -> None:
     run_dir = runs.new_dir()
@@ -78,7 +76,6 @@ def test_numbers_that_cannot_be_written_are_named_and_written_later(runs: Runs, 
     assert runs.differences(run_dir) == []
 
 
-@mended_by(item=14)
 @pytest.mark.parametrize("file", ["metrics.csv", "tensorboard"])
 def test_run_that_can_write_no_numbers_is_saved_and_says_which_are_lost(runs: Runs, file: str) -> None:
     run_dir = runs.new_dir()
@@ -90,7 +87,6 @@ def test_run_that_can_write_no_numbers_is_saved_and_says_which_are_lost(runs: Ru
     assert not lost or "lost" in outcome.text
 
 
-@mended_by(item=14)
 def test_run_without_its_tensorboard_folder_goes_on(runs: Runs) -> None:
     run_dir = runs.new_dir()
     outcome = runs.train(run_dir, at(BETWEEN, lambda _pid: shutil.rmtree(run_dir / "tensorboard")))
@@ -99,7 +95,6 @@ def test_run_without_its_tensorboard_folder_goes_on(runs: Runs) -> None:
     assert runs.differences(run_dir) == []
 
 
-@mended_by(item=14)
 def test_run_whose_directory_is_renamed_is_saved_first(runs: Runs) -> None:
     run_dir, renamed = runs.new_dir(), runs.new_dir()
     outcome = runs.train(run_dir, at(BETWEEN, lambda _pid: run_dir.rename(renamed)))
@@ -125,7 +120,6 @@ def test_checkpoint_that_cannot_be_completed_is_named_and_loses_nothing(runs: Ru
     assert runs.differences(run_dir) == []
 
 
-@mended_by(item=9)
 @pytest.mark.parametrize("error", [errno.EACCES, errno.EIO], ids=os.strerror)
 def test_good_checkpoint_that_cannot_be_read_is_not_called_corrupted(runs: Runs, error: int) -> None:
     run_dir = runs.copy(runs.reference)
@@ -137,7 +131,6 @@ def test_good_checkpoint_that_cannot_be_read_is_not_called_corrupted(runs: Runs,
     assert runs.differences(run_dir) == []
 
 
-@mended_by(item=14)
 @pytest.mark.parametrize("error", [errno.ENOSYS, errno.ENOLCK], ids=os.strerror)
 def test_file_system_without_locks_is_warned_of(runs: Runs, error: int) -> None:
     run_dir = runs.new_dir()
@@ -147,14 +140,12 @@ def test_file_system_without_locks_is_warned_of(runs: Runs, error: int) -> None:
     assert computed(run_dir) == runs.expected
 
 
-@mended_by(item=17)
 def test_evaluation_that_cannot_be_written_is_printed(runs: Runs) -> None:
     run_dir = runs.copy(runs.reference)
     outcome = runs.zygote.run(["evaluate", run_dir, "--episodes", 2], run_dir, fail(errno.EROFS, "open evaluation."))
     assert_in_words(outcome, "best policy", "2 episodes", os.strerror(errno.EROFS), "evaluation.json")
 
 
-@mended_by(item=17)
 def test_finished_run_says_so_where_it_cannot_plot(runs: Runs) -> None:
     run_dir = runs.new_dir()
     outcome = runs.train(run_dir, fail(errno.EACCES, "open learning_curve."))

@@ -6,14 +6,14 @@ import os
 import signal
 
 import pytest
-from fault_harness import BETWEEN, BETWEEN_STEPS, TOTAL, Moment, Runs, Streams, at, computed, mended_by, saved_steps
+from fault_harness import BETWEEN, BETWEEN_STEPS, TOTAL, Moment, Runs, Streams, at, computed, saved_steps
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize(
     "number",
-    [signal.SIGTERM, signal.SIGINT, pytest.param(signal.SIGHUP, marks=mended_by(item=13))],
+    [signal.SIGTERM, signal.SIGINT, signal.SIGHUP],
     ids=lambda number: number.name,
 )
 def test_signal_saves_the_run(runs: Runs, number: signal.Signals) -> None:
@@ -25,7 +25,6 @@ def test_signal_saves_the_run(runs: Runs, number: signal.Signals) -> None:
     assert runs.differences(run_dir) == []
 
 
-@mended_by(item=13)  # "make room on the disk": torch turns the interrupt into a RuntimeError
 def test_second_interrupt_while_saving_loses_no_earlier_checkpoint(runs: Runs) -> None:
     run_dir, sent = runs.new_dir(), 0
 
@@ -46,10 +45,10 @@ def test_second_interrupt_while_saving_loses_no_earlier_checkpoint(runs: Runs) -
 @pytest.mark.parametrize(
     ("names", "moment"),
     [
-        pytest.param(["stdout"], Moment("open lock"), marks=mended_by(item=13)),
-        pytest.param(["stdout"], BETWEEN, marks=mended_by(item=13)),
+        (["stdout"], Moment("open lock")),
+        (["stdout"], BETWEEN),
         (["stderr"], BETWEEN),
-        pytest.param(["stdout", "stderr"], BETWEEN, marks=mended_by(item=13)),
+        (["stdout", "stderr"], BETWEEN),
     ],
 )
 def test_reader_of_the_output_that_ends_does_not_end_the_run(runs: Runs, names: list[str], moment: Moment) -> None:
@@ -64,7 +63,6 @@ def test_reader_of_the_output_that_ends_does_not_end_the_run(runs: Runs, names: 
     assert computed(run_dir) == runs.expected
 
 
-@mended_by(item=13)
 def test_closed_terminal_saves_the_run(runs: Runs) -> None:
     run_dir = runs.new_dir()
     screen, terminal = os.openpty()  # all that is shown fits into the terminal's buffer

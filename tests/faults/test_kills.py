@@ -12,7 +12,6 @@ from fault_harness import (
     Moment,
     Runs,
     kill_before,
-    mended_by,
     require_no_differences,
     saved_steps,
     spread,
@@ -22,7 +21,6 @@ pytestmark = pytest.mark.slow
 FIRST_CHECKPOINT = Moment("fsync checkpoints")  # it exists from here on
 
 
-@mended_by(item=15)
 def test_run_killed_before_its_first_checkpoint_starts_again(runs: Runs) -> None:
     moments = runs.undisturbed.moments
     check_kills(runs, moments[: moments.index(FIRST_CHECKPOINT)])
