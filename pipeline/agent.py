@@ -17,7 +17,7 @@ chooses for a configuration: TorchRL's SACLoss or CrossQLoss, or a variant of SA
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from typing import Any
 
@@ -64,7 +64,7 @@ class Agent:
     """
 
     def __init__(self, config: Config, observation_dim: int, action_dim: int, device: torch.device | str = "cpu"):
-        self.config, self.device = config, torch.device(device)
+        self.config, self.device, self._observation_dim = config, torch.device(device), observation_dim
         self.loss, self.actor = make_loss(config, observation_dim, action_dim, self.device)
         averages = config.eval_policy_averaging > 0
         self.eval_actor = deepcopy(self.actor).requires_grad_(False) if averages else self.actor
@@ -97,6 +97,15 @@ class Agent:
     def policy(self, observation: Tensor) -> Tensor:
         """Actions of the deterministic policy, (N, action_dim) in [-1, 1], for observations (N, obs_dim)."""
         return self.eval_actor.mode(self.normalizers.normalize_observation(observation))
+
+    def policy_on_cpu(self) -> Callable[[Tensor], Tensor]:
+        """A copy of `policy` on the CPU; on the CPU `policy` itself."""
+        if self.device.type == "cpu":
+            return self.policy
+        actor, normalizers = deepcopy(self.eval_actor).cpu(), Normalizers(self.config, self._observation_dim)
+        if normalizers.observations is not None and self.normalizers.observations is not None:
+            normalizers.observations.load_state_dict(self.normalizers.observations.state_dict())
+        return lambda observation: actor.mode(normalizers.normalize_observation(observation))
 
     def observe(self, transition: TensorDictBase) -> None:
         """Update the running statistics with the transition of a vector step."""

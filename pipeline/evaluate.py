@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from envs import BatchEnv
+from saltus.device import one_torch_thread
 from saltus.errors import SaltusError
 
 
@@ -56,11 +57,12 @@ class Evaluation:
 
 
 @torch.no_grad()
+@one_torch_thread()
 def evaluate(policy: Callable[[Tensor], Tensor], env: BatchEnv) -> Evaluation:
     """Play one whole episode in every world of `env`.
 
     Only each world's first episode counts, so that short episodes are not over-represented. Warns about the reasons of
-    failures.
+    failures. Runs on one torch thread: with the small batches of an evaluation more threads take longer.
 
     Args:
         policy: observation (N, obs_dim) -> action (N, action_dim) in [-1, 1].

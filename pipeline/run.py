@@ -99,12 +99,11 @@ class Run:
         )
 
     def _make_evaluation_env(self) -> envs.BatchEnv:
-        """An environment on the CPU engine with the model's own solver, so that returns are comparable between runs."""
+        """An environment on the CPU with the model's own solver, so that returns are comparable between runs."""
         config = self.config
         return envs.make(
             self._task,
             config.eval_episodes,
-            device=self.device,
             seed=derive_seed(config.seed, "evaluation", self.env_steps),
             physics="cpu",
             num_threads=config.num_threads,
@@ -203,13 +202,15 @@ class Run:
         logger.phase("evaluating")
         self.evaluation_pending = True
 
-        def policy(observation: torch.Tensor) -> torch.Tensor:
+        policy = self.agent.policy_on_cpu()  # a GPU would take longer to answer for a few worlds
+
+        def stoppable_policy(observation: torch.Tensor) -> torch.Tensor:
             if stopping():
                 raise _StoppedError
-            return self.agent.policy(observation)
+            return policy(observation)
 
         try:
-            result = evaluate(policy, self._make_evaluation_env())
+            result = evaluate(stoppable_policy, self._make_evaluation_env())
         except _StoppedError:
             return
         self.evaluation_pending = False

@@ -255,6 +255,20 @@ def test_policy_state_restores_the_policy() -> None:
     assert torch.equal(other.policy(observation), expected)
 
 
+def test_policy_on_cpu_is_a_copy_unless_the_agent_is_there() -> None:
+    agent = make_agent("xqc", normalize_observations=True, eval_policy_averaging=0.5)
+    agent.observe(random_transition(4))
+    assert agent.policy_on_cpu() == agent.policy
+    agent.device = torch.device("cuda")  # in name only
+    policy, observation = agent.policy_on_cpu(), torch.randn(4, OBSERVATION_DIM)
+    expected = agent.policy(observation)
+    assert torch.equal(policy(observation), expected)
+    agent.observe(random_transition(4, seed=1))
+    agent.update(random_transition(16))
+    assert torch.equal(policy(observation), expected)
+    assert not torch.equal(agent.policy(observation), expected)
+
+
 def test_num_bytes_counts_shared_tensors_once() -> None:
     agent = make_agent("crossq", eval_policy_averaging=0.0)
     unique = {tensor.data_ptr(): tensor.nbytes for tensor in agent.tensors()}

@@ -92,6 +92,7 @@ def test_full_disk_delays_the_rows_of_all_files(tmp_path: Path, monkeypatch: pyt
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with logger(tmp_path) as log:
+        log.evaluation(row(5), "")
         with monkeypatch.context() as patch, warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             patch.setattr(os, "write", full)
@@ -100,8 +101,8 @@ def test_full_disk_delays_the_rows_of_all_files(tmp_path: Path, monkeypatch: pyt
         assert names[0] == str(tmp_path / "evaluations.csv")
         assert names[1].startswith(str(tmp_path / "tensorboard" / "events.out.tfevents."))
         log.evaluation(row(20), "")
-    assert events(tmp_path) == [(10, 5.0), (20, 10.0)]
-    assert [one["env_steps"] for one in read_csv(tmp_path / "evaluations.csv")] == ["10", "20"]
+    assert events(tmp_path) == [(5, 2.5), (10, 5.0), (20, 10.0)]
+    assert [one["env_steps"] for one in read_csv(tmp_path / "evaluations.csv")] == ["5", "10", "20"]
 
 
 def test_tables_are_synced_for_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
