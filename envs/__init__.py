@@ -32,6 +32,7 @@ def make(
     device: torch.device | str = "cpu",
     seed: int = 0,
     normalized_actions: bool = True,
+    check_task: bool = True,
     **options: Any,
 ) -> BatchEnv:
     """Make a BatchEnv of a task.
@@ -42,6 +43,7 @@ def make(
         device: where actions come from and transitions go.
         seed: seeds the initial states of all episodes of all worlds. Different seeds share no random stream.
         normalized_actions: whether actions lie in [-1, 1] (see `BatchEnv`).
+        check_task: whether to try the task's functions for mistakes (see `BatchEnv`).
         **options: fields of `Simulation` (``physics="warp"``, ``num_threads=2``, ...) and options of the task
             (``reset_noise_scale=0.01``, ...).
 
@@ -67,7 +69,13 @@ def make(
             "saltus.Task, or an object of one"
         )
     return BatchEnv(
-        task, num_envs, device=device, seed=seed, normalized_actions=normalized_actions, simulation=simulation
+        task,
+        num_envs,
+        device=device,
+        seed=seed,
+        normalized_actions=normalized_actions,
+        simulation=simulation,
+        check_task=check_task,
     )
 
 

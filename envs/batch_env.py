@@ -51,6 +51,8 @@ class BatchEnv:
         simulation: engine, threads, solver and memory.
         execution: how a step runs. ``"host"``: branches on values. ``"device"``: reads no value on the host.
             ``"captured"``: like device, as a CUDA graph. ``"auto"``: captured if the physics is on CUDA, else host.
+        check_task: try the task's functions for mistakes (see docs/own-models.md). False: check only the forms of their
+            results, for a task that was checked before.
 
     Attributes:
         num_envs, observation_dim, action_dim: sizes.
@@ -76,6 +78,7 @@ class BatchEnv:
         normalized_actions: bool = True,
         simulation: Simulation | None = None,
         execution: Literal["auto", "host", "device", "captured"] = "auto",
+        check_task: bool = True,
     ):
         check_arguments(task, num_envs, seed, execution)
         self.task, self.num_envs, self.device = task, num_envs, resolve_device(device)
@@ -90,7 +93,8 @@ class BatchEnv:
         model_fields = randomized_fields(task, num_envs, on_cpu)
         self.physics = simulation.make_physics(task, num_envs, model_fields, self.device)
         self._names = NameIndex(model, task.fields)
-        shapes = check_functions(task, self.physics, self._names, self.control_low, self.control_high)
+        bounds = self.control_low, self.control_high
+        shapes = check_functions(task, self.physics, self._names, *bounds, forms_only=not check_task)
         self.action_dim, self.observation_dim = model.nu, shapes.observation_dim
         self._actions = ActionSpace(self.control_low, self.control_high, normalized_actions, where)
         self.action_low, self.action_high = self._actions.low, self._actions.high

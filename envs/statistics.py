@@ -86,17 +86,20 @@ class EpisodeStatistics:
         self._failure_values += torch.stack([diverged, failed & ~diverged, overflowed]).sum(dim=1)
 
     def read(self) -> dict[str, float]:
-        """The totals, in one synchronisation; warns once about each kind of failure."""
+        """The totals, in one synchronisation; warns once about each kind of failure and each reason of physics."""
         totals = dict(zip(self.totals, self._values.tolist(), strict=True))
-        self._warn_once(totals, "unstable", f"physics failed: {self._physics.failure_advice}")
-        self._warn_once(totals, "nonfinite", "action, observation or reward was not finite: check the task's functions")
+        if totals["unstable"]:
+            advice = self._physics.failure_advice
+            self._warn_once(advice, totals["unstable"], f"physics failed: {advice}")
+        if totals["nonfinite"]:
+            reason = "action, observation or reward was not finite: check the task's functions"
+            self._warn_once("nonfinite", totals["nonfinite"], reason)
         if totals["overflowed"] and "overflowed" not in self._warned:  # reading the advice synchronises
-            self._warn_once(
-                totals, "overflowed", f"contacts or constraints did not fit: {self._physics.overflow_advice}"
-            )
+            reason = f"contacts or constraints did not fit: {self._physics.overflow_advice}"
+            self._warn_once("overflowed", totals["overflowed"], reason)
         return totals
 
-    def _warn_once(self, totals: Mapping[str, float], name: str, reason: str) -> None:
-        if totals[name] and name not in self._warned:
-            self._warned.add(name)
-            warnings.warn(f"{self._task_name}: {int(totals[name])} world-steps whose {reason}", stacklevel=4)
+    def _warn_once(self, kind: str, count: float, reason: str) -> None:
+        if kind not in self._warned:
+            self._warned.add(kind)
+            warnings.warn(f"{self._task_name}: {int(count)} world-steps whose {reason}", stacklevel=4)

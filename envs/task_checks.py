@@ -15,9 +15,7 @@ from envs.task import NameIndex, State, Task
 from saltus.errors import SaltusError, warn_once
 
 _ROUNDING = 64  # multiples of the dtype's epsilon: vectorised functions may round a lane by its neighbours' values
-
-
-_ENOUGH_WORLDS = 4  # initial states are random: in fewer worlds all may end at once by chance
+_ENOUGH_WORLDS = 32  # initial states are random: in fewer worlds all may end at once by chance
 
 _Call = Callable[[State, Tensor, State], list[Tensor]]
 
@@ -63,7 +61,9 @@ def same_form(task: Task, function: str, value: Tensor, forms: Mapping[str, tupl
 
 
 @torch.no_grad()
-def check_functions(task: Task, physics: Physics, names: NameIndex, low: Tensor, high: Tensor) -> TaskShapes:
+def check_functions(
+    task: Task, physics: Physics, names: NameIndex, low: Tensor, high: Tensor, *, forms_only: bool
+) -> TaskShapes:
     """Check the results of the task's functions at initial states and after one step with random controls.
 
     Leaves the physics at initial states. All draws are from separate generators, so that the environment's draws do
@@ -71,6 +71,7 @@ def check_functions(task: Task, physics: Physics, names: NameIndex, low: Tensor,
 
     Args:
         low, high: (nu,) bounds of the controls.
+        forms_only: check the types, shapes, dtypes and devices of results at initial states only.
 
     Raises:
         SaltusError: a missing function; a result of a wrong type, shape, dtype or device, or not finite; physics that
@@ -87,16 +88,26 @@ def check_functions(task: Task, physics: Physics, names: NameIndex, low: Tensor,
         raise SaltusError(f"the physics of task {name} fails at every initial state: {physics.failure_advice}")
     before = _Snapshot(physics.read(), names)
     shapes = _check_forms(checked, task, physics, before)
-    control = _random_controls(physics, low, high)
+    if not forms_only:
+        _check_results(checked, task, physics, before, shapes, _random_controls(physics, low, high))
+        _reset(physics, *start)
+    return shapes
+
+
+def _check_results(
+    checked: _Expectation, task: Task, physics: Physics, before: _Snapshot, shapes: TaskShapes, control: Tensor
+) -> None:
+    """Check the functions' results before and after a step with `control`, (N, nu)."""
     physics.step(control, task.frame_skip)
     if physics.unstable().all():
-        warn_once(f"the physics of task {name} fails in the first step, with random controls: {physics.failure_advice}")
-    after = _Snapshot(physics.read(), names)
+        warn_once(
+            f"the physics of task {type(task).__name__} fails in the first step, with random controls: "
+            f"{physics.failure_advice}"
+        )
+    after = _Snapshot(physics.read(), before.names)
     _check_values(checked, task, shapes, before, control, after, ~physics.unstable())
     _check_purity(checked, task, before, control, after)
     _check_ends(checked, task, before, after)
-    _reset(physics, *start)
-    return shapes
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from envs.task import Task
 from saltus.errors import SaltusError, warn_once
 
 MAKE_ARGUMENTS = (
-    "task", "num_envs", "device", "seed", "normalized_actions", *(item.name for item in dataclasses.fields(Simulation))
+    "task", "num_envs", "device", "seed", "normalized_actions", "check_task",
+    *(item.name for item in dataclasses.fields(Simulation)),
 )  # fmt: skip
 BOUND = ("model", "qpos0", "qvel0", "dt")
 SIGNATURES = {

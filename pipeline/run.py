@@ -107,6 +107,7 @@ class Run:
             seed=derive_seed(config.seed, "evaluation", self.env_steps),
             physics="cpu",
             num_threads=config.num_threads,
+            check_task=False,  # the training worlds were checked
             **self._task_options,
         )
 

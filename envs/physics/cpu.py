@@ -147,7 +147,7 @@ class CpuPhysics:
         # Without equality constraints, external forces come from contacts only.
         self._only_contacts = self._post_constraint == ("cfrc_ext",) and model.neq == 0
         self._fields = fields
-        self._error = ""  # of the last world in which MuJoCo raised
+        self._error = ""  # what MuJoCo raised at the last failure; empty: a world diverged
         self._clear_failures()
 
     def _expand(self, model_fields: Mapping[str, Tensor]) -> None:
@@ -190,6 +190,7 @@ class CpuPhysics:
     def _clear_failures(self) -> None:
         self._unstable = np.zeros(self.num_worlds, dtype=bool)
         self._overflowed = np.zeros(self.num_worlds, dtype=bool)
+        self._raised = ""  # what MuJoCo raised since
         # Clear the counters before every call: MuJoCo's own reset sets a counter to 1, it does not increment it.
         self._batch.warning[...] = 0
 
@@ -204,8 +205,10 @@ class CpuPhysics:
             call()
         except SimulationError as error:
             self._unstable[error.ids] = True
-            self._error = " ".join(self._batch.error(int(error.ids[0])).split())
+            self._raised = " ".join(self._batch.error(int(error.ids[0])).split())
         self._unstable |= self._batch.warning[:, _DIVERGED, 1].any(axis=1)
+        if self._unstable.any():
+            self._error = self._raised
         self._overflowed |= self._batch.warning[:, _OVERFLOWED, 1].any(axis=1)
 
     def _compute_post_constraint(self) -> None:

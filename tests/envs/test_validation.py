@@ -74,9 +74,6 @@ REFUSED: list[tuple[str, Callable[..., Any], list[str]]] = [
     ("reward", lambda self, s, a, n: n.qpos[:, 4] + 1e300, ["not finite in float32", "one step"]),
     ("observation", lambda self, s: s.qpos + 1e300, ["not finite in float32", "initial state"]),
     ("observation", lambda self, s: torch.where(s.time[:, None] > 0, math.nan, s.qpos), ["not finite", "one step"]),
-    # Episodes that have one step.
-    ("terminated", lambda self, s: s.qpos[:, 0] > -9, ["every episode would have one step"]),
-    ("terminated", lambda self, s: torch.ones(len(s), dtype=torch.bool), ["every episode would have one step"]),
 ]
 
 
@@ -85,6 +82,23 @@ def test_mistake_is_refused_at_construction(function: str, body: Callable[..., A
     task = variant(function, body)
     task.fields = (*CartBall.fields, "time")
     refused(lambda: envs.make(task, 5), f"Wrong.{function}", *parts)
+
+
+@pytest.mark.parametrize("body", [lambda self, s: s.qpos[:, 0] > -9, lambda self, s: torch.ones(len(s)).bool()])
+def test_episodes_of_one_step_are_refused_in_many_worlds(body: Callable[..., Any]):
+    task = variant("terminated", body)
+    refused(lambda: envs.make(task, 32), "Wrong.terminated", "every episode would have one step")
+    with pytest.warns(UserWarning, match="terminated is true at 31 of 31 initial states"):
+        envs.make(task, 31)  # which may be chance
+
+
+def test_task_that_was_checked_before_is_checked_for_forms_only():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        envs.make(variant("reward", lambda self, s, a, n: n.qpos[:, 0] - n.qpos[:, 0].mean()), 4, check_task=False)
+        envs.make(variant("terminated", lambda self, s: torch.ones(len(s)).bool()), 40, check_task=False)
+    scalar = variant("reward", lambda self, s, a, n: n.qpos.sum())
+    refused(lambda: envs.make(scalar, 4, check_task=False), "Wrong.reward", "shape ()")
 
 
 def counting(self: Task, state: Any) -> Tensor:
