@@ -83,8 +83,17 @@ class Simulation:
         return (device, WarpPhysics.dtype) if self.physics == "warp" else (CpuPhysics.device, CpuPhysics.dtype)
 
     def load_model(self, task: Task) -> mujoco.MjModel:
-        """Compile a task's model, with the solver of these settings."""
+        """Compile a task's model, with the solver of these settings.
+
+        Raises:
+            SaltusError: as `envs.task.load_model`, or a model whose time stands still.
+        """
         model = load_model(task)
+        if not model.opt.timestep > 0:
+            raise SaltusError(
+                f"the timestep of task {type(task).__name__}'s model is {model.opt.timestep:g}; it must be above 0: "
+                '<option timestep="0.002"/>'
+            )
         if self.solver == "newton":
             model.opt.solver = mujoco.mjtSolver.mjSOL_NEWTON
         return model

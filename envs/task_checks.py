@@ -177,6 +177,8 @@ def _check_forms(checked: _Expectation, task: Task, physics: Physics, snapshot: 
     reward, terms = split_reward(returned)
     checked("reward", reward, (physics.num_worlds,), "floating-point")
     for name, term in terms.items():
+        if not (isinstance(name, str) and name.strip() and name.isprintable()):
+            raise checked.error("reward", f"has a term named {name!r}; expected a printable name of a column")
         checked(f"reward (term {name!r})", term, (physics.num_worlds,), "floating-point")
     checked("terminated", task.terminated(snapshot.state()), (physics.num_worlds,), "bool")
     return TaskShapes(observation.shape[1], list(terms))
@@ -195,7 +197,8 @@ def _check_values(
     observation = task.observation(after.state())
     reward, terms = split_reward(task.reward(before.state(), control.clone(), after.state()))
     check_terms(type(task).__name__, terms, shapes.reward_terms)
-    for function, value in {"observation": observation, "reward": reward}.items():
+    named_terms = {f"reward (term {name!r})": term for name, term in terms.items()}
+    for function, value in {"observation": observation, "reward": reward, **named_terms}.items():
         if not torch.isfinite(value[stable].float()).all():
             raise checked.error(function, "is not finite in float32 after one step with random controls")
 
@@ -228,7 +231,10 @@ def _check_purity(checked: _Expectation, task: Task, before: _Snapshot, control:
             )
             continue
         for changed in (half, ~half):
-            others = call(before.state(), control.clone(), after.replaced(changed, before).state())
+            other_control = torch.where(changed[:, None], 0.5 * control, control)
+            others = call(
+                before.replaced(changed, after).state(), other_control, after.replaced(changed, before).state()
+            )
             if not _all_close([one[~changed] for one in results], [one[~changed] for one in others]):
                 raise checked.error(
                     function,

@@ -151,10 +151,14 @@ def _field_fault(model: mujoco.MjModel, num_envs: int, name: str, values: Any) -
         field = np.asarray(field)
     if not isinstance(field, np.ndarray):
         return "MjModel has no such field" + _similar(name, MODEL_FIELDS)
+    if not np.issubdtype(field.dtype, np.floating):
+        return "it holds indices, types or flags, which MuJoCo trusts: only floating-point fields can differ"
     if not isinstance(values, Tensor) or tuple(values.shape) != (num_envs, *field.shape):
         return f"expected a tensor of shape {(num_envs, *field.shape)}"
     if not torch.isfinite(values).all():
         return "it holds values that are not finite"
+    if name in ("body_mass", "body_inertia") and (values < 0).any():
+        return "it holds negative values"
     return None
 
 

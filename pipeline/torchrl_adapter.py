@@ -8,6 +8,7 @@ This is the only module that uses undocumented attributes of TorchRL. `require_p
 
 from __future__ import annotations
 
+import warnings
 from importlib.metadata import version
 from typing import TypeAlias
 
@@ -18,6 +19,9 @@ from torchrl.modules import TanhNormal
 from torchrl.objectives import CrossQLoss, SACLoss
 
 from saltus.errors import SaltusError
+
+# The agent itself updates the target networks.
+warnings.filterwarnings("ignore", "No target network updater has been associated", UserWarning)
 
 Loss: TypeAlias = SACLoss | CrossQLoss
 

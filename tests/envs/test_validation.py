@@ -61,6 +61,8 @@ REFUSED: list[tuple[str, Callable[..., Any], list[str]]] = [
     ("reward", lambda self, s, a, n: n.qpos[:, 0] - n.qpos.max(), ["mixes worlds"]),
     ("reward", lambda self, s, a, n: n.qpos.mean().expand(len(n)), ["mixes worlds"]),
     ("reward", lambda self, s, a, n: (n.qpos[:, 0], {"all": n.qvel.sum().expand(len(n))}), ["mixes worlds"]),
+    ("reward", lambda self, s, a, n: (a - a.mean(0)).square().sum(-1), ["mixes worlds"]),
+    ("reward", lambda self, s, a, n: s.qpos[:, 0] - s.qpos[:, 0].mean(), ["mixes worlds"]),
     # Arguments changed in place.
     ("observation", lambda self, s: in_place(s).qpos, ["changes state.qpos in place", "clone"]),
     ("reward", lambda self, s, a, n: in_place(s).qpos[:, 0], ["changes state.qpos in place"]),
@@ -72,6 +74,7 @@ REFUSED: list[tuple[str, Callable[..., Any], list[str]]] = [
     ("reward", lambda self, s, a, n: n.qpos[:, 0] * math.nan, ["not finite", "one step"]),
     ("reward", lambda self, s, a, n: n.qpos[:, 0] / 0, ["not finite", "one step"]),
     ("reward", lambda self, s, a, n: n.qpos[:, 4] + 1e300, ["not finite in float32", "one step"]),
+    ("reward", lambda self, s, a, n: (n.qpos[:, 0], {"x": n.qpos[:, 0] / 0}), ["term 'x'", "not finite", "one step"]),
     ("observation", lambda self, s: s.qpos + 1e300, ["not finite in float32", "initial state"]),
     ("observation", lambda self, s: torch.where(s.time[:, None] > 0, math.nan, s.qpos), ["not finite", "one step"]),
 ]
@@ -82,6 +85,26 @@ def test_mistake_is_refused_at_construction(function: str, body: Callable[..., A
     task = variant(function, body)
     task.fields = (*CartBall.fields, "time")
     refused(lambda: envs.make(task, 5), f"Wrong.{function}", *parts)
+
+
+@pytest.mark.parametrize("name", ["", " ", "x\ny", 1, None])
+def test_terms_have_names_of_columns(name: Any):
+    task = variant("reward", lambda self, s, a, n: (n.qpos[:, 0], {name: n.qpos[:, 0]}))
+    refused(lambda: envs.make(task, 5), "Wrong.reward", f"a term named {name!r}; expected a printable name")
+
+
+@pytest.mark.parametrize("timestep", ["0", "-0.002"])
+def test_time_that_stands_still_is_refused(timestep: str):
+    class Still(CartBall):
+        mjcf = CartBall.mjcf.replace("0.005", timestep)
+
+    refused(lambda: envs.make(Still, 2), "Still", "timestep", "above 0")
+
+
+@pytest.mark.parametrize("scale", [-1, math.nan, math.inf])
+@pytest.mark.parametrize("task", ["Hopper-v5", "HalfCheetah-v5", "Humanoid-v5", "InvertedPendulum-v5"])
+def test_scale_of_initial_noise_is_0_or_more(task: str, scale: float):
+    refused(lambda: envs.make(task, 2, reset_noise_scale=scale), f"reset_noise_scale is {scale}", "0 or more")
 
 
 @pytest.mark.parametrize("body", [lambda self, s: s.qpos[:, 0] > -9, lambda self, s: torch.ones(len(s)).bool()])
@@ -395,7 +418,10 @@ WRONG_FIELDS: list[tuple[dict[str, Any], list[str]]] = [
     ({"opt.timestep": torch.ones(3)}, ["'opt.timestep'", "one timestep"]),
     ({"opt": torch.ones(3)}, ["MjModel has no such field"]),
     ({"body_mass": torch.full((3, 4), math.nan)}, ["'body_mass'", "not finite"]),
+    ({"body_mass": -torch.ones(3, 4)}, ["'body_mass'", "negative"]),
     ({"names_bodyadr": torch.ones(3, 1)}, ["'names_bodyadr'"]),
+    ({"jnt_qposadr": torch.full((3, 3), 2**30, dtype=torch.int32)}, ["'jnt_qposadr'", "indices"]),
+    ({"geom_type": torch.ones(3, 3, dtype=torch.int32)}, ["'geom_type'", "only floating-point fields"]),
 ]
 
 
