@@ -56,6 +56,7 @@ class Agent:
         device: where networks, optimisers and statistics live.
 
     Attributes:
+        observation_dim: width of observations.
         loss: the loss module; holds the parameters of actor, critics and target networks, and ``log_alpha``.
         actor: the network that acts and learns.
         eval_actor: the network that is evaluated: an average of the actor over its last updates, or the actor itself.
@@ -64,7 +65,7 @@ class Agent:
     """
 
     def __init__(self, config: Config, observation_dim: int, action_dim: int, device: torch.device | str = "cpu"):
-        self.config, self.device, self._observation_dim = config, torch.device(device), observation_dim
+        self.config, self.device, self.observation_dim = config, torch.device(device), observation_dim
         self.loss, self.actor = make_loss(config, observation_dim, action_dim, self.device)
         averages = config.eval_policy_averaging > 0
         self.eval_actor = deepcopy(self.actor).requires_grad_(False) if averages else self.actor
@@ -102,7 +103,7 @@ class Agent:
         """A copy of `policy` on the CPU; on the CPU `policy` itself."""
         if self.device.type == "cpu":
             return self.policy
-        actor, normalizers = deepcopy(self.eval_actor).cpu(), Normalizers(self.config, self._observation_dim)
+        actor, normalizers = deepcopy(self.eval_actor).cpu(), Normalizers(self.config, self.observation_dim)
         if normalizers.observations is not None and self.normalizers.observations is not None:
             normalizers.observations.load_state_dict(self.normalizers.observations.state_dict())
         return lambda observation: actor.mode(normalizers.normalize_observation(observation))

@@ -89,6 +89,8 @@ def evaluate(policy: Callable[[Tensor], Tensor], env: BatchEnv) -> Evaluation:
 
 
 def require_normalized_actions(env: BatchEnv) -> None:
-    """Raise SaltusError unless an environment takes the actions of policies, which are in [-1, 1]."""
+    """Raise SaltusError unless `env` is an environment that takes the actions of policies, which are in [-1, 1]."""
+    if not isinstance(env, BatchEnv):
+        raise SaltusError(f"policies are played in an environment of saltus.make, not in {env!r}")
     if not env.normalized_actions:
         raise SaltusError("policies act in [-1, 1]: make the environment with normalized_actions=True")

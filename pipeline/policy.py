@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
+import torch
 from torch import Tensor
 
 import envs
@@ -34,6 +35,13 @@ class Policy:
         self._agent = agent
 
     def __call__(self, observation: Tensor) -> Tensor:
+        width = self._agent.observation_dim
+        is_tensor = isinstance(observation, Tensor)
+        if not is_tensor or observation.dtype != torch.float32 or observation.shape[1:] != (width,):
+            got = (
+                f"{observation.dtype} of shape {tuple(observation.shape)}" if is_tensor else type(observation).__name__
+            )
+            raise SaltusError(f"the observation is {got}; expected a float32 tensor of shape (N, {width})")
         return self._agent.policy(observation)
 
     @property

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -78,6 +80,29 @@ def test_before_the_first_evaluation_the_best_policy_is_the_last(tmp_path: Path)
         run.save(logger)
     loaded = load_policy(tmp_path)
     assert (loaded.which, loaded.env_steps) == ("last", 0)
+
+
+@pytest.mark.parametrize(
+    ("observation", "got"),
+    [
+        (torch.zeros(2, 3), "torch.float32 of shape (2, 3)"),
+        (torch.zeros(4), "torch.float32 of shape (4,)"),
+        (torch.zeros(2, 4, dtype=torch.float64), "torch.float64 of shape (2, 4)"),
+        ([[0.0] * 4], "list"),
+    ],
+)
+def test_policy_refuses_what_is_no_observation(tmp_path: Path, observation: Any, got: str) -> None:
+    policy = load_policy(train_run(small_config(total_env_steps=60), tmp_path / "run").run_dir)
+    with pytest.raises(
+        SaltusError, match=re.escape(f"the observation is {got}; expected a float32 tensor of shape (N")
+    ):
+        policy(observation)
+
+
+@pytest.mark.parametrize("env", [None, "InvertedPendulum-v5"])
+def test_evaluation_needs_an_environment(env: Any) -> None:
+    with pytest.raises(SaltusError, match=r"an environment of saltus\.make, not in"):
+        saltus.evaluate(lambda observation: observation[:, :1], env)
 
 
 def test_environment_of_a_policy_has_the_runs_task_options(tmp_path: Path) -> None:
