@@ -21,6 +21,7 @@ from envs import BatchEnv
 from envs.task_ref import task_file
 from pipeline import checkpoint, files, stored_task
 from pipeline.config import Config
+from pipeline.trust import choose_task, is_inside
 from saltus.errors import SaltusError
 from saltus.versions import versions
 
@@ -216,7 +217,7 @@ def open_run(run_dir: Path, task: str | None = None, trust: bool = False) -> tup
     if config is None:
         config = Config.from_dict(content["config"])
     _require_same_class(run_dir, config, content)
-    name = stored_task.choose(run_dir, config.task, task, trust)
+    name = choose_task(run_dir, config.task, task, trust)
     return dataclasses.replace(config, task=name), content
 
 
@@ -309,7 +310,7 @@ def update_config(config: Config, run_dir: Path) -> None:
     except SaltusError:
         _write_config(run_dir, {"config": config.to_dict(), "versions": versions()})
         return
-    if recorded is None or recorded.task == config.task or (file is not None and stored_task.is_inside(file, run_dir)):
+    if recorded is None or recorded.task == config.task or (file is not None and is_inside(file, run_dir)):
         return
     content, record = json.loads((run_dir / CONFIG).read_text()), _read_record(run_dir)
     former = sorted({*record.get("former", ()), recorded.task_name})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,14 +11,12 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from envs.task_ref import resolve_task, task_file
+from envs.task_ref import resolve_task
 from pipeline import files
 from saltus.errors import SaltusError
 
 FOLDER, MODEL = "task", "model.mjb"
 _LISTED = 8  # lines or arrays that a message names
-
-_log = logging.getLogger("saltus")
 
 
 def store(run_dir: Path, task: str, model: mujoco.MjModel) -> dict[str, Any]:
@@ -37,58 +34,6 @@ def store(run_dir: Path, task: str, model: mujoco.MjModel) -> dict[str, Any]:
     binary = _to_binary(model)
     files.write(folder / MODEL, binary)
     return {**record, "model": f"{FOLDER}/{MODEL}", "model_sha256": _hash(binary)}
-
-
-def choose(run_dir: Path, recorded: str, given: str | None, trust: bool) -> str:
-    """The name of the task to load for a run: `given`, else the recorded one, else the run's copy of its file.
-
-    Executes nothing. Logs the path of the file that will be executed.
-
-    Args:
-        run_dir: the run's directory.
-        recorded: the task in config.json.
-        given: the task that the user named, if any.
-        trust: whether the user trusts Python files in the run's directory.
-
-    Raises:
-        SaltusError: the file is missing or named by a relative path, or it needs `trust`.
-    """
-    name = given or recorded
-    file = task_file(name)
-    if file is None:
-        return name
-    class_name = name.rpartition(":")[2]
-    if given is None and not Path(name.rpartition(":")[0]).is_absolute():
-        raise SaltusError(
-            f"config.json names the task's file by a relative path, {name}, as saltus never does: "
-            f"{_name_it(class_name)}"
-        )
-    if given is None and not file.is_file():
-        copy = run_dir.resolve() / FOLDER / file.name
-        if not copy.is_file():
-            raise SaltusError(f"the task's file {file} is missing: {_name_it(class_name)}")
-        if not trust:
-            raise SaltusError(
-                f"the task's file {file} is missing: {_name_it(class_name)}. Or execute the run's own copy, {copy}, "
-                "with --trust (trust=True), if you trust whoever wrote it"
-            )
-        file = copy
-    if is_inside(file, run_dir) and not trust:
-        raise SaltusError(
-            f"the task's file {file} lies in the run's directory, and saltus would execute it: read it, then repeat "
-            "with --trust (trust=True) if you trust whoever wrote it"
-        )
-    _log.info(f"executing the task's file {file}")
-    return f"{file}:{class_name}"
-
-
-def is_inside(file: Path, run_dir: Path) -> bool:
-    """Whether a file lies in a run's directory; links are followed."""
-    return file.resolve().is_relative_to(run_dir.resolve())
-
-
-def _name_it(class_name: str) -> str:
-    return f"name it with --task path/to/file.py:{class_name} (task=...)"
 
 
 def changes(run_dir: Path, record: dict[str, Any], task: str, model: mujoco.MjModel) -> list[str]:
