@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from envs.task_ref import task_file
+from envs.task_ref import split_name, task_file
 from pipeline.stored_task import FOLDER
 from saltus.errors import SaltusError
 
@@ -24,35 +24,41 @@ def choose_task(run_dir: Path, recorded: str, given: str | None, trust: bool) ->
         trust: whether the user trusts Python files in the run's directory.
 
     Raises:
-        SaltusError: the file is missing or named by a relative path, or it needs `trust`.
+        SaltusError: a recorded file is missing, or its path is relative or leads through links; a file needs `trust`.
     """
-    name = given or recorded
-    file = task_file(name)
-    if file is None:
+    name = recorded if given is None else given
+    parts, file = split_name(name), task_file(name)
+    if parts is None or file is None:
         return name
-    class_name = name.rpartition(":")[2]
-    if given is None and not Path(name.rpartition(":")[0]).is_absolute():
+    recorded_path, class_name = parts
+    if given is None and recorded_path != str(file):
         raise SaltusError(
-            f"config.json names the task's file by a relative path, {name}, as saltus never does: "
-            f"{_name_it(class_name)}"
+            f"config.json names the task's file by the path {recorded_path}, which leads to {file} here. saltus "
+            f"records absolute paths without links only: {_name_it(class_name)}"
         )
     if given is None and not file.is_file():
-        copy = run_dir.resolve() / FOLDER / file.name
-        if not copy.is_file():
-            raise SaltusError(f"the task's file {file} is missing: {_name_it(class_name)}")
-        if not trust:
-            raise SaltusError(
-                f"the task's file {file} is missing: {_name_it(class_name)}. Or execute the run's own copy, {copy}, "
-                "with --trust (trust=True), if you trust whoever wrote it"
-            )
-        file = copy
+        file = _copy(run_dir, file, class_name, trust)
     if is_inside(file, run_dir) and not trust:
         raise SaltusError(
             f"the task's file {file} lies in the run's directory, and saltus would execute it: read it, then repeat "
             "with --trust (trust=True) if you trust whoever wrote it"
         )
-    _log.info(f"executing the task's file {file}")
+    if file.is_file():  # else `resolve_task` says that it is missing
+        _log.info(f"executing the task's file {file}")
     return f"{file}:{class_name}"
+
+
+def _copy(run_dir: Path, file: Path, class_name: str, trust: bool) -> Path:
+    """The run's copy of a file that is missing; SaltusError if there is none, or it needs `trust`."""
+    copy = run_dir.resolve() / FOLDER / file.name
+    if not copy.is_file():
+        raise SaltusError(f"the task's file {file} is missing: {_name_it(class_name)}")
+    if not trust:
+        raise SaltusError(
+            f"the task's file {file} is missing: {_name_it(class_name)}. Or execute the run's own copy, {copy}, "
+            "with --trust (trust=True), if you trust whoever wrote it"
+        )
+    return copy
 
 
 def is_inside(file: Path, run_dir: Path) -> bool:

@@ -389,49 +389,91 @@ def bomb(path: Path) -> Path:
     return path.with_name("executed")
 
 
-@pytest.mark.parametrize("link", [False, True], ids=["file", "link"])
-@pytest.mark.parametrize("how", ["recorded", "given"])
-def test_file_in_the_runs_directory_is_executed_with_trust_only(
-    command: Command, project: Path, how: str, link: bool
-) -> None:
+def record_task(run: Path, task: str) -> None:
+    """Change the task that a run's config.json names."""
+    file = run / "config.json"
+    content = json.loads(file.read_text())
+    content["config"]["task"] = task
+    file.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("how", ["recorded", "given", "given by a link"])
+def test_file_in_the_runs_directory_is_executed_with_trust_only(command: Command, project: Path, how: str) -> None:
     run = project / "run"
-    mark = bomb(run / "code" / "swinger.py")
     path = run / "code" / "swinger.py"
-    if link:  # a path outside the run that leads into it
+    mark = bomb(path)
+    if how == "given by a link":  # a path outside the run that leads into it
         (project / "linked.py").symlink_to(path)
         path = project / "linked.py"
-    flags = ["--task", f"{path}:Swinger"] if how == "given" else []
-    if how == "recorded":
-        content = json.loads((run / "config.json").read_text())
-        content["config"]["task"] = f"{path}:Swinger"
-        (run / "config.json").write_text(json.dumps(content))
+    task = None if how == "recorded" else f"{path}:Swinger"
+    flags = ["--task", task] if task else []
+    if task is None:
+        record_task(run, f"{path}:Swinger")
     for name in ("resume", "evaluate", "play"):
         outcome = command(name, run, *flags)
         assert outcome.code == 1
         assert "lies in the run's directory, and saltus would execute it" in outcome.err
         assert "--trust" in outcome.err
-    task = f"{path}:Swinger" if how == "given" else None
     assert "trust=True" in refusal(load_policy, run, task=task)
     assert not mark.exists()
     assert command("evaluate", run, "--episodes", 1, "--trust", *flags).code == 0
     assert mark.exists()
 
 
-def test_relative_path_in_a_config_is_not_executed(
-    command: Command, project: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "path",
+    ["project/code/swinger.py", "/proc/self/cwd/project/code/swinger.py", "{here}/link/swinger.py",
+     "{here}/project/run/../code/swinger.py", "{here}/project/code/linked.py", "~/project/code/swinger.py"],
+)  # fmt: skip
+def test_recorded_path_that_is_not_its_own_end_is_not_executed(
+    command: Command, project: Path, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A downloaded archive can name a file in it only relative to the folder in which it is unpacked."""
-    monkeypatch.chdir(project.parent)
+    """A downloaded archive can name a file in it only relative to a folder or through a link."""
+    here = project.parent
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("HOME", str(here))
     mark = bomb(project / "code" / "swinger.py")
-    file = project / "run" / "config.json"
-    content = json.loads(file.read_text())
-    content["config"]["task"] = f"{project.name}/code/swinger.py:Swinger"
-    file.write_text(json.dumps(content))
+    (project / "code" / "linked.py").symlink_to("swinger.py")
+    (here / "link").symlink_to(project / "code")
+    path = path.format(here=here)
+    record_task(project / "run", f"{path}:Swinger")
     for flags in ([], ["--trust"]):
         outcome = command("evaluate", project / "run", "--episodes", 1, *flags)
         assert outcome.code == 1
-        assert "names the task's file by a relative path" in outcome.err
+        assert f"names the task's file by the path {path}, which leads to {project}/code/swinger.py here" in outcome.err
         assert "name it with --task path/to/file.py:Swinger" in outcome.err
+    assert "there is no task ''" in refusal(load_policy, project / "run", task="")
+    assert not mark.exists()
+
+
+GIVEN = {
+    "no class": ("swinger.py", "is a file: name a class in it, as in {0}/swinger.py:Swinger; it has Swinger", True),
+    "empty class": ("swinger.py:", "is a file: name a class in it, as in {0}/swinger.py:Swinger; it has Swinger", True),
+    "unknown class": ("swinger.py:Reach", "swinger.py has no Task class 'Reach'; it has Swinger", True),
+    "no file": ("reach.py:Reach", "there is no file {0}/reach.py", False),
+    "no file, no class": ("reach.py", "there is no file {0}/reach.py", False),
+}
+
+
+@pytest.mark.parametrize(("task", "said", "executed"), GIVEN.values(), ids=GIVEN)
+def test_wrong_name_of_a_task_is_explained(
+    command: Command, project: Path, task: str, said: str, executed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The path of a file is printed exactly if the file is executed, as it is to list its classes."""
+    monkeypatch.chdir(project)
+    for name in ("resume", "evaluate", "play"):
+        outcome = command(name, "run", "--task", task)
+        assert outcome.code == 1
+        assert said.format(project) in outcome.err
+        assert (f"executing the task's file {project}/swinger.py" in outcome.text) == executed
+        assert ("executing" in outcome.text) == executed
+
+
+def test_file_without_a_class_in_the_runs_directory_is_not_executed(command: Command, project: Path) -> None:
+    mark = bomb(project / "run" / "code" / "swinger.py")
+    outcome = command("evaluate", project / "run", "--task", project / "run" / "code" / "swinger.py")
+    assert outcome.code == 1
+    assert "lies in the run's directory, and saltus would execute it" in outcome.err
     assert not mark.exists()
 
 
