@@ -225,7 +225,14 @@ def _run(config: Config, run_dir: Path | None, console: Console, content: dict[s
     from pipeline.logger import Logger
     from pipeline.plot import learning_curve
     from pipeline.run import Run
-    from pipeline.run_dir import compare_task, default_path, new_run, require_same_dimensions, update_config
+    from pipeline.run_dir import (
+        compare_task,
+        default_path,
+        new_run,
+        require_same_dimensions,
+        require_same_state,
+        update_config,
+    )
     from pipeline.train import StopSignal
     from pipeline.train import train as train_loop
 
@@ -236,8 +243,9 @@ def _run(config: Config, run_dir: Path | None, console: Console, content: dict[s
             run.run_dir = lock.enter_context(new_run(config, run_dir, model))
         else:
             require_same_dimensions(content, run.env)
-            compare_task(config, run.run_dir, model)
-            update_config(config, run.run_dir)
+            require_same_state(run.run_dir, model)
+            compare_task(config, run.run_dir, model, "the run continues, but not bit for bit")
+            update_config(config, run.run_dir, content)
             run.load_state_dict(content.pop("state"))
         run_dir = run.run_dir
         entropy = float(run.agent.loss.target_entropy)

@@ -265,6 +265,42 @@ def test_lost_config_is_restored_from_the_checkpoint(command: Command, copied: P
         assert open_run(copied)[0] == expected
 
 
+@pytest.mark.parametrize("content", [None, b"{"])
+def test_restored_config_has_the_record_of_the_task_and_the_checkpoints_versions(
+    command: Command, project: Path, content: bytes | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = project / "run"
+    file = run / "config.json"
+    before = json.loads(file.read_text())
+    file.unlink() if content is None else file.write_bytes(content)
+    monkeypatch.setattr(run_dir, "versions", lambda: {**before["versions"], "torch": "99"})
+    assert command("resume", run, "--task", f"{project}/swinger.py:Swinger").code == 0
+    after = json.loads(file.read_text())
+    assert after["versions"] == before["versions"]
+    assert {**after["task"], "former": []} == {**before["task"], "former": []}
+    assert after["config"] == before["config"]
+
+
+def test_lost_config_is_restored_under_the_tasks_new_name(command: Command, project: Path) -> None:
+    run = project / "run"
+    (project / "other.py").write_text(SWINGER.replace("class Swinger", "class Other"))
+    (run / "config.json").unlink()
+    outcome = command("resume", run, "--task", f"{project}/other.py:Other")
+    assert outcome.code == 0, outcome.text
+    assert "warning: the run continues, but not bit for bit: its task has changed" in outcome.text
+    assert f"differs from {run}/task/swinger.py in line 12" in outcome.text
+    assert json.loads((run / "config.json").read_text())["task"]["former"] == ["Swinger"]
+    assert command("evaluate", run, "--episodes", 1).code == 0
+
+
+@pytest.mark.parametrize("texts", [[], ["a.py", "b.py"]])
+def test_record_without_one_text_has_the_model_only(tmp_path: Path, texts: list[str]) -> None:
+    record = stored_task.store(tmp_path, "InvertedPendulum-v5", MODEL)
+    put(tmp_path / "task", *texts)
+    assert stored_task.find_record(tmp_path) == record
+    assert stored_task.find_record(tmp_path / "elsewhere") == {}
+
+
 def test_checkpoint_of_another_task_is_refused(copied: Path) -> None:
     last = checkpoint.find(copied / "checkpoints")[-1]
     content = torch.load(last, weights_only=True)
@@ -504,8 +540,80 @@ def test_resume_warns_of_an_edited_task(
     assert f"differs from {project}/run/{stored}" in outcome.text
 
 
-def test_resume_of_an_unchanged_task_warns_of_nothing(command: Command, project: Path) -> None:
-    assert "warning" not in command("resume", project / "run").text
+@pytest.mark.parametrize(
+    ("name", "before", "after", "said"), [EDITS["a line"], EDITS["damping"]], ids=["file", "model"]
+)
+def test_policy_of_an_edited_task_is_loaded_with_a_warning(
+    command: Command, project: Path, name: str, before: str, after: str, said: str
+) -> None:
+    (project / name).write_text((project / name).read_text().replace(before, after))
+    warning = "the policy plays, but not as it was trained: its task has changed ("
+    with pytest.warns(UserWarning, match="has changed") as caught:
+        load_policy(project / "run")
+    (message,) = {str(item.message) for item in caught}
+    assert message.startswith(warning)
+    assert said in message
+    outcome = command("evaluate", project / "run", "--episodes", 1)
+    assert outcome.code == 0
+    assert f"warning: {warning}" in outcome.text
+
+
+@pytest.mark.parametrize("name", ["resume", "evaluate"])
+def test_unchanged_task_is_not_warned_about(command: Command, project: Path, name: str) -> None:
+    assert "warning" not in command(name, project / "run").text
+
+
+def test_solver_of_the_training_is_no_change_of_the_task(command: Command, tmp_path: Path) -> None:
+    model = "<mujoco><option solver='CG'/>" + SWINGER_XML.replace("<mujoco>", "")
+    (tmp_path / "swinger.py").write_text(SWINGER)
+    (tmp_path / "swinger.xml").write_text(model)
+    run = tmp_path / "run"
+    train_here(run, f"{tmp_path}/swinger.py:Swinger", solver="newton", total_env_steps=60)
+    for name in ("resume", "evaluate"):
+        assert "warning" not in command(name, run).text
+
+
+TETRA = "v 0 0 0\nv 1 0 0\nv 0 1 0\nv 0 0 1\nf 1 3 2\nf 1 2 4\nf 1 4 3\nf 2 3 4\n"
+
+
+def test_moved_mesh_is_no_change_of_the_task(tmp_path: Path) -> None:
+    """A compiled model holds the absolute paths of its meshes."""
+    models = {}
+    for name in ("here", "a/longer/path"):
+        folder = tmp_path / name
+        folder.mkdir(parents=True)
+        (folder / "tetra.obj").write_text(TETRA)
+        xml = "<mujoco><asset><mesh name='t' file='{}/tetra.obj'/></asset><worldbody><body><freejoint/>"
+        xml += "<geom type='mesh' mesh='t'/></body></worldbody></mujoco>"
+        models[name] = mujoco.MjModel.from_xml_string(xml.format(folder))
+    before, after = models.values()
+    assert before.npaths != after.npaths
+    record = stored_task.store(tmp_path, "InvertedPendulum-v5", before)
+    assert stored_task.changes(tmp_path, record, "InvertedPendulum-v5", after) == []
+    after.body_mass[1] += 1
+    (change,) = stored_task.changes(tmp_path, record, "InvertedPendulum-v5", after)
+    assert change.endswith("in body_mass")
+
+
+@pytest.mark.parametrize("error", [ValueError, mujoco.FatalError, MemoryError])
+def test_model_that_mujoco_cannot_read_is_reported_as_another(
+    tmp_path: Path, error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = stored_task.store(tmp_path, "InvertedPendulum-v5", load_model(InvertedPendulum()))
+    other = load_model(InvertedPendulum())
+    other.body_mass[1] += 1
+    monkeypatch.setattr(mujoco.MjModel, "from_binary_path", lambda *_: (_ for _ in ()).throw(error("forged")))
+    (change,) = stored_task.changes(tmp_path, record, "InvertedPendulum-v5", other)
+    assert change == "the compiled model differs from that at the start of the run"
+
+
+def test_stored_text_that_is_no_utf8_is_compared(command: Command, project: Path) -> None:
+    file, text = project / "run" / "config.json", project / "run" / "task" / "swinger.py"
+    text.write_bytes(b"# \xff\n" + text.read_bytes())
+    content = json.loads(file.read_text())
+    content["task"]["sha256"] = hashlib.sha256(text.read_bytes()).hexdigest()
+    file.write_text(json.dumps(content))
+    assert f"swinger.py differs from {text} in lines removed after line 0" in command("resume", project / "run").text
 
 
 def test_model_of_another_state_is_refused(command: Command, project: Path) -> None:
