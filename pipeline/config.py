@@ -346,7 +346,7 @@ class Config(Simulation):
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON has them (tuples as lists)."""
-        return json.loads(json.dumps(vars(self), default=str))
+        return json.loads(json.dumps(vars(self)))
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Config:

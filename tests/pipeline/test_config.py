@@ -7,6 +7,7 @@ import json
 import math
 import re
 import typing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -194,6 +195,11 @@ def test_config_survives_json(options: dict[str, object]) -> None:
     written = json.dumps(config.to_dict())
     assert Config.from_dict(json.loads(written)) == config
     assert Config.from_dict(config.to_dict()) == config
+
+
+def test_options_that_are_not_encoded_are_not_written_as_text() -> None:
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        small_config(task_options={"folder": Path("models")}).to_dict()
 
 
 def test_config_of_another_version_is_refused_with_the_fields_that_differ() -> None:
