@@ -388,6 +388,14 @@ def test_moved_run_resumes_and_plays_with_its_tasks_new_path(
     assert command("evaluate", moved / "run", "--episodes", 2).code == 0, "resume keeps the new path"
 
 
+def test_load_policy_logs_the_path_of_the_file_that_it_executes(
+    own_run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", "saltus"):
+        load_policy(own_run / "run")
+    assert f"executing the task's file {own_run}/swinger.py" in caplog.messages
+
+
 def test_task_may_get_another_class_name(command: Command, project: Path) -> None:
     (project / "other.py").write_text(SWINGER.replace("class Swinger", "class Other"))
     outcome = command("resume", project / "run", "--task", f"{project}/other.py:Other")
