@@ -6,11 +6,10 @@ import dataclasses
 import difflib
 import inspect
 from collections.abc import Iterator
-from numbers import Integral
-from typing import Any
 
 from envs.simulation import Simulation
 from envs.task import Task
+from envs.whole_numbers import is_whole
 from saltus.errors import SaltusError, warn_once
 
 MAKE_ARGUMENTS = (
@@ -123,12 +122,8 @@ def _check_fields(task: type[Task]) -> None:
 def _check_step_counts(task: type[Task]) -> None:
     for name in ("frame_skip", "max_episode_steps"):
         value = inspect.getattr_static(task, name)
-        if isinstance(value, int | float | str | None) and not _is_whole(value):
+        if isinstance(value, int | float | str | None) and not is_whole(value):
             raise SaltusError(f"{task.__name__}.{name} is {value!r}; expected a whole number of steps")
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _check_signature(task: type[Task], name: str, arguments: tuple[str, ...]) -> None:

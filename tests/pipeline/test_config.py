@@ -107,6 +107,7 @@ def test_numbers_beyond_sense_are_refused_by_name(name: str, value: Any) -> None
         ("task", 5, "a string"), ("task", None, "a string"), ("compile", "no", "true or false"),
         ("target_network", 1, "true or false"), ("task_options", [], "a dictionary"),
         ("actor_hidden", 16, "a list of numbers"), ("critic_hidden", (1.5,), "a whole number"),
+        ("num_critics", True, "a whole number"), ("seed", False, "a whole number"),
     ],
 )  # fmt: skip
 def test_values_of_other_types_are_refused_by_name(name: str, value: Any, accepted: str) -> None:
