@@ -32,9 +32,11 @@ OWN_NAMES = frozenset({
     "learning_curve.png", "evaluation.json", "play.mp4",
 })  # fmt: skip
 _OWN_STEMS = frozenset(Path(name).stem for name in OWN_NAMES)
-# Errors of reading a config.json that is missing or damaged.
-_DAMAGES = (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)  # a file system without flock
+
+
+class _DamagedConfigError(Exception):
+    """A config.json that is missing or damaged."""
 
 
 def default_path(config: Config) -> Path:
@@ -228,7 +230,7 @@ def _read_config(run_dir: Path, recover: bool) -> Config | None:
     file = run_dir / CONFIG
     try:
         return _parse_config(file)
-    except _DAMAGES as error:
+    except _DamagedConfigError as error:
         if not recover:
             raise SaltusError(f"{file} is damaged ({error}), and there is no checkpoint: start the run again") from None
         warnings.warn(f"{file} is missing or damaged ({error}): the checkpoint's copy is used", stacklevel=3)
@@ -240,11 +242,11 @@ def _parse_config(file: Path) -> Config:
 
     Raises:
         SaltusError: it is one of another version.
-        One of `_DAMAGES`: it is missing or damaged.
+        _DamagedConfigError: it is missing or damaged.
     """
-    content = dict(json.loads(file.read_text()))
-    values, version = dict(content["config"]), str(dict(content["versions"])["saltus"])
     try:
+        content = dict(json.loads(file.read_text()))
+        values, version = dict(content["config"]), str(dict(content["versions"])["saltus"])
         return Config.from_dict(values)
     except SaltusError as error:
         current = versions()["saltus"]
@@ -254,6 +256,8 @@ def _parse_config(file: Path) -> Config:
             f"{file.parent} was written by saltus {version}, and saltus {current} cannot read it: use saltus {version} "
             f"for it. Reason: {error}"
         ) from None
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise _DamagedConfigError(str(error)) from error
 
 
 def _require_same_class(run_dir: Path, config: Config, content: dict[str, Any]) -> None:
@@ -332,9 +336,9 @@ def update_config(config: Config, run_dir: Path, content: dict[str, Any]) -> Non
     file = task_file(config.task)
     record = _read_record(run_dir)
     try:
-        kept = json.loads((run_dir / CONFIG).read_text())
         recorded = _parse_config(run_dir / CONFIG)
-    except _DAMAGES:
+        kept = json.loads((run_dir / CONFIG).read_text())
+    except _DamagedConfigError:
         recorded = Config.from_dict(content["config"])
         kept = {"config": recorded.to_dict(), "versions": content["versions"], "task": record}
         _write_config(run_dir, kept)

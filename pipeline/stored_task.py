@@ -40,7 +40,7 @@ def find_record(run_dir: Path) -> dict[str, Any]:
     """The result of `store`, from the files in a run's ``task/``; without a task's file if there are several."""
     folder = run_dir / FOLDER
     record: dict[str, Any] = {}
-    texts = list(folder.glob("*.py"))
+    texts = [path for path in folder.glob("*.py") if path.is_file()]
     if len(texts) == 1:
         record |= {"file": f"{FOLDER}/{texts[0].name}", "sha256": _hash(texts[0].read_bytes())}
     if (folder / MODEL).is_file():
