@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from numbers import Integral
 from typing import Any
 
 import torch
@@ -50,8 +49,6 @@ def make(
     Raises:
         SaltusError: an unknown task or option, or an error of `BatchEnv`.
     """
-    _check_whole("num_envs", num_envs)
-    _check_whole("seed", seed)
     names = {field.name for field in dataclasses.fields(Simulation)}
     simulation = Simulation(**{name: options.pop(name) for name in names & set(options)})
     if isinstance(task, str):
@@ -88,8 +85,3 @@ def _instantiate(task: type[Task], options: dict[str, Any]) -> Task:
         raise SaltusError(f"task {task.__name__}: {error}; its options are {known}") from error
     check_options(task, options)
     return task(**options)
-
-
-def _check_whole(name: str, value: Any) -> None:
-    if not isinstance(value, Integral) or isinstance(value, bool):
-        raise SaltusError(f"{name} is {value!r}; it must be a whole number")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import warnings
 from dataclasses import dataclass, replace
-from numbers import Integral
 from typing import Literal
 
 import mujoco
@@ -17,6 +16,7 @@ from envs.physics.cpu import CpuPhysics
 from envs.physics.warp import WarpPhysics
 from envs.physics.warp_model import missing_packages
 from envs.task import Task, load_model
+from envs.whole_numbers import require_whole
 from saltus.errors import SaltusError
 
 _log = logging.getLogger("saltus")
@@ -46,9 +46,7 @@ class Simulation:
             if getattr(self, name) not in choices:
                 raise SaltusError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}")
         for name in ("num_threads", "max_contacts", "max_constraints"):
-            value = getattr(self, name)
-            if not isinstance(value, Integral) or value < 0:
-                raise SaltusError(f"{name} is {value}; it must be a whole number, 0 or more")
+            require_whole(name, getattr(self, name), at_least=0)
 
     def resolve(self, device: torch.device, num_envs: int) -> Simulation:
         """These settings with ``physics="auto"`` replaced by the engine for a training device and a number of worlds.

@@ -6,11 +6,10 @@ import dataclasses
 import difflib
 import inspect
 from collections.abc import Iterator
-from numbers import Integral
-from typing import Any
 
 from envs.simulation import Simulation
 from envs.task import Task
+from envs.whole_numbers import is_whole
 from saltus.errors import SaltusError, warn_once
 
 MAKE_ARGUMENTS = (
@@ -32,13 +31,14 @@ ATTRIBUTES = ("mjcf", "frame_skip", "max_episode_steps", "fields", "recompute_de
 def check_class(task: type[Task]) -> None:
     """Check a Task class.
 
-    Covers names, inherited options, `fields`, step counts and signatures. Warns about names that look like misspelt
+    Covers names, options, `fields`, step counts and signatures. Warns about names that look like misspelt
     attributes of Task.
 
     Raises:
         SaltusError: a mistake that would fail later, or do something else without a word.
     """
     _check_option_names(task)
+    _check_init_vars(task)
     _check_bound_names(task)
     _check_inherited_options(task)
     _check_fields(task)
@@ -70,6 +70,17 @@ def _check_option_names(task: type[Task]) -> None:
         if name in SIGNATURES:
             raise SaltusError(
                 f"task {task.__name__} has an option {name!r}, which is a function of Task: choose another name"
+            )
+
+
+def _check_init_vars(task: type[Task]) -> None:
+    """Refuse ``InitVar``: an object does not keep its value, so a run could not either."""
+    pseudo_fields = getattr(task, "__dataclass_fields__", {}).keys() - _options_of(task)
+    for name in inspect.signature(task).parameters:
+        if name in pseudo_fields:
+            raise SaltusError(
+                f"task {task.__name__} has the InitVar {name!r}, whose value a run cannot keep: make it a field, such "
+                f"as {name}: float = 0.0, and read self.{name} in __post_init__"
             )
 
 
@@ -112,12 +123,8 @@ def _check_fields(task: type[Task]) -> None:
 def _check_step_counts(task: type[Task]) -> None:
     for name in ("frame_skip", "max_episode_steps"):
         value = inspect.getattr_static(task, name)
-        if isinstance(value, int | float | str | None) and not _is_whole(value):
+        if isinstance(value, int | float | str | None) and not is_whole(value):
             raise SaltusError(f"{task.__name__}.{name} is {value!r}; expected a whole number of steps")
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _check_signature(task: type[Task], name: str, arguments: tuple[str, ...]) -> None:

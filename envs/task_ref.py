@@ -42,7 +42,7 @@ def register(name: str, task: type[Task]) -> None:
     Raises:
         SaltusError: a name that is no name or another class's, or no correct Task class.
     """
-    if not isinstance(name, str) or not name.strip() or _split(name):
+    if not isinstance(name, str) or not name.strip() or split_name(name):
         raise SaltusError(
             f"a task cannot be registered as {name!r}; expected a name such as 'SwingUp-v0', not a file's path"
         )
@@ -75,7 +75,7 @@ def resolve_task(name: str) -> TaskRef:
     Raises:
         SaltusError: an unknown name (similar ones are listed), a missing file or class, or a faulty class.
     """
-    parts = _split(name)
+    parts = split_name(name)
     reference = TaskRef(name, _registered(name), None, None) if parts is None else _from_file(name, *parts)
     check_class(reference.task)
     return reference
@@ -83,19 +83,19 @@ def resolve_task(name: str) -> TaskRef:
 
 def task_file(name: str) -> Path | None:
     """The absolute path in ``path/to/file.py:ClassName``, without executing it. None: not the name of a file."""
-    parts = _split(name)
+    parts = split_name(name)
     return _absolute(parts[0]) if parts else None
+
+
+def split_name(name: str) -> tuple[str, str] | None:
+    """File and class of ``path/to/file.py:ClassName``; the class is "" if it is missing. None: not a file's name."""
+    file, _, class_name = (name, "", "") if name.endswith(".py") else name.rpartition(":")
+    return (file, class_name) if file.endswith(".py") else None
 
 
 def is_task(value: object) -> TypeGuard[type[Task]]:
     """Whether a value is a subclass of Task."""
     return isinstance(value, type) and issubclass(value, Task) and value is not Task
-
-
-def _split(name: str) -> tuple[str, str] | None:
-    """File and class of ``path/to/file.py:ClassName``; the class is "" if it is missing. None: not a file's name."""
-    file, _, class_name = (name, "", "") if name.endswith(".py") else name.rpartition(":")
-    return (file, class_name) if file.endswith(".py") else None
 
 
 def _absolute(file: str) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection
-from numbers import Integral
 from typing import Any
 
 import mujoco
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from envs.physics import Physics
 from envs.task import Task
+from envs.whole_numbers import require_whole
 from saltus.errors import SaltusError, warn_once
 
 EXECUTIONS = ("auto", "host", "device", "captured")
@@ -23,19 +23,14 @@ EXECUTIONS = ("auto", "host", "device", "captured")
 def check_arguments(task: Task, num_envs: int, seed: int, execution: str) -> None:
     """Raise SaltusError for impossible arguments of BatchEnv, or step counts of the task below 1."""
     name = type(task).__name__
-    _check_count("num_envs", num_envs, at_least=1)
-    _check_count("seed", seed, at_least=0)
+    require_whole("num_envs", num_envs, at_least=1)
+    require_whole("seed", seed, at_least=0)
     if execution not in EXECUTIONS:
         raise SaltusError(f"execution is {execution!r}; it must be one of {', '.join(EXECUTIONS)}")
     if hasattr(task, "fresh"):
         raise SaltusError(f"{name}.fresh is now recompute_derived")
     for attribute in ("frame_skip", "max_episode_steps"):
-        _check_count(f"{attribute} of task {name}", getattr(task, attribute), at_least=1)
-
-
-def _check_count(name: str, value: Any, at_least: int) -> None:
-    if not isinstance(value, Integral) or value < at_least:
-        raise SaltusError(f"{name} is {value!r}; expected a whole number, {at_least} or more")
+        require_whole(f"{attribute} of task {name}", getattr(task, attribute), at_least=1)
 
 
 def check_qpos_qvel(physics: Physics, qpos: Tensor, qvel: Tensor) -> None:

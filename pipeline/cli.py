@@ -38,7 +38,6 @@ USAGE = """usage: saltus COMMAND ...
 TASK is one of {tasks}, or path/to/file.py:ClassName. RUN is a run's directory.
 saltus COMMAND --help lists the options.
 """
-MAX_EPISODES, MAX_SEED = 100_000, 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -122,19 +121,12 @@ def train(arguments: list[str], console: Console) -> None:
     from pipeline.run_dir import require_unused
     from pipeline.train_options import parse_train
 
-    _refuse_empty_run_dir(arguments)
     config, run_dir = parse_train(arguments)
     if run_dir is not None:
         run_dir = run_dir.expanduser()  # a shell leaves the ~ of --run-dir=~/run
         require_unused(run_dir)
     require_packages(config)
     _run(config, run_dir, console)
-
-
-def _refuse_empty_run_dir(arguments: list[str]) -> None:
-    words = [word for argument in arguments for word in argument.split("=", 1)]
-    if ("--run-dir", "") in pairwise(word.replace("_", "-") for word in words):
-        raise SaltusError("--run-dir is empty: name a directory, or leave the option out (is a shell variable unset?)")
 
 
 def resume(arguments: list[str], console: Console) -> None:
@@ -154,12 +146,13 @@ def resume(arguments: list[str], console: Console) -> None:
 def evaluate(arguments: list[str], console: Console) -> None:
     """``saltus evaluate RUN``."""
     from pipeline import files
+    from pipeline.config import MAXIMA
     from pipeline.evaluate import evaluate as play_episodes
     from pipeline.policy import load_policy
 
     options = _parse(Evaluate, arguments)
-    _require_within("episodes", options.episodes, 1, MAX_EPISODES)
-    _require_within("seed", options.seed, 0, MAX_SEED)
+    _require_within("episodes", options.episodes, 1, MAXIMA["eval_episodes"])
+    _require_within("seed", options.seed, 0, MAXIMA["seed"])
     with _log_to(console):
         policy = load_policy(options.run, options.policy, task=options.task, trust=options.trust)
         result = play_episodes(policy, policy.make_env(options.episodes, options.seed))
@@ -180,13 +173,14 @@ def evaluate(arguments: list[str], console: Console) -> None:
 def play(arguments: list[str], console: Console) -> None:
     """``saltus play RUN``."""
     _choose_opengl()
+    from pipeline.config import MAXIMA
     from pipeline.policy import load_policy
     from pipeline.run_dir import refuse_links
     from pipeline.video import record
 
     options = _parse(Play, arguments)
-    _require_within("seed", options.seed, 0, MAX_SEED)
-    path = options.output or options.run / "play.mp4"
+    _require_within("seed", options.seed, 0, MAXIMA["seed"])
+    path = options.output.expanduser() if options.output else options.run / "play.mp4"
     with _log_to(console):
         policy = load_policy(options.run, options.policy, task=options.task, trust=options.trust)
         if options.output is None:
@@ -198,13 +192,18 @@ def play(arguments: list[str], console: Console) -> None:
 
 def _parse(command: type[OfRun], arguments: list[str]) -> OfRun:
     """Parse the arguments of a command on a run."""
-    if "" in arguments:
-        raise SaltusError("an argument is empty: name a run's directory (is a shell variable unset?)")
+    from pipeline.train_options import split_words
+
+    for before, word in pairwise(["", *split_words(arguments)]):
+        if not word and before.startswith("-"):
+            raise SaltusError(f"the argument after {before} is empty (is a shell variable unset?)")
+        if not word:
+            raise SaltusError("an argument is empty: name a run's directory (is a shell variable unset?)")
     options = tyro.cli(command, args=arguments, prog=f"saltus {command.__name__.lower()}")
     return dataclasses.replace(options, run=options.run.expanduser())
 
 
-def _require_within(name: str, value: int, low: int, high: int) -> None:
+def _require_within(name: str, value: int, low: int, high: float) -> None:
     if not low <= value <= high:
         raise SaltusError(f"{name} is {value}; it must be at least {low} and at most {high:,}")
 
@@ -225,7 +224,14 @@ def _run(config: Config, run_dir: Path | None, console: Console, content: dict[s
     from pipeline.logger import Logger
     from pipeline.plot import learning_curve
     from pipeline.run import Run
-    from pipeline.run_dir import compare_task, default_path, new_run, require_same_dimensions, update_config
+    from pipeline.run_dir import (
+        compare_task,
+        default_path,
+        new_run,
+        require_same_dimensions,
+        require_same_state,
+        update_config,
+    )
     from pipeline.train import StopSignal
     from pipeline.train import train as train_loop
 
@@ -236,8 +242,9 @@ def _run(config: Config, run_dir: Path | None, console: Console, content: dict[s
             run.run_dir = lock.enter_context(new_run(config, run_dir, model))
         else:
             require_same_dimensions(content, run.env)
-            compare_task(config, run.run_dir, model)
-            update_config(config, run.run_dir)
+            require_same_state(run.run_dir, model)
+            compare_task(config, run.run_dir, model, "the run continues, but not bit for bit")
+            update_config(config, run.run_dir, content)
             run.load_state_dict(content.pop("state"))
         run_dir = run.run_dir
         entropy = float(run.agent.loss.target_entropy)

@@ -165,8 +165,8 @@ class Config(Simulation):
         )  # fmt: skip
         positive = ("utd_ratio", "actor_lr", "critic_lr", "alpha_lr", "alpha_init", "value_range")
         rules: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
-            (at_least_1, lambda x: isinstance(x, int) and x >= 1, "a whole number, at least 1"),
-            (("seed", "target_subset"), lambda x: isinstance(x, int) and x >= 0, "a whole number, 0 or more"),
+            (at_least_1, lambda x: type(x) is int and x >= 1, "a whole number, at least 1"),
+            (("seed", "target_subset"), lambda x: type(x) is int and x >= 0, "a whole number, 0 or more"),
             (positive, lambda x: math.isfinite(x) and x > 0, "a finite number above 0"),
             (("gamma", "dropout", "adam_beta1"), lambda x: 0 <= x < 1, "in [0, 1)"),
             (("tau", "lr_final_fraction"), lambda x: 0 < x <= 1, "in (0, 1]"),
@@ -176,7 +176,7 @@ class Config(Simulation):
             (("actor_hidden", "critic_hidden"), lambda x: min(x, default=0) >= 1, "widths, each at least 1"),
             (
                 ("actor_hidden", "critic_hidden"),
-                lambda x: all(isinstance(width, int) and width <= _MAX_WIDTH for width in x) and len(x) <= _MAX_LAYERS,
+                lambda x: all(type(width) is int and width <= _MAX_WIDTH for width in x) and len(x) <= _MAX_LAYERS,
                 f"at most {_MAX_LAYERS} widths, each a whole number and at most {_MAX_WIDTH:,}",
             ),
             (("target_entropy", "target_entropy_scale"), lambda x: x == "auto" or abs(x) <= 1e30, "at most 1e30"),
@@ -346,7 +346,7 @@ class Config(Simulation):
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON has them (tuples as lists)."""
-        return json.loads(json.dumps(vars(self), default=str))
+        return json.loads(json.dumps(vars(self)))
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Config:

@@ -12,7 +12,7 @@ import envs
 from envs.task_options import decode_options
 from pipeline.agent import Agent
 from pipeline.config import Config
-from pipeline.run_dir import open_run, require_same_dimensions
+from pipeline.run_dir import compare_task, open_run, require_same_dimensions
 from pipeline.seeding import derive_seed
 from saltus.device import resolve_device
 from saltus.errors import SaltusError
@@ -58,7 +58,7 @@ def load_policy(run_dir: Path | str, which: Which = "best", *, task: str | None 
     """Load a policy from a run's last intact checkpoint.
 
     A policy trained with ``--device cuda`` is loaded onto the GPU if there is one, else onto the CPU. The task's file
-    is executed.
+    is executed; the logger ``saltus`` gets its path first, at level INFO. Warns if the task has changed since training.
 
     Args:
         run_dir: the run's directory.
@@ -73,10 +73,13 @@ def load_policy(run_dir: Path | str, which: Which = "best", *, task: str | None 
     """
     if which not in get_args(Which):
         raise SaltusError(f"which is {which!r}; it must be 'best' or 'last'")
-    config, content = open_run(Path(run_dir).expanduser(), task, trust)
+    run_dir = Path(run_dir).expanduser()
+    config, content = open_run(run_dir, task, trust)
     device = resolve_device("auto" if config.device == "cuda" else config.device)
     sizes = _make_env(config, 1, 0, "cpu")
     require_same_dimensions(content, sizes)
+    model = config.simulation.load_model(sizes.task)  # with the run's solver, as it was stored
+    compare_task(config, run_dir, model, "the policy plays, but not as it was trained")
     agent = Agent(config, sizes.observation_dim, sizes.action_dim, device)
     state = content["state"]
     agent.load_state_dict(state["agent"])

@@ -21,6 +21,7 @@ from envs import BatchEnv
 from envs.task_ref import task_file
 from pipeline import checkpoint, files, stored_task
 from pipeline.config import Config
+from pipeline.trust import choose_task, is_inside
 from saltus.errors import SaltusError
 from saltus.versions import versions
 
@@ -32,6 +33,10 @@ OWN_NAMES = frozenset({
 })  # fmt: skip
 _OWN_STEMS = frozenset(Path(name).stem for name in OWN_NAMES)
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)  # a file system without flock
+
+
+class _DamagedConfigError(Exception):
+    """A config.json that is missing or damaged."""
 
 
 def default_path(config: Config) -> Path:
@@ -216,13 +221,29 @@ def open_run(run_dir: Path, task: str | None = None, trust: bool = False) -> tup
     if config is None:
         config = Config.from_dict(content["config"])
     _require_same_class(run_dir, config, content)
-    name = stored_task.choose(run_dir, config.task, task, trust)
+    name = choose_task(run_dir, config.task, task, trust)
     return dataclasses.replace(config, task=name), content
 
 
 def _read_config(run_dir: Path, recover: bool) -> Config | None:
     """The configuration in config.json; with `recover`, None and a warning if it is missing or damaged."""
     file = run_dir / CONFIG
+    try:
+        return _parse_config(file)
+    except _DamagedConfigError as error:
+        if not recover:
+            raise SaltusError(f"{file} is damaged ({error}), and there is no checkpoint: start the run again") from None
+        warnings.warn(f"{file} is missing or damaged ({error}): the checkpoint's copy is used", stacklevel=3)
+        return None
+
+
+def _parse_config(file: Path) -> Config:
+    """The configuration in a config.json.
+
+    Raises:
+        SaltusError: it is one of another version.
+        _DamagedConfigError: it is missing or damaged.
+    """
     try:
         content = dict(json.loads(file.read_text()))
         values, version = dict(content["config"]), str(dict(content["versions"])["saltus"])
@@ -232,14 +253,11 @@ def _read_config(run_dir: Path, recover: bool) -> Config | None:
         if version == current:
             raise SaltusError(f"{file}: {error}") from None
         raise SaltusError(
-            f"{run_dir} was written by saltus {version}, and saltus {current} cannot read it: use saltus {version} for "
-            f"it. Reason: {error}"
+            f"{file.parent} was written by saltus {version}, and saltus {current} cannot read it: use saltus {version} "
+            f"for it. Reason: {error}"
         ) from None
     except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        if not recover:
-            raise SaltusError(f"{file} is damaged ({error}), and there is no checkpoint: start the run again") from None
-        warnings.warn(f"{file} is missing or damaged ({error}): the checkpoint's copy is used", stacklevel=3)
-        return None
+        raise _DamagedConfigError(str(error)) from error
 
 
 def _require_same_class(run_dir: Path, config: Config, content: dict[str, Any]) -> None:
@@ -254,11 +272,12 @@ def _require_same_class(run_dir: Path, config: Config, content: dict[str, Any]) 
 
 
 def _read_record(run_dir: Path) -> dict[str, Any]:
-    """What config.json keeps of the task; empty for a run that kept nothing."""
-    if not _holds_config(run_dir / CONFIG):
-        return {}
-    record = json.loads((run_dir / CONFIG).read_text()).get("task")
-    return record if isinstance(record, dict) and _is_record(record) else {}
+    """What config.json keeps of the task, or would keep; empty for a run that kept nothing."""
+    if _holds_config(run_dir / CONFIG):
+        record = json.loads((run_dir / CONFIG).read_text()).get("task")
+        if isinstance(record, dict) and _is_record(record):
+            return record
+    return stored_task.find_record(run_dir)
 
 
 def _is_record(record: dict[str, Any]) -> bool:
@@ -285,33 +304,46 @@ def require_same_dimensions(content: dict[str, Any], env: BatchEnv) -> None:
         )
 
 
-def compare_task(config: Config, run_dir: Path, model: mujoco.MjModel) -> None:
-    """Warn of each difference between the task of a run that resumes and the stored one.
+def require_same_state(run_dir: Path, model: mujoco.MjModel) -> None:
+    """Raise SaltusError if the model of a run that resumes has a state of another size than the stored one."""
+    stored_task.require_same_state(run_dir, _read_record(run_dir), model)
 
-    Raises:
-        SaltusError: the model has another state than the run's.
+
+def compare_task(config: Config, run_dir: Path, model: mujoco.MjModel, effect: str) -> None:
+    """Warn of each difference between a run's present task and the stored one.
+
+    Args:
+        config: the run's configuration, with the present task.
+        run_dir: the run's directory.
+        model: the present task's compiled model.
+        effect: the consequence of a difference, which the warning states.
     """
     changed = stored_task.changes(run_dir, _read_record(run_dir), config.task, model)
     if changed:
-        warnings.warn(
-            f"the run continues, but not bit for bit: its task has changed ({'; '.join(changed)})", stacklevel=2
-        )
+        warnings.warn(f"{effect}: its task has changed ({'; '.join(changed)})", stacklevel=2)
 
 
-def update_config(config: Config, run_dir: Path) -> None:
+def update_config(config: Config, run_dir: Path, content: dict[str, Any]) -> None:
     """Keep a new name of the run's task in config.json, and restore the file if it is missing or damaged.
 
     The path of a task's file in the run's directory is not kept: it is executed only where the user asks for it.
+
+    Args:
+        config: the run's configuration, with the present task.
+        run_dir: the run's directory.
+        content: that of the run's last checkpoint.
     """
     file = task_file(config.task)
+    record = _read_record(run_dir)
     try:
-        recorded = _read_config(run_dir, recover=False)
-    except SaltusError:
-        _write_config(run_dir, {"config": config.to_dict(), "versions": versions()})
+        recorded = _parse_config(run_dir / CONFIG)
+        kept = json.loads((run_dir / CONFIG).read_text())
+    except _DamagedConfigError:
+        recorded = Config.from_dict(content["config"])
+        kept = {"config": recorded.to_dict(), "versions": content["versions"], "task": record}
+        _write_config(run_dir, kept)
+    if recorded.task == config.task or (file is not None and is_inside(file, run_dir)):
         return
-    if recorded is None or recorded.task == config.task or (file is not None and stored_task.is_inside(file, run_dir)):
-        return
-    content, record = json.loads((run_dir / CONFIG).read_text()), _read_record(run_dir)
     former = sorted({*record.get("former", ()), recorded.task_name})
-    content["config"]["task"] = config.task
-    _write_config(run_dir, {**content, "task": {**record, "former": former}})
+    kept["config"]["task"] = config.task
+    _write_config(run_dir, {**kept, "task": {**record, "former": former}})

@@ -6,7 +6,7 @@ import zlib
 
 import numpy as np
 
-from saltus.errors import SaltusError
+from envs.whole_numbers import require_whole
 
 
 def derive_seed(seed: int, stream: str, index: int = 0) -> int:
@@ -22,7 +22,6 @@ def derive_seed(seed: int, stream: str, index: int = 0) -> int:
     Raises:
         SaltusError: a seed that is not a whole number, 0 or more.
     """
-    if not isinstance(seed, int | np.integer) or seed < 0:
-        raise SaltusError(f"seed is {seed!r}; it must be a whole number, 0 or more")
+    require_whole("seed", seed, at_least=0)
     low, high = np.random.SeedSequence([seed, zlib.crc32(stream.encode()), index]).generate_state(2, np.uint32)
     return (int(high) << 32 | int(low)) >> 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,14 +11,12 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from envs.task_ref import resolve_task, task_file
+from envs.task_ref import resolve_task
 from pipeline import files
 from saltus.errors import SaltusError
 
 FOLDER, MODEL = "task", "model.mjb"
 _LISTED = 8  # lines or arrays that a message names
-
-_log = logging.getLogger("saltus")
 
 
 def store(run_dir: Path, task: str, model: mujoco.MjModel) -> dict[str, Any]:
@@ -39,56 +36,16 @@ def store(run_dir: Path, task: str, model: mujoco.MjModel) -> dict[str, Any]:
     return {**record, "model": f"{FOLDER}/{MODEL}", "model_sha256": _hash(binary)}
 
 
-def choose(run_dir: Path, recorded: str, given: str | None, trust: bool) -> str:
-    """The name of the task to load for a run: `given`, else the recorded one, else the run's copy of its file.
-
-    Executes nothing. Logs the path of the file that will be executed.
-
-    Args:
-        run_dir: the run's directory.
-        recorded: the task in config.json.
-        given: the task that the user named, if any.
-        trust: whether the user trusts Python files in the run's directory.
-
-    Raises:
-        SaltusError: the file is missing or named by a relative path, or it needs `trust`.
-    """
-    name = given or recorded
-    file = task_file(name)
-    if file is None:
-        return name
-    class_name = name.rpartition(":")[2]
-    if given is None and not Path(name.rpartition(":")[0]).is_absolute():
-        raise SaltusError(
-            f"config.json names the task's file by a relative path, {name}, as saltus never does: "
-            f"{_name_it(class_name)}"
-        )
-    if given is None and not file.is_file():
-        copy = run_dir.resolve() / FOLDER / file.name
-        if not copy.is_file():
-            raise SaltusError(f"the task's file {file} is missing: {_name_it(class_name)}")
-        if not trust:
-            raise SaltusError(
-                f"the task's file {file} is missing: {_name_it(class_name)}. Or execute the run's own copy, {copy}, "
-                "with --trust (trust=True), if you trust whoever wrote it"
-            )
-        file = copy
-    if is_inside(file, run_dir) and not trust:
-        raise SaltusError(
-            f"the task's file {file} lies in the run's directory, and saltus would execute it: read it, then repeat "
-            "with --trust (trust=True) if you trust whoever wrote it"
-        )
-    _log.info(f"executing the task's file {file}")
-    return f"{file}:{class_name}"
-
-
-def is_inside(file: Path, run_dir: Path) -> bool:
-    """Whether a file lies in a run's directory; links are followed."""
-    return file.resolve().is_relative_to(run_dir.resolve())
-
-
-def _name_it(class_name: str) -> str:
-    return f"name it with --task path/to/file.py:{class_name} (task=...)"
+def find_record(run_dir: Path) -> dict[str, Any]:
+    """The result of `store`, from the files in a run's ``task/``; without a task's file if there are several."""
+    folder = run_dir / FOLDER
+    record: dict[str, Any] = {}
+    texts = [path for path in folder.glob("*.py") if path.is_file()]
+    if len(texts) == 1:
+        record |= {"file": f"{FOLDER}/{texts[0].name}", "sha256": _hash(texts[0].read_bytes())}
+    if (folder / MODEL).is_file():
+        record |= {"model": f"{FOLDER}/{MODEL}", "model_sha256": _hash((folder / MODEL).read_bytes())}
+    return record
 
 
 def changes(run_dir: Path, record: dict[str, Any], task: str, model: mujoco.MjModel) -> list[str]:
@@ -99,11 +56,21 @@ def changes(run_dir: Path, record: dict[str, Any], task: str, model: mujoco.MjMo
         record: the result of `store`; empty for a run without a stored task.
         task: the present task.
         model: its compiled model.
-
-    Raises:
-        SaltusError: the model has another state than the run's.
     """
     return [*_text_changes(run_dir, record, task), *_model_changes(run_dir, record, model)]
+
+
+def require_same_state(run_dir: Path, record: dict[str, Any], model: mujoco.MjModel) -> None:
+    """Raise SaltusError if a model's state has another size than that of the run's stored model."""
+    stored = _read_model(run_dir / record["model"], record["model_sha256"]) if "model" in record else None
+    if stored is None:
+        return
+    now, run = (mujoco.mj_stateSize(one, mujoco.mjtState.mjSTATE_INTEGRATION) for one in (model, stored))
+    if now != run:
+        raise SaltusError(
+            f"the task's model has changed since the start of the run: its state has {now} numbers, and the run's "
+            f"has {run}. Restore the model ({run_dir / record['model']} is the run's), or train a new run"
+        )
 
 
 def _text_changes(run_dir: Path, record: dict[str, Any], task: str) -> Iterator[str]:
@@ -114,7 +81,7 @@ def _text_changes(run_dir: Path, record: dict[str, Any], task: str) -> Iterator[
     if stored is None:
         yield f"{ref.file} has another text than at the start of the run"
     else:
-        lines = _listed(_changed_lines(stored.decode(), ref.text))
+        lines = _listed(_changed_lines(stored.decode(errors="replace"), ref.text))
         yield f"{ref.file} differs from {run_dir / record['file']} in {lines}"
 
 
@@ -137,12 +104,6 @@ def _model_changes(run_dir: Path, record: dict[str, Any], model: mujoco.MjModel)
     if stored is None:
         yield "the compiled model differs from that at the start of the run"
         return
-    sizes = [mujoco.mj_stateSize(one, mujoco.mjtState.mjSTATE_INTEGRATION) for one in (stored, model)]
-    if sizes[0] != sizes[1]:
-        raise SaltusError(
-            f"the task's model has changed since the start of the run: its state has {sizes[1]} numbers, and the run's "
-            f"has {sizes[0]}. Restore the model ({run_dir / record['model']} is the run's), or train a new run"
-        )
     different = _different_arrays(stored, model)
     if different:
         yield f"the compiled model differs from {run_dir / record['model']} in {_listed(different)}"
@@ -159,8 +120,12 @@ def _different_arrays(left: mujoco.MjModel, right: mujoco.MjModel) -> list[str]:
 
 
 def _arrays(model: mujoco.MjModel) -> dict[str, np.ndarray]:
-    """A model's arrays, and the numbers in ``opt`` and ``stat``, by name."""
-    found = {name: value for name in dir(model) if isinstance(value := getattr(model, name), np.ndarray)}
+    """A model's arrays, and the numbers in ``opt`` and ``stat``, by name.
+
+    Without those that depend on the paths of its meshes and other files, which change when the files move.
+    """
+    names = [name for name in dir(model) if not name.startswith("_") and not name.endswith("_pathadr")]
+    found = {name: value for name in names if isinstance(value := getattr(model, name), np.ndarray)}
     for part in ("opt", "stat"):
         values = getattr(model, part)
         found |= {
@@ -187,7 +152,7 @@ def _read_model(path: Path, sha256: str) -> mujoco.MjModel | None:
     binary = _read(path, sha256)
     try:
         return binary and mujoco.MjModel.from_binary_path(MODEL, {MODEL: binary})
-    except ValueError:
+    except Exception:  # a forged file: mujoco.FatalError
         return None
 
 

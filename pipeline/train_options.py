@@ -12,8 +12,10 @@ from typing import Annotated, Any
 import tyro
 
 import envs
+from envs.task import Task
 from envs.task_options import encode_options, is_same, option_hints
 from envs.task_ref import resolve_task
+from envs.tasks.gymnasium_task import GymnasiumTask, is_gymnasium_model
 from pipeline import presets
 from pipeline.config import Config
 from saltus.errors import SaltusError
@@ -37,6 +39,7 @@ def parse_train(arguments: list[str]) -> tuple[Config, Path | None]:
         SaltusError: no task, an unknown task or preset, or invalid settings.
         SystemExit: help was asked for (code 0), or tyro refused an option (code 2).
     """
+    _refuse_empty_run_dir(arguments)
     _refuse_old_names(arguments)
     task_name, preset, rest = _split(arguments)
     reference = resolve_task(task_name)
@@ -44,7 +47,7 @@ def parse_train(arguments: list[str]) -> tuple[Config, Path | None]:
     task_defaults = _default_options(reference.task) if option_hints(reference.task) else None
     options = _parse(rest, f"saltus train {task_name}", _options_type(default, preset, task_defaults))
     _refuse_unused(options.config, default)
-    changed = _changed_options(options.task, task_defaults) if task_defaults is not None else {}
+    changed = _changed_options(reference.task, options.task, task_defaults) if task_defaults is not None else {}
     task_options = encode_options(reference.task, changed)
     return dataclasses.replace(options.config, task_options=task_options), options.run_dir
 
@@ -102,7 +105,7 @@ def _default_options(task: Any) -> Any:
         task.__name__,
         [],
         bases=(task,),
-        namespace={"__doc__": task.__doc__, "__post_init__": lambda self, *_: None},
+        namespace={"__doc__": task.__doc__, "__post_init__": lambda self: None},
         frozen=task.__dataclass_params__.frozen,
     )
     return subclass(**{item.name: _default(item) for item in dataclasses.fields(task) if item.init})
@@ -114,9 +117,20 @@ def _default(field: dataclasses.Field[Any]) -> Any:
     return tyro.MISSING if field.default is dataclasses.MISSING else field.default
 
 
+def split_words(arguments: list[str]) -> list[str]:
+    """Options and values as words of their own, also those of ``--option=value``."""
+    return [
+        word for argument in arguments for word in (argument.split("=", 1) if argument.startswith("-") else [argument])
+    ]
+
+
+def _refuse_empty_run_dir(arguments: list[str]) -> None:
+    if ("--run-dir", "") in pairwise(word.replace("_", "-") for word in split_words(arguments)):
+        raise SaltusError("--run-dir is empty: name a directory, or leave the option out (is a shell variable unset?)")
+
+
 def _refuse_old_names(arguments: list[str]) -> None:
-    words = [word for argument in arguments for word in argument.split("=", 1)]
-    for option, following in pairwise([*words, ""]):
+    for option, following in pairwise([*split_words(arguments), ""]):
         name = option.replace("_", "-")
         if name in RENAMED_OPTIONS:
             raise SaltusError(f"{name} is now {RENAMED_OPTIONS[name]}")
@@ -131,11 +145,19 @@ def _refuse_unused(config: Config, default: Config) -> None:
             raise SaltusError(f"--{name.replace('_', '-')} has no effect here: it needs {needed}")
 
 
-def _changed_options(options: Any, defaults: Any) -> dict[str, Any]:
+def _changed_options(task: type[Task], options: Any, defaults: Any) -> dict[str, Any]:
     """The options that differ from their defaults, with absolute paths."""
     names = [item.name for item in dataclasses.fields(options) if item.init]
-    changed = [name for name in names if not _is_default(getattr(options, name), getattr(defaults, name))]
-    return {name: _absolute(getattr(options, name)) for name in changed}
+    values = {name: getattr(options, name) for name in names}
+    changed = {name: value for name, value in values.items() if not _is_default(value, getattr(defaults, name))}
+    return {
+        name: value if _is_name_of_a_model(task, name, value) else _absolute(value) for name, value in changed.items()
+    }
+
+
+def _is_name_of_a_model(task: type[Task], name: str, value: Any) -> bool:
+    """Whether an option names one of Gymnasium's models, although the current folder may have such a file."""
+    return issubclass(task, GymnasiumTask) and name == "xml_file" and is_gymnasium_model(value)
 
 
 def _is_default(value: Any, default: Any) -> bool:
@@ -147,7 +169,7 @@ def _is_default(value: Any, default: Any) -> bool:
 
 def _absolute(value: Any) -> Any:
     """A value with the absolute paths of existing files and folders (in strings: of XML files), at any depth."""
-    if type(value) in (list, tuple):
+    if type(value) in (list, tuple, set, frozenset):
         return type(value)(map(_absolute, value))
     if type(value) is dict:
         return {key: _absolute(item) for key, item in value.items()}

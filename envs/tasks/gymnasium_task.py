@@ -29,6 +29,11 @@ class GymnasiumTask(Task):
             )
 
 
+def is_gymnasium_model(xml_file: str) -> bool:
+    """Whether an `xml_file` is the plain name of one of Gymnasium's models."""
+    return not xml_file.startswith((".", "/", "~")) and (_gymnasium_assets() / xml_file).is_file()
+
+
 def _find_model(xml_file: str) -> Path:
     """The absolute path of a model: Gymnasium's by a plain name, else the user's.
 
@@ -36,7 +41,7 @@ def _find_model(xml_file: str) -> Path:
         SaltusError: there is no such file.
     """
     own, gymnasium = Path(xml_file).expanduser().absolute(), _gymnasium_assets() / xml_file
-    if not xml_file.startswith((".", "/", "~")) and gymnasium.is_file():
+    if is_gymnasium_model(xml_file):
         if own.is_file() and own.read_bytes() != gymnasium.read_bytes():
             warn_once(
                 f"xml_file {xml_file} is Gymnasium's model; for the file in the current folder write ./{xml_file}"

@@ -25,6 +25,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"physics": None}, "physics is None; it must be one of auto, cpu, warp"),
     ({"solver": "pgs"}, "solver is 'pgs'; it must be one of model, newton"),
     ({"num_threads": -1}, "num_threads is -1; it must be a whole number, 0 or more"),
+    ({"num_threads": True}, "num_threads is True; it must be a whole number, 0 or more"),
     ({"num_threads": 1.5}, "num_threads is 1.5; it must be a whole number, 0 or more"),
     ({"physics": "warp", "max_contacts": -1}, "max_contacts is -1; it must be a whole number, 0 or more"),
     ({"physics": "warp", "max_constraints": -2}, "max_constraints is -2; it must be a whole number, 0 or more"),

@@ -7,7 +7,7 @@ import functools
 import inspect
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -96,6 +96,28 @@ def test_other_names_of_options_work(name: str) -> None:
     value = {"mjcf": MODEL}.get(name, 2)
     task = dataclass(type("Mine", (CartBall,), {"__annotations__": {name: object}, name: value}))
     assert getattr(envs.make(task, 1, **{name: value}).task, name) == value
+
+
+@pytest.mark.parametrize("default", [{}, {"scale": 2.0}], ids=["required", "optional"])
+@pytest.mark.parametrize("hint", [InitVar[float], "InitVar[float]"])
+def test_init_var_is_refused(default: dict[str, float], hint: object) -> None:
+    namespace = {
+        "__annotations__": {"scale": hint},
+        "__module__": __name__,
+        "__post_init__": lambda self, scale: None,
+        **default,
+    }
+    task = dataclass(type("Mine", (CartBall,), namespace), kw_only=True)
+    for load in (lambda: envs.make(task, 1, scale=1.0), lambda: envs.register("Mine-v0", task)):
+        assert_refused(load, "task Mine has the InitVar 'scale'", "make it a field", "read self.scale in __post_init__")
+
+
+def test_class_variable_is_no_init_var() -> None:
+    @dataclass
+    class Mine(CartBall):
+        table: ClassVar[tuple[int, ...]] = (1, 2)
+
+    assert envs.make(Mine, 1).task.table == (1, 2)
 
 
 def test_fields_that_the_constructor_does_not_take_work() -> None:

@@ -291,6 +291,8 @@ def test_action_of_another_type_is_refused(action: Any):
         ({"num_envs": 2.0}, "num_envs is 2.0"),
         ({"num_envs": "4"}, "num_envs is '4'"),
         ({"num_envs": None}, "num_envs is None"),
+        ({"num_envs": True}, "num_envs is True"),
+        ({"num_envs": 2, "seed": False}, "seed is False"),
         ({"num_envs": 2, "seed": None}, "seed is None"),
         ({"num_envs": 2, "seed": 0.5}, "seed is 0.5"),
         ({"num_envs": 2, "frame_skip": 2.5}, "frame_skip of task CartBall is 2.5"),
@@ -303,7 +305,7 @@ def test_count_that_is_not_whole_is_refused(arguments: dict[str, Any], name: str
         task = CartBall(**{key: value for key, value in arguments.items() if key not in ("num_envs", "seed")})
         envs.BatchEnv(task, arguments["num_envs"], seed=arguments.get("seed", 0))
 
-    refused(make, name, "expected a whole number")
+    refused(make, name, "it must be a whole number")
 
 
 @pytest.mark.parametrize("which", [0, 1])

@@ -131,6 +131,16 @@ def test_empty_run_dir_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["resume", "evaluate", "play"])
+@pytest.mark.parametrize("flags", [["--task", ""], ["--task="]])
+def test_empty_option_is_named(command: Command, name: str, flags: list[str]) -> None:
+    assert_refused(command(name, "run", *flags), "the argument after --task is empty (is a shell variable unset?)")
+
+
+def test_equals_sign_in_the_path_of_a_run_splits_nothing(command: Command, tmp_path: Path) -> None:
+    assert_refused(command("evaluate", tmp_path / "seed="), "seed= is not a run's directory")
+
+
 def test_home_is_expanded_in_the_path_of_a_run(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -466,6 +476,17 @@ def test_play_uses_the_policy_and_the_file_asked_for(
     assert recorded == [(expected, 1, path)]
     assert f"Hopper-v5, {expected} policy (after 200 env steps): return 12.3 in 4 steps (0.0 s)" in outcome.out
     assert str(path) in outcome.out
+
+
+def test_home_is_expanded_in_the_path_of_a_video(
+    command: Command, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded = []
+    monkeypatch.setattr(video, "record", lambda policy, env, path: recorded.append(path) or (1.0, 1))
+    monkeypatch.setenv("MUJOCO_GL", "egl")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert command("play", run_dir, "--output=~/x.mp4").code == 0
+    assert recorded == [tmp_path / "x.mp4"]
 
 
 @pytest.mark.parametrize("name", ["evaluate", "play"])

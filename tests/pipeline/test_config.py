@@ -7,6 +7,7 @@ import json
 import math
 import re
 import typing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -106,6 +107,7 @@ def test_numbers_beyond_sense_are_refused_by_name(name: str, value: Any) -> None
         ("task", 5, "a string"), ("task", None, "a string"), ("compile", "no", "true or false"),
         ("target_network", 1, "true or false"), ("task_options", [], "a dictionary"),
         ("actor_hidden", 16, "a list of numbers"), ("critic_hidden", (1.5,), "a whole number"),
+        ("num_critics", True, "a whole number"), ("seed", False, "a whole number"),
     ],
 )  # fmt: skip
 def test_values_of_other_types_are_refused_by_name(name: str, value: Any, accepted: str) -> None:
@@ -194,6 +196,11 @@ def test_config_survives_json(options: dict[str, object]) -> None:
     written = json.dumps(config.to_dict())
     assert Config.from_dict(json.loads(written)) == config
     assert Config.from_dict(config.to_dict()) == config
+
+
+def test_options_that_are_not_encoded_are_not_written_as_text() -> None:
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        small_config(task_options={"folder": Path("models")}).to_dict()
 
 
 def test_config_of_another_version_is_refused_with_the_fields_that_differ() -> None:

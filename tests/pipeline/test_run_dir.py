@@ -265,6 +265,42 @@ def test_lost_config_is_restored_from_the_checkpoint(command: Command, copied: P
         assert open_run(copied)[0] == expected
 
 
+@pytest.mark.parametrize("content", [None, b"{"])
+def test_restored_config_has_the_record_of_the_task_and_the_checkpoints_versions(
+    command: Command, project: Path, content: bytes | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = project / "run"
+    file = run / "config.json"
+    before = json.loads(file.read_text())
+    file.unlink() if content is None else file.write_bytes(content)
+    monkeypatch.setattr(run_dir, "versions", lambda: {**before["versions"], "torch": "99"})
+    assert command("resume", run, "--task", f"{project}/swinger.py:Swinger").code == 0
+    after = json.loads(file.read_text())
+    assert after["versions"] == before["versions"]
+    assert {**after["task"], "former": []} == {**before["task"], "former": []}
+    assert after["config"] == before["config"]
+
+
+def test_lost_config_is_restored_under_the_tasks_new_name(command: Command, project: Path) -> None:
+    run = project / "run"
+    (project / "other.py").write_text(SWINGER.replace("class Swinger", "class Other"))
+    (run / "config.json").unlink()
+    outcome = command("resume", run, "--task", f"{project}/other.py:Other")
+    assert outcome.code == 0, outcome.text
+    assert "warning: the run continues, but not bit for bit: its task has changed" in outcome.text
+    assert f"differs from {run}/task/swinger.py in line 12" in outcome.text
+    assert json.loads((run / "config.json").read_text())["task"]["former"] == ["Swinger"]
+    assert command("evaluate", run, "--episodes", 1).code == 0
+
+
+@pytest.mark.parametrize("texts", [[], ["a.py", "b.py"]])
+def test_record_without_one_text_has_the_model_only(tmp_path: Path, texts: list[str]) -> None:
+    record = stored_task.store(tmp_path, "InvertedPendulum-v5", MODEL)
+    put(tmp_path / "task", *texts)
+    assert stored_task.find_record(tmp_path) == record
+    assert stored_task.find_record(tmp_path / "elsewhere") == {}
+
+
 def test_checkpoint_of_another_task_is_refused(copied: Path) -> None:
     last = checkpoint.find(copied / "checkpoints")[-1]
     content = torch.load(last, weights_only=True)
@@ -352,6 +388,14 @@ def test_moved_run_resumes_and_plays_with_its_tasks_new_path(
     assert command("evaluate", moved / "run", "--episodes", 2).code == 0, "resume keeps the new path"
 
 
+def test_load_policy_logs_the_path_of_the_file_that_it_executes(
+    own_run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", "saltus"):
+        load_policy(own_run / "run")
+    assert f"executing the task's file {own_run}/swinger.py" in caplog.messages
+
+
 def test_task_may_get_another_class_name(command: Command, project: Path) -> None:
     (project / "other.py").write_text(SWINGER.replace("class Swinger", "class Other"))
     outcome = command("resume", project / "run", "--task", f"{project}/other.py:Other")
@@ -389,49 +433,91 @@ def bomb(path: Path) -> Path:
     return path.with_name("executed")
 
 
-@pytest.mark.parametrize("link", [False, True], ids=["file", "link"])
-@pytest.mark.parametrize("how", ["recorded", "given"])
-def test_file_in_the_runs_directory_is_executed_with_trust_only(
-    command: Command, project: Path, how: str, link: bool
-) -> None:
+def record_task(run: Path, task: str) -> None:
+    """Change the task that a run's config.json names."""
+    file = run / "config.json"
+    content = json.loads(file.read_text())
+    content["config"]["task"] = task
+    file.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("how", ["recorded", "given", "given by a link"])
+def test_file_in_the_runs_directory_is_executed_with_trust_only(command: Command, project: Path, how: str) -> None:
     run = project / "run"
-    mark = bomb(run / "code" / "swinger.py")
     path = run / "code" / "swinger.py"
-    if link:  # a path outside the run that leads into it
+    mark = bomb(path)
+    if how == "given by a link":  # a path outside the run that leads into it
         (project / "linked.py").symlink_to(path)
         path = project / "linked.py"
-    flags = ["--task", f"{path}:Swinger"] if how == "given" else []
-    if how == "recorded":
-        content = json.loads((run / "config.json").read_text())
-        content["config"]["task"] = f"{path}:Swinger"
-        (run / "config.json").write_text(json.dumps(content))
+    task = None if how == "recorded" else f"{path}:Swinger"
+    flags = ["--task", task] if task else []
+    if task is None:
+        record_task(run, f"{path}:Swinger")
     for name in ("resume", "evaluate", "play"):
         outcome = command(name, run, *flags)
         assert outcome.code == 1
         assert "lies in the run's directory, and saltus would execute it" in outcome.err
         assert "--trust" in outcome.err
-    task = f"{path}:Swinger" if how == "given" else None
     assert "trust=True" in refusal(load_policy, run, task=task)
     assert not mark.exists()
     assert command("evaluate", run, "--episodes", 1, "--trust", *flags).code == 0
     assert mark.exists()
 
 
-def test_relative_path_in_a_config_is_not_executed(
-    command: Command, project: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "path",
+    ["project/code/swinger.py", "/proc/self/cwd/project/code/swinger.py", "{here}/link/swinger.py",
+     "{here}/project/run/../code/swinger.py", "{here}/project/code/linked.py", "~/project/code/swinger.py"],
+)  # fmt: skip
+def test_recorded_path_that_is_not_its_own_end_is_not_executed(
+    command: Command, project: Path, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A downloaded archive can name a file in it only relative to the folder in which it is unpacked."""
-    monkeypatch.chdir(project.parent)
+    """A downloaded archive can name a file in it only relative to a folder or through a link."""
+    here = project.parent
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("HOME", str(here))
     mark = bomb(project / "code" / "swinger.py")
-    file = project / "run" / "config.json"
-    content = json.loads(file.read_text())
-    content["config"]["task"] = f"{project.name}/code/swinger.py:Swinger"
-    file.write_text(json.dumps(content))
+    (project / "code" / "linked.py").symlink_to("swinger.py")
+    (here / "link").symlink_to(project / "code")
+    path = path.format(here=here)
+    record_task(project / "run", f"{path}:Swinger")
     for flags in ([], ["--trust"]):
         outcome = command("evaluate", project / "run", "--episodes", 1, *flags)
         assert outcome.code == 1
-        assert "names the task's file by a relative path" in outcome.err
+        assert f"names the task's file by the path {path}, which leads to {project}/code/swinger.py here" in outcome.err
         assert "name it with --task path/to/file.py:Swinger" in outcome.err
+    assert "there is no task ''" in refusal(load_policy, project / "run", task="")
+    assert not mark.exists()
+
+
+GIVEN = {
+    "no class": ("swinger.py", "is a file: name a class in it, as in {0}/swinger.py:Swinger; it has Swinger", True),
+    "empty class": ("swinger.py:", "is a file: name a class in it, as in {0}/swinger.py:Swinger; it has Swinger", True),
+    "unknown class": ("swinger.py:Reach", "swinger.py has no Task class 'Reach'; it has Swinger", True),
+    "no file": ("reach.py:Reach", "there is no file {0}/reach.py", False),
+    "no file, no class": ("reach.py", "there is no file {0}/reach.py", False),
+}
+
+
+@pytest.mark.parametrize(("task", "said", "executed"), GIVEN.values(), ids=GIVEN)
+def test_wrong_name_of_a_task_is_explained(
+    command: Command, project: Path, task: str, said: str, executed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The path of a file is printed exactly if the file is executed, as it is to list its classes."""
+    monkeypatch.chdir(project)
+    for name in ("resume", "evaluate", "play"):
+        outcome = command(name, "run", "--task", task)
+        assert outcome.code == 1
+        assert said.format(project) in outcome.err
+        assert (f"executing the task's file {project}/swinger.py" in outcome.text) == executed
+        assert ("executing" in outcome.text) == executed
+
+
+def test_file_without_a_class_in_the_runs_directory_is_not_executed(command: Command, project: Path) -> None:
+    mark = bomb(project / "run" / "code" / "swinger.py")
+    outcome = command("evaluate", project / "run", "--task", project / "run" / "code" / "swinger.py")
+    assert outcome.code == 1
+    assert "lies in the run's directory, and saltus would execute it" in outcome.err
     assert not mark.exists()
 
 
@@ -462,8 +548,80 @@ def test_resume_warns_of_an_edited_task(
     assert f"differs from {project}/run/{stored}" in outcome.text
 
 
-def test_resume_of_an_unchanged_task_warns_of_nothing(command: Command, project: Path) -> None:
-    assert "warning" not in command("resume", project / "run").text
+@pytest.mark.parametrize(
+    ("name", "before", "after", "said"), [EDITS["a line"], EDITS["damping"]], ids=["file", "model"]
+)
+def test_policy_of_an_edited_task_is_loaded_with_a_warning(
+    command: Command, project: Path, name: str, before: str, after: str, said: str
+) -> None:
+    (project / name).write_text((project / name).read_text().replace(before, after))
+    warning = "the policy plays, but not as it was trained: its task has changed ("
+    with pytest.warns(UserWarning, match="has changed") as caught:
+        load_policy(project / "run")
+    (message,) = {str(item.message) for item in caught}
+    assert message.startswith(warning)
+    assert said in message
+    outcome = command("evaluate", project / "run", "--episodes", 1)
+    assert outcome.code == 0
+    assert f"warning: {warning}" in outcome.text
+
+
+@pytest.mark.parametrize("name", ["resume", "evaluate"])
+def test_unchanged_task_is_not_warned_about(command: Command, project: Path, name: str) -> None:
+    assert "warning" not in command(name, project / "run").text
+
+
+def test_solver_of_the_training_is_no_change_of_the_task(command: Command, tmp_path: Path) -> None:
+    model = "<mujoco><option solver='CG'/>" + SWINGER_XML.replace("<mujoco>", "")
+    (tmp_path / "swinger.py").write_text(SWINGER)
+    (tmp_path / "swinger.xml").write_text(model)
+    run = tmp_path / "run"
+    train_here(run, f"{tmp_path}/swinger.py:Swinger", solver="newton", total_env_steps=60)
+    for name in ("resume", "evaluate"):
+        assert "warning" not in command(name, run).text
+
+
+TETRA = "v 0 0 0\nv 1 0 0\nv 0 1 0\nv 0 0 1\nf 1 3 2\nf 1 2 4\nf 1 4 3\nf 2 3 4\n"
+
+
+def test_moved_mesh_is_no_change_of_the_task(tmp_path: Path) -> None:
+    """A compiled model holds the absolute paths of its meshes."""
+    models = {}
+    for name in ("here", "a/longer/path"):
+        folder = tmp_path / name
+        folder.mkdir(parents=True)
+        (folder / "tetra.obj").write_text(TETRA)
+        xml = "<mujoco><asset><mesh name='t' file='{}/tetra.obj'/></asset><worldbody><body><freejoint/>"
+        xml += "<geom type='mesh' mesh='t'/></body></worldbody></mujoco>"
+        models[name] = mujoco.MjModel.from_xml_string(xml.format(folder))
+    before, after = models.values()
+    assert before.npaths != after.npaths
+    record = stored_task.store(tmp_path, "InvertedPendulum-v5", before)
+    assert stored_task.changes(tmp_path, record, "InvertedPendulum-v5", after) == []
+    after.body_mass[1] += 1
+    (change,) = stored_task.changes(tmp_path, record, "InvertedPendulum-v5", after)
+    assert change.endswith("in body_mass")
+
+
+@pytest.mark.parametrize("error", [ValueError, mujoco.FatalError, MemoryError])
+def test_model_that_mujoco_cannot_read_is_reported_as_another(
+    tmp_path: Path, error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = stored_task.store(tmp_path, "InvertedPendulum-v5", load_model(InvertedPendulum()))
+    other = load_model(InvertedPendulum())
+    other.body_mass[1] += 1
+    monkeypatch.setattr(mujoco.MjModel, "from_binary_path", lambda *_: (_ for _ in ()).throw(error("forged")))
+    (change,) = stored_task.changes(tmp_path, record, "InvertedPendulum-v5", other)
+    assert change == "the compiled model differs from that at the start of the run"
+
+
+def test_stored_text_that_is_no_utf8_is_compared(command: Command, project: Path) -> None:
+    file, text = project / "run" / "config.json", project / "run" / "task" / "swinger.py"
+    text.write_bytes(b"# \xff\n" + text.read_bytes())
+    content = json.loads(file.read_text())
+    content["task"]["sha256"] = hashlib.sha256(text.read_bytes()).hexdigest()
+    file.write_text(json.dumps(content))
+    assert f"swinger.py differs from {text} in lines removed after line 0" in command("resume", project / "run").text
 
 
 def test_model_of_another_state_is_refused(command: Command, project: Path) -> None:

@@ -34,7 +34,7 @@ def test_streams_of_neighbouring_seeds_are_uncorrelated() -> None:
     assert torch.corrcoef(draws).fill_diagonal_(0).abs().max() < 5 / 2000**0.5
 
 
-@pytest.mark.parametrize("seed", [-1, 1.0, None, "1"])
+@pytest.mark.parametrize("seed", [-1, 1.0, None, "1", True])
 def test_invalid_seed_is_refused(seed: Any) -> None:
     with pytest.raises(SaltusError, match=r"seed is .*; it must be a whole number, 0 or more"):
         derive_seed(seed, "x")

@@ -160,6 +160,8 @@ class Zoo(Task):
     files: tuple[Path, ...] = ()
     names: list[str] = field(default_factory=list)
     codes: set[int] = field(default_factory=set)
+    paths: set[Path] = field(default_factory=set)
+    frozen: frozenset[Path] = frozenset()
     raw: bytes = b"x"
     mode: Mode = Mode.WALK
     limits: Limits = field(default_factory=Limits)
@@ -202,6 +204,8 @@ def zoo(swinger: str, tmp_path: Path) -> str:
         ("--task.missing 1", {"missing": 1.0}),
         ("--task.names b a", {"names": ["b", "a"]}),
         ("--task.codes 3 1", {"codes": [1, 3]}),
+        ("--task.paths none mine/zoo.py", {"paths": ["{cwd}/mine/zoo.py", "none"]}),
+        ("--task.frozen mine", {"frozen": ["{cwd}/mine"]}),
         ("--task.raw yz", {"raw": "797a"}),
         ("--task.mode RUN", {"mode": "RUN"}),
         ("--task.limits.high 2", {"limits": {"low": 0.0, "high": 2.0, "file": None}}),
@@ -286,6 +290,15 @@ def test_xml_file_in_the_current_folder_holds_in_any_folder(
     assert config.task_options == {"xml_file": f"{tmp_path}/my.xml"}
     assert parse_train(["Hopper-v5", "--task.xml-file", "half_cheetah.xml"])[0].task_options == {
         "xml_file": "half_cheetah.xml"
+    }
+    for name in ("half_cheetah.xml", "hopper.xml"):
+        (tmp_path / name).write_text("<mujoco/>")
+    assert parse_train(["Hopper-v5", "--task.xml-file", "half_cheetah.xml"])[0].task_options == {
+        "xml_file": "half_cheetah.xml"
+    }, "as in Python, a plain name is Gymnasium's model"
+    assert parse_train(["Hopper-v5", "--task.xml-file", "hopper.xml"])[0].task_options == {}
+    assert parse_train(["Hopper-v5", "--task.xml-file", "./hopper.xml"])[0].task_options == {
+        "xml_file": f"{tmp_path}/hopper.xml"
     }
     outcome = command("train", "Hopper-v5", *small_arguments(), "--task.xml-file", "no.xml", "--run-dir", "run")
     assert outcome.code == 1
