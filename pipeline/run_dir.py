@@ -173,19 +173,21 @@ def _lock(descriptor: int, run_dir: Path) -> None:
 
 
 def refuse_links(run_dir: Path) -> None:
-    """Check that no file of a run is a symbolic link, through which saltus would write to another file.
+    """Check that no file of a run is a symbolic link, through which saltus would write to another file, or a device.
 
     The run's directory itself may be a link.
 
     Raises:
-        SaltusError: a link; the message names it.
+        SaltusError: a link, a named pipe or the like; the message names it.
     """
-    for name in _own_entries(run_dir):
-        if (run_dir / name).is_symlink():
+    for path in (run_dir / name for name in _own_entries(run_dir)):
+        if path.is_symlink():
             raise SaltusError(
-                f"{run_dir / name} is a symbolic link, and saltus writes through none: delete it, or put the file or "
-                "folder itself there (the run's directory may be a link)"
+                f"{path} is a symbolic link, and saltus writes through none: delete it, or put the file or folder "
+                "itself there (the run's directory may be a link)"
             )
+        if not (path.is_file() or path.is_dir()):
+            raise SaltusError(f"{path} is neither a file nor a folder, and saltus would wait for it: delete it")
 
 
 def require_run(run_dir: Path) -> None:

@@ -229,6 +229,16 @@ def test_link_in_place_of_a_runs_file_is_refused_and_not_followed(
     assert (contents(victim) if victim.is_dir() else victim.read_bytes()) == before
 
 
+@pytest.mark.parametrize("name", ["evaluations.csv", "lock", "tensorboard", "evaluation.json"])
+def test_pipe_in_place_of_a_runs_file_is_refused_at_once(command: Command, copied: Path, name: str) -> None:
+    path = copied / name
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    outcome = command("resume", copied)
+    assert outcome.code == 1
+    assert f"{path} is neither a file nor a folder" in outcome.err
+
+
 def test_runs_directory_may_be_a_link(command: Command, copied: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(copied)
     assert command("resume", tmp_path / "link").code == 0
