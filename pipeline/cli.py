@@ -244,7 +244,7 @@ def _run(config: Config, run_dir: Path | None, console: Console, content: dict[s
         _print(
             console, f"{config.task}, seed {config.seed}, on {run.device}, target entropy {entropy:g}; files: {run_dir}"
         )
-        with Logger(run_dir, config, run.env_steps, console) as logger:
+        with Logger(run_dir, config, run.env_steps, console, run.evaluation_pending) as logger:
             train_loop(run, logger, stop)
     run_dir = run.run_dir  # which may have been renamed
     picture = learning_curve(run_dir, f"{config.task_name}, seed {config.seed}")

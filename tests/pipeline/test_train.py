@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from pipeline_helpers import RECIPES, differing, read_csv, small_config
 from run_helpers import continue_run, quiet_console, train_run
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
 from envs import BatchEnv
@@ -112,6 +113,48 @@ def test_stopped_evaluation_is_done_when_the_run_resumes(
     saved = Run(config, tmp_path / "run")
     saved.load_state_dict(open_run(tmp_path / "run")[1]["state"])
     assert saved.finished
+
+
+@pytest.mark.parametrize("number", [1, 2], ids=["between", "at the end"])
+def test_evaluation_whose_checkpoint_was_not_written_is_one_row(
+    tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A resumed run does the evaluation that was stopped, and is killed before it saves: it is done once more."""
+    config = small_config(log_every=40, eval_every=80, total_env_steps=160)
+    train_run(config, tmp_path / "expected")
+    run = train_run(config, tmp_path / "run", until=0)
+    with monkeypatch.context() as patch, Logger(run.run_dir, config, 0, quiet_console()) as logger:
+        train(run, logger, stop_in_evaluation(patch, number))
+    killed = Run(config, tmp_path / "run")
+    killed.load_state_dict(open_run(tmp_path / "run")[1]["state"])
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "save", abort)
+        with pytest.raises(ConnectionAbortedError):
+            continue_run(killed)
+    assert len(read_csv(tmp_path / "run" / "evaluations.csv")) == number
+
+    resumed = Run(config, tmp_path / "run")
+    resumed.load_state_dict(open_run(tmp_path / "run")[1]["state"])
+    continue_run(resumed)
+    assert evaluations(tmp_path / "run") == evaluations(tmp_path / "expected")
+    assert metrics(tmp_path / "run") == metrics(tmp_path / "expected")
+    for tag in ("evaluation/return_mean", "train/alpha"):
+        assert scalars(tmp_path / "run", tag) == scalars(tmp_path / "expected", tag)
+
+
+def abort(*_: object) -> None:
+    raise ConnectionAbortedError
+
+
+def scalars(run_dir: Path, tag: str) -> list[tuple[int, str]]:
+    """What TensorBoard shows; NaN equals itself."""
+    found = EventAccumulator(str(run_dir / "tensorboard"))
+    found.Reload()
+    return [(event.step, str(event.value)) for event in found.Scalars(tag)]
+
+
+def metrics(run_dir: Path) -> list[str]:
+    return [row["env_steps"] for row in read_csv(run_dir / "metrics.csv")]
 
 
 def evaluations(run_dir: Path) -> list[dict[str, str]]:
