@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import os
 import signal
+import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from threading import Event, Timer
 from types import SimpleNamespace
@@ -264,3 +266,64 @@ def test_signal_handlers_are_restored() -> None:
         assert all(signal.getsignal(number) not in before for number in SIGNALS)
     assert [signal.getsignal(number) for number in SIGNALS] == before
     assert signal.set_wakeup_fd(-1) == -1
+
+
+@contextmanager
+def forked() -> Iterator[int]:
+    """A forked process that sleeps for ten seconds; its id, as soon as it sleeps."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.write(writer, b"started")
+            time.sleep(10)
+        finally:
+            os._exit(1)
+    os.read(reader, 7)
+    yield pid
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    os.close(reader)
+    os.close(writer)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_signal_ends_a_forked_process_and_is_not_announced_by_its_parent(number: signal.Signals) -> None:
+    said = list[str]()
+    with StopSignal(said.append) as stop, forked() as pid:
+        os.kill(pid, number)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -number
+        assert not stop()
+    assert said == []
+
+
+def test_second_interrupt_ends_a_forked_process() -> None:
+    """The first one does not: a step in progress may need the process."""
+    said = list[str]()
+    with StopSignal(said.append), forked() as pid:
+        os.kill(pid, signal.SIGINT)
+        time.sleep(0.1)
+        assert os.waitpid(pid, os.WNOHANG) == (0, 0)
+        os.kill(pid, signal.SIGINT)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
+    assert said == []
+
+
+def test_forked_process_does_not_delay_the_end() -> None:
+    with ExitStack() as stack:
+        with StopSignal():
+            pid = stack.enter_context(forked())
+        assert os.waitpid(pid, os.WNOHANG) == (0, 0), "it still runs"
+    os.waitpid(pid, 0)
+
+
+def test_forked_process_that_leaves_the_block_ends_nothing_of_its_parent() -> None:
+    said = list[str]()
+    with StopSignal(said.append) as stop:
+        pid = os.fork()
+        if pid == 0:
+            stop.__exit__()
+            os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert said == ["SIGTERM: saving after the current step"]
