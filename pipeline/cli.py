@@ -182,18 +182,22 @@ def play(arguments: list[str], console: Console) -> None:
     _choose_opengl()
     from pipeline.policy import load_policy
     from pipeline.run_dir import refuse_links
-    from pipeline.video import record
+    from pipeline.video import check_name, play_episode, write_video
 
     options = _parse(Play, arguments)
     _require_within("seed", options.seed, 0, MAX_SEED)
     path = options.output or options.run / "play.mp4"
+    check_name(path)
     with _log_to(console):
         policy = load_policy(options.run, options.policy, task=options.task, trust=options.trust)
         if options.output is None:
             refuse_links(options.run)
         env = policy.make_env(1, options.seed)
-        total, steps = record(policy, env, path)
-    _print(console, f"{_describe(policy)}: return {total:.1f} in {steps} steps ({steps * env.task.dt:.1f} s)\n{path}")
+        episode = play_episode(policy, env)
+    seconds = episode.length * env.task.dt
+    _print(console, f"{_describe(policy)}: return {episode.total:.1f} in {episode.length} steps ({seconds:.1f} s)")
+    write_video(episode, env, path)
+    _print(console, str(path))
 
 
 def _parse(command: type[OfRun], arguments: list[str]) -> OfRun:

@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from run_helpers import quiet_console
 
 import envs
 from envs import BatchEnv
+from envs.render import RenderError
 from envs.tasks import Hopper
 from pipeline import checkpoint, cli, files, video
 from pipeline import run as run_module
@@ -454,16 +456,17 @@ def test_play_uses_the_policy_and_the_file_asked_for(
 ) -> None:
     recorded = []
 
-    def record(policy: Policy, env: BatchEnv, path: Path) -> tuple[float, int]:
-        recorded.append((policy.which, env.num_envs, path))
-        return 12.3, 4
+    def play_episode(policy: Policy, env: BatchEnv) -> video.Episode:
+        recorded.append((policy.which, env.num_envs))
+        return video.Episode(12.3, 4, [], 1)
 
-    monkeypatch.setattr(video, "record", record)
+    monkeypatch.setattr(video, "play_episode", play_episode)
+    monkeypatch.setattr(video, "write_video", lambda _episode, _env, path: recorded.append(path))
     monkeypatch.setenv("MUJOCO_GL", "egl")
     flags = () if output is None else ("--output", tmp_path / output)
     outcome = command("play", run_dir, *arguments, *flags)
     path = run_dir / "play.mp4" if output is None else tmp_path / output
-    assert recorded == [(expected, 1, path)]
+    assert recorded == [(expected, 1), path]
     assert f"Hopper-v5, {expected} policy (after 200 env steps): return 12.3 in 4 steps (0.0 s)" in outcome.out
     assert str(path) in outcome.out
 
@@ -503,6 +506,29 @@ def test_evaluate_prints_its_result_where_it_cannot_write(
     assert "best policy (after 200 env steps): return" in outcome.out
     message = f"could not write {run_dir}/evaluation.json: {os.strerror(number)}. The result is printed above"
     assert_refused(outcome, message)
+
+
+@pytest.mark.parametrize("fails", ["open", "folder"])
+def test_play_prints_its_result_where_it_cannot_write(
+    command: Command, run_dir: Path, tmp_path: Path, fails: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_opengl(*_: object) -> None:
+        raise RenderError("no OpenGL to render with")
+
+    monkeypatch.setattr(video, "Renderer", no_opengl if fails == "open" else lambda _env: nullcontext())
+    monkeypatch.setenv("MUJOCO_GL", "egl")
+    (tmp_path / "file").touch()
+    path = tmp_path / "file" / "play.mp4"
+    outcome = command("play", run_dir, "--output", path)
+    assert "best policy (after 200 env steps): return" in outcome.out
+    assert str(path) not in outcome.out
+    assert_refused(outcome, "no OpenGL" if fails == "open" else f"could not write {path}: ")
+
+
+def test_play_refuses_a_name_that_is_no_videos_at_once(command: Command, run_dir: Path) -> None:
+    outcome = command("play", run_dir, "--output", "play.txt")
+    assert_refused(outcome, "play.txt is no name of a video")
+    assert outcome.out == ""
 
 
 def test_resume_says_where_it_continues(command: Command, copied: Path) -> None:
@@ -555,7 +581,9 @@ def test_play_without_opengl_says_what_to_install(run_dir: Path) -> None:
     assert "apt install libosmesa6" in output
     assert "Traceback" not in output
     assert not (run_dir / "play.mp4").exists()
-    assert len(output.strip().splitlines()) == 1, output
+    result, error = output.strip().splitlines()
+    assert "best policy (after 200 env steps): return" in result
+    assert error.startswith("saltus: no OpenGL")
 
 
 # Start of the compiler
