@@ -102,13 +102,13 @@ def main() -> None:
         return
     from saltus.device.warm_start import ensure_cache_folder
 
-    ensure_cache_folder()
-    if command not in commands:
-        from envs import list_tasks
-
-        print(USAGE.format(tasks=", ".join(list_tasks())))
-        sys.exit(0 if command in ("-h", "--help") else f"saltus: no command {command!r}" if command else 2)
     try:
+        ensure_cache_folder()
+        if command not in commands:
+            from envs import list_tasks
+
+            print(USAGE.format(tasks=", ".join(list_tasks())))
+            sys.exit(0 if command in ("-h", "--help") else f"saltus: no command {command!r}" if command else 2)
         commands[command](arguments, console)
     except (SaltusError, OSError, MemoryError) as error:
         sys.exit(f"saltus: {error}")
