@@ -21,6 +21,7 @@ import tyro
 from rich.console import Console
 
 from pipeline.display import tolerate_lost_output
+from pipeline.file_names import EVALUATION, VIDEO
 from saltus.errors import SaltusError
 
 if TYPE_CHECKING:
@@ -169,7 +170,7 @@ def evaluate(arguments: list[str], console: Console) -> None:
         "mean": result.mean, "std": result.std, "interval_95": list(result.interval),
         "failed": result.failed, "returns": result.returns, "lengths": result.lengths,
     }  # fmt: skip
-    path = options.run / "evaluation.json"
+    path = options.run / EVALUATION
     try:
         files.write(path, json.dumps(content, indent=1) + "\n")
     except OSError as error:
@@ -186,7 +187,7 @@ def play(arguments: list[str], console: Console) -> None:
 
     options = _parse(Play, arguments)
     _require_within("seed", options.seed, 0, MAX_SEED)
-    path = options.output or options.run / "play.mp4"
+    path = options.output or options.run / VIDEO
     check_name(path)
     with _log_to(console):
         policy = load_policy(options.run, options.policy, task=options.task, trust=options.trust)

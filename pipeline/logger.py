@@ -17,8 +17,9 @@ from rich.console import Console
 from pipeline import files
 from pipeline.config import Config
 from pipeline.display import Display
+from pipeline.file_names import EVALUATIONS, METRICS, TENSORBOARD
 from pipeline.run_file import Folder, RunFile
-from pipeline.tables import EVALUATIONS, METRICS, Table, read_table
+from pipeline.tables import Table, read_table
 from saltus.errors import SaltusError
 
 
@@ -129,7 +130,7 @@ class EventFile(RunFile[bytes]):
         from tensorboard.compat.proto.event_pb2 import SessionLog
 
         name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
-        super().__init__(folder, f"tensorboard/{name}")
+        super().__init__(folder, f"{TENSORBOARD}/{name}")
         start = SessionLog(status=SessionLog.START)
         self._header = _event(env_steps + 1, file_version="brain.Event:2") + _event(env_steps + 1, session_log=start)
         self.append(b"")

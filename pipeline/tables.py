@@ -16,7 +16,6 @@ from pathlib import Path
 from pipeline import files
 from pipeline.run_file import Folder, RunFile
 
-METRICS, EVALUATIONS = "metrics.csv", "evaluations.csv"
 _STEPS = "env_steps"
 
 Row = Mapping[str, float | str]

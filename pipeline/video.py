@@ -17,6 +17,7 @@ from torch import Tensor
 from envs import BatchEnv
 from envs.render import Renderer
 from pipeline.evaluate import require_normalized_actions
+from pipeline.file_names import VIDEO
 from saltus.errors import SaltusError
 
 CONTAINERS = (".mp4", ".mkv", ".mov", ".avi")
@@ -85,7 +86,7 @@ def write_video(episode: Episode, env: BatchEnv, path: Path) -> None:
 def check_name(path: Path) -> None:
     """Raise SaltusError unless a path is one of a video."""
     if path.is_dir():
-        raise SaltusError(f"{path} is a folder: name the file, such as {path / 'play.mp4'}")
+        raise SaltusError(f"{path} is a folder: name the file, such as {path / VIDEO}")
     if path.suffix.lower() not in CONTAINERS:
         raise SaltusError(
             f"{path} is no name of a video: it must end in {', '.join(CONTAINERS[:-1])} or {CONTAINERS[-1]}"

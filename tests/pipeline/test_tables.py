@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.file_names import EVALUATIONS, METRICS
 from pipeline.run_file import Folder
-from pipeline.tables import EVALUATIONS, METRICS, Table, read_table
+from pipeline.tables import Table, read_table
 
 HEADER = "env_steps,loss,alpha"
 LINES = [HEADER, "10,1.5,0.5", "20,2.5,0.25", "30,3.5,nan"]
