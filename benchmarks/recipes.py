@@ -18,8 +18,9 @@ from benchmarks import checkout, curves, result
 from benchmarks.training import SALTUS, read_json
 from envs.physics.cpu import available_cores
 from pipeline import checkpoint
+from pipeline.file_names import CHECKPOINTS, CONFIG, EVALUATION, EVALUATIONS
 from pipeline.presets import names
-from pipeline.tables import EVALUATIONS, read_table
+from pipeline.tables import read_table
 
 Part = str | int | Path
 PEER = "stable-baselines3"
@@ -133,7 +134,7 @@ def recipes(
         run_dir = folder / f"{name}-{recipe.name}-s{seed}-{key}"
         train = _train_peer if recipe.name == PEER else _train
         exit_code = train(run_dir, arguments, recipe.total_env_steps, episodes)
-        read = read_json(run_dir / "evaluation.json"), read_json(run_dir / "config.json")
+        read = read_json(run_dir / EVALUATION), read_json(run_dir / CONFIG)
         return Curve(recipe.label, seed, recipe.total_env_steps, exit_code, read_table(run_dir / EVALUATIONS), *read)
 
     with ThreadPoolExecutor(available_cores()) as pool:
@@ -152,14 +153,14 @@ def recipes(
 def _train(run_dir: Path, arguments: Sequence[Part], total_env_steps: int, episodes: int) -> int:
     """Train with saltus, or resume, and evaluate the last policy; return the exit code of the part that failed."""
     exit_code, done = 0, read_table(run_dir / EVALUATIONS)
-    if not checkpoint.find(run_dir / "checkpoints"):
+    if not checkpoint.find(run_dir / CHECKPOINTS):
         exit_code = _run(*SALTUS, "train", *arguments, "--run-dir", run_dir)
     elif not done or done[-1]["env_steps"] < total_env_steps:
         exit_code = _run(*SALTUS, "resume", run_dir)
-    elif _is_evaluated(run_dir / "evaluation.json", total_env_steps, episodes):
+    elif _is_evaluated(run_dir / EVALUATION, total_env_steps, episodes):
         return 0
-    (run_dir / "evaluation.json").unlink(missing_ok=True)  # it may be of another policy
-    if not checkpoint.find(run_dir / "checkpoints"):
+    (run_dir / EVALUATION).unlink(missing_ok=True)  # it may be of another policy
+    if not checkpoint.find(run_dir / CHECKPOINTS):
         return exit_code
     evaluated = _run(*SALTUS, "evaluate", run_dir, "--policy", "last", "--episodes", episodes)
     return exit_code or evaluated
@@ -176,7 +177,7 @@ def _is_evaluated(path: Path, env_steps: int, episodes: int) -> bool:
 
 def _train_peer(run_dir: Path, arguments: Sequence[Part], _total_env_steps: int, _episodes: int) -> int:
     """Train with Stable-Baselines3, unless the run is finished; return the exit code."""
-    if (run_dir / "evaluation.json").exists():
+    if (run_dir / EVALUATION).exists():
         return 0
     return _run(sys.executable, "-m", "benchmarks.peer_training", *arguments, "--run-dir", run_dir)
 

@@ -19,7 +19,8 @@ import tyro
 from benchmarks import checkout, curves, result
 from envs.physics.cpu import available_cores
 from pipeline import checkpoint
-from pipeline.tables import EVALUATIONS, read_table
+from pipeline.file_names import CHECKPOINTS, CONFIG, EVALUATION, EVALUATIONS
+from pipeline.tables import read_table
 
 SALTUS = (sys.executable, "-m", "saltus")
 PEER_TRAINING = (sys.executable, "-m", "benchmarks.peer_training")
@@ -134,7 +135,7 @@ def _train_peer(system: System, task: str, seed: int, limit: float, episodes: in
         command += ["--num-threads", str(available_cores()), "--final-episodes", str(episodes)]
         command += ["--total-env-steps", str(10**9), "--seconds", str(limit)]
         done = run_for(limit + 600.0, command, cache)  # it stops by itself, then evaluates
-        return _trained(system, seed, run_dir, done, None, read_json(run_dir / "evaluation.json"))
+        return _trained(system, seed, run_dir, done, None, read_json(run_dir / EVALUATION))
 
 
 def _folder() -> TemporaryDirectory[str]:
@@ -156,7 +157,7 @@ def _trained(
     times = [when for when, line in output if line.startswith("evaluation at ")]
     rows = read_table(run_dir / EVALUATIONS)
     curve = [row | {"wall_seconds": when} for row, when in zip(rows, times, strict=False)]
-    return Trained(system, seed, exit_code, seconds, curve, best, last, output, read_json(run_dir / "config.json"))
+    return Trained(system, seed, exit_code, seconds, curve, best, last, output, read_json(run_dir / CONFIG))
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -165,10 +166,10 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def _evaluate(run_dir: Path, which: str, episodes: int) -> dict[str, Any] | None:
-    if not checkpoint.find(run_dir / "checkpoints"):
+    if not checkpoint.find(run_dir / CHECKPOINTS):
         return None
     exit_code = checkout.run(*SALTUS, "evaluate", run_dir, "--policy", which, "--episodes", episodes)
-    return read_json(run_dir / "evaluation.json") if exit_code == 0 else None
+    return read_json(run_dir / EVALUATION) if exit_code == 0 else None
 
 
 def train_for(

@@ -8,13 +8,15 @@ import os
 import re
 import warnings
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from pipeline.files import replacing
-from saltus.errors import SaltusError
+from saltus.errors import SaltusError, warn_once
 from saltus.versions import versions
 
 FORMAT = 4
@@ -77,17 +79,36 @@ def _advice(folder: Path, cause: BaseException) -> str:
 
 
 def _prune(folder: Path, saved: Path) -> None:
-    """Delete all checkpoints but `saved` and those before it that are kept, and incomplete files.
+    """Delete all checkpoints but `saved` and those before it that are kept, and partial files. Warn if that fails."""
+    outdated: list[Path] = []
+    with _warning_of_errors(folder):
+        outdated = _outdated(folder, saved)
+    for path in outdated:
+        with _warning_of_errors(folder):
+            path.unlink(missing_ok=True)
+
+
+def _outdated(folder: Path, saved: Path) -> list[Path]:
+    """The files that are not needed after `saved`, which may have been removed meanwhile.
 
     A checkpoint of a later step is one that could not be read: the run resumed from an earlier one.
     """
-    found = find(folder)
-    last = found.index(saved) + 1
-    for old in found[: max(last - KEEP, 0)] + found[last:]:
-        old.unlink()
-    for name in os.listdir(folder):
-        if _PARTIAL.fullmatch(name):
-            (folder / name).unlink()
+    found, env_steps = find(folder), int(saved.stem)
+    earlier = [path for path in found if int(path.stem) < env_steps]
+    later = [path for path in found if int(path.stem) > env_steps]
+    partial = [folder / name for name in os.listdir(folder) if _PARTIAL.fullmatch(name)]
+    return earlier[: max(len(earlier) + 1 - KEEP, 0)] + later + partial
+
+
+@contextmanager
+def _warning_of_errors(folder: Path) -> Iterator[None]:
+    """Turn an error into a warning: the checkpoint is saved, and the run need not end."""
+    try:
+        yield
+    except OSError as error:
+        warn_once(
+            f"old checkpoints in {folder} cannot be deleted: {error.strerror}. The run continues, but they take up room"
+        )
 
 
 def find(folder: Path) -> list[Path]:

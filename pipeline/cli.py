@@ -21,6 +21,7 @@ import tyro
 from rich.console import Console
 
 from pipeline.display import tolerate_lost_output
+from pipeline.file_names import EVALUATION, VIDEO
 from saltus.errors import SaltusError
 
 if TYPE_CHECKING:
@@ -101,13 +102,13 @@ def main() -> None:
         return
     from saltus.device.warm_start import ensure_cache_folder
 
-    ensure_cache_folder()
-    if command not in commands:
-        from envs import list_tasks
-
-        print(USAGE.format(tasks=", ".join(list_tasks())))
-        sys.exit(0 if command in ("-h", "--help") else f"saltus: no command {command!r}" if command else 2)
     try:
+        ensure_cache_folder()
+        if command not in commands:
+            from envs import list_tasks
+
+            print(USAGE.format(tasks=", ".join(list_tasks())))
+            sys.exit(0 if command in ("-h", "--help") else f"saltus: no command {command!r}" if command else 2)
         commands[command](arguments, console)
     except (SaltusError, OSError, MemoryError) as error:
         sys.exit(f"saltus: {error}")
@@ -162,7 +163,7 @@ def evaluate(arguments: list[str], console: Console) -> None:
         "mean": result.mean, "std": result.std, "interval_95": list(result.interval),
         "failed": result.failed, "returns": result.returns, "lengths": result.lengths,
     }  # fmt: skip
-    path = options.run / "evaluation.json"
+    path = options.run / EVALUATION
     try:
         files.write(path, json.dumps(content, indent=1) + "\n")
     except OSError as error:
@@ -176,18 +177,22 @@ def play(arguments: list[str], console: Console) -> None:
     from pipeline.config import MAXIMA
     from pipeline.policy import load_policy
     from pipeline.run_dir import refuse_links
-    from pipeline.video import record
+    from pipeline.video import check_name, play_episode, write_video
 
     options = _parse(Play, arguments)
     _require_within("seed", options.seed, 0, MAXIMA["seed"])
-    path = options.output.expanduser() if options.output else options.run / "play.mp4"
+    path = options.output.expanduser() if options.output else options.run / VIDEO
+    check_name(path)
     with _log_to(console):
         policy = load_policy(options.run, options.policy, task=options.task, trust=options.trust)
         if options.output is None:
             refuse_links(options.run)
         env = policy.make_env(1, options.seed)
-        total, steps = record(policy, env, path)
-    _print(console, f"{_describe(policy)}: return {total:.1f} in {steps} steps ({steps * env.task.dt:.1f} s)\n{path}")
+        episode = play_episode(policy, env)
+    seconds = episode.length * env.task.dt
+    _print(console, f"{_describe(policy)}: return {episode.total:.1f} in {episode.length} steps ({seconds:.1f} s)")
+    write_video(episode, env, path)
+    _print(console, str(path))
 
 
 def _parse(command: type[OfRun], arguments: list[str]) -> OfRun:
@@ -251,7 +256,7 @@ def _run(config: Config, run_dir: Path | None, console: Console, content: dict[s
         _print(
             console, f"{config.task}, seed {config.seed}, on {run.device}, target entropy {entropy:g}; files: {run_dir}"
         )
-        with Logger(run_dir, config, run.env_steps, console) as logger:
+        with Logger(run_dir, config, run.env_steps, console, run.evaluation_pending) as logger:
             train_loop(run, logger, stop)
     run_dir = run.run_dir  # which may have been renamed
     picture = learning_curve(run_dir, f"{config.task_name}, seed {config.seed}")

@@ -8,6 +8,7 @@ import socket
 import time
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from rich.console import Console
 from pipeline import files
 from pipeline.config import Config
 from pipeline.display import Display
+from pipeline.file_names import EVALUATIONS, METRICS, TENSORBOARD
 from pipeline.run_file import Folder, RunFile
-from pipeline.tables import EVALUATIONS, METRICS, Table
+from pipeline.tables import Table, read_table
 from saltus.errors import SaltusError
 
 
@@ -32,15 +34,22 @@ class Logger:
         config: the run's configuration.
         env_steps: env steps done so far.
         console: displays progress.
+        evaluation_pending: the evaluation at `env_steps` will be done again, so its row is dropped as well.
 
     Raises:
         SaltusError: Weights & Biases could not be started.
     """
 
-    def __init__(self, run_dir: Path, config: Config, env_steps: int, console: Console):
+    def __init__(
+        self, run_dir: Path, config: Config, env_steps: int, console: Console, evaluation_pending: bool = False
+    ):
         self._folder = Folder(run_dir)
-        self._tables = {name: Table(self._folder, name, env_steps) for name in (METRICS, EVALUATIONS)}
-        self._events = _open_events(self._folder, env_steps)
+        evaluated = env_steps - evaluation_pending
+        kept = {METRICS: env_steps, EVALUATIONS: evaluated}
+        self._tables = {name: Table(self._folder, name, steps) for name, steps in kept.items()}
+        self._events = _open_events(self._folder, evaluated)
+        if evaluation_pending:
+            self._repeat_metrics(evaluated)
         self._wandb = _wandb_run(run_dir, config) if config.wandb else None
         self._display = Display(console, config.total_env_steps, env_steps)
         self.say, self.phase, self.advance = self._display.say, self._display.phase, self._display.advance
@@ -83,11 +92,17 @@ class Logger:
 
     def _write(self, table: str, prefix: str, row: Mapping[str, float]) -> None:
         self._tables[table].append(row)
-        step = int(row["env_steps"])
-        scalars = {f"{prefix}/{name}": value for name, value in row.items() if name != "env_steps"}
+        step, scalars = _scalars(prefix, row)
         if self._events is not None:
             self._events.append_scalars(step, scalars)
         self._try_wandb("log", scalars, step=step)
+
+    def _repeat_metrics(self, env_steps: int) -> None:
+        """Write the metrics after `env_steps` to TensorBoard's file, whose start drops all scalars after them."""
+        with suppress(OSError):  # reported by the table
+            for row in read_table(self._tables[METRICS].path):
+                if row["env_steps"] > env_steps and self._events is not None:
+                    self._events.append_scalars(*_scalars("train", row))
 
     def _try_wandb(self, method: str, *args: Any, **options: Any) -> None:
         """Call a method of the run at Weights & Biases; after an error, warn and use it no more."""
@@ -100,6 +115,11 @@ class Logger:
             warnings.warn(f"Weights & Biases failed: {error}. The run continues without it", stacklevel=2)
 
 
+def _scalars(prefix: str, row: Mapping[str, float]) -> tuple[int, dict[str, float]]:
+    """The env steps of a row, and its other numbers by their names in TensorBoard."""
+    return int(row["env_steps"]), {f"{prefix}/{name}": value for name, value in row.items() if name != "env_steps"}
+
+
 class EventFile(RunFile[bytes]):
     """A TensorBoard file of scalars, which replace those of earlier files after `env_steps`.
 
@@ -110,7 +130,7 @@ class EventFile(RunFile[bytes]):
         from tensorboard.compat.proto.event_pb2 import SessionLog
 
         name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
-        super().__init__(folder, f"tensorboard/{name}")
+        super().__init__(folder, f"{TENSORBOARD}/{name}")
         start = SessionLog(status=SessionLog.START)
         self._header = _event(env_steps + 1, file_version="brain.Event:2") + _event(env_steps + 1, session_log=start)
         self.append(b"")

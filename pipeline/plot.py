@@ -7,7 +7,8 @@ import warnings
 from pathlib import Path
 
 from pipeline import files
-from pipeline.tables import EVALUATIONS, METRICS, read_table
+from pipeline.file_names import EVALUATIONS, LEARNING_CURVE, METRICS
+from pipeline.tables import read_table
 
 
 def learning_curve(run_dir: Path, title: str) -> Path | None:
@@ -16,7 +17,7 @@ def learning_curve(run_dir: Path, title: str) -> Path | None:
     Returns:
         The file. None before the first evaluation, or, with a warning, if it could not be written.
     """
-    path = run_dir / "learning_curve.png"
+    path = run_dir / LEARNING_CURVE
     try:
         picture = _draw(run_dir, title)
         if picture is not None:

@@ -23,6 +23,7 @@ from pipeline.buffer import ReplayBuffer
 from pipeline.config import Config
 from pipeline.evaluate import evaluate
 from pipeline.exploration import RepeatedNoise
+from pipeline.file_names import CHECKPOINTS
 from pipeline.learner import Learner
 from pipeline.logger import Logger
 from pipeline.seeding import derive_seed
@@ -245,7 +246,7 @@ class Run:
         logger.sync()  # before the checkpoint, so that no power cut loses rows that a resumed run does not repeat
         self.agent.check_finite(self.metrics)
         self.agent.check_parameters()
-        checkpoint.save(self.run_dir / "checkpoints", self.env_steps, self.config.to_dict(), self.state_dict())
+        checkpoint.save(self.run_dir / CHECKPOINTS, self.env_steps, self.config.to_dict(), self.state_dict())
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the rest of the run depends on, as a checkpoint's state."""

@@ -21,16 +21,11 @@ from envs import BatchEnv
 from envs.task_ref import task_file
 from pipeline import checkpoint, files, stored_task
 from pipeline.config import Config
+from pipeline.file_names import CHECKPOINTS, CONFIG, LOCK, OWN_NAMES
 from pipeline.trust import choose_task, is_inside
 from saltus.errors import SaltusError
 from saltus.versions import versions
 
-LOCK, CONFIG, CHECKPOINTS = "lock", "config.json", "checkpoints"
-# Everything that saltus writes to a run's directory.
-OWN_NAMES = frozenset({
-    LOCK, CONFIG, CHECKPOINTS, stored_task.FOLDER, "metrics.csv", "evaluations.csv", "tensorboard", "wandb",
-    "learning_curve.png", "evaluation.json", "play.mp4",
-})  # fmt: skip
 _OWN_STEMS = frozenset(Path(name).stem for name in OWN_NAMES)
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)  # a file system without flock
 

@@ -13,9 +13,10 @@ import numpy as np
 
 from envs.task_ref import resolve_task
 from pipeline import files
+from pipeline.file_names import TASK as FOLDER
 from saltus.errors import SaltusError
 
-FOLDER, MODEL = "task", "model.mjb"
+MODEL = "model.mjb"
 _LISTED = 8  # lines or arrays that a message names
 
 

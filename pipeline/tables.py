@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-import shutil
+import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -16,7 +16,6 @@ from pathlib import Path
 from pipeline import files
 from pipeline.run_file import Folder, RunFile
 
-METRICS, EVALUATIONS = "metrics.csv", "evaluations.csv"
 _STEPS = "env_steps"
 
 Row = Mapping[str, float | str]
@@ -150,7 +149,8 @@ def _lines(columns: Sequence[str], rows: Iterable[Row]) -> bytes:
 
 
 def _keep_copy(path: Path) -> Path:
-    """Copy a file to a name that no file has; return the copy's path."""
+    """Copy a file to a name that no file or link has; return the copy's path."""
     names = (path.with_name(f"{path.stem}.damaged-{number}{path.suffix}") for number in count(1))
-    copy = next(name for name in names if not name.exists())
-    return Path(shutil.copyfile(path, copy))
+    copy = next(name for name in names if not os.path.lexists(name))
+    files.write(copy, path.read_bytes())
+    return copy

@@ -45,10 +45,14 @@ def train(run: Run, logger: Logger, stopping: Callable[[], bool] = lambda: False
         run.save(logger)
 
 
+_END = b"\0"  # no signal has this number
+
+
 class StopSignal:
     """Stops the loop after the current step on SIGINT, SIGTERM or SIGHUP; a second SIGINT interrupts at once.
 
-    SIGHUP stays ignored if it was (``nohup``).
+    SIGHUP stays ignored if it was (``nohup``). A forked process gets the handlers of before, except that of SIGINT:
+    Ctrl-C reaches it as well, and the step that ends the run may need it.
 
     Args:
         announce: gets a line of text at the first signal, in a thread, at once even if the main thread is busy.
@@ -72,15 +76,25 @@ class StopSignal:
         self._thread = Thread(target=self._announce_first, name="saltus signals", daemon=True)
         self._thread.start()
         self._before = {number: signal.signal(number, self._receive) for number in self._numbers}
+        _active.append(self)
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        signal.set_wakeup_fd(self._wakeup_before)
-        os.close(self._writer)
+        if self not in _active:  # a forked process, which has no thread
+            return
+        _active.remove(self)
+        self.restore()
+        os.set_blocking(self._writer, True)
+        os.write(self._writer, _END)  # closing the pipe ends nothing while a forked process has it open
         self._thread.join()
+        os.close(self._writer)
         os.close(self._reader)
+
+    def restore(self, *kept: signal.Signals) -> None:
+        """Install the handlers of before, except those of the signals `kept`."""
+        signal.set_wakeup_fd(self._wakeup_before)
+        for number in self._before.keys() - set(kept):
+            signal.signal(number, self._before[number])
 
     def __call__(self) -> bool:
         return self.received is not None
@@ -92,8 +106,20 @@ class StopSignal:
 
     def _announce_first(self) -> None:
         announced = False
-        while data := os.read(self._reader, 1):  # empty once the writer is closed
+        while (data := os.read(self._reader, 1)) != _END:
             if data[0] in self._numbers and not announced:
                 announced = True
                 again = "; Ctrl-C again stops without saving" if data[0] == signal.SIGINT else ""
                 self._announce(f"{signal.Signals(data[0]).name}: saving after the current step{again}")
+
+
+_active: list[StopSignal] = []
+
+
+def _restore_in_child() -> None:
+    """Let a forked process end on signals that its parent survives, and let its parent not announce them."""
+    while _active:
+        _active.pop().restore(signal.SIGINT)
+
+
+os.register_at_fork(after_in_child=_restore_in_child)

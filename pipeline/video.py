@@ -5,56 +5,88 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import imageio.v2 as imageio
-import numpy as np
 import torch
+from tensordict import TensorDict
 from torch import Tensor
 
 from envs import BatchEnv
 from envs.render import Renderer
 from pipeline.evaluate import require_normalized_actions
+from pipeline.file_names import VIDEO
 from saltus.errors import SaltusError
 
 CONTAINERS = (".mp4", ".mkv", ".mov", ".avi")
 
 
-def record(policy: Callable[[Tensor], Tensor], env: BatchEnv, path: Path, max_fps: float = 60) -> tuple[float, int]:
-    """Play one episode in the first world of `env` and write it as a real-time mp4.
+@dataclass(frozen=True)
+class Episode:
+    """An episode of one world.
+
+    Attributes:
+        total: its return.
+        length: its control steps.
+        states: states of the physics, one for each frame of a video.
+        stride: control steps between two of them.
+    """
+
+    total: float
+    length: int
+    states: list[TensorDict]
+    stride: int
+
+
+@torch.no_grad()
+def play_episode(policy: Callable[[Tensor], Tensor], env: BatchEnv, max_fps: float = 60) -> Episode:
+    """Play one episode in an environment of one world, which is reset.
 
     Args:
-        policy: observation (N, obs_dim) -> action (N, action_dim) in [-1, 1].
-        env: an environment with normalized actions; `record` resets it.
-        path: the file to write.
-            Its ending selects the container.
-        max_fps: maximum frames per second. A task with more steps per second has only every k-th step drawn.
-
-    Returns:
-        The episode's return, and its length in control steps.
+        policy: observation (1, obs_dim) -> action (1, action_dim) in [-1, 1].
+        env: an environment with normalized actions.
+        max_fps: maximum frames per second. A task with more steps per second has only every k-th state kept.
 
     Raises:
-        SaltusError: the environment's actions are not normalized, or the file cannot be written.
-        RenderError: no OpenGL.
+        SaltusError: the environment's actions are not normalized.
     """
     require_normalized_actions(env)
-    _check_name(path)
     stride = max(1, round(1 / (env.task.dt * max_fps)))
-    total, steps = 0.0, 0
-    with Renderer(env) as renderer, _writer(path, 1 / (env.task.dt * stride)) as writer:
-        for reward, frame in _episode(policy, env, renderer, stride):
-            total += reward
-            steps += 1
-            if frame is not None:
-                writer.append_data(frame)
-    return total, steps
+    observation, states, rewards = env.reset(), list[TensorDict](), list[float]()
+    for step in range(env.task.max_episode_steps):
+        if step % stride == 0:
+            states.append(env.physics.get_state())
+        transition, observation = env.step(policy(observation))
+        rewards.append(float(transition["next", "reward"][0]))
+        if transition["next", "done"][0]:
+            break
+    return Episode(sum(rewards), len(rewards), states, stride)
 
 
-def _check_name(path: Path) -> None:
+def write_video(episode: Episode, env: BatchEnv, path: Path) -> None:
+    """Write an episode as a real-time video.
+
+    Args:
+        episode: the episode.
+        env: the environment in which it was played; its state changes.
+        path: the file, whose ending selects the container (see `check_name`).
+
+    Raises:
+        SaltusError: the file cannot be written.
+        RenderError: no OpenGL.
+    """
+    with Renderer(env) as renderer, _writer(path, 1 / (env.task.dt * episode.stride)) as writer:
+        for state in episode.states:
+            env.physics.set_state(state)
+            writer.append_data(renderer.frame(0))
+
+
+def check_name(path: Path) -> None:
     """Raise SaltusError unless a path is one of a video."""
     if path.is_dir():
-        raise SaltusError(f"{path} is a folder: name the file, such as {path / 'play.mp4'}")
+        raise SaltusError(f"{path} is a folder: name the file, such as {path / VIDEO}")
     if path.suffix.lower() not in CONTAINERS:
         raise SaltusError(
             f"{path} is no name of a video: it must end in {', '.join(CONTAINERS[:-1])} or {CONTAINERS[-1]}"
@@ -78,17 +110,3 @@ def _writer(path: Path, fps: float) -> Iterator[Any]:
     finally:
         with suppress(OSError):
             partial.unlink()
-
-
-@torch.no_grad()
-def _episode(
-    policy: Callable[[Tensor], Tensor], env: BatchEnv, renderer: Renderer, stride: int
-) -> Iterator[tuple[float, np.ndarray | None]]:
-    """Yield each step's reward, with a frame at every `stride`-th step, until the episode ends."""
-    observation = env.reset()
-    for step in range(env.task.max_episode_steps):
-        frame = renderer.frame(0) if step % stride == 0 else None
-        transition, observation = env.step(policy(observation))
-        yield float(transition["next", "reward"][0]), frame
-        if transition["next", "done"][0]:
-            return

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.file_names import OWN_NAMES
 from pipeline.torchrl_adapter import PARTS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -134,6 +135,13 @@ def test_private_parts_of_torchrl_are_used_in_the_adapter_only(module: str):
     parts = {name for names in PARTS.values() for name in names} - {"target_entropy"}  # which is a setting, as well
     used = references(SOURCES[module].read_text()) & parts
     assert used == (parts if module == "pipeline.torchrl_adapter" else set())
+
+
+@pytest.mark.parametrize("module", modules_of("pipeline"))
+def test_names_of_a_runs_files_are_written_once(module: str):
+    names = OWN_NAMES - {"task", "wandb"}  # which are an option and a package, as well
+    used = {text.partition("/")[0] for text in references(SOURCES[module].read_text())} & names
+    assert used == (names if module == "pipeline.file_names" else set())
 
 
 @pytest.mark.parametrize("module", SOURCES)

@@ -18,7 +18,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor, fx
 
-from saltus.device.warm_start import can_precompile_header, wait_until_probed
+from saltus.device.warm_start import can_compile, can_precompile_header, wait_until_probed
 from saltus.errors import warn_once
 
 Update = Callable[[TensorDict], dict[str, Tensor]]
@@ -41,7 +41,7 @@ class CompiledUpdate:
 
     def __init__(self, function: Update, state: Callable[[], Iterable[Tensor]]):
         self.function, self._state = function, state
-        self.seconds, self._failed = 0.0, False
+        self.seconds, self._failed = 0.0, not can_compile()
         self._run: Callable[..., Any] | None = None
         self._names: list[str] = []
         self._inputs: list[Tensor] = []

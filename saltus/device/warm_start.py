@@ -15,6 +15,8 @@ from threading import Event, Thread
 
 from saltus.errors import SaltusError, warn_once
 
+_UNWRITABLE = "/dev/fd"  # exists, as torch requires, and nobody can write files to it
+
 
 class WarmStart(Thread):
     """A thread that does the work before Inductor's first C++ kernel.
@@ -66,7 +68,8 @@ class WarmStart(Thread):
 def ensure_cache_folder() -> None:
     """Let torch cache compiled code in a temporary folder if its own cannot be written; warn about it.
 
-    Call it before tensordict is imported, which imports torch's compiler, which makes the folder or fails.
+    Without a temporary folder, nothing is compiled (see `can_compile`). Call it before tensordict is imported,
+    which imports torch's compiler, which makes the folder or fails.
     """
     try:
         folder = os.environ.get("TORCHINDUCTOR_CACHE_DIR") or _default_cache_folder()
@@ -74,7 +77,17 @@ def ensure_cache_folder() -> None:
         with tempfile.TemporaryFile(dir=folder):
             return
     except OSError as error:
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = temporary_cache_folder("TORCHINDUCTOR_CACHE_DIR", error)
+        try:
+            folder = temporary_cache_folder("TORCHINDUCTOR_CACHE_DIR", error)
+        except SaltusError as refusal:
+            warn_once(f"{refusal}. Without one, updates run eagerly, two to four times slower")
+            folder = _UNWRITABLE
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
+
+
+def can_compile() -> bool:
+    """Whether `ensure_cache_folder`, if it was called, found a folder for compiled code."""
+    return os.environ.get("TORCHINDUCTOR_CACHE_DIR") != _UNWRITABLE
 
 
 def temporary_cache_folder(variable: str, reason: OSError) -> str:
@@ -112,9 +125,9 @@ _thread: WarmStart | None = None
 
 
 def warm_start() -> None:
-    """Start the `WarmStart` thread of this process, once."""
+    """Start the `WarmStart` thread of this process, once, if it can compile."""
     global _thread
-    if _thread is None:
+    if _thread is None and can_compile():
         _thread = WarmStart()
         _thread.start()
 

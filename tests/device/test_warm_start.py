@@ -167,14 +167,34 @@ class FakeWarp:
         self.config, self.init = config, init
 
 
-def test_no_temporary_folder_at_all_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_compiled_without_a_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> str:
         raise FileNotFoundError(2, "No usable temporary directory found")
 
     unwritable(tmp_path, monkeypatch)
     monkeypatch.setattr(tempfile, "mkdtemp", fail)
-    with pytest.raises(SaltusError, match="set TMPDIR to one"):
+    with pytest.warns(UserWarning, match=r"set TMPDIR to one .*No usable temporary.*Without one, updates run eagerly"):
         warm_start.ensure_cache_folder()
+    assert not warm_start.can_compile()
+    cache_dir_utils.cache_dir()  # which torch calls at its import
+    monkeypatch.setattr(warm_start, "_thread", None)
+    update = Regression().compiled()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warm_start.warm_start()
+        assert warm_start._thread is None
+        assert not update.pending
+        update(make_batch())
+    assert not update.compiled
+
+
+def test_warp_is_refused_without_a_temporary_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> str:
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr(tempfile, "mkdtemp", fail)
+    with pytest.raises(SaltusError, match="no folder can be written for temporary files: set TMPDIR to one"):
+        warm_start.temporary_cache_folder("WARP_CACHE_PATH", OSError("read-only"))
 
 
 def test_errors_in_preparation_are_not_raised(monkeypatch: pytest.MonkeyPatch) -> None:

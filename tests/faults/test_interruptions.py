@@ -6,7 +6,18 @@ import os
 import signal
 
 import pytest
-from fault_harness import BETWEEN, BETWEEN_STEPS, TOTAL, Moment, Runs, Streams, at, computed, saved_steps
+from fault_harness import (
+    BETWEEN,
+    BETWEEN_STEPS,
+    TOTAL,
+    Moment,
+    Runs,
+    Streams,
+    at,
+    computed,
+    kill_before,
+    saved_steps,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -22,6 +33,21 @@ def test_signal_saves_the_run(runs: Runs, number: signal.Signals) -> None:
     assert outcome.status in (0, 128 + number), outcome.output
     assert f"stopped by {number.name} and saved" in outcome.text
     assert BETWEEN_STEPS <= saved_steps(run_dir) < TOTAL
+    assert runs.differences(run_dir) == []
+
+
+@pytest.mark.parametrize("operation", ["fsync checkpoints/N.partial", "rename checkpoints/N.partial"])
+def test_evaluation_stopped_and_then_killed_before_it_is_saved_is_one_row(runs: Runs, operation: str) -> None:
+    """The resumed run writes the row of the evaluation, and is killed before the checkpoint that knows of it."""
+    moments = [moment for moment in runs.undisturbed.moments if moment.operation.startswith(("write m", "open e"))]
+    before = moments[[moment.operation for moment in moments].index("open evaluations.partial") - 1]
+    run_dir = runs.new_dir()
+    stopped = runs.train(run_dir, at(before, lambda pid: os.kill(pid, signal.SIGTERM)))
+    assert "stopped by SIGTERM and saved" in stopped.text
+    assert not (run_dir / "evaluations.csv").exists()
+    killed = runs.resume(run_dir, kill_before(Moment(operation)))
+    assert killed.status == -signal.SIGKILL, killed.output
+    assert (run_dir / "evaluations.csv").exists()
     assert runs.differences(run_dir) == []
 
 

@@ -28,5 +28,5 @@ def train_run(config: Config, run_dir: Path, until: int | None = None) -> Run:
 
 def continue_run(run: Run, until: int | None = None) -> None:
     """Train a run that exists, to its end or until `until` env steps."""
-    with Logger(run.run_dir, run.config, run.env_steps, quiet_console()) as logger:
+    with Logger(run.run_dir, run.config, run.env_steps, quiet_console(), run.evaluation_pending) as logger:
         train(run, logger, lambda: until is not None and run.env_steps >= until)

@@ -7,6 +7,8 @@ import os
 import pickle
 import random
 import resource
+import shutil
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -162,6 +164,54 @@ def test_only_own_names_are_found_and_pruned(tmp_path: Path) -> None:
         path = checkpoint.save(tmp_path, env_steps, CONFIG, state())
         assert checkpoint.find(tmp_path)[-1] == path
     assert names(tmp_path) == sorted([*FOREIGN, "000000000003.pt", "000000000004.pt", "000000000900.pt"])
+
+
+@pytest.mark.parametrize("error", [errno.EACCES, errno.EIO, errno.EBUSY], ids=os.strerror)
+def test_old_checkpoint_that_cannot_be_deleted_is_a_warning(
+    error: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = Path.unlink
+
+    def unlink(path: Path, missing_ok: bool = False) -> None:
+        if path.name == "000000000001.pt":
+            raise OSError(error, os.strerror(error))
+        plain(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", unlink)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for env_steps in (1, 2, 3, 4):
+            checkpoint.save(tmp_path, env_steps, CONFIG, state())
+    message = f"old checkpoints in {tmp_path} cannot be deleted: {os.strerror(error)}. The run continues"
+    assert [str(one.message)[: len(message)] for one in caught] == [message]
+    assert names(tmp_path) == ["000000000001.pt", "000000000003.pt", "000000000004.pt"]
+
+
+@pytest.mark.parametrize("vanished", ["the saved one", "an old one", "the folder"])
+def test_files_that_vanish_meanwhile_do_not_matter(
+    vanished: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "checkpoints"
+    for env_steps in (1, 2):
+        checkpoint.save(folder, env_steps, CONFIG, state())
+    plain = checkpoint.find
+
+    def find(folder: Path) -> list[Path]:
+        found = plain(folder)
+        if vanished == "the folder":
+            shutil.rmtree(folder)
+            return found
+        gone = found[-1] if vanished == "the saved one" else found[0]
+        gone.unlink()
+        return [path for path in found if path != gone] if vanished == "the saved one" else found
+
+    monkeypatch.setattr(checkpoint, "find", find)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert checkpoint.save(folder, 3, CONFIG, state()) == folder / "000000000003.pt"
+    assert len(caught) == (vanished == "the folder")
+    left = {"the saved one": ["000000000002.pt"], "an old one": ["000000000002.pt", "000000000003.pt"]}
+    assert vanished == "the folder" or names(folder) == left[vanished]
 
 
 def test_checkpoints_are_ordered_by_number(tmp_path: Path) -> None:

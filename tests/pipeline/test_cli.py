@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from run_helpers import quiet_console
 
 import envs
 from envs import BatchEnv
+from envs.render import RenderError
 from envs.tasks import Hopper
 from pipeline import checkpoint, cli, files, video
 from pipeline import run as run_module
@@ -464,16 +466,17 @@ def test_play_uses_the_policy_and_the_file_asked_for(
 ) -> None:
     recorded = []
 
-    def record(policy: Policy, env: BatchEnv, path: Path) -> tuple[float, int]:
-        recorded.append((policy.which, env.num_envs, path))
-        return 12.3, 4
+    def play_episode(policy: Policy, env: BatchEnv) -> video.Episode:
+        recorded.append((policy.which, env.num_envs))
+        return video.Episode(12.3, 4, [], 1)
 
-    monkeypatch.setattr(video, "record", record)
+    monkeypatch.setattr(video, "play_episode", play_episode)
+    monkeypatch.setattr(video, "write_video", lambda _episode, _env, path: recorded.append(path))
     monkeypatch.setenv("MUJOCO_GL", "egl")
     flags = () if output is None else ("--output", tmp_path / output)
     outcome = command("play", run_dir, *arguments, *flags)
     path = run_dir / "play.mp4" if output is None else tmp_path / output
-    assert recorded == [(expected, 1, path)]
+    assert recorded == [(expected, 1), path]
     assert f"Hopper-v5, {expected} policy (after 200 env steps): return 12.3 in 4 steps (0.0 s)" in outcome.out
     assert str(path) in outcome.out
 
@@ -526,6 +529,29 @@ def test_evaluate_prints_its_result_where_it_cannot_write(
     assert_refused(outcome, message)
 
 
+@pytest.mark.parametrize("fails", ["open", "folder"])
+def test_play_prints_its_result_where_it_cannot_write(
+    command: Command, run_dir: Path, tmp_path: Path, fails: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_opengl(*_: object) -> None:
+        raise RenderError("no OpenGL to render with")
+
+    monkeypatch.setattr(video, "Renderer", no_opengl if fails == "open" else lambda _env: nullcontext())
+    monkeypatch.setenv("MUJOCO_GL", "egl")
+    (tmp_path / "file").touch()
+    path = tmp_path / "file" / "play.mp4"
+    outcome = command("play", run_dir, "--output", path)
+    assert "best policy (after 200 env steps): return" in outcome.out
+    assert str(path) not in outcome.out
+    assert_refused(outcome, "no OpenGL" if fails == "open" else f"could not write {path}: ")
+
+
+def test_play_refuses_a_name_that_is_no_videos_at_once(command: Command, run_dir: Path) -> None:
+    outcome = command("play", run_dir, "--output", "play.txt")
+    assert_refused(outcome, "play.txt is no name of a video")
+    assert outcome.out == ""
+
+
 def test_resume_says_where_it_continues(command: Command, copied: Path) -> None:
     before, last = checkpoint.find(copied / "checkpoints")
     assert f"the run is complete: {last} holds its last env step, 200" in command("resume", copied).out
@@ -576,7 +602,9 @@ def test_play_without_opengl_says_what_to_install(run_dir: Path) -> None:
     assert "apt install libosmesa6" in output
     assert "Traceback" not in output
     assert not (run_dir / "play.mp4").exists()
-    assert len(output.strip().splitlines()) == 1, output
+    result, error = output.strip().splitlines()
+    assert "best policy (after 200 env steps): return" in result
+    assert error.startswith("saltus: no OpenGL")
 
 
 # Start of the compiler
@@ -605,3 +633,42 @@ def test_compiler_is_started_early_if_updates_are_compiled_on_the_cpu(
     with pytest.raises(SaltusError, match="no run"):
         cli.train(["InvertedPendulum-v5", *flags, "--run-dir", str(tmp_path / "run")], quiet_console())
     assert len(calls) == started
+
+
+WITHOUT_TEMPORARY_FOLDER = """
+import runpy, tempfile
+tempfile._candidate_tempdir_list = lambda: ["/dev/null"]
+runpy.run_module("saltus", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--help"], "saltus train TASK"),
+        (["evaluate", "{run_dir}", "--episodes", "2"], "2 episodes"),
+        pytest.param(
+            ["train", "InvertedPendulum-v5", *small_arguments(total_env_steps=60, compile=True), "--run-dir", "run"],
+            "finished after",
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=["help", "evaluate", "train"],
+)
+def test_commands_work_without_a_temporary_folder(
+    arguments: list[str], expected: str, copied: Path, tmp_path: Path
+) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    environment.pop("TORCHINDUCTOR_CACHE_DIR", None)
+    words = [word.format(run_dir=copied) for word in arguments]
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TEMPORARY_FOLDER, *words],
+        env=environment, cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output
+    assert expected in output
+    assert [line for line in output.splitlines() if "warning" in line] == [
+        "warning: no folder can be written for temporary files: set TMPDIR to one ([Errno 2] No usable temporary "
+        "directory found in ['/dev/null']). Without one, updates run eagerly, two to four times slower"
+    ]

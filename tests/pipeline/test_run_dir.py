@@ -23,6 +23,7 @@ from pipeline_helpers import small_arguments, small_config, train_here
 from envs.task import load_model
 from envs.tasks import InvertedPendulum
 from pipeline import checkpoint, files, run_dir, stored_task
+from pipeline.file_names import OWN_NAMES
 from pipeline.policy import load_policy
 from pipeline.run_dir import create, locked, new_run, open_run, require_unused
 from saltus import SaltusError
@@ -209,7 +210,7 @@ def copied(finished: Path, tmp_path: Path) -> Path:
     return shutil.copytree(finished, tmp_path / "copy")
 
 
-@pytest.mark.parametrize("name", [*sorted(run_dir.OWN_NAMES), "metrics.partial", "config.partial"])
+@pytest.mark.parametrize("name", [*sorted(OWN_NAMES), "metrics.partial", "config.partial"])
 def test_link_in_place_of_a_runs_file_is_refused_and_not_followed(
     command: Command, copied: Path, tmp_path: Path, name: str
 ) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.file_names import EVALUATIONS, METRICS
 from pipeline.run_file import Folder
 from pipeline.tables import Table, read_table
 
@@ -164,6 +165,27 @@ def test_symbolic_link_is_replaced_and_its_target_unchanged(file: Path, tmp_path
     table(tmp_path).append(NEXT)
     assert target.read_bytes() == text(*LINES)
     assert read_table(file) == [*ROWS, NEXT]
+
+
+@pytest.mark.parametrize("name", [METRICS, EVALUATIONS])
+@pytest.mark.parametrize("dangling", [False, True])
+def test_damaged_table_is_copied_through_no_symbolic_link(name: str, dangling: bool, tmp_path: Path) -> None:
+    """A run that was downloaded may hold links to any file, also to one that does not exist yet."""
+    run_dir, target = tmp_path / "run", tmp_path / "target"
+    run_dir.mkdir()
+    if not dangling:
+        target.write_bytes(b"mine")
+    damaged = text(HEADER, "any bytes")
+    (run_dir / name).write_bytes(damaged)
+    stem = name.removesuffix(".csv")
+    links = [run_dir / f"{stem}.damaged-1.csv", run_dir / f"{stem}.damaged-2.partial"]
+    for link in links:
+        link.symlink_to(target)
+    with pytest.warns(UserWarning, match=rf"kept as .*{stem}.damaged-2.csv"):
+        Table(Folder(run_dir), name, 20)
+    assert target.exists() != dangling
+    assert dangling or target.read_bytes() == b"mine"
+    assert (run_dir / f"{stem}.damaged-2.csv").read_bytes() == damaged
 
 
 @contextmanager

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import os
 import signal
+import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from threading import Event, Timer
 from types import SimpleNamespace
@@ -15,6 +17,7 @@ from typing import Any
 import pytest
 from pipeline_helpers import RECIPES, differing, read_csv, small_config
 from run_helpers import continue_run, quiet_console, train_run
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
 from envs import BatchEnv
@@ -112,6 +115,48 @@ def test_stopped_evaluation_is_done_when_the_run_resumes(
     saved = Run(config, tmp_path / "run")
     saved.load_state_dict(open_run(tmp_path / "run")[1]["state"])
     assert saved.finished
+
+
+@pytest.mark.parametrize("number", [1, 2], ids=["between", "at the end"])
+def test_evaluation_whose_checkpoint_was_not_written_is_one_row(
+    tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A resumed run does the evaluation that was stopped, and is killed before it saves: it is done once more."""
+    config = small_config(log_every=40, eval_every=80, total_env_steps=160)
+    train_run(config, tmp_path / "expected")
+    run = train_run(config, tmp_path / "run", until=0)
+    with monkeypatch.context() as patch, Logger(run.run_dir, config, 0, quiet_console()) as logger:
+        train(run, logger, stop_in_evaluation(patch, number))
+    killed = Run(config, tmp_path / "run")
+    killed.load_state_dict(open_run(tmp_path / "run")[1]["state"])
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "save", abort)
+        with pytest.raises(ConnectionAbortedError):
+            continue_run(killed)
+    assert len(read_csv(tmp_path / "run" / "evaluations.csv")) == number
+
+    resumed = Run(config, tmp_path / "run")
+    resumed.load_state_dict(open_run(tmp_path / "run")[1]["state"])
+    continue_run(resumed)
+    assert evaluations(tmp_path / "run") == evaluations(tmp_path / "expected")
+    assert metrics(tmp_path / "run") == metrics(tmp_path / "expected")
+    for tag in ("evaluation/return_mean", "train/alpha"):
+        assert scalars(tmp_path / "run", tag) == scalars(tmp_path / "expected", tag)
+
+
+def abort(*_: object) -> None:
+    raise ConnectionAbortedError
+
+
+def scalars(run_dir: Path, tag: str) -> list[tuple[int, str]]:
+    """What TensorBoard shows; NaN equals itself."""
+    found = EventAccumulator(str(run_dir / "tensorboard"))
+    found.Reload()
+    return [(event.step, str(event.value)) for event in found.Scalars(tag)]
+
+
+def metrics(run_dir: Path) -> list[str]:
+    return [row["env_steps"] for row in read_csv(run_dir / "metrics.csv")]
 
 
 def evaluations(run_dir: Path) -> list[dict[str, str]]:
@@ -221,3 +266,64 @@ def test_signal_handlers_are_restored() -> None:
         assert all(signal.getsignal(number) not in before for number in SIGNALS)
     assert [signal.getsignal(number) for number in SIGNALS] == before
     assert signal.set_wakeup_fd(-1) == -1
+
+
+@contextmanager
+def forked() -> Iterator[int]:
+    """A forked process that sleeps for ten seconds; its id, as soon as it sleeps."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.write(writer, b"started")
+            time.sleep(10)
+        finally:
+            os._exit(1)
+    os.read(reader, 7)
+    yield pid
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    os.close(reader)
+    os.close(writer)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_signal_ends_a_forked_process_and_is_not_announced_by_its_parent(number: signal.Signals) -> None:
+    said = list[str]()
+    with StopSignal(said.append) as stop, forked() as pid:
+        os.kill(pid, number)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -number
+        assert not stop()
+    assert said == []
+
+
+def test_second_interrupt_ends_a_forked_process() -> None:
+    """The first one does not: a step in progress may need the process."""
+    said = list[str]()
+    with StopSignal(said.append), forked() as pid:
+        os.kill(pid, signal.SIGINT)
+        time.sleep(0.1)
+        assert os.waitpid(pid, os.WNOHANG) == (0, 0)
+        os.kill(pid, signal.SIGINT)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
+    assert said == []
+
+
+def test_forked_process_does_not_delay_the_end() -> None:
+    with ExitStack() as stack:
+        with StopSignal():
+            pid = stack.enter_context(forked())
+        assert os.waitpid(pid, os.WNOHANG) == (0, 0), "it still runs"
+    os.waitpid(pid, 0)
+
+
+def test_forked_process_that_leaves_the_block_ends_nothing_of_its_parent() -> None:
+    said = list[str]()
+    with StopSignal(said.append) as stop:
+        pid = os.fork()
+        if pid == 0:
+            stop.__exit__()
+            os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert said == ["SIGTERM: saving after the current step"]

@@ -45,7 +45,10 @@ def record(path: Path) -> tuple[float, int]:
     def idle(observation: Tensor) -> Tensor:
         return torch.zeros(len(observation), 1)
 
-    return video.record(idle, envs.make("InvertedPendulum-v5", 1, max_episode_steps=5), path)
+    env = envs.make("InvertedPendulum-v5", 1, max_episode_steps=5)
+    episode = video.play_episode(idle, env)
+    video.write_video(episode, env, path)
+    return episode.total, episode.length
 
 
 @pytest.mark.parametrize("name", ["play.mp4", "a/new/folder/play.mkv", "PLAY.MP4"])
@@ -69,7 +72,22 @@ def test_name_that_is_no_videos_is_refused(name: str, message: str, tmp_path: Pa
     for folder in ("folder", "folder.mp4"):
         (tmp_path / folder).mkdir()
     with pytest.raises(SaltusError, match=message):
-        record(tmp_path / name)
+        video.check_name(tmp_path / name)
+
+
+def test_frames_show_the_states_of_the_episode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown, played = [], []
+    env = envs.make("InvertedPendulum-v5", 1, max_episode_steps=6)
+    monkeypatch.setattr(FakeRenderer, "fail", staticmethod(lambda: shown.append(env.physics.mj_data(0).qpos.tolist())))
+
+    def push(observation: Tensor) -> Tensor:
+        played.append(env.physics.mj_data(0).qpos.tolist())
+        return torch.full((len(observation), 1), 0.1)
+
+    episode = video.play_episode(push, env, max_fps=1 / (2 * env.task.dt))
+    video.write_video(episode, env, tmp_path / "play.mp4")
+    assert shown == played[::2]
+    assert shown[0] != shown[1] != shown[2]
 
 
 def test_file_that_cannot_be_made_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
