@@ -113,6 +113,7 @@ def main() -> None:
     except (SaltusError, OSError, MemoryError) as error:
         sys.exit(f"saltus: {error}")
     except KeyboardInterrupt:
+        print("saltus: interrupted", file=sys.stderr)
         sys.exit(130)
 
 
@@ -139,8 +140,9 @@ def resume(arguments: list[str], console: Console) -> None:
     with locked(options.run):
         with _log_to(console):
             config, content = open_run(options.run, options.task, options.trust)
-        _compare_versions(content["versions"])
         _print(console, _describe_checkpoint(content, config.total_env_steps))
+        if not _is_complete(content, config.total_env_steps):
+            _compare_versions(content["versions"])
         _run(config, options.run, console, content)
 
 
@@ -248,7 +250,8 @@ def _run(config: Config, run_dir: Path | None, console: Console, content: dict[s
         else:
             require_same_dimensions(content, run.env)
             require_same_state(run.run_dir, model)
-            compare_task(config, run.run_dir, model, "the run continues, but not bit for bit")
+            if not _is_complete(content, config.total_env_steps):
+                compare_task(config, run.run_dir, model, "the run continues, but not bit for bit")
             update_config(config, run.run_dir, content)
             run.load_state_dict(content.pop("state"))
         run_dir = run.run_dir
@@ -270,9 +273,15 @@ def _run(config: Config, run_dir: Path | None, console: Console, content: dict[s
         _print(console, f"best evaluation: {best}; `saltus evaluate {run_dir}` plays more episodes with that policy")
 
 
+def _is_complete(content: dict[str, Any], total: int) -> bool:
+    """Whether a checkpoint is the last of its run."""
+    state = content["state"]
+    return state["env_steps"] >= total and not state.get("evaluation_pending")
+
+
 def _describe_checkpoint(content: dict[str, Any], total: int) -> str:
     file, env_steps = content["file"], content["state"]["env_steps"]
-    if env_steps >= total and not content["state"].get("evaluation_pending"):
+    if _is_complete(content, total):
         return f"the run is complete: {file} holds its last env step, {env_steps:,}"
     return f"continuing from {file}, at {env_steps:,} of {total:,} env steps"
 

@@ -98,5 +98,6 @@ def _make_env(config: Config, num_envs: int, seed: int, device: str) -> envs.Bat
         seed=derive_seed(seed, "play"),
         physics="cpu",
         num_threads=config.num_threads,
+        check_task=False,  # the worlds of the training were checked
         **decode_options(task, config.task_options),
     )

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 from envs.task_ref import split_name, task_file
-from pipeline.stored_task import FOLDER
+from pipeline.file_names import TASK
 from saltus.errors import SaltusError
 
 _log = logging.getLogger("saltus")
@@ -50,13 +50,13 @@ def choose_task(run_dir: Path, recorded: str, given: str | None, trust: bool) ->
 
 def _copy(run_dir: Path, file: Path, class_name: str, trust: bool) -> Path:
     """The run's copy of a file that is missing; SaltusError if there is none, or it needs `trust`."""
-    copy = run_dir.resolve() / FOLDER / file.name
+    copy = run_dir.resolve() / TASK / file.name
     if not copy.is_file():
         raise SaltusError(f"the task's file {file} is missing: {_name_it(class_name)}")
     if not trust:
         raise SaltusError(
             f"the task's file {file} is missing: {_name_it(class_name)}. Or execute the run's own copy, {copy}, "
-            "with --trust (trust=True), if you trust whoever wrote it"
+            "with --trust (trust=True), if you trust whoever wrote it; files that it reads must lie beside it"
         )
     return copy
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import imageio.v2 as imageio
@@ -153,7 +154,8 @@ def test_home_is_expanded_in_the_path_of_a_run(
     assert command("train", "InvertedPendulum-v5", *arguments, "--run-dir=~/run").code == 0
     assert command("evaluate", "~/run", "--episodes", 1).code == 0
     assert load_policy("~/run").env_steps == 60
-    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert (tmp_path / "run" / "config.json").is_file()
+    assert not (tmp_path / "~").exists()
 
 
 @pytest.mark.parametrize("name", ["resume", "evaluate", "play"])
@@ -484,12 +486,13 @@ def test_play_uses_the_policy_and_the_file_asked_for(
 def test_home_is_expanded_in_the_path_of_a_video(
     command: Command, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recorded = []
-    monkeypatch.setattr(video, "record", lambda policy, env, path: recorded.append(path) or (1.0, 1))
+    written = []
+    monkeypatch.setattr(video, "play_episode", lambda policy, env: SimpleNamespace(total=1.0, length=1))
+    monkeypatch.setattr(video, "write_video", lambda episode, env, path: written.append(path))
     monkeypatch.setenv("MUJOCO_GL", "egl")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert command("play", run_dir, "--output=~/x.mp4").code == 0
-    assert recorded == [tmp_path / "x.mp4"]
+    assert written == [tmp_path / "x.mp4"]
 
 
 @pytest.mark.parametrize("name", ["evaluate", "play"])
