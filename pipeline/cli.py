@@ -141,8 +141,7 @@ def resume(arguments: list[str], console: Console) -> None:
         with _log_to(console):
             config, content = open_run(options.run, options.task, options.trust)
         _print(console, _describe_checkpoint(content, config.total_env_steps))
-        if not _is_complete(content, config.total_env_steps):
-            _compare_versions(content["versions"])
+        _compare_versions(content["versions"])
         _run(config, options.run, console, content)
 
 
@@ -250,8 +249,7 @@ def _run(config: Config, run_dir: Path | None, console: Console, content: dict[s
         else:
             require_same_dimensions(content, run.env)
             require_same_state(run.run_dir, model)
-            if not _is_complete(content, config.total_env_steps):
-                compare_task(config, run.run_dir, model, "the run continues, but not bit for bit")
+            compare_task(config, run.run_dir, model, "resumed, but not bit for bit")
             update_config(config, run.run_dir, content)
             run.load_state_dict(content.pop("state"))
         run_dir = run.run_dir
@@ -273,15 +271,9 @@ def _run(config: Config, run_dir: Path | None, console: Console, content: dict[s
         _print(console, f"best evaluation: {best}; `saltus evaluate {run_dir}` plays more episodes with that policy")
 
 
-def _is_complete(content: dict[str, Any], total: int) -> bool:
-    """Whether a checkpoint is the last of its run."""
-    state = content["state"]
-    return state["env_steps"] >= total and not state.get("evaluation_pending")
-
-
 def _describe_checkpoint(content: dict[str, Any], total: int) -> str:
     file, env_steps = content["file"], content["state"]["env_steps"]
-    if _is_complete(content, total):
+    if env_steps >= total and not content["state"].get("evaluation_pending"):
         return f"the run is complete: {file} holds its last env step, {env_steps:,}"
     return f"continuing from {file}, at {env_steps:,} of {total:,} env steps"
 
@@ -293,7 +285,7 @@ def _compare_versions(written_by: dict[str, str]) -> None:
         f"{name} {written_by.get(name)} -> {now}" for name, now in versions().items() if written_by.get(name) != now
     ]
     if changed:
-        warnings.warn(f"the run continues, but not bit for bit: versions differ ({', '.join(changed)})", stacklevel=2)
+        warnings.warn(f"resumed, but not bit for bit: versions differ ({', '.join(changed)})", stacklevel=2)
 
 
 def _choose_opengl() -> None:

@@ -298,7 +298,7 @@ def test_lost_config_is_restored_under_the_tasks_new_name(command: Command, proj
     (run / "config.json").unlink()
     outcome = command("resume", run, "--task", f"{project}/other.py:Other")
     assert outcome.code == 0, outcome.text
-    assert "warning: the run continues, but not bit for bit: its task has changed" in outcome.text
+    assert "warning: resumed, but not bit for bit: its task has changed" in outcome.text
     assert f"differs from {run}/task/swinger.py in line 12" in outcome.text
     assert json.loads((run / "config.json").read_text())["task"]["former"] == ["Swinger"]
     assert command("evaluate", run, "--episodes", 1).code == 0
@@ -553,7 +553,7 @@ def test_resume_warns_of_an_edited_task(
     (project / name).write_text(text.replace(before, after))
     outcome = command("resume", project / "run")
     assert outcome.code == 0, outcome.text
-    assert "warning: the run continues, but not bit for bit: its task has changed (" in outcome.text
+    assert "warning: resumed, but not bit for bit: its task has changed (" in outcome.text
     assert said in outcome.text
     stored = "task/swinger.py" if name == "swinger.py" else "task/model.mjb"
     assert f"differs from {project}/run/{stored}" in outcome.text
