@@ -70,7 +70,7 @@ class Simulation:
             return "cpu"
         if num_envs < MIN_WARP_WORLDS and not (self.max_contacts or self.max_constraints):
             _log.info(
-                f"physics: on the CPU, which is faster than the GPU below {MIN_WARP_WORLDS} worlds (--physics warp, or "
+                f"physics: on the CPU, as for all runs with fewer than {MIN_WARP_WORLDS} worlds (--physics warp, or "
                 "--num-envs)"
             )
             return "cpu"

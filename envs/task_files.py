@@ -1,4 +1,4 @@
-"""Execute the files of tasks: once per path, with the modules beside them importable.
+"""Execute the files of tasks: once per path. Modules in their folder are importable.
 
 The Python files of a folder with tasks become modules of a package that exists in this process only. So two folders
 can have modules of one name, and Python's path stays unchanged. ``import rewards`` in such a file finds the file
@@ -147,7 +147,7 @@ def _find_in(folders: Sequence[str], name: str) -> ModuleSpec | None:
 
 
 def _importer(package: str) -> Callable[..., Any]:
-    """``__import__`` for the files of a folder: the modules beside them, and everything that others import."""
+    """``__import__`` for the files of a folder: the modules of that folder, and all that other files can import."""
 
     def import_(name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0) -> Any:
         head = name.partition(".")[0]

@@ -24,7 +24,7 @@ class SectionContext:
     Attributes:
         deadline: of the whole kit, by time.monotonic().
         send: called with each finding at once, so that it is kept if the section fails later.
-        failures: what failed so far. The section goes on, and fails at its end.
+        failures: reasons of cases that failed. The other cases are measured, then the section fails.
     """
 
     device: torch.device

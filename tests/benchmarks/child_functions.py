@@ -16,6 +16,11 @@ def measures(context: SectionContext) -> None:
     context.table("A table", ["value"], [[1.0]])
 
 
+def misses(context: SectionContext) -> None:
+    context.failures.append("one case failed")
+    context.note("misses", value=4.0)
+
+
 def raises(context: SectionContext) -> None:
     context.note("raises", value=2.0)
     raise ZeroDivisionError("no such thing\nmore")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import child_functions
@@ -103,19 +105,20 @@ def test_training_records_curves_and_failures(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_failing_sections_are_reported_and_others_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "result.json"
-    sections = {name: getattr(child_functions, name) for name in ("raises", "dies", "measures")}
+    sections = {name: getattr(child_functions, name) for name in ("misses", "raises", "dies", "measures")}
     with pytest.raises(SystemExit) as ended:
         run_kit(sections, TINY, 5, file)
     assert ended.value.code == 1
     content = json.loads(file.read_text())
     assert content["settings"] == {"minutes": 5, "device": "cpu", "reduced": True}
     assert [row[:2] for row in content["summary"][-1]["rows"]] == [
+        ["misses", "failed: RuntimeError: one case failed"],
         ["raises", "failed: ZeroDivisionError: no such thing"],
         ["dies", "failed: its process ended with exit code 3"],
         ["measures", "done"],
     ]
     assert [(one["section"], one["value"]) for one in content["measurements"]] == [
-        ("raises", 2.0), ("dies", 3.0), ("measures", 1.0),
+        ("misses", 4.0), ("raises", 2.0), ("dies", 3.0), ("measures", 1.0),
     ]  # fmt: skip
     assert [table["title"] for table in content["summary"]] == ["A table", "Sections"]
     printed = capsys.readouterr().out
@@ -132,6 +135,29 @@ def test_hanging_section_is_stopped_at_the_deadline(tmp_path: Path) -> None:
     assert time.monotonic() - start < 60
     rows = json.loads(file.read_text())["summary"][-1]["rows"]
     assert [row[1] for row in rows] == ["stopped: no time was left", "not run: no time was left"]
+
+
+def test_results_name_the_gpu_and_its_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 580.1.2\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    properties = SimpleNamespace(name="H100", total_memory=85e9)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _device: properties)
+    machine = result.hardware()
+    assert (machine["gpu"], machine["driver"]) == ("H100, 85 GB", "580.1.2")
+    content = {
+        "command": "c",
+        "date": "2026-11-26",
+        "hardware": machine,
+        "versions": {},
+        "summary": [],
+        "commit": "abc",
+    }
+    assert "H100, 85 GB (driver 580.1.2), commit abc" in markdown(content)
+    program.write_text("#!/bin/sh\nexit 9\n")
+    assert result.hardware()["driver"] is None
 
 
 def test_failing_case_leaves_others_measured() -> None:

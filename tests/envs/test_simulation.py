@@ -71,7 +71,7 @@ def test_settings_are_frozen_and_given_by_name():
         Simulation("cpu")  # type: ignore[misc]
 
 
-FEW_WORLDS = "physics: on the CPU, which is faster than the GPU below 512 worlds (--physics warp, or --num-envs)"
+FEW_WORLDS = "physics: on the CPU, as for all runs with fewer than 512 worlds (--physics warp, or --num-envs)"
 AUTO: list[tuple[dict[str, Any], torch.device, int, str]] = [
     ({}, CPU, 4096, "cpu"),
     ({}, CUDA, 4096, "warp"),

@@ -255,8 +255,9 @@ def test_policy_state_restores_the_policy() -> None:
     assert torch.equal(other.policy(observation), expected)
 
 
-def test_policy_on_cpu_is_a_copy_unless_the_agent_is_there() -> None:
-    agent = make_agent("xqc", normalize_observations=True, eval_policy_averaging=0.5)
+@pytest.mark.parametrize("averaging", [0.0, 0.5])
+def test_policy_on_cpu_is_a_copy_unless_the_agent_is_there(averaging: float) -> None:
+    agent = make_agent("xqc", normalize_observations=True, eval_policy_averaging=averaging)
     agent.observe(random_transition(4))
     assert agent.policy_on_cpu() == agent.policy
     agent.device = torch.device("cuda")  # in name only

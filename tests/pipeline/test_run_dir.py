@@ -335,26 +335,26 @@ def own_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def copy_of(own_run: Path, folder: Path, recorded: Path | str) -> Path:
+    """Copy `own_run` to `folder`; its config.json names a task's file in the folder `recorded`."""
+    shutil.copytree(own_run, folder)
+    file = folder / "run" / "config.json"
+    content = json.loads(file.read_text())
+    content["config"]["task"] = f"{recorded}/swinger.py:Swinger"
+    file.write_text(json.dumps(content))
+    return folder
+
+
 @pytest.fixture
 def moved(own_run: Path, tmp_path: Path) -> Path:
     """A copy of `own_run` whose config.json names a file that does not exist."""
-    folder = shutil.copytree(own_run, tmp_path / "moved")
-    file = folder / "run" / "config.json"
-    content = json.loads(file.read_text())
-    content["config"]["task"] = "/old/project/swinger.py:Swinger"
-    file.write_text(json.dumps(content))
-    return folder
+    return copy_of(own_run, tmp_path / "moved", "/old/project")
 
 
 @pytest.fixture
 def project(own_run: Path, tmp_path: Path) -> Path:
     """A copy of `own_run` whose config.json names the copy's file."""
-    folder = shutil.copytree(own_run, tmp_path / "project")
-    file = folder / "run" / "config.json"
-    content = json.loads(file.read_text())
-    content["config"]["task"] = f"{folder}/swinger.py:Swinger"
-    file.write_text(json.dumps(content))
-    return folder
+    return copy_of(own_run, tmp_path / "project", tmp_path / "project")
 
 
 def test_run_keeps_its_tasks_text_and_model_with_their_hashes(own_run: Path) -> None:
