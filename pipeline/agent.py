@@ -60,6 +60,7 @@ class Agent:
         loss: the loss module; holds the parameters of actor, critics and target networks, and ``log_alpha``.
         actor: the network that acts and learns.
         eval_actor: the network that is evaluated: an average of the actor over its last updates, or the actor itself.
+        progress: share of the run that is done, a scalar in [0, 1], which the run sets; learning rates decay with it.
         optimizers: Adam of ``"critic"``, ``"actor"`` and ``"alpha"``.
         normalizers: running statistics of observations and rewards, which `observe` updates.
     """
@@ -71,19 +72,19 @@ class Agent:
         self.eval_actor = deepcopy(self.actor).requires_grad_(False) if averages else self.actor
         self._critic_params = critic_parameters(self.loss)
         self._target_params = target_parameters(self.loss)
+        self.progress = torch.zeros((), dtype=torch.float64, device=self.device)
         self.optimizers = self._make_optimizers()
         self._weight_normalizations = weight_normalizations(config, self.loss)
         self.normalizers = Normalizers(config, observation_dim, self.device)
         self._divergence = DivergenceMonitor(self.optimizers["critic"].step_count)
 
     def _make_optimizers(self) -> dict[str, Adam]:
-        config, total = self.config, self.config.total_gradient_steps
-        delayed = max(1, total // config.policy_delay)
-        final, schedule, beta1 = config.lr_final_fraction, config.lr_schedule, config.adam_beta1
+        config, beta1 = self.config, self.config.adam_beta1
+        decay = config.lr_final_fraction, self.progress, config.lr_schedule
         return {
-            "critic": Adam(self._critic_params, config.critic_lr, final, total, schedule, beta1),
-            "actor": Adam(actor_parameters(self.loss), config.actor_lr, final, delayed, schedule, beta1),
-            "alpha": Adam({"log_alpha": self.loss.log_alpha}, config.alpha_lr, final, delayed, schedule),
+            "critic": Adam(self._critic_params, config.critic_lr, *decay, beta1),
+            "actor": Adam(actor_parameters(self.loss), config.actor_lr, *decay, beta1),
+            "alpha": Adam({"log_alpha": self.loss.log_alpha}, config.alpha_lr, *decay),
         }
 
     def act(self, observation: Tensor, noise: Tensor) -> Tensor:

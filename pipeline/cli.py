@@ -140,7 +140,7 @@ def resume(arguments: list[str], console: Console) -> None:
     with locked(options.run):
         with _log_to(console):
             config, content = open_run(options.run, options.task, options.trust)
-        _print(console, _describe_checkpoint(content, config.total_env_steps))
+        _print(console, _describe_checkpoint(content, config))
         _compare_versions(content["versions"])
         _run(config, options.run, console, content)
 
@@ -271,11 +271,15 @@ def _run(config: Config, run_dir: Path | None, console: Console, content: dict[s
         _print(console, f"best evaluation: {best}; `saltus evaluate {run_dir}` plays more episodes with that policy")
 
 
-def _describe_checkpoint(content: dict[str, Any], total: int) -> str:
-    file, env_steps = content["file"], content["state"]["env_steps"]
-    if env_steps >= total and not content["state"].get("evaluation_pending"):
+def _describe_checkpoint(content: dict[str, Any], config: Config) -> str:
+    file, state = content["file"], content["state"]
+    env_steps, minutes, total = state["env_steps"], state["seconds"] / 60, config.total_env_steps
+    complete = env_steps >= total if config.minutes is None else minutes >= config.minutes
+    if complete and not state.get("evaluation_pending"):
         return f"the run is complete: {file} holds its last env step, {env_steps:,}"
-    return f"continuing from {file}, at {env_steps:,} of {total:,} env steps"
+    if config.minutes is None:
+        return f"continuing from {file}, at {env_steps:,} of {total:,} env steps"
+    return f"continuing from {file}, at {env_steps:,} env steps and {minutes:.1f} of {config.minutes:g} minutes"
 
 
 def _compare_versions(written_by: dict[str, str]) -> None:

@@ -22,6 +22,7 @@ MAXIMA: dict[str, float] = {
     **dict.fromkeys(("eval_episodes", "num_atoms"), 10**5),
     **dict.fromkeys(("n_step", "noise_repeat", "num_threads", "utd_ratio"), 10**4),
     "num_critics": 10**3,
+    "minutes": 10**7,
     **dict.fromkeys(("actor_lr", "critic_lr", "alpha_lr", "alpha_init", "value_range"), 1e30),
     "seed": 2**63 - 1,
 }
@@ -50,6 +51,8 @@ class Config(Simulation):
     """Number of parallel worlds."""
     total_env_steps: int = 2_000_000
     """Length of the run in control steps, summed over worlds."""
+    minutes: float | None = None
+    """Length of the run in minutes, compilation and evaluations included, instead of total_env_steps."""
     learning_starts: int = 5_000
     """Env steps with uniformly random actions, before the first update."""
     utd_ratio: float = 1 / 16
@@ -58,7 +61,7 @@ class Config(Simulation):
     """Vector steps between rounds of updates."""
 
     buffer_size: int = 1_000_000
-    """Capacity of the replay buffer in transitions. At most total_env_steps are allocated."""
+    """Capacity of the replay buffer in transitions. Without --minutes at most total_env_steps are allocated."""
     batch_size: int = 256
     """Transitions per update."""
 
@@ -66,7 +69,7 @@ class Config(Simulation):
     """Number of rewards before a target bootstraps; fewer at the end of an episode and at the newest transition."""
     gamma: float = 0.99
     """Discount per control step."""
-    critic_loss: Literal["mse", "categorical"] = "mse"
+    critic_loss: Literal["mse", "categorical"] = "categorical"
     """mse: squared Bellman error. categorical: cross-entropy of a distribution over num_atoms values."""
     num_atoms: int = 101
     """Number of atoms of a categorical critic's distribution."""
@@ -104,7 +107,7 @@ class Config(Simulation):
 
     normalize_observations: bool = False
     """Normalise observations by their running mean and standard deviation."""
-    reward_scaling: Literal["none", "std", "bounded"] = "none"
+    reward_scaling: Literal["none", "std", "bounded"] = "bounded"
     """std: divide rewards by the running std of returns. bounded: also keep returns within value_range."""
 
     actor_lr: float = 1e-3
@@ -119,7 +122,7 @@ class Config(Simulation):
     """Final learning rates as a fraction of the initial ones; 1: constant."""
     adam_beta1: float = 0.5
     """Adam's beta1 for actor and critics."""
-    alpha_init: float = 1.0
+    alpha_init: float = 0.01
     """Initial temperature."""
     target_entropy: float | Literal["auto"] = "auto"
     """Target entropy of the policy. auto: minus the action dimension times target_entropy_scale."""
@@ -127,7 +130,7 @@ class Config(Simulation):
     """Factor of the automatic target entropy."""
     eval_policy_averaging: float = 0.05
     """Evaluate an average of the actor over roughly this fraction of its recent updates; 0: the actor itself."""
-    noise_repeat: int = 1
+    noise_repeat: int = 16
     """Longest repeat of the exploration noise, in steps. Above 1: k steps with probability proportional to 1/k^2."""
 
     log_every: int = 10_000
@@ -171,6 +174,7 @@ class Config(Simulation):
             (("gamma", "dropout", "adam_beta1"), lambda x: 0 <= x < 1, "in [0, 1)"),
             (("tau", "lr_final_fraction"), lambda x: 0 < x <= 1, "in (0, 1]"),
             (("eval_policy_averaging",), lambda x: 0 <= x <= 1, "in [0, 1]"),
+            (("minutes",), lambda x: x is None or (math.isfinite(x) and x > 0), "a finite number above 0, or None"),
             (("target_entropy_scale",), math.isfinite, "a finite number"),
             (("target_entropy",), lambda x: x == "auto" or math.isfinite(x), "a finite number, or auto"),
             (("actor_hidden", "critic_hidden"), lambda x: min(x, default=0) >= 1, "widths, each at least 1"),
@@ -187,7 +191,7 @@ class Config(Simulation):
                     _refuse(name, value, accepted)
 
         for name, maximum in MAXIMA.items():
-            if (value := getattr(self, name)) > maximum:
+            if (value := getattr(self, name)) is not None and value > maximum:
                 _refuse(name, value, f"at most {maximum:,g}" if maximum > 10**9 else f"at most {maximum:,}")
 
     def _check_buffer(self) -> None:
@@ -196,7 +200,7 @@ class Config(Simulation):
                 f"the replay buffer holds {self.capacity} transitions and {self.num_envs} worlds add more per step: "
                 "raise buffer_size and total_env_steps, or lower num_envs"
             )
-        if self.rounds < 1:
+        if self.minutes is None and self.rounds < 1:
             raise SaltusError(
                 f"learning_starts is {self.learning_starts} and total_env_steps is {self.total_env_steps}: the run "
                 "would end before its first update. Raise total_env_steps, or lower learning_starts, num_envs or "
@@ -326,7 +330,7 @@ class Config(Simulation):
     @property
     def capacity(self) -> int:
         """Transitions that the replay buffer allocates."""
-        return min(self.buffer_size, self.total_env_steps)
+        return self.buffer_size if self.minutes is not None else min(self.buffer_size, self.total_env_steps)
 
     @property
     def updates_per_round(self) -> int:
@@ -335,14 +339,9 @@ class Config(Simulation):
 
     @property
     def rounds(self) -> int:
-        """Rounds of the run: one before every `steps_per_round`-th vector step after `learning_starts`."""
+        """Rounds in `total_env_steps`: one before every `steps_per_round`-th vector step after `learning_starts`."""
         first, last = self.learning_starts // self.num_envs, (self.total_env_steps - 1) // self.num_envs
         return last // self.steps_per_round - first // self.steps_per_round
-
-    @property
-    def total_gradient_steps(self) -> int:
-        """Critic updates of the run; the learning rates decay over them."""
-        return self.rounds * self.updates_per_round
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON has them (tuples as lists)."""

@@ -35,17 +35,18 @@ class Display:
     Args:
         console: where to print.
         total: env steps of the whole run.
-        env_steps: env steps done so far.
+        minutes: length of the run, if minutes instead of env steps limit it.
     """
 
-    def __init__(self, console: Console, total: int, env_steps: int):
-        self._console, self._total = console, total
+    def __init__(self, console: Console, total: int, minutes: float | None = None):
+        self._console, self._total, self._minutes = console, total, minutes
+        self._done = 0.0
         self._is_live = console.file.isatty() and console.is_terminal and not console.is_dumb_terminal
         self._progress = Progress(
             SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(),
             TimeRemainingColumn(elapsed_when_finished=True), console=console,
         )  # fmt: skip
-        self._bar = self._progress.add_task("starting", total=total, completed=env_steps)
+        self._bar = self._progress.add_task("starting", total=1.0)
         self._values: dict[str, float] = {}
         self._live = Live(get_renderable=self._render, console=console, refresh_per_second=4)
         self._last_line = 0.0
@@ -72,9 +73,10 @@ class Display:
             if not self._is_live:
                 self.say(f"[{name}]")
 
-    def advance(self, env_steps: int) -> None:
-        """Move the progress bar."""
-        self._progress.update(self._bar, completed=env_steps)
+    def advance(self, progress: float) -> None:
+        """Move the progress bar to a share of the run, in [0, 1]."""
+        self._done = progress
+        self._progress.update(self._bar, completed=progress)
 
     def show(self, values: Mapping[str, float]) -> None:
         """Show values by name, if they are known and of interest."""
@@ -86,7 +88,13 @@ class Display:
             return
         self._last_line = time.monotonic()
         shown = ", ".join(f"{label} {self._values[name]:.4g}" for name, label in _SHOWN.items() if name in self._values)
-        self.say(f"{env_steps:,} of {self._total:,} env steps: {shown}")
+        self.say(f"{self._describe(env_steps)}: {shown}")
+
+    def _describe(self, env_steps: int) -> str:
+        """The env steps so far, and the run's length."""
+        if self._minutes is None:
+            return f"{env_steps:,} of {self._total:,} env steps"
+        return f"{env_steps:,} env steps in {self._done * self._minutes:.1f} of {self._minutes:g} minutes"
 
     def _render(self) -> Group:
         table = Table.grid(padding=(0, 2))

@@ -51,7 +51,7 @@ class Logger:
         if evaluation_pending:
             self._repeat_metrics(evaluated)
         self._wandb = _wandb_run(run_dir, config) if config.wandb else None
-        self._display = Display(console, config.total_env_steps, env_steps)
+        self._display = Display(console, config.total_env_steps, config.minutes)
         self.say, self.phase, self.advance = self._display.say, self._display.phase, self._display.advance
 
     def __enter__(self) -> Logger:

@@ -18,9 +18,9 @@ class Adam:
 
     Args:
         parameters: the parameters by name.
-        lr: learning rate of the first step.
-        final_fraction: the learning rate after `total_steps`, as a fraction of `lr`.
-        total_steps: number of steps over which the learning rate decays.
+        lr: learning rate at the start of the run.
+        final_fraction: the learning rate at the end of the run, as a fraction of `lr`.
+        progress: share of the run that is done, a float64 scalar in [0, 1] that changes in place.
         schedule: ``"linear"``, or ``"cosine"``: half a cosine (Loshchilov and Hutter 2017).
         beta1: decay rate of the mean gradient.
         beta2: decay rate of the mean squared gradient.
@@ -35,7 +35,7 @@ class Adam:
         parameters: Mapping[str, Tensor],
         lr: float,
         final_fraction: float,
-        total_steps: int,
+        progress: Tensor,
         schedule: Literal["linear", "cosine"] = "linear",
         beta1: float = 0.9,
         beta2: float = 0.999,
@@ -43,7 +43,7 @@ class Adam:
     ):
         self.names = list(parameters)
         self.parameters = list(parameters.values())
-        self.lr, self.final_fraction, self.total_steps, self.schedule = lr, final_fraction, total_steps, schedule
+        self.lr, self.final_fraction, self.schedule, self.progress = lr, final_fraction, schedule, progress
         self.beta1, self.beta2, self.eps = beta1, beta2, eps
         self.step_count = torch.zeros((), dtype=torch.float64, device=self.parameters[0].device)
         self.mean = [torch.zeros_like(parameter) for parameter in self.parameters]
@@ -56,7 +56,7 @@ class Adam:
     @torch.no_grad()
     def step(self, gradients: Sequence[Tensor]) -> None:
         """Take one step against `gradients`, in the order of the parameters."""
-        progress = (self.step_count / self.total_steps).clamp(max=1)
+        progress = self.progress
         if self.schedule == "cosine":
             progress = (1 - torch.cos(math.pi * progress)) / 2
         lr = self.lr * (1 - (1 - self.final_fraction) * progress)

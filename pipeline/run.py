@@ -121,9 +121,17 @@ class Run:
         )
 
     @property
+    def progress(self) -> float:
+        """Share of the run's length that is done, in [0, 1]: of its env steps, or of its minutes."""
+        config = self.config
+        if config.minutes is not None:
+            return min(1.0, self.seconds / (60 * config.minutes))
+        return min(1.0, self.env_steps / config.total_env_steps)
+
+    @property
     def finished(self) -> bool:
         """Whether nothing is left to do."""
-        return self.env_steps >= self.config.total_env_steps and not self.evaluation_pending
+        return self.progress == 1 and not self.evaluation_pending
 
     @property
     def seconds(self) -> float:
@@ -156,6 +164,7 @@ class Run:
         """Do one round of updates."""
         compiling = self.learner.compiling
         logger.phase("compiling the updates" if compiling else "learning")
+        self.agent.progress.fill_(self.progress)
         self.metrics |= self.learner.round(self.buffer, self.config.updates_per_round)
         if compiling and self.learner.compiled:
             logger.say(f"compiled the updates in {self.learner.compile_seconds:.0f} s")

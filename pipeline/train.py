@@ -25,7 +25,8 @@ def train(run: Run, logger: Logger, stopping: Callable[[], bool] = lambda: False
     if run.evaluation_pending:
         run.evaluate(logger, stopping)
         run.save(logger)
-    while run.env_steps < config.total_env_steps and not stopping():
+    finished = run.finished
+    while not (finished or stopping()):
         action = run.act()
         # Updates precede the step, so that a GPU learns while the CPU simulates.
         if run.env_steps <= config.learning_starts:
@@ -33,15 +34,16 @@ def train(run: Run, logger: Logger, stopping: Callable[[], bool] = lambda: False
         elif run.vector_steps % config.steps_per_round == 0:
             run.learn(logger)
         run.buffer.extend(run.step(action))
-        logger.advance(run.env_steps)
-        finished = run.env_steps >= config.total_env_steps
+        progress = run.progress  # read once: it may depend on the clock
+        finished = progress == 1
+        logger.advance(progress)
         if finished or run.due(config.log_every):
             run.log(logger)
         if finished or run.due(config.eval_every):
             run.evaluate(logger, stopping)
         if finished or run.due(config.checkpoint_every):
             run.save(logger)
-    if run.env_steps < config.total_env_steps:
+    if not finished:
         run.save(logger)
 
 

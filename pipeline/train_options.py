@@ -47,6 +47,7 @@ def parse_train(arguments: list[str]) -> tuple[Config, Path | None]:
     task_defaults = _default_options(reference.task) if option_hints(reference.task) else None
     options = _parse(rest, f"saltus train {task_name}", _options_type(default, preset, task_defaults))
     _refuse_unused(options.config, default)
+    _refuse_two_lengths(options.config, rest)
     changed = _changed_options(reference.task, options.task, task_defaults) if task_defaults is not None else {}
     task_options = encode_options(reference.task, changed)
     return dataclasses.replace(options.config, task_options=task_options), options.run_dir
@@ -143,6 +144,16 @@ def _refuse_unused(config: Config, default: Config) -> None:
     for name, needed in config.unused_settings().items():
         if getattr(config, name) != getattr(default, name):
             raise SaltusError(f"--{name.replace('_', '-')} has no effect here: it needs {needed}")
+
+
+def _refuse_two_lengths(config: Config, arguments: list[str]) -> None:
+    """Raise SaltusError if both minutes and env steps were given."""
+    names = {word.replace("_", "-") for word in split_words(arguments)}
+    if config.minutes is not None and "--total-env-steps" in names:
+        raise SaltusError(
+            "--minutes and --total-env-steps both set the length of the run: give one of them. With --minutes the run "
+            "takes as many env steps as it can"
+        )
 
 
 def _changed_options(task: type[Task], options: Any, defaults: Any) -> dict[str, Any]:

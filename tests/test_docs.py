@@ -219,15 +219,6 @@ def test_the_table_of_recipes_is_true():
     assert {name for c in configs for name, value in vars(c).items() if value != vars(configs[0])[name]} <= shown
 
 
-def test_what_fast_has_of_its_own_on_humanoid_is_true():
-    sentence = RECIPES[RECIPES.index("On Humanoid-v5 `fast` has ") :].partition(":")[0]
-    shown = dict(re.findall(r"`(\w+)` ([\w.]*\w)", sentence.partition("has ")[2]))
-    hopper, humanoid = (vars(presets.preset("fast", task)) for task in ("Hopper-v5", "Humanoid-v5"))
-    differing = {name: in_the_table(value) for name, value in humanoid.items() if value != hopper[name]}
-    del differing["task"]
-    assert shown == differing
-
-
 def in_the_table(value: object) -> str:
     match value:
         case bool():

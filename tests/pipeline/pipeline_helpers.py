@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import io
 import os
 import subprocess
@@ -25,10 +24,8 @@ from pipeline.presets import preset as preset_config
 
 OBSERVATION_DIM, ACTION_DIM = 5, 3
 
-# Every loss and network. flashsac-parallel has those of flashsac, and fast those of crossq, except on Humanoid-v5.
-PRESETS = ["sac", "redq", "droq", "crossq", "xqc", "flashsac"]
-HUMANOID = "fast on Humanoid-v5"
-RECIPES = [*PRESETS, HUMANOID]
+# Every loss and network. flashsac-parallel has those of flashsac.
+PRESETS = ["fast", "sac", "redq", "droq", "crossq", "xqc", "flashsac"]
 WITH_TARGETS = ["sac", "redq", "droq", "xqc", "flashsac"]
 
 SMALL: dict[str, Any] = {
@@ -50,9 +47,8 @@ SMALL: dict[str, Any] = {
 
 
 def small_config(task: str = "InvertedPendulum-v5", preset: str = "crossq", **overrides: Any) -> Config:
-    """A preset with `SMALL` and the overrides. The name may end with the task whose settings it takes (`HUMANOID`)."""
-    name, _, meant_for = preset.partition(" on ")
-    return dataclasses.replace(preset_config(name, meant_for or task, **{**SMALL, **overrides}), task=task)
+    """A preset with `SMALL` and the overrides."""
+    return preset_config(preset, task, **{**SMALL, **overrides})
 
 
 def small_arguments(preset: str = "crossq", **overrides: Any) -> list[str]:

@@ -7,7 +7,7 @@ import torch
 from pipeline_helpers import (
     ACTION_DIM,
     OBSERVATION_DIM,
-    RECIPES,
+    PRESETS,
     WITH_TARGETS,
     clone_state,
     differing,
@@ -23,7 +23,7 @@ from pipeline.divergence import DivergenceError
 from pipeline.torchrl_adapter import actor_parameters, critic_parameters, target_parameters
 
 pytestmark = pytest.mark.filterwarnings("ignore:No target network updater")
-every_recipe = pytest.mark.parametrize("preset", RECIPES)
+every_recipe = pytest.mark.parametrize("preset", PRESETS)
 
 
 def changed(agent: Agent, before: dict[str, Tensor]) -> set[str]:
@@ -88,13 +88,17 @@ def test_updates_do_not_change_the_batch(preset: str) -> None:
     assert (batch == before).all()
 
 
-def test_learning_rates_decay_over_the_whole_run() -> None:
-    config = small_config(total_env_steps=1000, learning_starts=100, num_envs=4, utd_ratio=0.5, policy_delay=3)
-    agent = Agent(config, OBSERVATION_DIM, ACTION_DIM)
-    num_rounds = len([steps for steps in range(4, 1000, 4) if steps > 100])
-    assert config.total_gradient_steps == num_rounds * 2
-    totals = {name: optimizer.total_steps for name, optimizer in agent.optimizers.items()}
-    assert totals == {"critic": 448, "actor": 149, "alpha": 149}
+def test_learning_rates_follow_the_progress_of_the_run() -> None:
+    agent = Agent(small_config(actor_lr=1e-2, lr_final_fraction=0.25, adam_beta1=0.0), OBSERVATION_DIM, ACTION_DIM)
+    changes = []
+    for progress in (0.0, 0.5, 1.0):
+        agent.progress.fill_(progress)
+        agent.optimizers["actor"].load_state_dict({k: v * 0 for k, v in agent.optimizers["actor"].state_dict().items()})
+        before = next(agent.actor.parameters()).detach().clone()
+        agent.optimizers["actor"].step([torch.ones_like(value) for value in agent.optimizers["actor"].parameters])
+        changes.append(float((before - next(agent.actor.parameters())).detach().mean()))
+    assert changes == pytest.approx([0.01, 0.00625, 0.0025], rel=1e-3)
+    assert all(optimizer.progress is agent.progress for optimizer in agent.optimizers.values())
 
 
 @every_recipe

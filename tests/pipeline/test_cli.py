@@ -158,6 +158,24 @@ def test_home_is_expanded_in_the_path_of_a_run(
     assert not (tmp_path / "~").exists()
 
 
+def test_run_has_one_length(command: Command) -> None:
+    for flag in ("--total-env-steps", "--total_env_steps"):
+        outcome = command("train", "Hopper-v5", "--minutes", "1", flag, "100")
+        assert_refused(outcome, "--minutes and --total-env-steps both set the length of the run: give one of them")
+    for value in ("0", "-1", "nan", "inf"):
+        outcome = command("train", "Hopper-v5", "--minutes", value)
+        assert_refused(outcome, f"minutes is {float(value)}; it must be a finite number above 0, or None")
+
+
+def test_complete_run_of_minutes_is_called_complete(command: Command, tmp_path: Path) -> None:
+    arguments = [word for word in small_arguments() if word not in ("--total-env-steps", "400")]
+    outcome = command("train", "InvertedPendulum-v5", *arguments, "--minutes", "0.02", "--run-dir", tmp_path / "run")
+    assert outcome.code == 0
+    outcome = command("resume", tmp_path / "run")
+    assert outcome.code == 0
+    assert "the run is complete" in outcome.text
+
+
 @pytest.mark.parametrize("name", ["resume", "evaluate", "play"])
 def test_folder_without_a_run_is_refused(command: Command, tmp_path: Path, name: str) -> None:
     for folder in (tmp_path, tmp_path / "nowhere"):

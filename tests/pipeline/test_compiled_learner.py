@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from learner_helpers import SETTINGS, round_results, run_rounds
-from pipeline_helpers import ACTION_DIM, OBSERVATION_DIM, RECIPES, clone_state, differing, filled_buffer, make_agent
+from pipeline_helpers import ACTION_DIM, OBSERVATION_DIM, PRESETS, clone_state, differing, filled_buffer, make_agent
 from torch import Tensor
 
 from pipeline.agent import Agent
@@ -33,7 +33,7 @@ def make_comparable(preset: str, seed: int = 0, **overrides: Any) -> Learner:
     return Learner(agent)
 
 
-@pytest.fixture(scope="module", params=RECIPES)
+@pytest.fixture(scope="module", params=PRESETS)
 def compiled(request: pytest.FixtureRequest) -> Learner:
     """A compiled learner of each recipe, shared by all tests, because compilation takes long."""
     learner, calls, compile_ = make_comparable(request.param, compile=True), [], torch._inductor.standalone_compile

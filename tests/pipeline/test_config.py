@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pipeline_helpers import ACTION_DIM, HUMANOID, OBSERVATION_DIM, filled_buffer, small_config
+from pipeline_helpers import ACTION_DIM, OBSERVATION_DIM, filled_buffer, small_config
 
 from envs import Simulation
 from pipeline import presets
@@ -316,7 +316,7 @@ def test_settings_that_do_not_combine_are_refused_with_those_that_do(
         ("sac", {"num_atoms": 1}),
         ("sac", {"n_step": 3, "normalize_observations": True, "reward_scaling": "bounded", "noise_repeat": 16}),
         ("crossq", {"weight_normalization": "linear", "norm_order": "before", "eval_policy_averaging": 0.1}),
-        (HUMANOID, {"weight_normalization": "all"}),
+        ("fast", {"weight_normalization": "all"}),
     ],
 )
 def test_settings_that_combine_are_accepted_and_learn(preset: str, overrides: dict[str, object]) -> None:

@@ -14,7 +14,7 @@ from learner_helpers import SETTINGS, round_results, run_rounds
 from pipeline_helpers import (
     ACTION_DIM,
     OBSERVATION_DIM,
-    RECIPES,
+    PRESETS,
     clone_state,
     differing,
     filled_buffer,
@@ -29,7 +29,7 @@ from pipeline import learner as learner_module
 from pipeline.learner import Learner
 
 pytestmark = pytest.mark.filterwarnings("ignore:No target network updater", "ignore::DeprecationWarning:torch")
-every_recipe = pytest.mark.parametrize("preset", RECIPES)
+every_recipe = pytest.mark.parametrize("preset", PRESETS)
 
 
 @every_recipe

@@ -20,9 +20,8 @@ import pytest
 import torch
 from pipeline_helpers import (
     ACTION_DIM,
-    HUMANOID,
     OBSERVATION_DIM,
-    RECIPES,
+    PRESETS,
     WITH_TARGETS,
     random_transition,
     small_config,
@@ -44,16 +43,16 @@ from pipeline.torchrl_adapter import (
     target_parameters,
 )
 
-CATEGORICAL = ["xqc", "flashsac", HUMANOID]
+CATEGORICAL = ["xqc", "flashsac", "fast"]
 CASES = [
-    (preset, {"num_critics": count}) for preset in RECIPES for count in (1, 2, 3) if (preset, count) != ("redq", 1)
+    (preset, {"num_critics": count}) for preset in PRESETS for count in (1, 2, 3) if (preset, count) != ("redq", 1)
 ]
 CASES += [
     ("redq", {"num_critics": 4, "actor_value": "min"}),
     *((name, {"target_network": False}) for name in CATEGORICAL[:2]),
 ]
 cases = pytest.mark.parametrize(("preset", "overrides"), CASES, ids=[f"{name}-{values}" for name, values in CASES])
-every_preset = pytest.mark.parametrize("preset", RECIPES)
+every_preset = pytest.mark.parametrize("preset", PRESETS)
 BATCH, GAMMA, NUM_ATOMS, VALUE_RANGE = 24, 0.9, 11, 5.0
 pytestmark = pytest.mark.filterwarnings("ignore:No target network updater")
 
@@ -68,7 +67,7 @@ CRITICS = {
     "redq": PLAIN,
     "droq": "linear dropout layer relu linear dropout layer relu linear",
     "crossq": "batch linear relu batch linear relu batch linear",
-    HUMANOID: "batch linear relu batch linear relu batch linear",
+    "fast": "batch linear relu batch linear relu batch linear",
     "xqc": BEFORE,
     "flashsac": RESIDUAL,
 }
@@ -311,7 +310,7 @@ def assert_gradients_equal(
         ("crossq", CrossQLoss, False, [OBSERVATION_DIM + ACTION_DIM, 7, 5]),
         ("xqc", losses.CategoricalLoss, True, [OBSERVATION_DIM + ACTION_DIM, 7, 5]),
         ("flashsac", losses.CategoricalLoss, True, [OBSERVATION_DIM + ACTION_DIM, 20, 5, 20, 5]),
-        (HUMANOID, losses.CategoricalLoss, False, [OBSERVATION_DIM + ACTION_DIM, 7, 5]),
+        ("fast", losses.CategoricalLoss, False, [OBSERVATION_DIM + ACTION_DIM, 7, 5]),
     ],
 )
 def test_each_preset_has_its_loss_targets_and_batch_norms(

@@ -13,6 +13,7 @@ from pipeline.optimizer import Adam
 DECAYS = {"linear": lambda progress: 1 - progress, "cosine": lambda progress: (1 + math.cos(math.pi * progress)) / 2}
 schedules = pytest.mark.parametrize("schedule", DECAYS)
 SHAPES = {"weight": (4, 3), "bias": (4,), "scalar": ()}
+START = torch.zeros((), dtype=torch.float64)  # of a run
 
 
 def random_tensors(seed: int, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
@@ -33,13 +34,15 @@ def trajectories(
     schedule: str, final_fraction: float, beta1: float, total_steps: int, steps: int, dtype: torch.dtype = torch.float64
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     ours, theirs = random_tensors(0, dtype), random_tensors(0, dtype)
-    adam = Adam(ours, lr=3e-3, final_fraction=final_fraction, total_steps=total_steps, schedule=schedule, beta1=beta1)
+    progress = torch.zeros((), dtype=torch.float64)
+    adam = Adam(ours, 3e-3, final_fraction, progress, schedule, beta1)
     adam.step_count = adam.step_count.to(dtype)  # in float32, the relative error of 1 - beta2**1 is 1e-5
     reference = torch.optim.Adam([value.requires_grad_() for value in theirs.values()], lr=3e-3, betas=(beta1, 0.999))
     scheduler = torch.optim.lr_scheduler.LambdaLR(
         reference, lambda step: final_fraction + (1 - final_fraction) * DECAYS[schedule](min(step / total_steps, 1.0))
     )
     for step in range(steps):
+        progress.fill_(min(step / total_steps, 1.0))
         adam.step(gradients(step, dtype))
         for value, gradient in zip(theirs.values(), gradients(step, dtype), strict=True):
             value.grad = gradient
@@ -79,8 +82,10 @@ def test_float32_steps_stay_close_to_torchs(schedule: str) -> None:
 def rates(schedule: str, final_fraction: float, total_steps: int, steps: int) -> list[float]:
     """The learning rates. With a constant gradient, mean and root mean square equal it, so a step has that size."""
     parameters, taken = {"x": torch.zeros((), dtype=torch.float64)}, []
-    adam = Adam(parameters, lr=0.1, final_fraction=final_fraction, total_steps=total_steps, schedule=schedule)
-    for _ in range(steps):
+    progress = torch.zeros((), dtype=torch.float64)
+    adam = Adam(parameters, 0.1, final_fraction, progress, schedule)
+    for step in range(steps):
+        progress.fill_(min(step / total_steps, 1.0))
         before = parameters["x"].clone()
         adam.step([torch.tensor(5.0, dtype=torch.float64)])
         taken.append(float(before - parameters["x"]))
@@ -106,17 +111,18 @@ def test_cosine_rate_equals_torchs_and_stays_at_the_end() -> None:
 
 @schedules
 def test_loaded_optimizer_continues_bit_for_bit(schedule: str) -> None:
-    parameters = random_tensors(0, torch.float32)
-    adam = Adam(parameters, lr=1e-3, final_fraction=0.1, total_steps=50, schedule=schedule)
+    parameters, progress = random_tensors(0, torch.float32), torch.zeros((), dtype=torch.float64)
+    adam = Adam(parameters, lr=1e-3, final_fraction=0.1, progress=progress, schedule=schedule)
     for step in range(20):
         adam.step(gradients(step, torch.float32))
     file = io.BytesIO()
     torch.save(adam.state_dict(), file)
     file.seek(0)
     copies = {name: value.clone() for name, value in parameters.items()}
-    loaded = Adam(copies, lr=1e-3, final_fraction=0.1, total_steps=50, schedule=schedule)
+    loaded = Adam(copies, lr=1e-3, final_fraction=0.1, progress=progress, schedule=schedule)
     loaded.load_state_dict(torch.load(file, weights_only=True))
     for step in range(20, 60):
+        progress.fill_(step / 60)
         for optimizer in (adam, loaded):
             optimizer.step(gradients(step, torch.float32))
     assert differing(copies, parameters) == []
@@ -126,7 +132,7 @@ def test_loaded_optimizer_continues_bit_for_bit(schedule: str) -> None:
 def test_step_changes_parameters_in_place_and_not_the_gradients() -> None:
     parameters, given = random_tensors(0), gradients(0)
     before, kept = {name: value.clone() for name, value in parameters.items()}, [value.clone() for value in given]
-    adam = Adam(parameters, lr=1e-3, final_fraction=1.0, total_steps=10)
+    adam = Adam(parameters, lr=1e-3, final_fraction=1.0, progress=START)
     adam.step(given)
     assert all(not torch.equal(parameters[name], before[name]) for name in SHAPES)
     assert all(torch.equal(left, right) for left, right in zip(given, kept, strict=True))
@@ -135,12 +141,12 @@ def test_step_changes_parameters_in_place_and_not_the_gradients() -> None:
 def test_minimize_steps_along_the_gradient_of_a_loss() -> None:
     ours, theirs = ({name: value.requires_grad_() for name, value in random_tensors(0).items()} for _ in range(2))
     loss = sum(value.square().sum() for value in ours.values())
-    Adam(ours, lr=1e-3, final_fraction=1.0, total_steps=10).minimize(loss)
-    Adam(theirs, lr=1e-3, final_fraction=1.0, total_steps=10).step([2 * value.detach() for value in theirs.values()])
+    Adam(ours, lr=1e-3, final_fraction=1.0, progress=START).minimize(loss)
+    Adam(theirs, lr=1e-3, final_fraction=1.0, progress=START).step([2 * value.detach() for value in theirs.values()])
     assert all(torch.equal(ours[name], theirs[name]) for name in SHAPES)
 
 
 def test_a_missing_gradient_is_an_error() -> None:
-    adam = Adam(random_tensors(0), lr=1e-3, final_fraction=1.0, total_steps=10)
+    adam = Adam(random_tensors(0), lr=1e-3, final_fraction=1.0, progress=START)
     with pytest.raises(ValueError, match="shorter"):
         adam.step(gradients(0)[:2])

@@ -99,7 +99,6 @@ STOPS = (4, 40, 44, 48, 76, 100, 156, 160)
 # Every preset, with the settings that no preset has spread over them.
 CASES: list[tuple[str, str, dict[str, Any], tuple[int, ...]]] = [
     ("InvertedPendulum-v5", "fast", {}, STOPS),
-    ("InvertedPendulum-v5", "fast on Humanoid-v5", {}, STOPS),
     ("InvertedPendulum-v5", "sac", {}, STOPS),
     ("InvertedPendulum-v5", "redq", {"n_step": 3}, STOPS),
     ("InvertedPendulum-v5", "droq", {"noise_repeat": 8}, STOPS),

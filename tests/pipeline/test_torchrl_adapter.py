@@ -5,7 +5,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from pipeline_helpers import RECIPES, make_agent
+from pipeline_helpers import PRESETS, make_agent
 from torchrl.objectives import CrossQLoss, SACLoss
 
 import pipeline
@@ -15,21 +15,21 @@ from saltus.errors import SaltusError
 pytestmark = pytest.mark.filterwarnings("ignore:No target network updater")
 SHARED = {"_alpha", "_cached_detached_qvalue_params", "_vmap_qnetworkN0", "target_entropy"}
 NAMES = {SACLoss: SHARED | {"qvalue_v2_loss"}, CrossQLoss: SHARED | {"qvalue_loss"}}
-PRESETS = {SACLoss: "sac", CrossQLoss: "crossq"}
+PRESET_OF = {SACLoss: "sac", CrossQLoss: "crossq"}
 
 
 def test_the_undocumented_parts_of_torchrl_are_listed() -> None:
     assert {cls: set(parts) for cls, parts in PARTS.items()} == NAMES
 
 
-@pytest.mark.parametrize("preset", RECIPES)
+@pytest.mark.parametrize("preset", PRESETS)
 def test_the_installed_torchrl_has_every_part(preset: str) -> None:
     require_parts(make_agent(preset).loss)
 
 
 @pytest.mark.parametrize(("cls", "name"), [(cls, name) for cls, names in NAMES.items() for name in sorted(names)])
 def test_a_missing_part_is_refused_by_name(cls: type, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    loss = make_agent(PRESETS[cls]).loss
+    loss = make_agent(PRESET_OF[cls]).loss
     monkeypatch.delattr(cls if hasattr(cls, name) else loss, name)
     message = f"torchrl {version('torchrl')} has no {cls.__name__}.{name} ({PARTS[cls][name]}): install a version"
     with pytest.raises(SaltusError, match=re.escape(message)):

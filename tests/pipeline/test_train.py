@@ -15,12 +15,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from pipeline_helpers import RECIPES, differing, read_csv, small_config
+from pipeline_helpers import PRESETS, differing, read_csv, small_config
 from run_helpers import continue_run, quiet_console, train_run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
 from envs import BatchEnv
+from pipeline import checkpoint
 from pipeline import run as run_module
 from pipeline.buffer import ReplayBuffer
 from pipeline.evaluate import Evaluation
@@ -47,7 +48,7 @@ def test_rounds_come_every_steps_per_round_and_keep_utd_ratio(
             step % steps_per_round == 0 and step * num_envs > config.learning_starts for step in range(1, vector_steps)
         )
         assert int(row["gradient_steps"]) == rounds * utd_ratio * num_envs * steps_per_round
-    assert run.learner.gradient_steps == config.total_gradient_steps
+    assert run.learner.gradient_steps == config.rounds * config.updates_per_round
 
 
 def test_round_comes_between_act_and_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,7 +65,7 @@ def test_round_comes_between_act_and_step(tmp_path: Path, monkeypatch: pytest.Mo
     assert calls == ["act", "step", "extend"] * 11 + ["act", "round", "step", "extend"] * 4
 
 
-@pytest.mark.parametrize("preset", RECIPES)
+@pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.filterwarnings("ignore:No target network updater")
 def test_every_row_after_the_first_update_has_losses(tmp_path: Path, preset: str) -> None:
     """Even if most rounds do not update the actor."""
@@ -327,3 +328,36 @@ def test_forked_process_that_leaves_the_block_ends_nothing_of_its_parent() -> No
         assert os.waitpid(pid, 0)[1] == 0
         os.kill(os.getpid(), signal.SIGTERM)
     assert said == ["SIGTERM: saving after the current step"]
+
+
+@pytest.fixture
+def second_per_vector_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Run, "seconds", property(lambda run: float(run.vector_steps)))
+
+
+@pytest.mark.usefixtures("second_per_vector_step")
+def test_run_of_minutes_ends_after_them(tmp_path: Path) -> None:
+    config = small_config(minutes=0.5, log_every=40, eval_every=10**9, checkpoint_every=10**9)
+    run = train_run(config, tmp_path)
+    assert run.vector_steps == 30
+    assert run.finished
+    assert run.progress == 1
+    assert float(run.agent.progress) == 29 / 30  # at the last round
+    assert [int(row["env_steps"]) for row in read_csv(tmp_path / "evaluations.csv")] == [120]
+    assert [path.name for path in checkpoint.find(tmp_path / "checkpoints")] == [f"{0:012d}.pt", f"{120:012d}.pt"]
+
+
+@pytest.mark.usefixtures("second_per_vector_step")
+def test_run_of_minutes_continues_with_the_time_that_is_left(tmp_path: Path) -> None:
+    config = small_config(minutes=0.5)
+    train_run(config, tmp_path, until=80)
+    resumed = Run(config, tmp_path)
+    resumed.load_state_dict(open_run(tmp_path)[1]["state"])
+    assert resumed.progress == 20 / 30
+    continue_run(resumed)
+    assert resumed.vector_steps == 30
+
+
+def test_learning_rates_fall_with_the_env_steps(tmp_path: Path) -> None:
+    run = train_run(small_config(total_env_steps=120), tmp_path)
+    assert float(run.agent.progress) == 116 / 120  # at the last round
