@@ -227,6 +227,7 @@ def _run(config: Config, run_dir: Path | None, console: Console, content: dict[s
     if config.compile and on_cpu:
         warm_start()  # in the background of the imports below, which take seconds
 
+    from pipeline.health import describe_policies
     from pipeline.logger import Logger
     from pipeline.plot import learning_curve
     from pipeline.run import Run
@@ -266,9 +267,10 @@ def _run(config: Config, run_dir: Path | None, console: Console, content: dict[s
     else:
         curve = "" if picture is None else f"; learning curve: {picture}"
         _print(console, f"finished after {run.seconds:.0f} s{curve}")
-    if run.best:
-        best = f"{run.best['return_mean']:.1f} after {run.best['env_steps']:,} env steps"
-        _print(console, f"best evaluation: {best}; `saltus evaluate {run_dir}` plays more episodes with that policy")
+    if run.health.nothing_learned:
+        _print(console, "nothing could be learned: every world-step failed")
+    elif run.best:
+        _print(console, describe_policies(run.best, run.health.last or run.best, run_dir))
 
 
 def _describe_checkpoint(content: dict[str, Any], config: Config) -> str:

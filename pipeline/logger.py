@@ -45,8 +45,8 @@ class Logger:
     ):
         self._folder = Folder(run_dir)
         evaluated = env_steps - evaluation_pending
-        kept = {METRICS: env_steps, EVALUATIONS: evaluated}
-        self._tables = {name: Table(self._folder, name, steps) for name, steps in kept.items()}
+        self._kept = {METRICS: env_steps, EVALUATIONS: evaluated}
+        self._tables = {name: Table(self._folder, name, steps) for name, steps in self._kept.items()}
         self._events = _open_events(self._folder, evaluated)
         if evaluation_pending:
             self._repeat_metrics(evaluated)
@@ -72,6 +72,13 @@ class Logger:
     def run_dir(self) -> Path:
         """The run's directory, which may have been renamed."""
         return self._folder.path
+
+    def earlier_rows(self, table: str) -> list[dict[str, float]]:
+        """The rows that a table had when the logger was made; none if it cannot be read."""
+        with suppress(OSError):  # reported by the table
+            rows = read_table(self._tables[table].path)
+            return [row for row in rows if row["env_steps"] <= self._kept[table]]
+        return []
 
     def sync(self) -> None:
         """Make the files survive a power cut."""
@@ -99,10 +106,9 @@ class Logger:
 
     def _repeat_metrics(self, env_steps: int) -> None:
         """Write the metrics after `env_steps` to TensorBoard's file, whose start drops all scalars after them."""
-        with suppress(OSError):  # reported by the table
-            for row in read_table(self._tables[METRICS].path):
-                if row["env_steps"] > env_steps and self._events is not None:
-                    self._events.append_scalars(*_scalars("train", row))
+        for row in self.earlier_rows(METRICS):
+            if row["env_steps"] > env_steps and self._events is not None:
+                self._events.append_scalars(*_scalars("train", row))
 
     def _try_wandb(self, method: str, *args: Any, **options: Any) -> None:
         """Call a method of the run at Weights & Biases; after an error, warn and use it no more."""

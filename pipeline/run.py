@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import math
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -23,7 +24,8 @@ from pipeline.buffer import ReplayBuffer
 from pipeline.config import Config
 from pipeline.evaluate import evaluate
 from pipeline.exploration import RepeatedNoise
-from pipeline.file_names import CHECKPOINTS
+from pipeline.file_names import CHECKPOINTS, EVALUATIONS, METRICS
+from pipeline.health import Health
 from pipeline.learner import Learner
 from pipeline.logger import Logger
 from pipeline.seeding import derive_seed
@@ -56,6 +58,7 @@ class Run:
         best: mean return, env steps and state of the best evaluated policy; empty before the first evaluation without
             failures.
         evaluation_pending: an evaluation was stopped, and comes before the next step.
+        health: says when the training does not hold.
 
     Raises:
         SaltusError: an unknown task, or a setting that does not work on this machine.
@@ -85,6 +88,7 @@ class Run:
         self.env_steps = self.vector_steps = 0
         self.best: dict[str, Any] = {}
         self.evaluation_pending = False
+        self.health = self._new_health()
         self._logged: dict[str, float] = {}  # totals at the last row of metrics
         self._seconds_before, self._started = 0.0, time.monotonic()
 
@@ -111,6 +115,11 @@ class Run:
             check_task=False,  # the training worlds were checked
             **self._task_options,
         )
+
+    def _new_health(self) -> Health:
+        target_entropy = float(self.agent.loss.target_entropy)
+        limit = self.env.task.max_episode_steps
+        return Health(limit, self.config.total_env_steps, target_entropy, self.config.alpha_init)
 
     def _describe_memory(self, dimensions: tuple[int, int]) -> str:
         """Memory of replay buffer and agent, with the options that set it."""
@@ -203,6 +212,7 @@ class Run:
             "gradient_steps_per_second": since["gradient_steps"] / since["seconds"],
         }
         logger.metrics(row)
+        self._warn(logger, self.health.metrics(row))
 
     def evaluate(self, logger: Logger, stopping: Callable[[], bool] = lambda: False) -> None:
         """Play whole episodes with the deterministic policy, and write a row of their returns.
@@ -239,9 +249,23 @@ class Run:
         }
         excluded = "; not kept as the best policy, because of the failures" if result.failed else ""
         logger.evaluation(row, result.summary() + excluded)
+        self._warn(logger, self.health.evaluation(row))
         if not result.failed and result.mean >= self.best.get("return_mean", -math.inf):
             state = self.agent.policy_state()
             self.best = {"return_mean": result.mean, "env_steps": self.env_steps, "policy": state}
+
+    @staticmethod
+    def _warn(logger: Logger, messages: list[str]) -> None:
+        for message in messages:
+            logger.say(f"warning: {message}")
+
+    def recall(self, logger: Logger) -> None:
+        """Restore `health` from the rows of the run's tables, so that a resumed run repeats no warning."""
+        self.health = self._new_health()
+        rows = [(row, self.health.metrics) for row in logger.earlier_rows(METRICS)]
+        rows += [(row, self.health.evaluation) for row in logger.earlier_rows(EVALUATIONS)]
+        for row, watch in sorted(rows, key=lambda item: item[0]["env_steps"]):  # stable: metrics precede an evaluation
+            watch(defaultdict(lambda: math.nan, row))  # a column may have been removed
 
     def save(self, logger: Logger) -> None:
         """Write a checkpoint.

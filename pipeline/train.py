@@ -22,6 +22,8 @@ def train(run: Run, logger: Logger, stopping: Callable[[], bool] = lambda: False
     config = run.config
     if run.env_steps == 0:
         run.save(logger)
+    else:
+        run.recall(logger)
     if run.evaluation_pending:
         run.evaluate(logger, stopping)
         run.save(logger)
