@@ -119,7 +119,8 @@ class Run:
     def _new_health(self) -> Health:
         target_entropy = float(self.agent.loss.target_entropy)
         limit = self.env.task.max_episode_steps
-        return Health(limit, self.config.total_env_steps, target_entropy, self.config.alpha_init)
+        config = self.config
+        return Health(limit, config.total_env_steps, config.minutes, target_entropy, config.alpha_init)
 
     def _describe_memory(self, dimensions: tuple[int, int]) -> str:
         """Memory of replay buffer and agent, with the options that set it."""
