@@ -81,7 +81,8 @@ class Run:
         self.learner = Learner(self.agent)
         _log.info(self._describe_memory(dimensions))
         seed = derive_seed(config.seed, "buffer")
-        self.buffer = ReplayBuffer(config.capacity, *dimensions, self.device, seed, config.n_step, config.gamma)
+        n_step = config.rewards_per_target(self.env.task.dt)
+        self.buffer = ReplayBuffer(config.capacity, *dimensions, self.device, seed, n_step, config.gamma)
         self.noise = RepeatedNoise(config.num_envs, self.env.action_dim, config.noise_repeat, self.device)
         self.observation = self.env.reset()
         self.metrics: dict[str, torch.Tensor] = {}
