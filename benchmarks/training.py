@@ -60,9 +60,9 @@ def training(
 ) -> None:
     """Learning curves of `saltus train TASK` over wall-clock time and env steps, and statistics over seeds.
 
-    Time counts from process start, compilation included: each run has an empty compilation cache. The result file is
-    written after each run, with a picture of all curves next to it at the end. The same command, given again, does
-    the runs that are missing or failed.
+    Time counts from process start, compilation included. A run that has the machine to itself has an empty compilation
+    cache. The result file is written after each run, with a picture of all curves next to it at the end. The same
+    command, given again, does the runs that are missing or failed.
 
     Args:
         tasks: the tasks to train on.

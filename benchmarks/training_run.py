@@ -139,13 +139,16 @@ def code_hash(task: str) -> str:
 
 
 def train(case: Case) -> Trained:
-    """Train and evaluate, with an empty compilation cache. The thread's cores are the run's."""
+    """Train and evaluate. The thread's cores are the run's.
+
+    A run that has the machine to itself has an empty compilation cache; runs side by side share the user's.
+    """
     with TemporaryDirectory(prefix="saltus-", ignore_cleanup_errors=True) as folder:  # a compiler may still write there
-        run_dir, cache = Path(folder) / "run", Path(folder) / "cache"
+        run_dir, cache = Path(folder) / "run", Path(folder) / "cache" if case.at_once == 1 else None
         return (_train if case.system == "saltus" else _train_peer)(case, run_dir, cache)
 
 
-def _train(case: Case, run_dir: Path, cache: Path) -> Trained:
+def _train(case: Case, run_dir: Path, cache: Path | None) -> Trained:
     arguments = [*saltus_arguments(case), "--run-dir", str(run_dir)]
     limit = None if case.minutes is None else 60 * case.minutes
     exit_code, seconds, lines = train_for(limit, arguments, cache, prefix=_prefix(case))
@@ -165,7 +168,7 @@ def saltus_arguments(case: Case) -> list[str]:
     return [case.task, "--seed", str(case.seed), *preset, *case.options]
 
 
-def _train_peer(case: Case, run_dir: Path, cache: Path) -> Trained:
+def _train_peer(case: Case, run_dir: Path, cache: Path | None) -> Trained:
     assert case.minutes is not None
     limit = 60 * case.minutes
     command = [*PEER_TRAINING, "--library", case.system, "--task", case.task, "--seed", str(case.seed)]
