@@ -39,7 +39,7 @@ def _bound(group: str, share: float, result: dict[str, Any]) -> str:
     phases = result["phases"]
     if group == "updates":
         roof = sum(phases[name]["roof"] or 0.0 for name in _UPDATES if name in phases)
-        fraction = roof / _sum(phases, _UPDATES, "mean")
+        fraction = min(1.0, roof / _sum(phases, _UPDATES, "mean"))
         if roof and fraction > _NEAR_ROOF:
             return (
                 f"Matrix products bound the run: updates take {share:.0%} of a vector step, and their products alone "
