@@ -14,6 +14,7 @@ from rich.console import Console
 import envs
 from pipeline.config import Config
 from pipeline.logger import Logger
+from pipeline.profile.cuda import EventTimer, count_kernels, find_waits, node_seconds, split_rounds
 from pipeline.profile.options import warmup_rounds
 from pipeline.profile.phases import OUTSIDE, PhaseTimer, attached
 from pipeline.profile.roofs import Roofs
@@ -46,6 +47,9 @@ class Measurement:
         wall_clock: seconds of the blocks, by a clock of their own.
         roofs: seconds of each phase's roof per vector step.
         failures: failed world-steps, by kind.
+        waits: places where the host waits for the GPU, with file and line.
+        nodes: kernels and copies on the GPU in a vector step with a round.
+        node_seconds: duration of a graph's node that does next to nothing.
     """
 
     config: Config
@@ -56,6 +60,8 @@ class Measurement:
     roofs: dict[str, float] = field(default_factory=dict)
     failures: dict[str, float] = field(default_factory=dict)
     waits: list[str] = field(default_factory=list)
+    nodes: int = 0
+    node_seconds: float = 0.0
 
 
 class _TimedRun(Run):
@@ -162,10 +168,29 @@ def _script(
     if roofs is not None:
         updates = sum(step.updates for step in result.steps) / len(result.steps)
         result.roofs = roofs.seconds_per_step(updates)
+    if run.device.type == "cuda":
+        _measure_graphs(run, logger, result)
     if trace is not None:
         with traced(run, logger, trace):
             for _ in range(TRACED_STEPS):
                 yield
+
+
+def _measure_graphs(run: Run, logger: Logger, result: Measurement) -> None:
+    def vector_step() -> None:
+        action = run.act()
+        run.learn(logger)
+        run.buffer.extend(run.step(action))
+
+    def with_metrics() -> None:
+        vector_step()
+        run.log(logger)
+
+    result.waits = find_waits(with_metrics)
+    result.nodes = count_kernels(vector_step)
+    result.node_seconds = node_seconds(run.device)
+    if run.env.physics.device.type == "cuda":  # else a round's time on the host is that of its launch
+        split_rounds(run, [step.phases for step in result.steps])
 
 
 def _warm_up(run: Run, result: Measurement, made: float) -> Iterator[None]:
@@ -187,8 +212,12 @@ def _warm_up(run: Run, result: Measurement, made: float) -> Iterator[None]:
 
 
 def _measure_block(run: Run, logger: Logger, result: Measurement, block: int, seconds: float) -> Iterator[None]:
-    """Time vector steps, whole rounds of them, until they took `seconds` without evaluations and checkpoints."""
-    timer, spent = PhaseTimer(), 0.0
+    """Time vector steps, whole rounds of them, until they took `seconds` without evaluations and checkpoints.
+
+    With physics on the GPU the phases are times on the GPU, else on the host.
+    """
+    on_gpu, first, spent = run.env.physics.device.type == "cuda", len(result.steps), 0.0
+    timer = EventTimer() if on_gpu else PhaseTimer()
     with attached(run, logger, timer.wrap):
         start = time.monotonic()
         timer.begin()
@@ -198,6 +227,9 @@ def _measure_block(run: Run, logger: Logger, result: Measurement, block: int, se
             step = Step(block, timer.end_step(), run.learner.gradient_steps - updates)
             result.steps.append(step)
             spent += training_seconds(step.phases)
+        if isinstance(timer, EventTimer):
+            for step, phases in zip(result.steps[first:], timer.device_seconds(), strict=True):
+                step.phases = phases
         result.wall_clock += time.monotonic() - start
 
 

@@ -11,13 +11,15 @@ from typing import Any, TypeVar
 from pipeline.logger import Logger
 from pipeline.run import Run
 
-REST, WAITING = "rest", "waiting"
+REST, WAITING, ROUND = "rest", "waiting", "captured round"
 PHASES = (
     "act", "physics", "task functions", "reset", "transition", "buffer write", "sample", "critic update",
-    "actor and temperature update", "critic, actor and temperature update", "logging", WAITING, REST,
+    "actor and temperature update", "critic, actor and temperature update", ROUND, "logging", WAITING, REST,
 )  # fmt: skip
 OUTSIDE = ("evaluation", "checkpoint")  # happen between vector steps, and are counted separately
 _WHOLE = {"act", "reset", "logging", *OUTSIDE}  # include the phases of the methods that they call
+# Graphs of a captured step with Warp's physics, between and in which Warp launches its own.
+_GRAPHS_OF_A_STEP = ("transition", "physics", "task functions", "reset", "reset")
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Wrap = Callable[[str, Any], Any]
@@ -82,7 +84,11 @@ def attached(run: Run, logger: Logger, wrap: Wrap) -> Iterator[None]:
         for name in names:
             replace(owner, name, wrap(phase, getattr(owner, name)))
     updates = run.learner._updates
-    replace(run.learner, "_updates", [(every, wrap(_name(i, updates), one)) for i, (every, one) in enumerate(updates)])
+    timed = [(every, wrap(update_name(index, updates), one)) for index, (every, one) in enumerate(updates)]
+    replace(run.learner, "_updates", timed)
+    graph = run.env._graph
+    if graph is not None and len(graph._parts) == len(_GRAPHS_OF_A_STEP):
+        replace(graph, "_parts", [wrap(*pair) for pair in zip(_GRAPHS_OF_A_STEP, graph._parts, strict=True)])
     try:
         yield
     finally:
@@ -109,11 +115,14 @@ def _methods(run: Run, logger: Logger) -> list[tuple[str, Any, tuple[str, ...]]]
     ]
     if run.device.type == "cuda":  # where reading a value waits for the GPU
         waiting = [(WAITING, run, ("_to_physics",)), (WAITING, run.agent, ("check_finite",))]
+        if run.learner.captured:  # which hides sampling and updates
+            methods.append((ROUND, run.learner, ("round",)))
         return [*methods, *waiting, (WAITING, run.env, ("statistics",))]
     return methods
 
 
-def _name(index: int, updates: list[Any]) -> str:
+def update_name(index: int, updates: list[Any]) -> str:
+    """The phase of an update of the learner."""
     if len(updates) == 1:  # one graph
         return "critic, actor and temperature update"
     return ("critic update", "actor and temperature update")[index]

@@ -52,6 +52,7 @@ def summarize(measured: Measurement) -> Result:
         "outside": {name: sum(step.phases.get(name, 0.0) for step in steps) for name in OUTSIDE},
         "failures": measured.failures,
         "waits": measured.waits,
+        "launches": {"nodes": measured.nodes, "seconds": measured.nodes * measured.node_seconds},
     }
 
 

@@ -60,7 +60,7 @@ class Roofs:
 
     def _make(self) -> dict[str, Callable[[], float]]:
         return {
-            "physics": partial(_time, *_bare_physics(self._run), self._run.device),
+            "physics": _bare_warp(self._run) if hasattr(self._run.env.physics, "advance") else _bare_batch(self._run),
             "copy": partial(_time_per_byte, self._run.device),
             **{
                 name: partial(_time, _products(shapes, self._run.device), lambda: None, self._run.device)
@@ -94,24 +94,36 @@ def _synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _bare_physics(run: Run) -> tuple[Callable[[], Any], Callable[[], Any]]:
-    """A control step of the engine alone, and what puts it into the run's present states."""
-    physics: Any = run.env.physics
-    low, high = run.env.control_low.cpu(), run.env.control_high.cpu()
-    controls = (low + (high - low) * torch.rand(run.env.num_envs, len(low))).to(physics.device, physics.dtype)
-    frame_skip = run.env.task.frame_skip
-    if physics.device.type == "cuda":
-        state = physics.get_state()
-        return partial(physics.advance, controls, frame_skip), lambda: physics.set_state(state)
-    if hasattr(physics, "advance"):  # Warp on the CPU, which only tests use
-        return lambda: None, lambda: None
+def _bare_batch(run: Run) -> Callable[[], float]:
+    """Time of a control step of `mujoco.batch` alone, from the run's present states."""
+    physics, controls = run.env.physics, _random_controls(run).numpy()
     batch = Batch(physics.model, run.env.num_envs, run.config.num_threads or available_cores())
 
     def prepare() -> None:
         batch.state[...] = physics.get_state()["integration"].numpy()
-        batch.bind("ctrl")[...] = controls.numpy()
+        batch.bind("ctrl")[...] = controls
 
-    return partial(batch.step, nstep=frame_skip), prepare
+    return partial(_time, partial(batch.step, nstep=run.env.task.frame_skip), prepare, run.device)
+
+
+def _bare_warp(run: Run) -> Callable[[], float]:
+    """Time of Warp's control step alone, from the run's present states, which it restores."""
+    physics: Any = run.env.physics
+    step = partial(physics.advance, _random_controls(run), run.env.task.frame_skip)
+
+    def work() -> float:
+        state = physics.get_state()
+        seconds = _time(step, lambda: physics.set_state(state), run.device)
+        physics.set_state(state)
+        return seconds
+
+    return work
+
+
+def _random_controls(run: Run) -> Tensor:
+    low, high = run.env.control_low.cpu(), run.env.control_high.cpu()
+    controls = low + (high - low) * torch.rand(run.env.num_envs, len(low))
+    return controls.to(run.env.physics.device, run.env.physics.dtype)
 
 
 class _RecordProducts(TorchDispatchMode):

@@ -7,14 +7,14 @@ from typing import Any
 _UPDATES = ("critic update", "actor and temperature update", "critic, actor and temperature update")
 _GROUPS = {
     "simulation": ("physics", "task functions", "reset"),
-    "updates": _UPDATES,
+    "updates": (*_UPDATES, "captured round"),
     "memory": ("buffer write", "sample"),
     "host": ("act", "transition", "logging", "rest"),
     "waiting": ("waiting",),
 }
 _PER_WORLD = ("physics", "task functions", "reset", "buffer write")
 _PER_UPDATE = (*_UPDATES, "sample")
-_NEAR_ROOF = 0.6  # of an update's time in matrix products
+_NEAR_ROOF = 0.6  # a phase is bound by a roof of at least this share
 
 
 def verdict(result: dict[str, Any]) -> list[str]:
@@ -22,8 +22,15 @@ def verdict(result: dict[str, Any]) -> list[str]:
     phases = result["phases"]
     shares = {group: _sum(phases, names, "share") for group, names in _GROUPS.items()}
     bound = max(shares, key=lambda group: shares[group])
+    launches = result["launches"]
     lines = [_bound(bound, shares[bound], result), *_costs(result), _failures(result)]
     lines += [f"The {name}s took {seconds:.1f} s more." for name, seconds in result["outside"].items() if seconds]
+    if launches["nodes"]:
+        share = launches["seconds"] / result["vector_step"]["mean"]
+        lines.append(
+            f"A vector step launches {launches['nodes']:,} nodes; empty ones would take {share:.0%} of it"
+            + (": launches bound the run. Raise --num-envs and --batch-size." if share > _NEAR_ROOF else ".")
+        )
     if result["waits"]:
         lines.append(f"The host waits for the GPU in {', '.join(result['waits'])}.")
     elif result["machine"]["device"] == "cpu":
@@ -39,7 +46,7 @@ def _bound(group: str, share: float, result: dict[str, Any]) -> str:
     phases = result["phases"]
     if group == "updates":
         roof = sum(phases[name]["roof"] or 0.0 for name in _UPDATES if name in phases)
-        fraction = min(1.0, roof / _sum(phases, _UPDATES, "mean"))
+        fraction = min(1.0, roof / _sum(phases, _GROUPS["updates"], "mean"))
         if roof and fraction > _NEAR_ROOF:
             return (
                 f"Matrix products bound the run: updates take {share:.0%} of a vector step, and their products alone "

@@ -15,6 +15,7 @@ from pipeline_helpers import small_arguments, small_config
 from rich.console import Console
 
 from pipeline.profile import command as command_module
+from pipeline.profile import cuda
 from pipeline.profile.measure import Measurement, Step, measure
 from pipeline.profile.options import warmup_rounds
 from pipeline.profile.phases import PHASES, PhaseTimer
@@ -75,6 +76,40 @@ def test_an_error_leaves_the_phase():
         timer.wrap("physics", fail)()
     clock.work(2)
     assert timer.end_step() == {"rest": 2, "physics": 1}
+
+
+class Event:
+    """A stand-in for a CUDA event, at a time of the GPU."""
+
+    def __init__(self, now: float):
+        self.now = now
+
+    def elapsed_time(self, end: Event) -> float:
+        return 1e3 * (end.now - self.now)
+
+
+def test_events_give_the_times_of_the_gpu(monkeypatch: pytest.MonkeyPatch):
+    clock = Clock()
+    monkeypatch.setattr(cuda, "_event", lambda: Event(clock.now))
+    monkeypatch.setattr("torch.cuda.synchronize", lambda: None)
+    monkeypatch.setattr("torch.cuda.is_current_stream_capturing", lambda: False)
+    timer = cuda.EventTimer()
+    physics = timer.wrap("physics", lambda: clock.work(3))
+    timer.begin()
+    physics()
+    clock.work(1)
+    assert {*timer.end_step()} == {"physics", "rest"}
+    physics()
+    timer.end_step()
+    assert timer.device_seconds() == [{"physics": 3, "rest": 1}, {"physics": 3, "rest": 0}]
+
+
+def test_captured_rounds_are_divided_by_their_parts(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(cuda, "_part_seconds", lambda run: {"sample": 1.0, "critic update": 3.0})
+    steps = [{"captured round": 8.0, "act": 1.0}, {"act": 1.0}]
+    cuda.split_rounds(None, steps)  # type: ignore[arg-type]
+    assert steps[0] == {"act": 1, "sample": 2, "critic update": 6}
+    assert sum(steps[1].values()) == 1
 
 
 TOO_LONG_TO_FINISH = {"total_env_steps": 10_000_000, "buffer_size": 10_000}
@@ -285,6 +320,24 @@ def test_a_run_that_ends_within_the_measurement_is_reported():
     result = summarize(measure(config, 60, Console(file=io.StringIO()), time.monotonic(), with_roofs=False))
     assert 0 < result["vector_steps"] * config.num_envs < 400
     assert verdict(result)
+
+
+@pytest.mark.slow
+def test_both_engines_have_the_same_phases():
+    """Warp on the CPU; its roof leaves the run's states as they were."""
+    pytest.importorskip("mujoco_warp")
+    config = small_config(physics="warp", max_contacts=8, max_constraints=16, **TOO_LONG_TO_FINISH)
+    result = summarize(measure(config, 0.5, Console(file=io.StringIO()), time.monotonic()))
+    assert result["phases"]["physics"]["roof"] > 0
+    assert result["cold_start"]["Warp's kernels"] > 0
+    assert sum(result["failures"].values()) == 0
+
+
+def test_the_directory_asked_for_is_kept(command: Command, swinger: str, tmp_path: Path):
+    outcome = command("profile", swinger, *ARGUMENTS, "--seconds", 0.2, "--run-dir", "kept")
+    assert outcome.code == 0, outcome.text
+    assert (tmp_path / "kept" / "config.json").is_file()
+    assert any((tmp_path / "kept" / "checkpoints").iterdir())
 
 
 def test_small_configuration_is_long_enough():
