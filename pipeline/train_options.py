@@ -101,8 +101,9 @@ def _tasks() -> str:
 def _options_type(default: Config, preset: str, task_defaults: Any, extra: Any) -> type:
     """A dataclass for tyro: configuration, preset, run directory, options of the task (``--task.name``), `extra`."""
     preset_help = tyro.conf.arg(help=f"Recipe that sets the other defaults: {', '.join(presets.names())}.")
+    run_dir = "runs/<task>-s<seed>-<time>" if extra is None else "a temporary directory"
     run_dir_help = tyro.conf.arg(
-        help="The run's directory.", metavar="PATH", help_behavior_hint="(default: runs/<task>-s<seed>-<time>)"
+        help="The run's directory.", metavar="PATH", help_behavior_hint=f"(default: {run_dir})"
     )
     fields: list[Any] = [
         ("config", Annotated[Config, tyro.conf.arg(name="")], dataclasses.field(default=default)),
