@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +37,24 @@ def profile(arguments: list[str], console: Console) -> None:
     if run_dir is not None:
         require_unused(run_dir)
     require_packages(config)
-    if options.sweep is not None:
-        _sweep(arguments, config, options, console)
-    else:
-        require_rounds(config)
-        _profile(config, run_dir, options, console)
+    with _exit_on_signals():
+        if options.sweep is not None:
+            _sweep(arguments, config, options, console)
+        else:
+            require_rounds(config)
+            _profile(config, run_dir, options, console)
+
+
+@contextmanager
+def _exit_on_signals() -> Iterator[None]:
+    """Exit on SIGTERM and SIGHUP as on an error, so that the temporary directory is removed."""
+    numbers = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, lambda received, frame: sys.exit(128 + received)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _profile(config: Config, run_dir: Path | None, options: ProfileOptions, console: Console) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import signal
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -338,6 +341,23 @@ def test_the_directory_asked_for_is_kept(command: Command, swinger: str, tmp_pat
     assert outcome.code == 0, outcome.text
     assert (tmp_path / "kept" / "config.json").is_file()
     assert any((tmp_path / "kept" / "checkpoints").iterdir())
+
+
+def test_a_signal_leaves_no_temporary_directory(
+    command: Command, swinger: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+
+    def terminate_when_measuring(*_args: Any) -> list[Any]:
+        assert [path.name[:15] for path in folder.iterdir()] == ["saltus_profile_"]
+        os.kill(os.getpid(), signal.SIGTERM)
+        return []
+
+    monkeypatch.setattr("pipeline.profile.phases._methods", terminate_when_measuring)
+    assert command("profile", swinger, *ARGUMENTS).code == 128 + signal.SIGTERM
+    assert not [*folder.iterdir()]
 
 
 def test_small_configuration_is_long_enough():
