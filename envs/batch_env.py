@@ -181,8 +181,8 @@ class BatchEnv:
         physics.step(control, task.frame_skip)
         after = State(physics.read(), self._names)
 
-        reward, terms = split_reward(task.reward(self._state, control, after))
-        next_observation, reward = self._observe(after), same_form(task, "reward", reward, self._forms).float()
+        reward, terms = self._reward(control, after)
+        next_observation = self._observe(after)
         diverged = physics.unstable()
         finite = usable & torch.isfinite(next_observation).all(dim=-1) & torch.isfinite(reward)
         failed = diverged | ~finite
@@ -191,7 +191,7 @@ class BatchEnv:
         reward = torch.where(failed, 0.0, reward)
         self._elapsed += 1
         self._return += reward
-        terminated = same_form(task, "terminated", task.terminated(after), self._forms) & ~failed
+        terminated = self._terminated(after) & ~failed
         truncated = (self._elapsed >= task.max_episode_steps) | failed
         done = terminated | truncated
         self._statistics.add_step(reward, self._return, self._elapsed, done, failed, terms)
@@ -217,6 +217,13 @@ class BatchEnv:
 
     def _observe(self, state: State) -> Tensor:
         return same_form(self.task, "observation", self.task.observation(state), self._forms).float()
+
+    def _reward(self, control: Tensor, after: State) -> tuple[Tensor, dict[str, Tensor]]:
+        reward, terms = split_reward(self.task.reward(self._state, control, after))
+        return same_form(self.task, "reward", reward, self._forms).float(), terms
+
+    def _terminated(self, state: State) -> Tensor:
+        return same_form(self.task, "terminated", self.task.terminated(state), self._forms)
 
     def _begin_episodes(self, mask: Tensor) -> None:
         """Begin an episode in the worlds of `mask`, (N,) bool. An initial state that fails is counted and replaced."""

@@ -1,4 +1,4 @@
-"""The `saltus` command: train, resume, evaluate, play."""
+"""The `saltus` command: train, resume, evaluate, play, profile."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ USAGE = """usage: saltus COMMAND ...
   saltus resume RUN             continue a run from its last checkpoint
   saltus evaluate RUN           play episodes with a run's policy, print their returns
   saltus play RUN               write a video of a run's policy
+  saltus profile TASK [options] measure where the time of training goes
   saltus --version              print the version
 
 TASK is one of {tasks}, or path/to/file.py:ClassName. RUN is a run's directory.
@@ -90,7 +91,7 @@ def main() -> None:
     Refusals (SaltusError) and errors of the system are printed as one line; any other error shows its traceback.
     """
     command, arguments = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("", [])
-    commands = {"train": train, "resume": resume, "evaluate": evaluate, "play": play}
+    commands = {"train": train, "resume": resume, "evaluate": evaluate, "play": play, "profile": profile}
     console = Console()
     for package in ("torch", "tensordict", "torchrl"):  # their warnings address developers
         warnings.filterwarnings("ignore", module=package)
@@ -194,6 +195,14 @@ def play(arguments: list[str], console: Console) -> None:
     _print(console, f"{_describe(policy)}: return {episode.total:.1f} in {episode.length} steps ({seconds:.1f} s)")
     write_video(episode, env, path)
     _print(console, str(path))
+
+
+def profile(arguments: list[str], console: Console) -> None:
+    """``saltus profile TASK``."""
+    from pipeline.profile.command import profile as run_profile
+
+    with _log_to(console):
+        run_profile(arguments, console)
 
 
 def _parse(command: type[OfRun], arguments: list[str]) -> OfRun:

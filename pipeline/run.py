@@ -167,10 +167,13 @@ class Run:
             action = 2 * torch.rand(self.env.num_envs, self.env.action_dim, device=self.device) - 1
         else:
             action = self.learner.act(self.observation, self.noise())
-        action = action.to(self.env.physics.device)
+        action = self._to_physics(action)
         if action.device.type == "cpu" and not torch.isfinite(action).all():
             self.agent.check_finite(self.metrics | {"action": action.sum().to(self.device)})
         return action
+
+    def _to_physics(self, action: torch.Tensor) -> torch.Tensor:
+        return action.to(self.env.physics.device)
 
     def learn(self, logger: Logger) -> None:
         """Do one round of updates."""

@@ -39,21 +39,39 @@ def parse_train(arguments: list[str]) -> tuple[Config, Path | None]:
         SaltusError: no task, an unknown task or preset, or invalid settings.
         SystemExit: help was asked for (code 0), or tyro refused an option (code 2).
     """
+    options = parse_options(arguments)
+    return options.config, options.run_dir
+
+
+def parse_options(arguments: list[str], command: str = "train", extra: Any = None) -> Any:
+    """Parse the options of training, and those of a command that trains.
+
+    Args:
+        arguments: the arguments of the command.
+        command: its name.
+        extra: default options of the command itself, as a dataclass.
+
+    Returns:
+        An object with `config`, `run_dir` and `extra`.
+
+    Raises:
+        SaltusError, SystemExit: as `parse_train`.
+    """
     _refuse_empty_run_dir(arguments)
     _refuse_old_names(arguments)
-    task_name, preset, rest = _split(arguments)
+    task_name, preset, rest = _split(arguments, command, extra)
     reference = resolve_task(task_name)
     default = presets.preset(preset, task=reference.name)
     task_defaults = _default_options(reference.task) if option_hints(reference.task) else None
-    options = _parse(rest, f"saltus train {task_name}", _options_type(default, preset, task_defaults))
+    options = _parse(rest, f"saltus {command} {task_name}", _options_type(default, preset, task_defaults, extra))
     _refuse_unused(options.config, default)
     _refuse_two_lengths(options.config, rest)
     changed = _changed_options(reference.task, options.task, task_defaults) if task_defaults is not None else {}
-    task_options = encode_options(reference.task, changed)
-    return dataclasses.replace(options.config, task_options=task_options), options.run_dir
+    options.config = dataclasses.replace(options.config, task_options=encode_options(reference.task, changed))
+    return options
 
 
-def _split(arguments: list[str]) -> tuple[str, str, list[str]]:
+def _split(arguments: list[str], command: str, extra: Any) -> tuple[str, str, list[str]]:
     """Task, preset and other arguments: the first two decide which options and defaults there are."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--preset", default=presets.DEFAULT, nargs="?")
@@ -64,8 +82,8 @@ def _split(arguments: list[str]) -> tuple[str, str, list[str]]:
         return rest[0], known.preset, rest[1:]
     if {"-h", "--help"} & set(rest):
         default = presets.preset(known.preset, task="")
-        _parse(rest, "saltus train TASK", _options_type(default, known.preset, task_defaults=None))
-    raise SaltusError(f"name the task first, as in `saltus train Hopper-v5 ...`. Tasks: {_tasks()}")
+        _parse(rest, f"saltus {command} TASK", _options_type(default, known.preset, None, extra))
+    raise SaltusError(f"name the task first, as in `saltus {command} Hopper-v5 ...`. Tasks: {_tasks()}")
 
 
 def _parse(arguments: list[str], command: str, options_type: type) -> Any:
@@ -73,7 +91,7 @@ def _parse(arguments: list[str], command: str, options_type: type) -> Any:
         options_type,
         args=arguments,
         prog=command,
-        description=f"Train a policy. Tasks: {_tasks()}. The options of a task: saltus train <task> --help.",
+        description=f"Tasks: {_tasks()}. The options of a task: {' '.join(command.split()[:2])} <task> --help.",
     )
 
 
@@ -81,17 +99,20 @@ def _tasks() -> str:
     return f"{', '.join(envs.list_tasks())}, or path/to/file.py:ClassName"
 
 
-def _options_type(default: Config, preset: str, task_defaults: Any) -> type:
-    """A dataclass for tyro: configuration, preset, run directory, and the task's options as ``--task.name``."""
+def _options_type(default: Config, preset: str, task_defaults: Any, extra: Any) -> type:
+    """A dataclass for tyro: configuration, preset, run directory, options of the task (``--task.name``), `extra`."""
     preset_help = tyro.conf.arg(help=f"Recipe that sets the other defaults: {', '.join(presets.names())}.")
+    run_dir = "runs/<task>-s<seed>-<time>" if extra is None else "a temporary directory"
     run_dir_help = tyro.conf.arg(
-        help="The run's directory.", metavar="PATH", help_behavior_hint="(default: runs/<task>-s<seed>-<time>)"
+        help="The run's directory.", metavar="PATH", help_behavior_hint=f"(default: {run_dir})"
     )
     fields: list[Any] = [
         ("config", Annotated[Config, tyro.conf.arg(name="")], dataclasses.field(default=default)),
         ("preset", Annotated[str, preset_help], dataclasses.field(default=preset)),
         ("run_dir", Annotated[Path | None, run_dir_help], dataclasses.field(default=None)),
     ]
+    if extra is not None:
+        fields.insert(0, ("extra", Annotated[type(extra), tyro.conf.arg(name="")], dataclasses.field(default=extra)))
     if task_defaults is not None:
         fields.insert(0, ("task", type(task_defaults), dataclasses.field(default_factory=lambda: task_defaults)))
     return dataclasses.make_dataclass("Train", fields)

@@ -21,9 +21,12 @@ import pytest
 
 from benchmarks import __main__ as benchmarks
 from pipeline import presets
-from pipeline.train_options import parse_train
+from pipeline.profile.options import ProfileOptions
+from pipeline.profile.sweep import parse_sweep
+from pipeline.train_options import parse_options, parse_train
 
 ROOT = Path(__file__).parent.parent
+PARSED = ("saltus train ", "saltus profile ", "python -m benchmarks ")
 SALTUS = (sys.executable, "-m", "saltus")
 README = (ROOT / "README.md").read_text()
 RECIPES = (ROOT / "docs" / "recipes.md").read_text()
@@ -135,14 +138,14 @@ def test_every_block_is_run_or_says_why_not(fence: Fence):
     if fence.language == "bash" and not fence.not_run:
         assert fence.commands
         for command in fence.commands:
-            assert command.startswith(("saltus train ", "saltus evaluate ", "saltus play ", "saltus resume ")) or (
-                command.startswith("python -m benchmarks ")
-            ), f"no test runs {command!r}: mark the block with <!-- not run: the reason -->"
+            assert command.startswith((*PARSED, "saltus evaluate ", "saltus play ", "saltus resume ")), (
+                f"no test runs {command!r}: mark the block with <!-- not run: the reason -->"
+            )
 
 
 @pytest.mark.parametrize("fence", [fence for fence in FENCES if fence.language == "bash"], ids=str)
 def test_blocks_with_commands_that_are_parsed_say_so(fence: Fence):
-    parsed = any(command.startswith(("saltus train ", "python -m benchmarks ")) for command in fence.commands)
+    parsed = any(command.startswith(PARSED) for command in fence.commands)
     assert fence.not_run or fence.parsed == parsed
 
 
@@ -151,6 +154,18 @@ def test_the_training_commands_shown_are_accepted(command: str, folder: Path, mo
     monkeypatch.chdir(folder)
     config, _ = parse_train(shlex.split(command, comments=True)[2:])
     assert config.updates_per_round >= 1
+
+
+@pytest.mark.parametrize("command", commands("saltus profile "))
+def test_the_profiles_shown_are_accepted(command: str, folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(folder)
+    arguments = shlex.split(command, comments=True)[2:]
+    parsed = parse_options(arguments, "profile", ProfileOptions())
+    parsed.extra.check(parsed.run_dir)
+    if parsed.extra.sweep is not None:
+        parse_sweep(
+            parsed.extra.sweep, arguments, lambda given: parse_options(given, "profile", ProfileOptions()).config
+        )
 
 
 @pytest.mark.slow

@@ -320,6 +320,11 @@ class WarpPhysics:
         self._overflowed.copy_(full.any(dim=-1))
         self._ever_full |= full.any(dim=0)
 
+    @property
+    def load_seconds(self) -> float:
+        """Time that loading and compiling Warp's kernels took."""
+        return sum(graph.load_seconds for graph in (self._reset_graph, *self._step_graphs.values()))
+
     def unstable(self) -> Tensor:
         return self._unstable.clone()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -16,15 +17,24 @@ class WarpGraph:
 
     The first call runs eagerly: it loads and compiles the kernels. A capture that fails raises and is retried at the
     next call. On the CPU every call runs eagerly.
+
+    Attributes:
+        load_seconds: duration of the first call.
     """
 
     def __init__(self, work: Callable[[], None], device: torch.device):
         self._work, self._device = work, device
         self._calls, self._graph = 0, None
+        self.load_seconds = 0.0
 
     def __call__(self) -> None:
         self._calls += 1
-        if self._device.type == "cuda" and self._calls >= 2 and self._graph is None:
+        if self._calls == 1:
+            start = time.monotonic()
+            self._work()
+            self.load_seconds = time.monotonic() - start
+            return
+        if self._device.type == "cuda" and self._graph is None:
             self._graph = self._capture()
         if self._graph is None:
             self._work()

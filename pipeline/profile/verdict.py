@@ -1,0 +1,93 @@
+"""The verdict of a profile in plain words: the bound, the option to turn, the cost of more."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_UPDATES = ("critic update", "actor and temperature update", "critic, actor and temperature update")
+_GROUPS = {
+    "simulation": ("physics", "task functions", "reset"),
+    "updates": (*_UPDATES, "captured round"),
+    "memory": ("buffer write", "sample"),
+    "host": ("act", "transition", "logging", "rest"),
+    "waiting": ("waiting",),
+}
+_PER_WORLD = ("physics", "task functions", "reset", "buffer write")
+_PER_UPDATE = (*_UPDATES, "sample")
+_NEAR_ROOF = 0.6  # a phase is bound by a roof of at least this share
+
+
+def verdict(result: dict[str, Any]) -> list[str]:
+    """Sentences on a result of `summarize`."""
+    phases = result["phases"]
+    shares = {group: _sum(phases, names, "share") for group, names in _GROUPS.items()}
+    bound = max(shares, key=lambda group: shares[group])
+    launches = result["launches"]
+    lines = [_bound(bound, shares[bound], result), *_costs(result), _failures(result)]
+    lines += [f"The {name}s took {seconds:.1f} s more." for name, seconds in result["outside"].items() if seconds]
+    if launches["nodes"]:
+        share = launches["seconds"] / result["vector_step"]["mean"]
+        lines.append(
+            f"A vector step launches {launches['nodes']:,} nodes; empty ones would take {share:.0%} of it"
+            + (": launches bound the run. Raise --num-envs and --batch-size." if share > _NEAR_ROOF else ".")
+        )
+    if result["waits"]:
+        lines.append(f"The host waits for the GPU in {', '.join(result['waits'])}.")
+    elif result["machine"]["device"] == "cpu":
+        lines.append("The host never waits for a GPU: this run has none.")
+    return lines
+
+
+def _sum(phases: dict[str, Any], names: tuple[str, ...], key: str) -> float:
+    return sum(phases[name][key] for name in names if name in phases)
+
+
+def _bound(group: str, share: float, result: dict[str, Any]) -> str:
+    phases = result["phases"]
+    if group == "updates":
+        roof = sum(phases[name]["roof"] or 0.0 for name in _UPDATES if name in phases)
+        fraction = min(1.0, roof / _sum(phases, _GROUPS["updates"], "mean"))
+        if roof and fraction > _NEAR_ROOF:
+            return (
+                f"Matrix products bound the run: updates take {share:.0%} of a vector step, and their products alone "
+                f"{fraction:.0%} of that. Lower --utd-ratio, --batch-size, --critic-hidden or --num-critics, or raise "
+                "--policy-delay."
+            )
+        on_gpu = result["machine"]["device"] != "cpu"
+        known = f"; their matrix products need {fraction:.0%} of that" if roof else ""
+        rest = "launches" if on_gpu else "memory-bound operations between the products"
+        turn = "--batch-size gains samples at little cost" if on_gpu else "lower --utd-ratio or --batch-size"
+        if not result["config"]["compile"]:
+            turn = "drop --no-compile"
+        return f"Updates bound the run: {share:.0%} of a vector step{known}. The rest is {rest}: {turn}."
+    advice = {
+        "simulation": "Raise --num-threads if cores are idle, try --solver newton, or raise --utd-ratio: updates cost "
+        "little here. A larger timestep or a simpler model helps most",
+        "memory": "Lower --batch-size or --utd-ratio, or the observation's width",
+        "host": "Raise --num-envs: the host's work per vector step hardly grows with it",
+        "waiting": "Raise --num-envs or lower --utd-ratio, so that the GPU is done when the host needs its actions",
+    }
+    name = {"host": "The host", "memory": "Memory"}.get(group, group.capitalize())
+    return f"{name} bounds the run: {share:.0%} of a vector step. {advice[group]}."
+
+
+def _costs(result: dict[str, Any]) -> list[str]:
+    """Rates with twice the worlds and with twice the UTD ratio, if each phase grows in proportion or not at all."""
+    phases, config = result["phases"], result["config"]
+    step, num_envs = result["vector_step"]["mean"], config["num_envs"]
+    updates = result["updates"] / result["vector_steps"]
+    worlds = step + _sum(phases, _PER_WORLD, "mean")
+    learning = step + _sum(phases, _PER_UPDATE, "mean")
+    return [
+        f"Twice the worlds with the same updates per vector step (--num-envs {2 * num_envs} --utd-ratio "
+        f"{config['utd_ratio'] / 2:g}): about {2 * num_envs / worlds:,.0f} env steps/s, {updates / worlds:,.0f} "
+        "updates/s.",
+        f"Twice the updates (--utd-ratio {2 * config['utd_ratio']:g}): about {num_envs / learning:,.0f} env steps/s, "
+        f"{2 * updates / learning:,.0f} updates/s.",
+    ]
+
+
+def _failures(result: dict[str, Any]) -> str:
+    total = result["vector_steps"] * result["config"]["num_envs"]
+    counts = ", ".join(f"{value:,.0f} {name}" for name, value in result["failures"].items())
+    return f"Of {total:,} world-steps: {counts or 'failures were not counted, because the run ended early'}."
