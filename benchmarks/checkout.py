@@ -34,7 +34,7 @@ def environment(folder: Path = ROOT, /, **variables: str) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))} | variables
 
 
-def run(*command: str | int | Path, **variables: str) -> int:
+def run(*command: str | int | Path) -> int:
     """Run a command that imports this checkout, with its output on stderr; return its exit code."""
     arguments = [str(part) for part in command]
-    return subprocess.run(arguments, env=environment(**variables), stdout=sys.stderr, check=False).returncode
+    return subprocess.run(arguments, env=environment(), stdout=sys.stderr, check=False).returncode

@@ -6,7 +6,6 @@ import hashlib
 import json
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean, stdev
@@ -15,8 +14,9 @@ from typing import Any
 import tyro
 
 from benchmarks import checkout, curves, result
-from benchmarks.training import SALTUS, read_json
-from envs.physics.cpu import available_cores
+from benchmarks.cores import core_sets, run_pinned
+from benchmarks.seeds import Seeds
+from benchmarks.training_run import SALTUS, read_json, task_name
 from pipeline import checkpoint
 from pipeline.file_names import CHECKPOINTS, CONFIG, EVALUATION, EVALUATIONS
 from pipeline.presets import names
@@ -92,7 +92,7 @@ def recipes(
     /,
     *,
     recipes: tuple[str, ...] = ("sac:100000", "crossq:100000", "redq:25000", "droq:25000"),
-    seeds: tuple[int, ...] = (0,),
+    seeds: Seeds = (0,),
     eval_every: int = 5_000,
     episodes: int = 100,
     folder: Path = Path("runs/recipes"),
@@ -108,7 +108,7 @@ def recipes(
         options: options for `saltus train` that all recipes of saltus get, after a `--`.
         recipes: each NAME:STEPS, a preset or stable-baselines3 with the env steps to train for. Options that change the
             preset follow: "sac:100000 --critic-lr 1e-3".
-        seeds: the seeds of each recipe.
+        seeds: seeds and ranges of seeds of each recipe: 0 1 2 or 0-9.
         eval_every: env steps between evaluations.
         episodes: episodes of the final evaluation.
         folder: the folder of the runs.
@@ -118,7 +118,7 @@ def recipes(
     labels = [recipe.label for recipe in parsed]
     if len({*labels}) < len(labels):
         raise SystemExit(f"{', '.join(recipes)}: name each recipe once, with one number of env steps")
-    name = task.rpartition(":")[2]
+    name = task_name(task)
 
     def run(job: tuple[Recipe, int]) -> Curve:
         recipe, seed = job
@@ -137,9 +137,12 @@ def recipes(
         read = read_json(run_dir / EVALUATION), read_json(run_dir / CONFIG)
         return Curve(recipe.label, seed, recipe.total_env_steps, exit_code, read_table(run_dir / EVALUATIONS), *read)
 
-    with ThreadPoolExecutor(available_cores()) as pool:
-        jobs = [(recipe, seed) for seed in seeds for recipe in parsed]
-        runs = sorted(pool.map(run, jobs), key=lambda curve: labels.index(curve.recipe))
+    runs: list[Curve] = []
+    try:
+        run_pinned(run, [(recipe, seed) for seed in seeds for recipe in parsed], core_sets(1), runs.append)
+    except KeyboardInterrupt:
+        sys.exit("interrupted: the same command continues")
+    runs.sort(key=lambda curve: (labels.index(curve.recipe), seeds.index(curve.seed)))
     settings = {"task": task, "options": options, "recipes": recipes, "seeds": seeds, "eval_every": eval_every}
     table = _table(f"{name}: mean return after env steps", runs, episodes)
     path = result.publish(f"recipes-{name}", output, settings, map(asdict, runs), [table])
@@ -147,22 +150,22 @@ def recipes(
     for curve in runs:
         points = [row["env_steps"] for row in curve.rows], [row["return_mean"] for row in curve.rows]
         drawn.setdefault(curve.recipe, []).append(points)
-    curves.draw(path.with_suffix(".png"), f"{name}: returns over env steps", "env steps", drawn)
+    curves.draw(path.with_suffix(".png"), [[curves.Panel(f"{name}: returns over env steps", "env steps", drawn)]])
 
 
 def _train(run_dir: Path, arguments: Sequence[Part], total_env_steps: int, episodes: int) -> int:
     """Train with saltus, or resume, and evaluate the last policy; return the exit code of the part that failed."""
     exit_code, done = 0, read_table(run_dir / EVALUATIONS)
     if not checkpoint.find(run_dir / CHECKPOINTS):
-        exit_code = _run(*SALTUS, "train", *arguments, "--run-dir", run_dir)
+        exit_code = checkout.run(*SALTUS, "train", *arguments, "--run-dir", run_dir)
     elif not done or done[-1]["env_steps"] < total_env_steps:
-        exit_code = _run(*SALTUS, "resume", run_dir)
+        exit_code = checkout.run(*SALTUS, "resume", run_dir)
     elif _is_evaluated(run_dir / EVALUATION, total_env_steps, episodes):
         return 0
     (run_dir / EVALUATION).unlink(missing_ok=True)  # it may be of another policy
     if not checkpoint.find(run_dir / CHECKPOINTS):
         return exit_code
-    evaluated = _run(*SALTUS, "evaluate", run_dir, "--policy", "last", "--episodes", episodes)
+    evaluated = checkout.run(*SALTUS, "evaluate", run_dir, "--policy", "last", "--episodes", episodes)
     return exit_code or evaluated
 
 
@@ -179,11 +182,7 @@ def _train_peer(run_dir: Path, arguments: Sequence[Part], _total_env_steps: int,
     """Train with Stable-Baselines3, unless the run is finished; return the exit code."""
     if (run_dir / EVALUATION).exists():
         return 0
-    return _run(sys.executable, "-m", "benchmarks.peer_training", *arguments, "--run-dir", run_dir)
-
-
-def _run(*command: Part) -> int:
-    return checkout.run(*command, OMP_NUM_THREADS="1")  # one run per core
+    return checkout.run(sys.executable, "-m", "benchmarks.peer_training", *arguments, "--run-dir", run_dir)
 
 
 def _table(title: str, runs: Sequence[Curve], episodes: int) -> result.Table:

@@ -23,6 +23,7 @@ from rich.table import Column
 from benchmarks import checkout
 from benchmarks.runner import Measurement, summarize
 from envs.physics.cpu import available_cores
+from pipeline import files
 from saltus.versions import versions
 
 RESULTS = Path(__file__).parent / "results"
@@ -112,16 +113,21 @@ def publish(
         measurements: all measurements.
         tables: the summary.
     """
-    path = output or RESULTS / f"{command}-cpu{available_cores()}.json"
+    path = output or default_path(command)
     write(path, settings, measurements, tables)
     show(tables, path)
     return path
 
 
+def default_path(command: str) -> Path:
+    """The result file of a benchmark without ``--output``."""
+    return RESULTS / f"{command}-cpu{available_cores()}.json"
+
+
 def write(
     path: Path, settings: Mapping[str, Any], measurements: Iterable[Mapping[str, Any]], tables: Sequence[Table]
 ) -> None:
-    """Write a result file. See `publish` for the arguments."""
+    """Write a result file, as a whole or not at all. See `publish` for the arguments."""
     content = {
         "command": shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]),
         "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -133,7 +139,7 @@ def write(
         "summary": [dataclasses.asdict(table) for table in tables],
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    files.write(path, json.dumps(content, indent=1) + "\n")
 
 
 def show(tables: Sequence[Table], path: Path) -> None:

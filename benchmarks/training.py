@@ -1,260 +1,216 @@
-"""Returns over wall-clock time of `saltus train` and of other libraries, each seed in a new process."""
+"""Learning curves of `saltus train` and of other libraries over seeds, and their statistics."""
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from statistics import median
-from tempfile import TemporaryDirectory
-from threading import Timer
-from typing import Any, Literal
+from typing import Any
 
 import tyro
 
-from benchmarks import checkout, curves, result
-from envs.physics.cpu import available_cores
-from pipeline import checkpoint
-from pipeline.file_names import CHECKPOINTS, CONFIG, EVALUATION, EVALUATIONS
-from pipeline.tables import read_table
+from benchmarks import curves, result
+from benchmarks.campaign import Campaign
+from benchmarks.cores import core_sets, run_pinned
+from benchmarks.seeds import Seeds
+from benchmarks.training_run import Case, System, Trained, code_hash, saltus_arguments, task_name, train
+from benchmarks.training_tables import failures_table, panels, tables
+from pipeline import presets as known_presets
+from pipeline.train_options import parse_train, split_words
+from saltus.errors import SaltusError
 
-SALTUS = (sys.executable, "-m", "saltus")
-PEER_TRAINING = (sys.executable, "-m", "benchmarks.peer_training")
-System = Literal["saltus", "stable-baselines3", "sbx"]
+INSTALL = "pip install -c constraints.txt"
+PEERS = {"stable-baselines3": ("stable_baselines3", "stable-baselines3"), "sbx": ("sbx", "sbx-rl")}  # module, package
+DEFAULT_MINUTES = 10.0
 
 
-@dataclass(frozen=True)
-class Trained:
-    """One training run. Seconds are wall-clock time from the start of its process.
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The settings of the benchmark. See `training`."""
 
-    Attributes:
-        system: saltus or another library.
-        seed: the run's seed.
-        exit_code: of the process.
-        seconds: duration.
-        curve: the rows of evaluations.csv, each with its time as `wall_seconds`.
-        best: the best policy's evaluation.json; None if there was nothing to evaluate, and for other libraries, which
-            keep no best policy.
-        last: the last policy's evaluation.json.
-        output: the printed lines, each with its time.
-        config: the run's config.json.
-    """
-
-    system: System
-    seed: int
-    exit_code: int
-    seconds: float
-    curve: list[dict[str, float]]
-    best: dict[str, Any] | None
-    last: dict[str, Any] | None
-    output: list[tuple[float, str]]
-    config: dict[str, Any] | None
-
-    def column(self, name: str) -> list[float]:
-        """A column of the curve."""
-        return [row[name] for row in self.curve]
-
-    def reached(self, threshold: float) -> float | None:
-        """Time of the first evaluation with a mean return of at least `threshold`, or None."""
-        times = (row["wall_seconds"] for row in self.curve if row["return_mean"] >= threshold)
-        return next(times, None)
+    tasks: tuple[str, ...]
+    options: tuple[str, ...]
+    systems: tuple[System, ...]
+    presets: tuple[str, ...]
+    seeds: tuple[int, ...]
+    minutes: float | None
+    threshold: tuple[float, ...]
+    floor: tuple[float, ...]
+    episodes: int
+    cores_per_run: int
+    runs_at_once: int
 
 
 def training(
-    task: tyro.conf.Positional[str],
+    tasks: tyro.conf.Positional[tuple[str, ...]],
     options: tyro.conf.Positional[tuple[str, ...]] = (),
     /,
     *,
     systems: tuple[System, ...] = ("saltus",),
-    seeds: tuple[int, ...] = (0, 1, 2),
-    minutes: float = 10.0,
-    threshold: float | None = None,
+    presets: tuple[str, ...] = (),
+    seeds: Seeds = (0, 1, 2),
+    minutes: float | None = None,
+    threshold: tuple[float, ...] = (),
+    floor: tuple[float, ...] = (),
     episodes: int = 100,
+    cores_per_run: int | None = None,
     output: Path | None = None,
 ) -> None:
-    """Learning curves of `saltus train TASK` over wall-clock time from process start, compilation included.
+    """Learning curves of `saltus train TASK` over wall-clock time and env steps, and statistics over seeds.
 
-    Seeds run one after another, each with an empty compilation cache. A plot of all curves is saved next to the result.
+    Time counts from process start, compilation included: each run has an empty compilation cache. The result file is
+    written after each run, with a picture of all curves next to it at the end. The same command, given again, does
+    the runs that are missing or failed.
 
     Args:
-        task: the task to train on.
+        tasks: the tasks to train on.
         options: more options for `saltus train`, after a `--`.
         systems: saltus, and other libraries with their default settings, except for 5,000 random actions at the start.
-        seeds: the seeds.
-        minutes: time limit of each seed; its policies are evaluated after it.
-        threshold: a mean return; the time of the first evaluation that reaches it is reported.
+        presets: presets of saltus to compare, by default the default one. Options that change a preset may follow it:
+            "sac --critic-lr 1e-3".
+        seeds: seeds and ranges of seeds: 0 1 2 or 100-109.
+        minutes: time limit of each run; its policies are evaluated after it. By default 10, or none if the options
+            have --total-env-steps.
+        threshold: a mean return, or one for each task. The first evaluation that reaches it is reported.
+        floor: a mean return, or one for each task, below which later evaluations are counted; by default the threshold.
         episodes: episodes of the final evaluations, which are independent of the choice of the best policy.
-        output: the file to write; by default benchmarks/results/training-<task>-cpu<cores>.json.
+        cores_per_run: cores that each run is pinned to; as many runs as fit are done at once. By default all cores, one
+            run after another.
+        output: the file to write; by default benchmarks/results/training-<tasks>-cpu<cores>.json.
     """
-    if options and "saltus" not in systems:
-        raise SystemExit(f"{' '.join(options)}: options are for saltus, which is not among --systems")
-    trained = [
-        _train(task, seed, 60 * minutes, episodes, options)
-        if system == "saltus"
-        else _train_peer(system, task, seed, 60 * minutes, episodes)
-        for seed in seeds
-        for system in systems
-    ]
-    settings = {
-        "task": task,
-        "options": options,
-        "systems": systems,
-        "seeds": seeds,
-        "minutes": minutes,
-        "threshold": threshold,
-        "episodes": episodes,
-    }
-    name = task.rpartition(":")[2]
-    title = f"{name}: returns after at most {minutes:g} minutes"
-    table = _table(title, trained, threshold)
-    path = result.publish(f"training-{name}", output, settings, map(asdict, trained), [table])
-    drawn: dict[str, list[curves.Points]] = {}
-    for run in trained:
-        name = f"seed {run.seed}" if len(systems) == 1 else run.system
-        drawn.setdefault(name, []).append((run.column("wall_seconds"), run.column("return_mean")))
-    curves.draw(path.with_suffix(".png"), title, "wall-clock from process start, s", drawn, threshold)
+    tasks, options = _split(tasks, options)
+    sets = core_sets(cores_per_run)
+    if minutes is None and "--total-env-steps" not in split_words([*options]):
+        minutes = DEFAULT_MINUTES
+    settings = Settings(
+        tasks=tasks, options=options, systems=systems, presets=presets, seeds=seeds, minutes=minutes,
+        threshold=threshold, floor=floor, episodes=episodes, cores_per_run=len(sets[0]), runs_at_once=len(sets),
+    )  # fmt: skip
+    check(settings)
+    missing = not_installed(systems)
+    cases = cases_of(settings, missing)
+    path = output or result.default_path("-".join(["training", *map(task_name, tasks)]))
+
+    campaign = Campaign(path, cases, asdict(settings), lambda runs: summary(settings, runs, missing))
+    print(campaign.progress(), flush=True)
+    try:
+        run_pinned(train, [*campaign.remaining], sets, campaign.add)
+    except KeyboardInterrupt:
+        sys.exit(f"interrupted: {campaign.progress()}. {path} is up to date; the same command continues")
+    result.show(summary(settings, campaign.runs, missing), path)
+    rows = [panels(title, runs, threshold) for title, runs, threshold, _ in by_task(settings, campaign.runs)]
+    curves.draw(path.with_suffix(".png"), rows)
 
 
-def _train(task: str, seed: int, limit: float, episodes: int, options: Sequence[str]) -> Trained:
-    with _folder() as folder:
-        run_dir, cache = Path(folder) / "run", Path(folder) / "cache"
-        arguments = [task, "--seed", str(seed), "--run-dir", str(run_dir), *options]
-        exit_code, seconds, lines = train_for(limit, arguments, cache)
-        best, last = (_evaluate(run_dir, which, episodes) for which in ("best", "last"))
-        return _trained("saltus", seed, run_dir, (exit_code, seconds, lines), best, last)
+def _split(tasks: tuple[str, ...], options: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Tasks, and options from the first word with a dash: without an option before ``--``, tyro takes all for tasks."""
+    words = (*tasks, *options)
+    first = next((index for index, word in enumerate(words) if word.startswith("-")), len(words))
+    return words[:first], words[first:]
 
 
-def _train_peer(system: System, task: str, seed: int, limit: float, episodes: int) -> Trained:
-    with _folder() as folder:
-        run_dir, cache = Path(folder) / "run", Path(folder) / "cache"
-        command = [*PEER_TRAINING, "--library", system, "--task", task, "--seed", str(seed), "--run-dir", str(run_dir)]
-        command += ["--num-threads", str(available_cores()), "--final-episodes", str(episodes)]
-        command += ["--total-env-steps", str(10**9), "--seconds", str(limit)]
-        done = run_for(limit + 600.0, command, cache)  # it stops by itself, then evaluates
-        return _trained(system, seed, run_dir, done, None, read_json(run_dir / EVALUATION))
+def check(settings: Settings) -> None:
+    """Refuse settings that contradict each other.
 
-
-def _folder() -> TemporaryDirectory[str]:
-    """A temporary folder for a run and its caches. A killed run's compiler may still write there."""
-    return TemporaryDirectory(prefix="saltus-", ignore_cleanup_errors=True)
-
-
-def _trained(
-    system: System,
-    seed: int,
-    run_dir: Path,
-    done: tuple[int, float, list[tuple[float, str]]],
-    best: dict[str, Any] | None,
-    last: dict[str, Any] | None,
-) -> Trained:
-    exit_code, seconds, lines = done
-    output = [(when, line.replace(str(run_dir), "RUN")) for when, line in lines]  # no path of this machine in results
-    # Each row of the table is written just before its line is printed.
-    times = [when for when, line in output if line.startswith("evaluation at ")]
-    rows = read_table(run_dir / EVALUATIONS)
-    curve = [row | {"wall_seconds": when} for row, when in zip(rows, times, strict=False)]
-    return Trained(system, seed, exit_code, seconds, curve, best, last, output, read_json(run_dir / CONFIG))
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The content of a JSON file; None if it does not exist."""
-    return json.loads(path.read_text()) if path.exists() else None
-
-
-def _evaluate(run_dir: Path, which: str, episodes: int) -> dict[str, Any] | None:
-    if not checkpoint.find(run_dir / CHECKPOINTS):
-        return None
-    exit_code = checkout.run(*SALTUS, "evaluate", run_dir, "--policy", which, "--episodes", episodes)
-    return read_json(run_dir / EVALUATION) if exit_code == 0 else None
-
-
-def train_for(
-    limit: float, arguments: Sequence[str], cache: Path | None, grace: float = 300.0
-) -> tuple[int, float, list[tuple[float, str]]]:
-    """Run `saltus train`. See `run_for` for the other arguments and the result."""
-    return run_for(limit, [*SALTUS, "train", *arguments], cache, grace)
-
-
-def run_for(
-    limit: float, command: Sequence[str], cache: Path | None, grace: float = 300.0
-) -> tuple[int, float, list[tuple[float, str]]]:
-    """Run a command; return its exit code, its duration, and its lines of output with their times.
-
-    Args:
-        limit: seconds after which it gets SIGTERM, at which saltus saves and ends.
-        command: the command and its arguments.
-        cache: the folder for torch.compile's cache, and for temporary files, which include Inductor's headers; None:
-            those that all processes share.
-        grace: seconds after SIGTERM at which it is killed.
+    Raises:
+        SystemExit: with the contradiction, and a way to resolve it.
     """
-    output = []
-    folders = {}
-    if cache is not None:
-        cache.mkdir(exist_ok=True)
-        folders = {"TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"), "TMPDIR": str(cache)}
-    environment = checkout.environment(PYTHONUNBUFFERED="1", **folders)
-    start = time.monotonic()
-    with subprocess.Popen(
-        command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    ) as process:
-        timers = Timer(limit, process.terminate), Timer(limit + grace, process.kill)
-        for timer in timers:
-            timer.daemon = True
-            timer.start()
-        assert process.stdout is not None
-        for line in process.stdout:
-            output.append((time.monotonic() - start, line.rstrip()))
-            print(line, end="", flush=True)
-        exit_code = process.wait()
-        for timer in timers:
-            timer.cancel()
-    return exit_code, time.monotonic() - start, output
+    options, presets, systems = settings.options, settings.presets, settings.systems
+    if not (settings.tasks and settings.seeds and systems):
+        raise SystemExit("nothing to train: name at least one task, one of --seeds and one of --systems")
+    for named in (settings.tasks, systems, presets):
+        twice = next((one for one in named if named.count(one) > 1), None)
+        if twice is not None:
+            raise SystemExit(f"{twice!r} is named twice: its runs would be the same")
+    if "saltus" not in systems and (options or presets):
+        kind = "options" if options else "--presets"
+        raise SystemExit(f"{' '.join(options or presets)}: {kind} are for saltus, which is not among --systems")
+    if settings.minutes is None and systems != ("saltus",):
+        raise SystemExit("--total-env-steps limits saltus alone: limit the other systems with --minutes")
+    for name, value in {"--minutes": settings.minutes, "--episodes": settings.episodes}.items():
+        if value is not None and not value > 0:
+            raise SystemExit(f"{name} {value:g}: give a number above 0")
+    words = split_words([*options, *" ".join(presets).split()])
+    for option, instead in {"--seed": "--seeds", "--run-dir": "--output"}.items():
+        if option in words:
+            raise SystemExit(f"{option} differs between runs: use {instead} of the benchmark")
+    if presets and "--preset" in words:
+        raise SystemExit("--preset contradicts --presets: name the presets once")
+    for preset in presets:
+        if preset.partition(" ")[0] not in known_presets.names():
+            raise SystemExit(f"{preset!r} does not start with a preset: {', '.join(known_presets.names())}")
+    if settings.floor and not settings.threshold:
+        raise SystemExit("--floor needs --threshold: it counts the evaluations after the threshold was reached")
+    for name, values in {"--threshold": settings.threshold, "--floor": settings.floor}.items():
+        if len(values) not in (0, 1, len(settings.tasks)):
+            raise SystemExit(
+                f"{name} has {len(values)} values for {len(settings.tasks)} tasks: give one, or one a task"
+            )
+    if find_spec("scipy") is None:
+        raise SystemExit(f"the statistics need scipy: {INSTALL} scipy")
 
 
-def _table(title: str, trained: Sequence[Trained], threshold: float | None) -> result.Table:
-    """One row per run, and the medians of each system over its seeds."""
-    columns = ["system", "seed", "ended, s", "exit code", "env steps"]
-    columns += ["best policy", "after env steps", "95% interval", "last policy", "95% interval"]
-    if threshold is not None:
-        columns.append(f"s to {threshold:,g}")
-    rows: list[list[result.Cell]] = []
-    for system in dict.fromkeys(run.system for run in trained):
-        runs = [run for run in trained if run.system == system]
-        rows += [_row(run) for run in runs]
-        bests, lasts = (_median(returns) for returns in ([run.best for run in runs], [run.last for run in runs]))
-        seconds = median(run.seconds for run in runs)
-        rows.append([system, "median", seconds, None, None, bests, None, None, lasts, None])
-        if threshold is not None:
-            times = [run.reached(threshold) for run in runs]
-            reached = [when for when in times if when is not None]
-            all_reached = len(reached) == len(times)
-            cells: list[result.Cell] = ["not reached" if when is None else when for when in times]
-            cells.append(median(reached) if all_reached else f"{len(reached)} of {len(times)} reached it")
-            for row, cell in zip(rows[-len(cells) :], cells, strict=True):
-                row.append(cell)
-    return result.Table(title, columns, rows)
+def not_installed(systems: Sequence[System]) -> dict[str, str]:
+    """The commands that install the libraries among `systems` that are missing, by system."""
+    needed = {system: PEERS[system] for system in systems if system in PEERS}
+    return {system: f"{INSTALL} {package}" for system, (module, package) in needed.items() if not find_spec(module)}
 
 
-def _median(evaluations: Sequence[dict[str, Any] | None]) -> float | None:
-    """Median of mean returns; None if one is missing."""
-    returns = [found["mean"] for found in evaluations if found is not None]
-    return median(returns) if len(returns) == len(evaluations) else None
+def cases_of(settings: Settings, missing: Mapping[str, str]) -> list[Case]:
+    """All cases, seed by seed, without systems that are missing.
+
+    Raises:
+        SystemExit: there are none, or saltus refuses a task or an option.
+    """
+    kinds: list[dict[str, Any]] = []
+    for system in settings.systems:
+        if system == "saltus":
+            kinds += [{"preset": preset, "options": settings.options} for preset in settings.presets or (None,)]
+        elif system not in missing:
+            kinds.append({"system": system, "preset": None, "options": ()})
+    if not kinds:
+        raise SystemExit(f"nothing to train: {', '.join(missing)} not installed ({'; '.join(missing.values())})")
+    hardware = result.hardware()
+    shared: dict[str, Any] = {
+        "system": "saltus", "minutes": settings.minutes, "episodes": settings.episodes,
+        "cores": settings.cores_per_run, "at_once": settings.runs_at_once,
+        "machine": f"{hardware['cpu']}, {hardware['cores']} cores",
+    }  # fmt: skip
+    try:
+        codes = {task: code_hash(task) for task in settings.tasks}
+        cases = [
+            Case(**shared | kind, task=task, seed=seed, code=codes[task])
+            for seed in settings.seeds
+            for task in settings.tasks
+            for kind in kinds
+        ]
+        for case in cases[: len(kinds) * len(settings.tasks)]:  # those of one seed
+            if case.system == "saltus":
+                parse_train(saltus_arguments(case))
+    except SaltusError as error:
+        raise SystemExit(f"saltus: {error}") from error
+    return cases
 
 
-def _row(run: Trained) -> list[result.Cell]:
-    cells: list[result.Cell] = [run.system, str(run.seed), run.seconds, run.exit_code]
-    cells.append(run.last["env_steps"] if run.last is not None else None)
-    if run.best is not None:
-        cells += [run.best["mean"], run.best["env_steps"], _interval(run.best)]
-    else:
-        cells += ["none", None, None]
-    return cells + (["none", None] if run.last is None else [run.last["mean"], _interval(run.last)])
+def by_task(
+    settings: Settings, runs: Sequence[Trained]
+) -> Iterator[tuple[str, list[Trained], float | None, float | None]]:
+    """Title, runs, threshold and floor of each task."""
+    limit = "" if settings.minutes is None else f", at most {settings.minutes:g} minutes"
+    cores = f"{settings.cores_per_run} cores per run, {settings.runs_at_once} at once"
+    for index, task in enumerate(settings.tasks):
+        threshold, floor = (_of_task(values, index) for values in (settings.threshold, settings.floor))
+        yield f"{task_name(task)}{limit}, {cores}", [run for run in runs if run.task == task], threshold, floor
 
 
-def _interval(evaluation: dict[str, Any]) -> str:
-    low, high = evaluation["interval_95"]
-    return f"{low:,.0f} to {high:,.0f}"
+def _of_task(values: Sequence[float], index: int) -> float | None:
+    """A task's value: that of all tasks, or its own, or None."""
+    return None if not values else values[0] if len(values) == 1 else values[index]
+
+
+def summary(settings: Settings, runs: Sequence[Trained], missing: Mapping[str, str]) -> list[result.Table]:
+    """The tables of all tasks, and of the runs that are missing."""
+    of_tasks = [table for part in by_task(settings, runs) for table in tables(*part)]
+    return of_tasks + failures_table(runs, missing)

@@ -136,7 +136,8 @@ def make_learner(task: str, data: TensorDict, preset: str, **overrides: Any) -> 
     sizes = {"batch_size": BATCH_SIZE, "learning_starts": 10_000, "actor_hidden": HIDDEN, "critic_hidden": HIDDEN}
     config = presets.preset(preset, task, **{**sizes, **overrides})
     dimensions = data["observation"].shape[1], data["action"].shape[1]
-    buffer = ReplayBuffer(len(data), *dimensions, data.device, n_step=config.n_step, gamma=config.gamma)
+    n_step = config.rewards_per_target(envs.make(task, 1, physics="cpu").task.dt)
+    buffer = ReplayBuffer(len(data), *dimensions, data.device, n_step=n_step, gamma=config.gamma)
     rows = len(data) // 10
     for vector_step in data[: 10 * rows].split(rows):
         buffer.extend(vector_step)

@@ -52,7 +52,8 @@ class Health:
 
     Args:
         time_limit: the task's `max_episode_steps`.
-        total_env_steps: length of the run.
+        total_env_steps: length of the run in env steps.
+        minutes: length of the run in minutes, if it is that instead.
         target_entropy: target entropy of the policy.
         alpha_init: initial temperature.
 
@@ -61,12 +62,14 @@ class Health:
         nothing_learned: every world-step so far failed.
     """
 
-    def __init__(self, time_limit: int, total_env_steps: int, target_entropy: float, alpha_init: float):
+    def __init__(
+        self, time_limit: int, total_env_steps: int, minutes: float | None, target_entropy: float, alpha_init: float
+    ):
         self._failures = _Failures()
         self._detectors = (
             self._failures,
             _Fall(),
-            _EarlyEnds(time_limit, total_env_steps),
+            _EarlyEnds(time_limit, total_env_steps, minutes),
             _StandingStill(time_limit),
             _Critics(),
             _Temperature(target_entropy, alpha_init),
@@ -181,15 +184,22 @@ class _Fall(_Detector):
 class _EarlyEnds(_Detector):
     """The episodes of every evaluation end long before the time limit."""
 
-    def __init__(self, time_limit: int, total_env_steps: int):
+    def __init__(self, time_limit: int, total_env_steps: int, minutes: float | None):
         super().__init__()
-        self._time_limit, self._begin = time_limit, max(EARLY_ENV_STEPS, EARLY_SHARE * total_env_steps)
+        self._time_limit, self._total_env_steps, self._minutes = time_limit, total_env_steps, minutes
         self._longest = 0.0
+
+    def _progress(self, row: Row) -> float:
+        """Share of the run that is done."""
+        if self._minutes is not None:
+            return row["seconds"] / (60 * self._minutes)
+        return row["env_steps"] / self._total_env_steps
 
     def evaluation(self, row: Row) -> str:
         self._longest = max(self._longest, row["length_mean"])  # a task that ends at its goal has long ones at first
         early = 0 < self._longest < EARLY_LENGTH * self._time_limit
-        if not self.state.begins(early and row["env_steps"] >= self._begin, left=False):
+        late = row["env_steps"] >= EARLY_ENV_STEPS and self._progress(row) >= EARLY_SHARE
+        if not self.state.begins(early and late, left=False):
             return ""
         return (
             f"after {row['env_steps']:,.0f} env steps episodes still end early: mean length {row['length_mean']:.0f} "
@@ -227,8 +237,8 @@ class _StandingStill(_Detector):
         return (
             f"the policy stands still: since {self._recent[0]['env_steps']:,.0f} env steps episodes last to the time "
             f"limit and the return, {_mean(self._recent, 'return_mean'):.1f}, equals the reward's term "
-            f"{name.removeprefix('reward_terms/')} ({value:.3g} per step). If the task asks for more, --n-step 1, "
-            "--critic-loss categorical with --reward-scaling bounded, or a smaller weight of that term often helps"
+            f"{name.removeprefix('reward_terms/')} ({value:.3g} per step). If the task asks for more, another "
+            "--seed, --n-step 1 or a smaller weight of that term often helps"
         )
 
     def _constant_term(self) -> tuple[str, float] | None:

@@ -81,7 +81,8 @@ class Run:
         self.learner = Learner(self.agent)
         _log.info(self._describe_memory(dimensions))
         seed = derive_seed(config.seed, "buffer")
-        self.buffer = ReplayBuffer(config.capacity, *dimensions, self.device, seed, config.n_step, config.gamma)
+        n_step = config.rewards_per_target(self.env.task.dt)
+        self.buffer = ReplayBuffer(config.capacity, *dimensions, self.device, seed, n_step, config.gamma)
         self.noise = RepeatedNoise(config.num_envs, self.env.action_dim, config.noise_repeat, self.device)
         self.observation = self.env.reset()
         self.metrics: dict[str, torch.Tensor] = {}
@@ -119,7 +120,8 @@ class Run:
     def _new_health(self) -> Health:
         target_entropy = float(self.agent.loss.target_entropy)
         limit = self.env.task.max_episode_steps
-        return Health(limit, self.config.total_env_steps, target_entropy, self.config.alpha_init)
+        config = self.config
+        return Health(limit, config.total_env_steps, config.minutes, target_entropy, config.alpha_init)
 
     def _describe_memory(self, dimensions: tuple[int, int]) -> str:
         """Memory of replay buffer and agent, with the options that set it."""

@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 
 from benchmarks import result
 from benchmarks.gpu.context import SectionContext
-from benchmarks.training import train_for
+from benchmarks.training_run import train_for
 
 EVALUATION = re.compile(r"evaluation at .*: return (-?[\d.]+) ")
 LEVELS = (1000, 3000, 5000, 8000)

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from benchmarks import checkout, recipes
-from benchmarks.training import SALTUS
+from benchmarks import checkout, cores
+from benchmarks.training_run import SALTUS
 from pipeline import cli
 
 
 class SerialExecutor:
-    """Takes the place of ThreadPoolExecutor: runs jobs one after another in this thread."""
+    """Takes the place of ThreadPoolExecutor: runs jobs one after another in this thread, which is not pinned."""
 
-    def __init__(self, _max_workers: int) -> None:
+    def __init__(self, _max_workers: int, initializer: Callable[[], None]) -> None:
         pass
 
     def __enter__(self) -> SerialExecutor:
@@ -27,8 +28,10 @@ class SerialExecutor:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def map(self, function: Callable[[Any], Any], jobs: Iterable[Any]) -> Iterator[Any]:
-        return map(function, jobs)
+    def submit(self, function: Callable[[Any], Any], job: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        future.set_result(function(job))
+        return future
 
 
 @pytest.fixture(autouse=True)
@@ -42,11 +45,11 @@ def one_thread_in_child_processes(monkeypatch: pytest.MonkeyPatch) -> None:
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Run `saltus` commands in this process: starting one takes longer than its work."""
 
-    def run(*command: str | int | Path, **_variables: str) -> int:
+    def run(*command: str | int | Path) -> int:
         assert command[: len(SALTUS)] == SALTUS
         name, *arguments = command[len(SALTUS) :]
         getattr(cli, str(name))([str(argument) for argument in arguments], Console(file=io.StringIO()))
         return 0
 
     monkeypatch.setattr(checkout, "run", run)
-    monkeypatch.setattr(recipes, "ThreadPoolExecutor", SerialExecutor)
+    monkeypatch.setattr(cores, "ThreadPoolExecutor", SerialExecutor)

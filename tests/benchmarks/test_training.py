@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import training as training_benchmark
+from benchmarks import training_run
 from benchmarks.memory import memory
-from benchmarks.training import train_for, training
+from benchmarks.training import training
+from benchmarks.training_run import train_for
 
 SMALL = ("--no-compile", "--preset", "sac", "--learning-starts", "40", "--batch-size", "16", "--eval-episodes", "2")
 
@@ -21,7 +22,7 @@ SMALL = ("--no-compile", "--preset", "sac", "--learning-starts", "40", "--batch-
 def test_time_to_a_return_is_that_of_the_first_evaluation_to_reach_it(tmp_path: Path) -> None:
     file = tmp_path / "result.json"
     options = (*SMALL, "--total-env-steps", "100", "--eval-every", "50")
-    training("InvertedPendulum-v5", options, seeds=(1,), threshold=1, episodes=3, output=file)
+    training(("InvertedPendulum-v5",), options, seeds=(1,), threshold=(1,), episodes=3, output=file)
     content = json.loads(file.read_text())
     (one,) = content["measurements"]
     assert (one["exit_code"], one["seed"]) == (0, 1)
@@ -43,12 +44,12 @@ def test_time_to_a_return_is_that_of_the_first_evaluation_to_reach_it(tmp_path: 
 @pytest.mark.slow
 @pytest.mark.parametrize(("library", "module"), [("stable-baselines3", "stable_baselines3"), ("sbx", "sbx")])
 def test_peer_trains_until_its_time_limit_and_is_evaluated(
-    library: training_benchmark.System, module: str, tmp_path: Path
+    library: training_run.System, module: str, tmp_path: Path
 ) -> None:
     pytest.importorskip(module)
     file = tmp_path / "result.json"
     peers = (library,)
-    training("InvertedPendulum-v5", systems=peers, seeds=(1,), minutes=0.2, episodes=3, output=file)
+    training(("InvertedPendulum-v5",), systems=peers, seeds=(1,), minutes=0.2, episodes=3, output=file)
     content = json.loads(file.read_text())
     (peer,) = content["measurements"]
     assert (peer["system"], peer["exit_code"]) == (library, 0)
@@ -63,13 +64,13 @@ def test_peer_trains_until_its_time_limit_and_is_evaluated(
 
 def test_options_without_saltus_are_refused() -> None:
     with pytest.raises(SystemExit, match="--utd-ratio 1: options are for saltus"):
-        training("Hopper-v5", ("--utd-ratio", "1"), systems=("sbx",))
+        training(("Hopper-v5",), ("--utd-ratio", "1"), systems=("sbx",))
 
 
 @pytest.mark.slow
 def test_failed_run_and_unreached_return_are_reported(tmp_path: Path) -> None:
     file = tmp_path / "result.json"
-    training("InvertedPendulum-v5", (*SMALL, "--critic-lr", "-1"), seeds=(0,), threshold=1, output=file)
+    training(("InvertedPendulum-v5",), (*SMALL, "--critic-lr", "-1"), seeds=(0,), threshold=(1,), output=file)
     content = json.loads(file.read_text())
     (one,) = content["measurements"]
     assert (one["exit_code"], one["curve"], one["best"], one["last"]) == (1, [], None, None)
@@ -82,7 +83,7 @@ def test_run_that_ignores_sigterm_is_killed(tmp_path: Path, monkeypatch: pytest.
     ignores = (
         "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('here', flush=True); time.sleep(60)"
     )
-    monkeypatch.setattr(training_benchmark, "SALTUS", (sys.executable, "-c", ignores))
+    monkeypatch.setattr(training_run, "SALTUS", (sys.executable, "-c", ignores))
     exit_code, seconds, lines = train_for(1.0, [], tmp_path, grace=1.0)
     assert exit_code == -signal.SIGKILL
     assert 2 <= seconds < 30

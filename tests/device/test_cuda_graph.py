@@ -166,7 +166,7 @@ def test_captured_extend_equals_eager_extend() -> None:
 def make_agent(preset: str, **options: Any) -> tuple[Agent, ReplayBuffer]:
     torch.manual_seed(0)
     small = {"batch_size": 16, "actor_hidden": (8,), "critic_hidden": (8,), "num_envs": NUM_ENVS, "utd_ratio": 1 / 4}
-    config = presets.preset(preset, "Hopper-v5", **small, **options)
+    config = presets.preset(preset, "Hopper-v5", **{**small, "n_step": 3, **options})
     buffer = ReplayBuffer(64, 11, 3, n_step=config.n_step)
     buffer.extend(random_transitions(64, 11, 3))
     return Agent(config, 11, 3), buffer

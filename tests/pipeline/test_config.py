@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from pipeline_helpers import ACTION_DIM, OBSERVATION_DIM, filled_buffer, small_config
 
+import envs
 from envs import Simulation
 from pipeline import presets
 from pipeline.agent import Agent
@@ -30,6 +31,8 @@ AT_LEAST_ONE = [name for name in INTEGERS if name not in AT_LEAST_ZERO]
 
 REFUSED = [
     *[(name, value, "at least 1") for name in AT_LEAST_ONE for value in (0, -1)],
+    *[("n_step", value, "at least 1, or auto") for value in (0, -1, 1.5, True, "three")],
+    *[("minutes", value, "above 0, or None") for value in (0.0, -1.0, math.inf, math.nan)],
     *[(name, -1, "0 or more") for name in AT_LEAST_ZERO],
     *[(name, value, "above 0") for name in POSITIVE for value in (0.0, -1e-9, math.inf, math.nan)],
     *[("gamma", value, "[0, 1)") for value in (-0.01, 1.0, 1.5, math.nan)],
@@ -99,6 +102,21 @@ def test_limits_are_accepted(name: str, value: object) -> None:
 def test_numbers_beyond_sense_are_refused_by_name(name: str, value: Any) -> None:
     with pytest.raises(SaltusError, match=f"{name} is .*; it must be .*at most"):
         small_config(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("task", "rewards"),
+    [("Hopper-v5", 3), ("Humanoid-v5", 1), ("HalfCheetah-v5", 1), ("InvertedPendulum-v5", 1)],
+)
+def test_automatic_n_step_follows_the_control_step(task: str, rewards: int) -> None:
+    control_step = envs.make(task, 1).task.dt
+    assert small_config(n_step="auto").rewards_per_target(control_step) == rewards
+    assert small_config(n_step=5).rewards_per_target(control_step) == 5
+
+
+def test_automatic_n_step_is_between_1_and_3() -> None:
+    found = [small_config(n_step="auto").rewards_per_target(step) for step in (0.001, 0.008, 0.01, 0.012, 0.0121, 1.0)]
+    assert found == [3, 3, 2, 2, 1, 1]
 
 
 @pytest.mark.parametrize(
@@ -316,7 +334,7 @@ def test_settings_that_do_not_combine_are_refused_with_those_that_do(
         ("sac", {"num_atoms": 1}),
         ("sac", {"n_step": 3, "normalize_observations": True, "reward_scaling": "bounded", "noise_repeat": 16}),
         ("crossq", {"weight_normalization": "linear", "norm_order": "before", "eval_policy_averaging": 0.1}),
-        ("fast", {"weight_normalization": "all"}),
+        ("fast", {"weight_normalization": "all", "n_step": 1}),
     ],
 )
 def test_settings_that_combine_are_accepted_and_learn(preset: str, overrides: dict[str, object]) -> None:

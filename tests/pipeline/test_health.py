@@ -29,13 +29,14 @@ FELL = {
 }
 
 
-def new_health(total_env_steps: int = 2_000_000) -> Health:
-    return Health(1000, total_env_steps, target_entropy=-3.0, alpha_init=1.0)
+def new_health(total_env_steps: int = 2_000_000, minutes: float | None = None) -> Health:
+    return Health(1000, total_env_steps, minutes, target_entropy=-3.0, alpha_init=1.0)
 
 
 def evaluation(env_steps: int, mean: float, length: float = 1000.0, noise: float = 10.0) -> dict[str, float]:
     bounds = {"return_low": mean - noise, "return_high": mean + noise}
-    return {"env_steps": env_steps, "return_mean": mean, "length_mean": length, **bounds}
+    seconds = env_steps / 2_000
+    return {"env_steps": env_steps, "seconds": seconds, "return_mean": mean, "length_mean": length, **bounds}
 
 
 def metrics(env_steps: int, **values: float) -> dict[str, float]:
@@ -128,6 +129,8 @@ def test_episodes_that_always_end_early_are_said_once_after_many_env_steps() -> 
     assert "after 200,000 env steps episodes still end early: mean length 60 of 1,000" in messages[0]
     assert "--utd-ratio" in messages[0]
     assert evaluate([100.0] * 20, new_health(10_000_000), length=60.0)[0].startswith("after 1,000,000 env steps")
+    # Half an hour, of which a tenth has passed after 180 seconds: at 360,000 env steps.
+    assert evaluate([100.0] * 20, new_health(minutes=30), length=60.0)[0].startswith("after 400,000 env steps")
 
 
 def test_episodes_that_end_at_a_goal_are_not_early() -> None:
@@ -159,7 +162,7 @@ def test_standing_still_is_said_once_with_its_term() -> None:
         in (messages[0])
     )
     assert "reward_survive (5 per step)" in messages[0]
-    assert "--n-step 1" in messages[0]
+    assert "another --seed, --n-step 1" in messages[0]
 
 
 def test_penalty_of_each_step_is_a_constant_term() -> None:
@@ -245,7 +248,7 @@ def test_what_is_no_lost_temperature(row: dict[str, float]) -> None:
 
 def test_temperature_of_measured_runs_is_never_lost() -> None:
     """The lowest temperature of a good run, and the entropy's widest swing, both on Humanoid-v5."""
-    health = Health(1000, 2_000_000, target_entropy=-17.0, alpha_init=0.01)
+    health = Health(1000, 2_000_000, None, target_entropy=-17.0, alpha_init=0.01)
     assert train([{"alpha": 3e-5, "entropy": -21.0}, {"alpha": 3e-5, "entropy": 8.6}] * 15, health) == []
 
 

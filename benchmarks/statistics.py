@@ -1,0 +1,67 @@
+"""Statistics of learning curves over seeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+RESAMPLES = 10_000
+
+
+@dataclass(frozen=True)
+class InterquartileMean:
+    """The mean of the middle half of the seeds, with a 95% interval.
+
+    Attributes:
+        value: a quarter of the seeds, rounded down, is left out at either end.
+        low, high: percentiles over bootstrap samples of seeds; None with a single seed.
+
+    Source: Agarwal et al. 2021, "Deep Reinforcement Learning at the Edge of the Statistical Precipice".
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+def interquartile_mean(values: Sequence[float]) -> InterquartileMean | None:
+    """The interquartile mean of one value per seed; None without values."""
+    from scipy import stats
+
+    if not values:
+        return None
+    value = float(stats.trim_mean(values, 0.25))
+    if len(values) == 1:
+        return InterquartileMean(value, None, None)
+
+    def statistic(samples: Sequence[float], axis: int) -> Sequence[float]:
+        return stats.trim_mean(samples, 0.25, axis=axis)
+
+    found = stats.bootstrap([values], statistic, n_resamples=RESAMPLES, method="percentile", rng=0)
+    return InterquartileMean(value, *map(float, found.confidence_interval))
+
+
+def first_reached(returns: Sequence[float], threshold: float) -> int | None:
+    """The index of the first return of at least `threshold`, or None."""
+    return next((index for index, value in enumerate(returns) if value >= threshold), None)
+
+
+def share_below(returns: Sequence[float], threshold: float, floor: float) -> tuple[int, int]:
+    """Count the returns after the first of at least `threshold`: those below `floor`, and all."""
+    first = first_reached(returns, threshold)
+    later = [] if first is None else returns[first + 1 :]
+    return sum(value < floor for value in later), len(later)
+
+
+def median_time(times: Sequence[float | None]) -> float | None:
+    """Median of times, of which None is later than any; None if the median is."""
+    middle = median([math.inf if time is None else time for time in times])
+    return None if math.isinf(middle) else middle
+
+
+def worst_time(times: Sequence[float | None]) -> float | None:
+    """The latest time; None if one of them is."""
+    known = [time for time in times if time is not None]
+    return max(known) if len(known) == len(times) else None

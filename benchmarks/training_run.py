@@ -1,0 +1,249 @@
+"""One training run of `saltus train` or of another library, in a new process, over wall-clock time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Timer
+from typing import Any, Literal
+
+from benchmarks import checkout, result
+from envs.task_ref import resolve_task
+from pipeline import checkpoint
+from pipeline.file_names import CHECKPOINTS, CONFIG, EVALUATION, EVALUATIONS
+from pipeline.tables import read_table
+from saltus.versions import versions
+
+SALTUS = (sys.executable, "-m", "saltus")
+PEER_TRAINING = (sys.executable, "-m", "benchmarks.peer_training")
+PACKAGES = ("saltus", "envs", "pipeline", "benchmarks/peer_training.py")  # the code that trains
+System = Literal["saltus", "stable-baselines3", "sbx"]
+Lines = list[tuple[float, str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """Everything that decides the result of a run.
+
+    Attributes:
+        system: saltus or another library.
+        task: the task's name.
+        preset: a preset and options that change it, as one string; None: the default preset, and other libraries.
+        options: options of `saltus train` that all presets get.
+        seed: the run's seed.
+        minutes: time limit; None: the options limit the run.
+        episodes: episodes of the final evaluations.
+        cores: number of cores that the run is pinned to.
+        at_once: number of runs at a time.
+        code: a hash of the code that trains, see `code_hash`.
+        machine: its processor and number of cores.
+    """
+
+    system: System
+    task: str
+    preset: str | None
+    options: tuple[str, ...]
+    seed: int
+    minutes: float | None
+    episodes: int
+    cores: int
+    at_once: int
+    code: str
+    machine: str
+
+    @property
+    def label(self) -> str:
+        """The system, and its preset if one was named."""
+        return self.system if self.preset is None else f"{self.system} {self.preset}"
+
+    def __str__(self) -> str:
+        return f"{task_name(self.task)}, {self.label}, seed {self.seed}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained(Case):
+    """A case's training run. Seconds are wall-clock time from the start of its process.
+
+    Attributes:
+        exit_code: of the first process that failed: training, or the evaluation of a policy; 0 if none did.
+        seconds: duration of the training.
+        curve: the rows of evaluations.csv, each with its time as `wall_seconds`.
+        best: the best policy's evaluation.json; None if there was nothing to evaluate, and for other libraries, which
+            keep no best policy.
+        last: the last policy's evaluation.json.
+        output: the printed lines, each with its time.
+        config: the run's config.json.
+    """
+
+    exit_code: int
+    seconds: float
+    curve: list[dict[str, float]]
+    best: dict[str, Any] | None
+    last: dict[str, Any] | None
+    output: Lines
+    config: dict[str, Any] | None
+
+    @classmethod
+    def from_json(cls, measurement: dict[str, Any]) -> Trained:
+        """A run that was read from a result file.
+
+        Raises:
+            TypeError, KeyError: fields are missing, as in files of saltus 0.2.0.
+        """
+        return cls(**measurement | {"options": tuple(measurement["options"])})
+
+    def to_json(self) -> dict[str, Any]:
+        """A measurement for a result file."""
+        return asdict(self)
+
+    @property
+    def case(self) -> Case:
+        """The case alone."""
+        return Case(**{field.name: getattr(self, field.name) for field in fields(Case)})
+
+    @property
+    def returns(self) -> list[float]:
+        """Mean returns of the evaluations."""
+        return self.column("return_mean")
+
+    def column(self, name: str) -> list[float]:
+        """A column of the curve."""
+        return [row[name] for row in self.curve]
+
+
+def task_name(task: str) -> str:
+    """A task's name without a path."""
+    return task.rpartition(":")[2]
+
+
+def code_hash(task: str) -> str:
+    """Hash of the sources that train, of a task's file, and of the packages' versions.
+
+    Raises:
+        SaltusError: there is no such task.
+    """
+    digest = hashlib.sha256(json.dumps([versions(*result.PEERS), resolve_task(task).text]).encode())
+    for name in PACKAGES:
+        path = checkout.ROOT / name
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            digest.update(file.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def train(case: Case) -> Trained:
+    """Train and evaluate, with an empty compilation cache. The thread's cores are the run's."""
+    with TemporaryDirectory(prefix="saltus-", ignore_cleanup_errors=True) as folder:  # a compiler may still write there
+        run_dir, cache = Path(folder) / "run", Path(folder) / "cache"
+        return (_train if case.system == "saltus" else _train_peer)(case, run_dir, cache)
+
+
+def _train(case: Case, run_dir: Path, cache: Path) -> Trained:
+    arguments = [*saltus_arguments(case), "--run-dir", str(run_dir)]
+    limit = None if case.minutes is None else 60 * case.minutes
+    exit_code, seconds, lines = train_for(limit, arguments, cache, prefix=_prefix(case))
+    evaluations = {}
+    if checkpoint.find(run_dir / CHECKPOINTS):
+        for which in ("best", "last"):
+            command = [*SALTUS, "evaluate", run_dir, "--policy", which, "--episodes", case.episodes]
+            failed = checkout.run(*command)
+            exit_code = exit_code or failed
+            evaluations[which] = None if failed else read_json(run_dir / EVALUATION)
+    return _trained(case, run_dir, exit_code, seconds, lines, evaluations.get("best"), evaluations.get("last"))
+
+
+def saltus_arguments(case: Case) -> list[str]:
+    """The arguments of `saltus train`, without the run's directory."""
+    preset = [] if case.preset is None else ["--preset", *shlex.split(case.preset)]
+    return [case.task, "--seed", str(case.seed), *preset, *case.options]
+
+
+def _train_peer(case: Case, run_dir: Path, cache: Path) -> Trained:
+    assert case.minutes is not None
+    limit = 60 * case.minutes
+    command = [*PEER_TRAINING, "--library", case.system, "--task", case.task, "--seed", str(case.seed)]
+    command += ["--run-dir", str(run_dir), "--num-threads", str(case.cores), "--final-episodes", str(case.episodes)]
+    command += ["--total-env-steps", str(10**9), "--seconds", str(limit)]
+    done = run_for(limit + 600.0, command, cache, prefix=_prefix(case))  # it stops by itself, then evaluates
+    return _trained(case, run_dir, *done, best=None, last=read_json(run_dir / EVALUATION))
+
+
+def _prefix(case: Case) -> str:
+    """The start of each line that a run prints, which tells runs at the same time apart."""
+    return f"[{case}] " if case.at_once > 1 else ""
+
+
+def _trained(
+    case: Case,
+    run_dir: Path,
+    exit_code: int,
+    seconds: float,
+    lines: Lines,
+    best: dict[str, Any] | None,
+    last: dict[str, Any] | None,
+) -> Trained:
+    output = [(when, line.replace(str(run_dir), "RUN")) for when, line in lines]  # no path of this machine in results
+    # Each row of the table is written just before its line is printed.
+    times = [when for when, line in output if line.startswith("evaluation at ")]
+    rows = read_table(run_dir / EVALUATIONS)
+    curve = [row | {"wall_seconds": when} for row, when in zip(rows, times, strict=False)]
+    return Trained(
+        **asdict(case), exit_code=exit_code, seconds=seconds, curve=curve, best=best, last=last, output=output,
+        config=read_json(run_dir / CONFIG),
+    )  # fmt: skip
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The content of a JSON file; None if it does not exist."""
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def train_for(
+    limit: float | None, arguments: Sequence[str], cache: Path | None, grace: float = 300.0, prefix: str = ""
+) -> tuple[int, float, Lines]:
+    """Run `saltus train`. See `run_for` for the other arguments and the result."""
+    return run_for(limit, [*SALTUS, "train", *arguments], cache, grace, prefix)
+
+
+def run_for(
+    limit: float | None, command: Sequence[str], cache: Path | None, grace: float = 300.0, prefix: str = ""
+) -> tuple[int, float, Lines]:
+    """Run a command; return its exit code, its duration, and its lines of output with their times.
+
+    Args:
+        limit: seconds after which it gets SIGTERM, at which saltus saves and ends; None: no limit.
+        command: the command and its arguments.
+        cache: the folder for torch.compile's cache, and for temporary files, which include Inductor's headers; None:
+            those that all processes share.
+        grace: seconds after SIGTERM at which it is killed.
+        prefix: the start of its lines where they are printed.
+    """
+    output = []
+    folders = {}
+    if cache is not None:
+        cache.mkdir(exist_ok=True)
+        folders = {"TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"), "TMPDIR": str(cache)}
+    environment = checkout.environment(PYTHONUNBUFFERED="1", **folders)
+    start = time.monotonic()
+    with subprocess.Popen(
+        command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as process:
+        timers = [] if limit is None else [Timer(limit, process.terminate), Timer(limit + grace, process.kill)]
+        for timer in timers:
+            timer.daemon = True
+            timer.start()
+        assert process.stdout is not None
+        for line in process.stdout:
+            output.append((time.monotonic() - start, line.rstrip()))
+            print(prefix + line, end="", flush=True)
+        exit_code = process.wait()
+        for timer in timers:
+            timer.cancel()
+    return exit_code, time.monotonic() - start, output
