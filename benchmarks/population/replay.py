@@ -19,7 +19,8 @@ class MemberReplay(ReplayBuffer):
     so on.
 
     Args:
-        configs: the members' configurations. Each member has the capacity of its run, in whole vector steps.
+        configs: the members' configurations, each with `n_step` as a number. Each member has the capacity of its run,
+            in whole vector steps.
         observation_dim: width of observations.
         action_dim: width of actions.
         device: where the buffer lives.
@@ -40,6 +41,7 @@ class MemberReplay(ReplayBuffer):
         vector_steps = config.capacity // config.num_envs
         seed = derive_seed(config.seed, "buffer")
         capacity = vector_steps * config.num_envs * len(configs)
+        assert config.n_step != "auto"
         super().__init__(capacity, observation_dim, action_dim, device, seed, config.n_step)
         self._gammas = torch.tensor([one.gamma for one in configs], dtype=torch.float64, device=self.device)
 

@@ -36,8 +36,8 @@ class StackedAgents(Agent):
     class does not override concern the traced member, which never learns. `progress` is the same for all.
 
     Args:
-        configs: the members' configurations, which may differ in `MEMBER_SETTINGS` and `seed`. Initial networks are
-            those of a run with the same configuration.
+        configs: the members' configurations, each with `n_step` as a number. They may differ in `MEMBER_SETTINGS` and
+            `seed`, which decides the initial networks.
         observation_dim: width of observations.
         action_dim: width of actions.
         device: where networks, optimisers and statistics live.
@@ -61,7 +61,7 @@ class StackedAgents(Agent):
 
         config = self.config
         batch = transitions.zeros(config.batch_size, *dimensions, self.device)
-        if config.n_step > 1:
+        if config.n_step != 1:
             batch["steps_to_next_obs"] = torch.ones(config.batch_size, 1, device=self.device)
         worlds = transitions.zeros(config.num_envs, *dimensions, self.device)
         self._mapped_critic = self._map(super().update_critic, batch)

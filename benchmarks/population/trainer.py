@@ -51,6 +51,8 @@ class Trainer:
             **dataclasses.asdict(config.simulation),
             **decode_options(task, config.task_options),
         )
+        n_step = config.rewards_per_target(self.env.task.dt)
+        configs = [dataclasses.replace(one, n_step=n_step) for one in configs]
         dimensions = self.env.observation_dim, self.env.action_dim
         self._buffer = MemberReplay(configs, *dimensions, device)
         self.agents = StackedAgents(configs, *dimensions, device)

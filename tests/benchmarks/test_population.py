@@ -74,7 +74,7 @@ class WithoutNoise(TorchDispatchMode):
 
 def make_configs(name: str, **overrides: Any) -> list[Config]:
     """Three members: two seeds of a recipe, and one with other settings."""
-    recipe = preset(name, TASK, **{**SMALL, **overrides})
+    recipe = preset(name, TASK, **{**SMALL, "n_step": 3, **overrides})
     return [recipe, replace(recipe, seed=1), replace(recipe, seed=2, **DIFFERENT)]
 
 
@@ -99,7 +99,7 @@ def assert_close(found: Tensor, expected: Tensor) -> None:
 
 @pytest.mark.parametrize("name", ["fast", "sac", "crossq"])
 def test_each_member_learns_as_its_agent_alone(name: str) -> None:
-    settings = {"n_step": 3, "normalize_observations": True, "eval_policy_averaging": 0.5, "lr_final_fraction": 0.1}
+    settings = {"normalize_observations": True, "eval_policy_averaging": 0.5, "lr_final_fraction": 0.1}
     configs = make_configs(name, **settings)
     agents = [alone(config) for config in configs]
     members = StackedAgents(configs, OBSERVATION_DIM, ACTION_DIM)
