@@ -53,17 +53,6 @@ def seeds_table(
         of_seeds = [_row(run) for run in runs]
         seconds = median(run.seconds for run in runs)
         medians: list[result.Cell] = [system, "median", seconds, None, None, bests, None, None, lasts, None]
-            system,
-            "median",
-            median(run.seconds for run in runs),
-            None,
-            None,
-            bests,
-            None,
-            None,
-            lasts,
-            None,
-        ]
         if threshold is not None:
             for run, row in zip(runs, of_seeds, strict=True):
                 times = [_reached(run, threshold, name) for name in ("env_steps", "wall_seconds")]

@@ -136,7 +136,7 @@ def make_learner(task: str, data: TensorDict, preset: str, **overrides: Any) -> 
     sizes = {"batch_size": BATCH_SIZE, "learning_starts": 10_000, "actor_hidden": HIDDEN, "critic_hidden": HIDDEN}
     config = presets.preset(preset, task, **{**sizes, **overrides})
     dimensions = data["observation"].shape[1], data["action"].shape[1]
-    n_step = config.rewards_per_target(envs.make(task, 1, physics="cpu").task.dt)
+    n_step = config.rewards_per_target(dimensions[1])
     buffer = ReplayBuffer(len(data), *dimensions, data.device, n_step=n_step, gamma=config.gamma)
     rows = len(data) // 10
     for vector_step in data[: 10 * rows].split(rows):

@@ -26,8 +26,6 @@ MAXIMA: dict[str, float] = {
     **dict.fromkeys(("actor_lr", "critic_lr", "alpha_lr", "alpha_init", "value_range"), 1e30),
     "seed": 2**63 - 1,
 }
-# Three rewards pay on Hopper, whose control step is 8 ms. On Humanoid (15 ms) and HalfCheetah (50 ms) one is better.
-AUTO_N_STEP, AUTO_N_STEP_SECONDS = 3, 0.024
 _KINDS = {str: "a string", bool: "true or false", dict: "a dictionary", tuple: "a list of numbers"}
 _MAX_WIDTH, _MAX_LAYERS, _MAX_UPDATES_PER_ROUND = 10**5, 100, 10**6
 
@@ -68,8 +66,8 @@ class Config(Simulation):
     """Transitions per update."""
 
     n_step: int | Literal["auto"] = "auto"
-    """Number of rewards before a target bootstraps; fewer at the end of an episode and at the newest transition. auto:
-    the rewards of 24 ms of simulated time, between 1 and 3."""
+    """Number of rewards before a target bootstraps; fewer at the end of an episode and at the newest transition. auto: 3,
+    or 1 with more than 8 action dimensions."""
     gamma: float = 0.99
     """Discount per control step."""
     critic_loss: Literal["mse", "categorical"] = "categorical"
@@ -133,8 +131,9 @@ class Config(Simulation):
     """Factor of the automatic target entropy."""
     eval_policy_averaging: float = 0.05
     """Evaluate an average of the actor over roughly this fraction of its recent updates; 0: the actor itself."""
-    noise_repeat: int = 16
-    """Longest repeat of the exploration noise, in steps. Above 1: k steps with probability proportional to 1/k^2."""
+    noise_repeat: int | Literal["auto"] = "auto"
+    """Longest repeat of the exploration noise, in steps. Above 1: k steps with probability proportional to 1/k^2. auto:
+    128 ms of simulated time, between 1 and 16 steps."""
 
     log_every: int = 10_000
     """Env steps between rows of metrics."""
@@ -166,13 +165,13 @@ class Config(Simulation):
     def _check_numbers(self) -> None:
         at_least_1 = (
             "num_envs", "total_env_steps", "learning_starts", "steps_per_round", "buffer_size", "batch_size",
-            "num_atoms", "num_critics", "policy_delay", "noise_repeat",
+            "num_atoms", "num_critics", "policy_delay",
             "log_every", "eval_every", "eval_episodes", "checkpoint_every",
         )  # fmt: skip
         positive = ("utd_ratio", "actor_lr", "critic_lr", "alpha_lr", "alpha_init", "value_range")
         rules: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
             (at_least_1, lambda x: type(x) is int and x >= 1, "a whole number, at least 1"),
-            (("n_step",), lambda x: x == "auto" or (type(x) is int and x >= 1), "a whole number, at least 1, or auto"),
+            (("n_step", "noise_repeat"), _is_auto_or_at_least_1, "a whole number, at least 1, or auto"),
             (("seed", "target_subset"), lambda x: type(x) is int and x >= 0, "a whole number, 0 or more"),
             (positive, lambda x: math.isfinite(x) and x > 0, "a finite number above 0"),
             (("gamma", "dropout", "adam_beta1"), lambda x: 0 <= x < 1, "in [0, 1)"),
@@ -336,11 +335,20 @@ class Config(Simulation):
         """Transitions that the replay buffer allocates."""
         return self.buffer_size if self.minutes is not None else min(self.buffer_size, self.total_env_steps)
 
-    def rewards_per_target(self, control_step: float) -> int:
-        """`n_step`; ``"auto"`` depends on the task's control step, in seconds of simulated time."""
-        if self.n_step != "auto":
-            return self.n_step
-        return max(1, min(AUTO_N_STEP, int(AUTO_N_STEP_SECONDS / control_step + 1e-6)))
+    def rewards_per_target(self, action_dim: int) -> int:
+        """`n_step`; ``"auto"`` depends on the width of actions.
+
+        Replayed actions differ from the policy's, and differ more the more dimensions they have.
+        """
+        if self.n_step == "auto":
+            return 3 if action_dim <= 8 else 1
+        return self.n_step
+
+    def longest_repeat(self, control_step: float) -> int:
+        """`noise_repeat`, in control steps; ``"auto"`` depends on their length, in seconds of simulated time."""
+        if self.noise_repeat == "auto":
+            return max(1, min(16, int(0.128 / control_step + 1e-6)))
+        return self.noise_repeat
 
     @property
     def updates_per_round(self) -> int:
@@ -375,6 +383,10 @@ class Config(Simulation):
             name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
         }
         return cls(**{**fields, "task_options": {**values["task_options"]}})
+
+
+def _is_auto_or_at_least_1(value: object) -> bool:
+    return value == "auto" or (type(value) is int and value >= 1)
 
 
 def _refuse(name: str, value: object, accepted: str) -> NoReturn:

@@ -81,9 +81,10 @@ class Run:
         self.learner = Learner(self.agent)
         _log.info(self._describe_memory(dimensions))
         seed = derive_seed(config.seed, "buffer")
-        n_step = config.rewards_per_target(self.env.task.dt)
+        n_step = config.rewards_per_target(self.env.action_dim)
         self.buffer = ReplayBuffer(config.capacity, *dimensions, self.device, seed, n_step, config.gamma)
-        self.noise = RepeatedNoise(config.num_envs, self.env.action_dim, config.noise_repeat, self.device)
+        longest_repeat = config.longest_repeat(self.env.task.dt)
+        self.noise = RepeatedNoise(config.num_envs, self.env.action_dim, longest_repeat, self.device)
         self.observation = self.env.reset()
         self.metrics: dict[str, torch.Tensor] = {}
         self.env_steps = self.vector_steps = 0

@@ -67,16 +67,41 @@ def test_options_without_saltus_are_refused() -> None:
         training(("Hopper-v5",), ("--utd-ratio", "1"), systems=("sbx",))
 
 
+CRASHES = """
+from dataclasses import dataclass
+from envs.tasks.inverted_pendulum import InvertedPendulum
+
+@dataclass
+class Crashes(InvertedPendulum):
+    now: bool = False
+
+    def reset(self, num_envs, generator):
+        if self.now:
+            raise ArithmeticError("crashed")
+        return super().reset(num_envs, generator)
+"""
+
+
 @pytest.mark.slow
 def test_failed_run_and_unreached_return_are_reported(tmp_path: Path) -> None:
-    file = tmp_path / "result.json"
-    training(("InvertedPendulum-v5",), (*SMALL, "--critic-lr", "-1"), seeds=(0,), threshold=(1,), output=file)
+    file, task = tmp_path / "result.json", tmp_path / "crashes.py"
+    task.write_text(CRASHES)
+    training((f"{task}:Crashes",), (*SMALL, "--task.now"), seeds=(0,), threshold=(1,), output=file)
     content = json.loads(file.read_text())
     (one,) = content["measurements"]
     assert (one["exit_code"], one["curve"], one["best"], one["last"]) == (1, [], None, None)
-    assert "critic_lr is -1" in " ".join(line for _, line in one["output"])
+    assert "crashed" in " ".join(line for _, line in one["output"])
     row, medians = content["summary"][0]["rows"]
     assert (row[-1], medians[-1]) == ("not reached", "0 of 1 reached it")
+    (failed,) = content["summary"][-1]["rows"]
+    assert failed[:3] == ["Crashes", "saltus", "0"]
+    assert failed[3].startswith("exit code 1: ")
+
+
+def test_options_that_saltus_refuses_are_refused_before_the_first_run(tmp_path: Path) -> None:
+    for options, message in ((("--critic-lr", "-1"), "critic_lr is -1"), (("--seed", "1"), "use --seeds")):
+        with pytest.raises(SystemExit, match=message):
+            training(("InvertedPendulum-v5",), options, output=tmp_path / "result.json")
 
 
 def test_run_that_ignores_sigterm_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,7 +40,7 @@ def traced_updates(preset: str, task: str) -> list[tuple[fx.GraphModule, list[Te
     env = envs.make(task, 1)
     dimensions = env.observation_dim, env.action_dim
     config = presets.preset(preset, task)
-    buffer = ReplayBuffer(1024, *dimensions, n_step=config.rewards_per_target(env.task.dt))
+    buffer = ReplayBuffer(1024, *dimensions, n_step=config.rewards_per_target(env.action_dim))
     for part in random_transitions(1024, *dimensions).split(64):
         buffer.extend(part)
     agent = Agent(config, *dimensions)

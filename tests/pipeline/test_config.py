@@ -31,7 +31,11 @@ AT_LEAST_ONE = [name for name in INTEGERS if name not in AT_LEAST_ZERO]
 
 REFUSED = [
     *[(name, value, "at least 1") for name in AT_LEAST_ONE for value in (0, -1)],
-    *[("n_step", value, "at least 1, or auto") for value in (0, -1, 1.5, True, "three")],
+    *[
+        (name, value, "at least 1, or auto")
+        for name in ("n_step", "noise_repeat")
+        for value in (0, -1, 1.5, True, "three")
+    ],
     *[("minutes", value, "above 0, or None") for value in (0.0, -1.0, math.inf, math.nan)],
     *[(name, -1, "0 or more") for name in AT_LEAST_ZERO],
     *[(name, value, "above 0") for name in POSITIVE for value in (0.0, -1e-9, math.inf, math.nan)],
@@ -105,18 +109,23 @@ def test_numbers_beyond_sense_are_refused_by_name(name: str, value: Any) -> None
 
 
 @pytest.mark.parametrize(
-    ("task", "rewards"),
-    [("Hopper-v5", 3), ("Humanoid-v5", 1), ("HalfCheetah-v5", 1), ("InvertedPendulum-v5", 1)],
+    ("task", "rewards", "repeat"),
+    [("Hopper-v5", 3, 16), ("Humanoid-v5", 1, 8), ("HalfCheetah-v5", 3, 2), ("InvertedPendulum-v5", 3, 3)],
 )
-def test_automatic_n_step_follows_the_control_step(task: str, rewards: int) -> None:
-    control_step = envs.make(task, 1).task.dt
-    assert small_config(n_step="auto").rewards_per_target(control_step) == rewards
-    assert small_config(n_step=5).rewards_per_target(control_step) == 5
+def test_automatic_settings_follow_the_task(task: str, rewards: int, repeat: int) -> None:
+    env = envs.make(task, 1)
+    config = presets.preset("fast", task)
+    assert config.rewards_per_target(env.action_dim) == rewards
+    assert config.longest_repeat(env.task.dt) == repeat
+    config = presets.preset("fast", task, n_step=5, noise_repeat=7)
+    assert config.rewards_per_target(env.action_dim) == 5
+    assert config.longest_repeat(env.task.dt) == 7
 
 
-def test_automatic_n_step_is_between_1_and_3() -> None:
-    found = [small_config(n_step="auto").rewards_per_target(step) for step in (0.001, 0.008, 0.01, 0.012, 0.0121, 1.0)]
-    assert found == [3, 3, 2, 2, 1, 1]
+def test_automatic_settings_have_bounds() -> None:
+    config = presets.preset("fast", "Hopper-v5")
+    assert [config.longest_repeat(step) for step in (0.001, 0.008, 0.0081, 0.064, 0.065, 1.0)] == [16, 16, 15, 2, 1, 1]
+    assert [config.rewards_per_target(dimensions) for dimensions in (1, 8, 9, 100)] == [3, 3, 1, 1]
 
 
 @pytest.mark.parametrize(
