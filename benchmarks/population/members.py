@@ -63,13 +63,11 @@ def _parse(variant: str, recipe: Config) -> dict[str, Any]:
                 f"{word!r} cannot differ between members: a variant is a list of NAME=VALUE with names among "
                 f"{', '.join(MEMBER_SETTINGS)}. Give other settings to all members, as options after --"
             )
-        kind = type(getattr(recipe, name))
         try:
-            settings[name] = kind(text)
+            settings[name] = MEMBER_SETTINGS[name](text)
         except ValueError:
-            raise SaltusError(
-                f"{word!r}: the value must be {'a whole number' if kind is int else 'a number'}"
-            ) from None
+            expected = "a whole number" if MEMBER_SETTINGS[name] is int else "a number"
+            raise SaltusError(f"{word!r}: the value must be {expected}") from None
     unused = replace(recipe, **settings).unused_settings()
     for name in settings.keys() & unused.keys():
         raise SaltusError(f"{name} has no effect here: it needs {unused[name]}")

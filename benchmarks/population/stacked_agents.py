@@ -14,16 +14,11 @@ from pipeline.config import Config
 from pipeline.seeding import derive_seed
 from saltus.device.compiled_update import Update, flatten, trace
 
-MEMBER_SETTINGS = (
-    "actor_lr",
-    "critic_lr",
-    "alpha_lr",
-    "alpha_init",
-    "gamma",
-    "target_entropy_scale",
-    "noise_repeat",
-)
-"""Settings of `Config` that may differ between members, with `seed`: numbers that an update reads from tensors."""
+MEMBER_SETTINGS = {
+    **dict.fromkeys(("actor_lr", "critic_lr", "alpha_lr", "alpha_init", "gamma", "target_entropy_scale"), float),
+    "noise_repeat": int,
+}
+"""Settings that may differ between members, as `seed` may, with their types: they change no operation of an update."""
 
 _aten = torch.ops.aten
 

@@ -51,14 +51,15 @@ class Trainer:
             **dataclasses.asdict(config.simulation),
             **decode_options(task, config.task_options),
         )
-        n_step = config.rewards_per_target(self.env.task.dt)
-        configs = [dataclasses.replace(one, n_step=n_step) for one in configs]
         dimensions = self.env.observation_dim, self.env.action_dim
+        n_step = config.rewards_per_target(self.env.action_dim)
+        configs = [dataclasses.replace(one, n_step=n_step) for one in configs]
         self._buffer = MemberReplay(configs, *dimensions, device)
         self.agents = StackedAgents(configs, *dimensions, device)
         self._learner = Learner(self.agents)
         self._noises = [
-            RepeatedNoise(config.num_envs, self.env.action_dim, one.noise_repeat, device) for one in configs
+            RepeatedNoise(config.num_envs, self.env.action_dim, one.longest_repeat(self.env.task.dt), device)
+            for one in configs
         ]
         self._observation = self.env.reset()
         self.env_steps = self._vector_steps = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,12 @@ from benchmarks.population.replay import MemberReplay
 from benchmarks.population.stacked_agents import StackedAgents
 from benchmarks.population.trainer import Trainer
 from envs import transition as transitions
+from pipeline import agent as agent_module
 from pipeline.agent import Agent
 from pipeline.buffer import ReplayBuffer
 from pipeline.config import Config
 from pipeline.learner import Learner
+from pipeline.losses import make_loss
 from pipeline.presets import preset
 from pipeline.run import Run
 from pipeline.seeding import derive_seed
@@ -98,7 +101,11 @@ def assert_close(found: Tensor, expected: Tensor) -> None:
 
 
 @pytest.mark.parametrize("name", ["fast", "sac", "crossq"])
-def test_each_member_learns_as_its_agent_alone(name: str) -> None:
+@pytest.mark.parametrize("batched_critics", [False, True])
+def test_each_member_learns_as_its_agent_alone(
+    name: str, batched_critics: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent_module, "make_loss", partial(make_loss, batched_critics=batched_critics))  # True: CUDA's
     settings = {"normalize_observations": True, "eval_policy_averaging": 0.5, "lr_final_fraction": 0.1}
     configs = make_configs(name, **settings)
     agents = [alone(config) for config in configs]
@@ -274,7 +281,7 @@ def test_table_has_statistics_of_each_variant() -> None:
 def test_members_have_the_settings_of_their_variants() -> None:
     members = make_members(TASK, ["--alpha-init", "0.2"], ["", "noise_repeat=4 gamma=0.9"], (7, 8))
     settings = [(one.config.seed, one.config.alpha_init, one.config.noise_repeat, one.config.gamma) for one in members]
-    assert settings == [(7, 0.2, 16, 0.99), (8, 0.2, 16, 0.99), (7, 0.2, 4, 0.9), (8, 0.2, 4, 0.9)]
+    assert settings == [(7, 0.2, "auto", 0.99), (8, 0.2, "auto", 0.99), (7, 0.2, 4, 0.9), (8, 0.2, 4, 0.9)]
     assert [one.variant for one in members] == ["", "", "noise_repeat=4 gamma=0.9", "noise_repeat=4 gamma=0.9"]
 
 
