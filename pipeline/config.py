@@ -66,8 +66,8 @@ class Config(Simulation):
     """Transitions per update."""
 
     n_step: int | Literal["auto"] = "auto"
-    """Number of rewards before a target bootstraps; fewer at the end of an episode and at the newest transition. auto: 3,
-    or 1 with more than 8 action dimensions."""
+    """Number of rewards before a target bootstraps; fewer at the end of an episode and at the newest transition.
+    auto: 3, or 1 with more than 8 action dimensions."""
     gamma: float = 0.99
     """Discount per control step."""
     critic_loss: Literal["mse", "categorical"] = "categorical"
@@ -132,8 +132,8 @@ class Config(Simulation):
     eval_policy_averaging: float = 0.05
     """Evaluate an average of the actor over roughly this fraction of its recent updates; 0: the actor itself."""
     noise_repeat: int | Literal["auto"] = "auto"
-    """Longest repeat of the exploration noise, in steps. Above 1: k steps with probability proportional to 1/k^2. auto:
-    128 ms of simulated time, between 1 and 16 steps."""
+    """Longest repeat of the exploration noise, in steps. Above 1: k steps with probability proportional to 1/k^2.
+    auto: 128 ms of simulated time, between 1 and 16 steps."""
 
     log_every: int = 10_000
     """Env steps between rows of metrics."""
