@@ -10,6 +10,7 @@ import tyro
 from benchmarks.environment import environment
 from benchmarks.gpu.kit import gpu
 from benchmarks.memory import memory
+from benchmarks.population.population import population
 from benchmarks.recipes import recipes
 from benchmarks.report import report
 from benchmarks.training import training
@@ -23,6 +24,7 @@ def main() -> None:
         "update": update,
         "training": training,
         "recipes": recipes,
+        "population": population,
         "memory": memory,
         "gpu": gpu,
         "report": report,

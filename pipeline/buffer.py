@@ -120,15 +120,18 @@ class ReplayBuffer:
         count = num_batches * batch_size
         draws = torch.rand(count, dtype=torch.float64, device=self.device, generator=self.generator)
         rows = (draws * self._size).long()
-        entries = self._entries_at(rows) if self.n_step == 1 else self._n_step_entries_at(rows)
+        entries = self._entries_at(rows) if self.n_step == 1 else self._n_step_entries_at(rows, self.gamma)
         parts = {key: entry.split(batch_size) for key, entry in entries.items()}
         return [_nested({key: part[i] for key, part in parts.items()}, batch_size) for i in range(num_batches)]
 
     def _entries_at(self, rows: Tensor) -> dict[transitions.Key, Tensor]:
         return {key: entry.index_select(0, rows) for key, entry in self._entries.items()}
 
-    def _n_step_entries_at(self, rows: Tensor) -> dict[transitions.Key, Tensor]:
-        """The transitions at `rows`, each joined with its up to n - 1 successors in the same world."""
+    def _n_step_entries_at(self, rows: Tensor, gamma: float | Tensor) -> dict[transitions.Key, Tensor]:
+        """The transitions at `rows`, each joined with its up to n - 1 successors in the same world.
+
+        `gamma` is the discount factor, or one for each row, (rows, 1).
+        """
         reward, done = self._entries["next", "reward"], self._entries["next", "done"]
         age = (rows - self._cursor) % self._size.clamp(min=1)  # 0 is the oldest transition
         last = rows
@@ -140,7 +143,7 @@ class ReplayBuffer:
             offset = step * self._num_envs
             next_rows = (rows + offset) % self.capacity
             alive = alive & (age + offset < self._size)
-            total += torch.where(alive.unsqueeze(-1), self.gamma**step * reward.index_select(0, next_rows), 0.0)
+            total += torch.where(alive.unsqueeze(-1), gamma**step * reward.index_select(0, next_rows), 0.0)
             steps += alive.unsqueeze(-1)
             last = torch.where(alive, next_rows, last)
             alive = alive & ~done.index_select(0, next_rows).squeeze(-1)

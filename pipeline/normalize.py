@@ -90,14 +90,18 @@ class RewardScaler(RunningStatistics):
 
     Args:
         num_envs: number of worlds.
-        gamma: discount factor.
+        gamma: discount factor, a number or a float64 scalar.
         value_range: if given, the divisor is at least ``max |G| / value_range``, so that scaled returns stay within
             the atoms of a categorical critic.
         device: where the statistics live.
     """
 
     def __init__(
-        self, num_envs: int, gamma: float, value_range: float | None = None, device: torch.device | str = "cpu"
+        self,
+        num_envs: int,
+        gamma: float | Tensor,
+        value_range: float | None = None,
+        device: torch.device | str = "cpu",
     ):
         self.gamma, self.value_range = gamma, value_range
         self.moments = Moments(1, device)

@@ -18,7 +18,7 @@ class Adam:
 
     Args:
         parameters: the parameters by name.
-        lr: learning rate at the start of the run.
+        lr: learning rate at the start of the run, a number or a float64 scalar.
         final_fraction: the learning rate at the end of the run, as a fraction of `lr`.
         progress: share of the run that is done, a float64 scalar in [0, 1] that changes in place.
         schedule: ``"linear"``, or ``"cosine"``: half a cosine (Loshchilov and Hutter 2017).
@@ -33,7 +33,7 @@ class Adam:
     def __init__(
         self,
         parameters: Mapping[str, Tensor],
-        lr: float,
+        lr: float | Tensor,
         final_fraction: float,
         progress: Tensor,
         schedule: Literal["linear", "cosine"] = "linear",

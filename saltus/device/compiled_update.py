@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,6 +23,53 @@ from saltus.device.warm_start import can_compile, can_precompile_header, wait_un
 from saltus.errors import warn_once
 
 Update = Callable[[TensorDict], dict[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class TracedUpdate:
+    """A function of a batch as a list of operations.
+
+    Attributes:
+        graph: (inputs, then the batch's entries) -> the function's results.
+        inputs: the tensors that the function reads or modifies, each once.
+        names: the results' names.
+    """
+
+    graph: fx.GraphModule
+    inputs: list[Tensor]
+    names: list[str]
+
+
+def trace(function: Update, batch: TensorDict, state: Iterable[Tensor]) -> TracedUpdate:
+    """Record the operations of a function of a batch.
+
+    Args:
+        function: batch -> tensors by name. It must not branch on tensor values.
+        batch: a batch of the shapes of those to come.
+        state: the tensors that the function modifies. They are restored.
+    """
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    keys, values = flatten(batch)
+    names: list[str] = []
+
+    def flat_function(*tensors: Tensor) -> list[Tensor]:
+        # A new TensorDict, because TorchRL's losses write into their input.
+        result = function(_unflatten(dict(zip(keys, tensors, strict=True)), batch.batch_size))
+        names[:] = result
+        return list(result.values())
+
+    state = list(state)
+    before = [tensor.detach().clone() for tensor in state]
+    try:
+        # On CUDA the backward pass runs in another thread, which tracing would miss.
+        with torch.autograd.set_multithreading_enabled(False):
+            graph = make_fx(flat_function, tracing_mode="fake", _allow_non_fake_inputs=True)(*values)
+    finally:
+        with torch.no_grad():
+            for tensor, value in zip(state, before, strict=True):
+                tensor.copy_(value)
+    return TracedUpdate(graph, _make_placeholders(graph), names)
 
 
 class CompiledUpdate:
@@ -43,8 +91,7 @@ class CompiledUpdate:
         self.function, self._state = function, state
         self.seconds, self._failed = 0.0, not can_compile()
         self._run: Callable[..., Any] | None = None
-        self._names: list[str] = []
-        self._inputs: list[Tensor] = []
+        self._traced: TracedUpdate | None = None
 
     @property
     def pending(self) -> bool:
@@ -57,19 +104,19 @@ class CompiledUpdate:
         return self._run is not None
 
     def __call__(self, batch: TensorDict) -> dict[str, Tensor]:
-        keys, values = _flatten(batch)
         if self.pending:
-            self._try_to_compile(batch, keys, values)
-        if self._run is None:
+            self._try_to_compile(batch)
+        if self._run is None or self._traced is None:
             return self.function(batch)
         with torch.no_grad():
-            return dict(zip(self._names, self._run(*self._inputs, *values), strict=True))
+            results = self._run(*self._traced.inputs, *flatten(batch)[1])
+        return dict(zip(self._traced.names, results, strict=True))
 
-    def _try_to_compile(self, batch: TensorDict, keys: list[Any], values: list[Tensor]) -> None:
+    def _try_to_compile(self, batch: TensorDict) -> None:
         start = time.monotonic()
         for attempt in (1, 2):  # Ctrl-C also kills the compiler's processes: try once more
             try:
-                self._compile(batch, keys, values)
+                self._compile(batch)
                 break
             except Exception as error:  # whatever failed, the plain function computes the same
                 if attempt == 2:
@@ -81,11 +128,11 @@ class CompiledUpdate:
                     )
         self.seconds = time.monotonic() - start
 
-    def _compile(self, batch: TensorDict, keys: list[Any], values: list[Tensor]) -> None:
+    def _compile(self, batch: TensorDict) -> None:
         from torch._inductor import standalone_compile
 
-        traced = self._trace(batch, keys, values)
-        self._inputs = _make_placeholders(traced)
+        traced, values = trace(self.function, batch, self._state()), flatten(batch)[1]
+        self._traced = traced
         wait_until_probed()
         options: dict[str, Any] = {
             "fallback_random": True,  # draw the random numbers of eager code
@@ -98,31 +145,11 @@ class CompiledUpdate:
             options["post_grad_custom_post_pass"] = onednn_pass
         with torch.no_grad():
             self._run = standalone_compile(
-                traced,
-                [*self._inputs, *values],
+                traced.graph,
+                [*traced.inputs, *values],
                 dynamic_shapes="from_example_inputs",
                 options={"config_patches": options},
             )
-
-    def _trace(self, batch: TensorDict, keys: list[Any], values: list[Tensor]) -> fx.GraphModule:
-        from torch.fx.experimental.proxy_tensor import make_fx
-
-        def flat_function(*tensors: Tensor) -> list[Tensor]:
-            # A new TensorDict, because TorchRL's losses write into their input.
-            result = self.function(_unflatten(dict(zip(keys, tensors, strict=True)), batch.batch_size))
-            self._names = list(result)
-            return list(result.values())
-
-        state = list(self._state())
-        before = [tensor.detach().clone() for tensor in state]
-        try:
-            # On CUDA the backward pass runs in another thread, which tracing would miss.
-            with torch.autograd.set_multithreading_enabled(False):
-                return make_fx(flat_function, tracing_mode="fake", _allow_non_fake_inputs=True)(*values)
-        finally:
-            with torch.no_grad():
-                for tensor, value in zip(state, before, strict=True):
-                    tensor.copy_(value)
 
 
 @functools.cache
@@ -163,7 +190,8 @@ def _make_placeholders(traced: fx.GraphModule) -> list[Tensor]:
     return [tensor for _, tensor in inputs.values()]
 
 
-def _flatten(batch: TensorDict) -> tuple[list[Any], list[Tensor]]:
+def flatten(batch: TensorDict) -> tuple[list[Any], list[Tensor]]:
+    """Keys and values of a batch's entries, in the order in which traced graphs take them."""
     items = list(batch.items(include_nested=True, leaves_only=True))
     return [key for key, _ in items], [value for _, value in items]
 

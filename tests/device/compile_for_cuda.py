@@ -57,17 +57,11 @@ def traced_updates(preset: str, task: str) -> list[tuple[fx.GraphModule, list[Te
     for update in learner._compiled:
         batch = buffer.sample(config.batch_size)[0]
         try:
-            update._compile(batch, *_flat(batch))
+            update._compile(batch)
         except _TracedError:
             continue
         raise AssertionError("the update was not compiled by standalone_compile")
     return found
-
-
-def _flat(batch: Any) -> tuple[list[Any], list[Tensor]]:
-    from saltus.device.compiled_update import _flatten
-
-    return _flatten(batch)
 
 
 def move_to_cuda(traced: fx.GraphModule) -> None:

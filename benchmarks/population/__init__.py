@@ -1,0 +1,1 @@
+"""Many runs of a recipe at once, on one device."""

@@ -1,0 +1,107 @@
+"""Evaluations of the members' policies in other processes, while training continues."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import replace
+from multiprocessing import get_context
+from statistics import mean
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import envs
+from envs.task_options import decode_options
+from pipeline.agent import Agent
+from pipeline.config import Config
+from pipeline.evaluate import Evaluation, evaluate
+from pipeline.seeding import derive_seed
+
+Arrays = dict[str, dict[str, np.ndarray]]  # as arrays, because each tensor sent would hold an open file
+
+
+class EvaluationPool:
+    """Processes that evaluate policies as `saltus train` does: on the CPU engine, from the same initial states.
+
+    As a context manager it cancels evaluations that have not begun if an error leaves the context.
+
+    Args:
+        configs: the members' configurations.
+        num_processes: number of processes, with one thread each.
+
+    Attributes:
+        curves: the evaluations of each member so far, each a row of numbers by name, in the order of env steps.
+    """
+
+    def __init__(self, configs: list[Config], num_processes: int):
+        # The policy runs on the CPU, where no replay buffer is made.
+        self._configs = [replace(config, device="cpu") for config in configs]
+        self.curves: list[list[dict[str, float]]] = [[] for _ in configs]
+        self._pending: dict[tuple[int, int], Future[Evaluation]] = {}
+        self._pool = ProcessPoolExecutor(num_processes, get_context("spawn"))
+
+    def __enter__(self) -> EvaluationPool:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=kind is not None)
+
+    def submit(self, env_steps: int, policies: dict[str, dict[str, Tensor]]) -> None:
+        """Begin the evaluation of all members.
+
+        Args:
+            env_steps: env steps of each member so far.
+            policies: from `StackedAgents.policy_state`.
+        """
+        for member, config in enumerate(self._configs):
+            state = {
+                part: {name: value[member].numpy() for name, value in tensors.items()}
+                for part, tensors in policies.items()
+            }
+            self._pending[member, env_steps] = self._pool.submit(evaluate_policy, config, env_steps, state)
+
+    def collect(self, wait: bool = False) -> int:
+        """Add the evaluations that have ended, or all, to the curves; return the number of those still to end."""
+        for (member, env_steps), future in list(self._pending.items()):
+            if wait or future.done():
+                del self._pending[member, env_steps]
+                result = future.result()
+                self.curves[member].append(
+                    {
+                        "env_steps": env_steps,
+                        "return_mean": result.mean,
+                        "return_low": min(result.returns),
+                        "length_mean": mean(result.lengths),
+                        "failed": result.failed,
+                    }
+                )
+                self.curves[member].sort(key=lambda row: row["env_steps"])
+        return len(self._pending)
+
+
+def evaluate_policy(config: Config, env_steps: int, state: Arrays) -> Evaluation:
+    """Play whole episodes with a policy.
+
+    Args:
+        config: the run's configuration, for the CPU.
+        env_steps: env steps of the run so far, which choose the initial states.
+        state: arrays of an `Agent.policy_state`.
+    """
+    task = envs.find_task(config.task)
+    env = envs.make(
+        task,
+        config.eval_episodes,
+        seed=derive_seed(config.seed, "evaluation", env_steps),
+        physics="cpu",
+        num_threads=1,
+        check_task=False,  # the training worlds were checked
+        **decode_options(task, config.task_options),
+    )
+    agent = Agent(config, env.observation_dim, env.action_dim)
+    tensors: dict[str, Any] = {
+        part: {name: torch.from_numpy(value) for name, value in arrays.items()} for part, arrays in state.items()
+    }
+    agent.load_policy_state(tensors)
+    return evaluate(agent.policy, env)
