@@ -96,7 +96,7 @@ class Trained(Case):
         """A run that was read from a result file.
 
         Raises:
-            TypeError, KeyError: fields are missing, as in files of saltus 0.2.0.
+            TypeError, KeyError: fields are missing, as in files of saltus 0.2.0 and earlier.
         """
         return cls(**measurement | {"options": tuple(measurement["options"])})
 
