@@ -76,8 +76,8 @@ def training(
         threshold: a mean return, or one for each task. The first evaluation that reaches it is reported.
         floor: a mean return, or one for each task, below which later evaluations are counted; by default the threshold.
         episodes: episodes of the final evaluations, which are independent of the choice of the best policy.
-        cores_per_run: cores that each run is pinned to; as many runs as fit are done at once. By default all cores, one
-            run after another.
+        cores_per_run: cores that each run is pinned to, and its number of threads, whatever OMP_NUM_THREADS is; as many
+            runs as fit are done at once. By default all cores, one run after another.
         output: the file to write; by default benchmarks/results/training-<tasks>-cpu<cores>.json.
     """
     tasks, options = _split(tasks, options)
