@@ -119,7 +119,7 @@ def returns_table(title: str, trained: Sequence[Trained]) -> result.Table:
     rows: list[list[result.Cell]] = []
     for system, runs in by_system(trained).items():
         rows += [_returns_row(system, runs, which) for which in ("best", "last")]
-    return result.Table(f"{title}: returns over seeds", columns, [row for row in rows if row])
+    return result.Table(f"{title}: returns over seeds", columns, rows)
 
 
 def _returns_row(system: str, runs: Sequence[Trained], which: Which) -> list[result.Cell]:
