@@ -98,6 +98,7 @@ def training(
     try:
         run_pinned(train, [*campaign.remaining], sets, campaign.add)
     except KeyboardInterrupt:
+        campaign.write()  # again: the interruption may have come in the middle
         sys.exit(f"interrupted: {campaign.progress()}. {path} is up to date; the same command continues")
     result.show(summary(settings, campaign.runs, missing), path)
     rows = [panels(title, runs, threshold) for title, runs, threshold, _ in by_task(settings, campaign.runs)]
