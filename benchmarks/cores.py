@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import SimpleQueue
@@ -90,7 +90,7 @@ def _end_children(futures: Sequence[Future[Any]], grace: float) -> None:
     """Terminate child processes, also those that start meanwhile, until no job runs."""
     terminated: set[psutil.Process] = set()
     deadline = time.monotonic() + grace
-    while wait(futures, timeout=0.1).not_done:
+    while not all(future.done() for future in futures):  # `wait` would wait for those that were cancelled
         for child in psutil.Process().children():
             with suppress(psutil.NoSuchProcess):
                 if child not in terminated:
@@ -98,6 +98,7 @@ def _end_children(futures: Sequence[Future[Any]], grace: float) -> None:
                     terminated.add(child)
                 elif time.monotonic() > deadline:
                     child.kill()
+        time.sleep(0.1)
 
 
 @contextmanager
