@@ -64,7 +64,7 @@ class Campaign:
         parts = [f"{done} of {len(self._cases)} runs done"]
         if failed:
             parts.append(f"{failed} failed")
-        seconds = seconds_left(self.remaining, [run.seconds for run in self.runs])
+        seconds = seconds_left(self.remaining, [run.seconds for run in self.runs if run.exit_code == 0])
         if seconds:
             parts.append(f"about {seconds / 60:.0f} min left")
         return ", ".join(parts)

@@ -138,7 +138,7 @@ def test_crashed_run_is_reported_and_repeated_by_the_same_command(
         ({"seeds": (0,)}, "holds 1 runs that this command does not ask for (seed 1 instead of 0)"),
         ({"minutes": 3.0}, "holds 2 runs that this command does not ask for (minutes 10.0 instead of 3.0)"),
         ({"presets": ("sac",)}, "preset None instead of sac"),
-        ({"options": ("--tau", "0.01")}, "options () instead of ('--tau', '0.01')"),
+        ({"options": ("--critic-lr", "0.01")}, "options () instead of ('--critic-lr', '0.01')"),
     ],
 )
 def test_result_file_of_other_runs_is_refused_and_kept(fake: Fake, change: dict[str, Any], message: str) -> None:
@@ -165,6 +165,17 @@ def test_result_file_of_another_format_is_refused_and_kept(fake: Fake, content: 
         fake.run()
     assert fake.file.read_text(encoding="latin-1") == content
     assert fake.began() == []
+
+
+def test_time_that_is_left_is_that_of_finished_runs_or_the_limit(fake: Fake, capfd: pytest.CaptureFixture[str]) -> None:
+    fake.mark("crash-0")
+    fake.run(seeds=(0, 1), minutes=3.0)
+    lines = [line for line in capfd.readouterr().out.splitlines() if "runs done" in line]
+    assert lines == [
+        "0 of 2 runs done, about 6 min left",
+        "1 of 2 runs done, 1 failed, about 3 min left",  # a run that crashed says nothing about the others
+        "2 of 2 runs done, 1 failed",
+    ]
 
 
 def test_result_file_that_cannot_be_written_is_refused_before_the_first_run(fake: Fake) -> None:
