@@ -165,19 +165,11 @@ def cases_of(settings: Settings, missing: Mapping[str, str]) -> list[Case]:
     Raises:
         SystemExit: there are none, or saltus refuses a task or an option.
     """
-    kinds: list[dict[str, Any]] = []
-    for system in settings.systems:
-        if system == "saltus":
-            kinds += [{"preset": preset, "options": settings.options} for preset in settings.presets or (None,)]
-        elif system not in missing:
-            kinds.append({"system": system, "preset": None, "options": ()})
-    if not kinds:
-        raise SystemExit(f"nothing to train: {', '.join(missing)} not installed ({'; '.join(missing.values())})")
+    kinds = _kinds(settings, missing)
     hardware = result.hardware()
     shared: dict[str, Any] = {
-        "system": "saltus", "minutes": settings.minutes, "episodes": settings.episodes,
-        "cores": settings.cores_per_run, "at_once": settings.runs_at_once,
-        "machine": f"{hardware['cpu']}, {hardware['cores']} cores",
+        "minutes": settings.minutes, "episodes": settings.episodes, "cores": settings.cores_per_run,
+        "at_once": settings.runs_at_once, "machine": f"{hardware['cpu']}, {hardware['cores']} cores",
     }  # fmt: skip
     try:
         codes = {task: code_hash(task) for task in settings.tasks}
@@ -193,6 +185,20 @@ def cases_of(settings: Settings, missing: Mapping[str, str]) -> list[Case]:
     except SaltusError as error:
         raise SystemExit(f"saltus: {error}") from error
     return cases
+
+
+def _kinds(settings: Settings, missing: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Systems, presets and options to compare, as fields of a case."""
+    kinds: list[dict[str, Any]] = []
+    for system in settings.systems:
+        if system == "saltus":
+            presets = settings.presets or (None,)
+            kinds += [{"system": system, "preset": preset, "options": settings.options} for preset in presets]
+        elif system not in missing:
+            kinds.append({"system": system, "preset": None, "options": ()})
+    if not kinds:
+        raise SystemExit(f"nothing to train: {', '.join(missing)} not installed ({'; '.join(missing.values())})")
+    return kinds
 
 
 def by_task(
