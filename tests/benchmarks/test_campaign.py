@@ -237,6 +237,7 @@ def test_tasks_presets_and_systems_are_run_seed_by_seed_with_a_threshold_each(
         ({"seeds": ()}, "nothing to train: name at least one task, one of --seeds and one of --systems"),
         ({"tasks": (TASK, TASK)}, "'InvertedPendulum-v5' is named twice: its runs would be the same"),
         ({"presets": ("sac", "sac")}, "'sac' is named twice"),
+        ({"systems": ("sbx",), "options": ("--utd-ratio", "1")}, "--utd-ratio 1: options are for saltus, which is not"),
         ({"systems": ("sbx",), "presets": ("sac",)}, "sac: --presets are for saltus, which is not among --systems"),
         (
             {"systems": ("saltus", "sbx"), "options": ("--total-env-steps", "100")},
@@ -259,6 +260,7 @@ def test_tasks_presets_and_systems_are_run_seed_by_seed_with_a_threshold_each(
             "--floor has 3 values for 1 tasks: give one, or one a task",
         ),
         ({"tasks": ("Hoper-v5",)}, "saltus: "),
+        ({"options": ("--critic-lr", "-1")}, "saltus: critic_lr is -1"),
         ({"presets": ("sac --critic-lr -1",)}, "saltus: critic_lr is -1"),
     ],
 )
