@@ -37,7 +37,7 @@ class Campaign:
         self._runs = {run.case: run for run in _read(path, cases)}
         self.remaining = [case for case in cases if case not in self._runs or self._runs[case].exit_code != 0]
         try:
-            self._write()
+            self.write()
         except OSError as error:
             raise SystemExit(f"{path} cannot be written ({error.strerror}): name a file with --output") from error
 
@@ -46,11 +46,15 @@ class Campaign:
         """The runs so far."""
         return [self._runs[case] for case in self._cases if case in self._runs]
 
+    def write(self) -> None:
+        """Write the result file."""
+        result.write(self.path, self._settings, map(Trained.to_json, self.runs), self._tables(self.runs))
+
     def add(self, run: Trained) -> None:
         """Add a run to the result file, and print the progress."""
         self._runs[run.case] = run
         self.remaining.remove(run.case)
-        self._write()
+        self.write()
         print(self.progress(), flush=True)
 
     def progress(self) -> str:
@@ -60,13 +64,10 @@ class Campaign:
         parts = [f"{done} of {len(self._cases)} runs done"]
         if failed:
             parts.append(f"{failed} failed")
-        seconds = seconds_left(self.remaining, [run.seconds for run in self.runs])
+        seconds = seconds_left(self.remaining, [run.seconds for run in self.runs if run.exit_code == 0])
         if seconds:
             parts.append(f"about {seconds / 60:.0f} min left")
         return ", ".join(parts)
-
-    def _write(self) -> None:
-        result.write(self.path, self._settings, map(Trained.to_json, self.runs), self._tables(self.runs))
 
 
 def seconds_left(remaining: Sequence[Case], known: Sequence[float]) -> float | None:

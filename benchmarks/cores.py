@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import SimpleQueue
@@ -16,6 +16,8 @@ import psutil
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
+
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # either limits the threads of PyTorch
 
 
 def core_sets(cores_per_run: int | None = None) -> list[tuple[int, ...]]:
@@ -52,12 +54,13 @@ def run_pinned(
 ) -> None:
     """Run jobs in threads, each pinned to a set of cores, which its child processes inherit.
 
-    At an error or an interruption no other job starts, and child processes are terminated, at which saltus saves.
+    Their THREADS is the number of cores in a set, whatever it is in this process. At an error or an interruption no
+    other job starts, and child processes are terminated, at which saltus saves.
 
     Args:
         function: does a job; most of the work is in child processes.
         jobs: its arguments.
-        sets: sets of cores, as many as jobs at a time.
+        sets: sets of cores of one size, as many as jobs at a time.
         finished: called in this thread with each result, in the order in which jobs finish.
         grace: seconds after which child processes that were terminated are killed.
 
@@ -67,7 +70,8 @@ def run_pinned(
     free: SimpleQueue[tuple[int, ...]] = SimpleQueue()
     for cores in sets:
         free.put(cores)
-    with _signals_interrupt(), ThreadPoolExecutor(len(sets), initializer=lambda: _pin(free.get())) as pool:
+    pool = ThreadPoolExecutor(len(sets), initializer=lambda: _pin(free.get()))
+    with _signals_interrupt(), _environment(dict.fromkeys(THREADS, str(len(sets[0])))), pool:
         futures = [pool.submit(function, job) for job in jobs]
         try:
             for future in as_completed(futures):
@@ -86,7 +90,7 @@ def _end_children(futures: Sequence[Future[Any]], grace: float) -> None:
     """Terminate child processes, also those that start meanwhile, until no job runs."""
     terminated: set[psutil.Process] = set()
     deadline = time.monotonic() + grace
-    while wait(futures, timeout=0.1).not_done:
+    while not all(future.done() for future in futures):  # `wait` would wait for those that were cancelled
         for child in psutil.Process().children():
             with suppress(psutil.NoSuchProcess):
                 if child not in terminated:
@@ -94,6 +98,21 @@ def _end_children(futures: Sequence[Future[Any]], grace: float) -> None:
                     terminated.add(child)
                 elif time.monotonic() > deadline:
                     child.kill()
+        time.sleep(0.1)
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables, which child processes inherit, and restore them."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            del os.environ[name]
+            if value is not None:
+                os.environ[name] = value
 
 
 @contextmanager

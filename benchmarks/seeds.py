@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -17,12 +18,12 @@ def parse_seeds(words: Sequence[str]) -> tuple[int, ...]:
     seeds: list[int] = []
     for word in words:
         first, dash, last = word.partition("-")
-        if not first.isdecimal() or not (last.isdecimal() if dash else not last):
+        if not first.isdecimal() or (dash and not last.isdecimal()):
             raise ValueError(f"{word!r} is no seed: give numbers and ranges, like 0 1 2 or 100-109")
         if dash and int(last) < int(first):
             raise ValueError(f"{word} is an empty range of seeds: did you mean {last}-{first}?")
         seeds += range(int(first), int(last if dash else first) + 1)
-    twice = sorted({seed for seed in seeds if seeds.count(seed) > 1})
+    twice = sorted(seed for seed, count in Counter(seeds).items() if count > 1)
     if twice:
         raise ValueError(f"seeds that are named twice: {', '.join(map(str, twice))}")
     return tuple(seeds)

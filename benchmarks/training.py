@@ -76,8 +76,8 @@ def training(
         threshold: a mean return, or one for each task. The first evaluation that reaches it is reported.
         floor: a mean return, or one for each task, below which later evaluations are counted; by default the threshold.
         episodes: episodes of the final evaluations, which are independent of the choice of the best policy.
-        cores_per_run: cores that each run is pinned to; as many runs as fit are done at once. By default all cores, one
-            run after another.
+        cores_per_run: cores that each run is pinned to, and its number of threads, whatever OMP_NUM_THREADS is; as many
+            runs as fit are done at once. By default all cores, one run after another.
         output: the file to write; by default benchmarks/results/training-<tasks>-cpu<cores>.json.
     """
     tasks, options = _split(tasks, options)
@@ -98,6 +98,7 @@ def training(
     try:
         run_pinned(train, [*campaign.remaining], sets, campaign.add)
     except KeyboardInterrupt:
+        campaign.write()  # again: the interruption may have come in the middle
         sys.exit(f"interrupted: {campaign.progress()}. {path} is up to date; the same command continues")
     result.show(summary(settings, campaign.runs, missing), path)
     rows = [panels(title, runs, threshold) for title, runs, threshold, _ in by_task(settings, campaign.runs)]
@@ -164,19 +165,11 @@ def cases_of(settings: Settings, missing: Mapping[str, str]) -> list[Case]:
     Raises:
         SystemExit: there are none, or saltus refuses a task or an option.
     """
-    kinds: list[dict[str, Any]] = []
-    for system in settings.systems:
-        if system == "saltus":
-            kinds += [{"preset": preset, "options": settings.options} for preset in settings.presets or (None,)]
-        elif system not in missing:
-            kinds.append({"system": system, "preset": None, "options": ()})
-    if not kinds:
-        raise SystemExit(f"nothing to train: {', '.join(missing)} not installed ({'; '.join(missing.values())})")
+    kinds = _kinds(settings, missing)
     hardware = result.hardware()
     shared: dict[str, Any] = {
-        "system": "saltus", "minutes": settings.minutes, "episodes": settings.episodes,
-        "cores": settings.cores_per_run, "at_once": settings.runs_at_once,
-        "machine": f"{hardware['cpu']}, {hardware['cores']} cores",
+        "minutes": settings.minutes, "episodes": settings.episodes, "cores": settings.cores_per_run,
+        "at_once": settings.runs_at_once, "machine": f"{hardware['cpu']}, {hardware['cores']} cores",
     }  # fmt: skip
     try:
         codes = {task: code_hash(task) for task in settings.tasks}
@@ -192,6 +185,20 @@ def cases_of(settings: Settings, missing: Mapping[str, str]) -> list[Case]:
     except SaltusError as error:
         raise SystemExit(f"saltus: {error}") from error
     return cases
+
+
+def _kinds(settings: Settings, missing: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Systems, presets and options to compare, as fields of a case."""
+    kinds: list[dict[str, Any]] = []
+    for system in settings.systems:
+        if system == "saltus":
+            presets = settings.presets or (None,)
+            kinds += [{"system": system, "preset": preset, "options": settings.options} for preset in presets]
+        elif system not in missing:
+            kinds.append({"system": system, "preset": None, "options": ()})
+    if not kinds:
+        raise SystemExit(f"nothing to train: {', '.join(missing)} not installed ({'; '.join(missing.values())})")
+    return kinds
 
 
 def by_task(

@@ -49,17 +49,11 @@ def seeds_table(
         columns += [f"below {floor:,g} after it", f"env steps to {threshold:,g}", f"s to {threshold:,g}"]
     rows: list[list[result.Cell]] = []
     for system, runs in by_system(trained).items():
-        bests, lasts = (_median_return([getattr(run, which) for run in runs]) for which in ("best", "last"))
         of_seeds = [_row(run) for run in runs]
-        seconds = median(run.seconds for run in runs)
-        medians: list[result.Cell] = [system, "median", seconds, None, None, bests, None, None, lasts, None]
+        medians = _medians(system, runs)
         if threshold is not None:
-            for run, row in zip(runs, of_seeds, strict=True):
-                times = [_reached(run, threshold, name) for name in ("env_steps", "wall_seconds")]
-                row.append(_share([share_below(run.returns, threshold, floor)]))
-                row += ["not reached" if when is None else when for when in times]
-            medians.append(None)
-            medians += [_median_reached(runs, threshold, name) for name in ("env_steps", "wall_seconds")]
+            of_seeds = [row + _reached_cells(run, threshold, floor) for run, row in zip(runs, of_seeds, strict=True)]
+            medians += [None, *(_median_reached(runs, threshold, name) for name in ("env_steps", "wall_seconds"))]
         rows += [*of_seeds, medians]
     return result.Table(title, columns, rows)
 
@@ -72,6 +66,21 @@ def _row(run: Trained) -> list[result.Cell]:
     else:
         cells += ["none", None, None]
     return cells + (["none", None] if run.last is None else [run.last["mean"], _interval(*run.last["interval_95"])])
+
+
+def _medians(system: str, runs: Sequence[Trained]) -> list[result.Cell]:
+    best, last = (_median_return([getattr(run, which) for run in runs]) for which in ("best", "last"))
+    return [system, "median", median(run.seconds for run in runs), None, None, best, None, None, last, None]
+
+
+def _reached_cells(run: Trained, threshold: float, floor: float) -> list[result.Cell]:
+    """The share of evaluations below the floor after the threshold, and env steps and seconds to the threshold."""
+    times = [_time_cell(_reached(run, threshold, name)) for name in ("env_steps", "wall_seconds")]
+    return [_share([share_below(run.returns, threshold, floor)]), *times]
+
+
+def _time_cell(when: float | None) -> result.Cell:
+    return "not reached" if when is None else when
 
 
 def _reached(run: Trained, threshold: float, column: str) -> float | None:
@@ -100,10 +109,9 @@ def time_table(title: str, trained: Sequence[Trained], threshold: float, floor: 
     for system, runs in by_system(trained).items():
         seconds, steps = ([_reached(run, threshold, name) for run in runs] for name in ("wall_seconds", "env_steps"))
         count = sum(when is not None for when in seconds)
-        times = [found(values) for values in (seconds, steps) for found in (median_time, worst_time)]
-        cells: list[result.Cell] = ["not reached" if when is None else when for when in times]
+        times = [_time_cell(found(values)) for values in (seconds, steps) for found in (median_time, worst_time)]
         below = _share([share_below(run.returns, threshold, floor) for run in runs])
-        rows.append([system, f"{count} of {len(runs)}", *cells, below])
+        rows.append([system, f"{count} of {len(runs)}", *times, below])
     return result.Table(f"{title}: time to a mean return of {threshold:,g}", columns, rows)
 
 
@@ -119,7 +127,7 @@ def returns_table(title: str, trained: Sequence[Trained]) -> result.Table:
     rows: list[list[result.Cell]] = []
     for system, runs in by_system(trained).items():
         rows += [_returns_row(system, runs, which) for which in ("best", "last")]
-    return result.Table(f"{title}: returns over seeds", columns, [row for row in rows if row])
+    return result.Table(f"{title}: returns over seeds", columns, rows)
 
 
 def _returns_row(system: str, runs: Sequence[Trained], which: Which) -> list[result.Cell]:

@@ -11,7 +11,7 @@ from threading import Event
 import psutil
 import pytest
 
-from benchmarks.cores import core_sets, run_pinned
+from benchmarks.cores import THREADS, core_sets, run_pinned
 
 CORES = sorted(os.sched_getaffinity(0))
 needs_two = pytest.mark.skipif(len(CORES) < 2, reason="one core")
@@ -51,7 +51,8 @@ def test_child_processes_see_their_own_cores_and_run_at_once() -> None:
 @pytest.mark.slow
 @needs_two
 def test_torch_and_physics_use_as_many_threads_as_a_run_has_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    monkeypatch.setenv("MKL_NUM_THREADS", "7")
     code = (
         "import torch; from envs.physics.cpu import available_cores; print(torch.get_num_threads(), available_cores())"
     )
@@ -63,6 +64,22 @@ def test_torch_and_physics_use_as_many_threads_as_a_run_has_cores(monkeypatch: p
     for size in (1, 2):
         run_pinned(run, [0], core_sets(size), seen.append)
     assert seen == ["1 1", "2 2"]
+
+
+def test_numbers_of_threads_in_the_environment_are_those_of_a_set_until_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+
+    def run(_job: int) -> tuple[str, ...]:
+        return tuple(os.environ[name] for name in THREADS)
+
+    seen: list[tuple[str, ...]] = []
+    for cores in (CORES[:1], CORES):
+        run_pinned(run, [0], [tuple(cores)], seen.append)
+    assert seen == [("1", "1"), (str(len(CORES)),) * 2]
+    assert (os.environ["OMP_NUM_THREADS"], os.environ.get("MKL_NUM_THREADS")) == ("7", None)
 
 
 def test_interruption_ends_child_processes_and_starts_no_other_job() -> None:

@@ -62,11 +62,6 @@ def test_peer_trains_until_its_time_limit_and_is_evaluated(
     assert str(tmp_path) not in file.read_text().partition('"measurements"')[2]
 
 
-def test_options_without_saltus_are_refused() -> None:
-    with pytest.raises(SystemExit, match="--utd-ratio 1: options are for saltus"):
-        training(("Hopper-v5",), ("--utd-ratio", "1"), systems=("sbx",))
-
-
 CRASHES = """
 from dataclasses import dataclass
 from envs.tasks.inverted_pendulum import InvertedPendulum
@@ -96,12 +91,6 @@ def test_failed_run_and_unreached_return_are_reported(tmp_path: Path) -> None:
     (failed,) = content["summary"][-1]["rows"]
     assert failed[:3] == ["Crashes", "saltus", "0"]
     assert failed[3].startswith("exit code 1: ")
-
-
-def test_options_that_saltus_refuses_are_refused_before_the_first_run(tmp_path: Path) -> None:
-    for options, message in ((("--critic-lr", "-1"), "critic_lr is -1"), (("--seed", "1"), "use --seeds")):
-        with pytest.raises(SystemExit, match=message):
-            training(("InvertedPendulum-v5",), options, output=tmp_path / "result.json")
 
 
 def test_run_that_ignores_sigterm_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
