@@ -125,6 +125,11 @@ def check(settings: Settings) -> None:
         twice = next((one for one in named if named.count(one) > 1), None)
         if twice is not None:
             raise SystemExit(f"{twice!r} is named twice: its runs would be the same")
+    if "--minutes" in split_words([*options]):
+        raise SystemExit(
+            "--minutes after -- is an option of saltus train: leave it out. --minutes before -- limits each run, whose "
+            "learning rates fall over --total-env-steps"
+        )
     if "saltus" not in systems and (options or presets):
         kind = "options" if options else "--presets"
         raise SystemExit(f"{' '.join(options or presets)}: {kind} are for saltus, which is not among --systems")

@@ -278,19 +278,20 @@ def _run(config: Config, run_dir: Path | None, console: Console, content: dict[s
         _print(console, f"finished after {run.seconds:.0f} s{curve}")
     if run.health.nothing_learned:
         _print(console, "nothing could be learned: every world-step failed")
+    elif run.finished and run.learner.gradient_steps == 0:
+        _print(console, "the run ended before its first update: give it more --minutes")
     elif run.best:
         _print(console, describe_policies(run.best, run.health.last or run.best, run_dir))
 
 
 def _describe_checkpoint(content: dict[str, Any], config: Config) -> str:
     file, state = content["file"], content["state"]
-    env_steps, minutes, total = state["env_steps"], state["seconds"] / 60, config.total_env_steps
-    complete = env_steps >= total if config.minutes is None else minutes >= config.minutes
-    if complete and not state.get("evaluation_pending"):
-        return f"the run is complete: {file} holds its last env step, {env_steps:,}"
+    if state["ended"] and not state["evaluation_pending"]:
+        return f"the run is complete: {file} holds its last env step, {state['env_steps']:,}"
     if config.minutes is None:
-        return f"continuing from {file}, at {env_steps:,} of {total:,} env steps"
-    return f"continuing from {file}, at {env_steps:,} env steps and {minutes:.1f} of {config.minutes:g} minutes"
+        return f"continuing from {file}, at {state['env_steps']:,} of {config.total_env_steps:,} env steps"
+    minutes = f"{state['seconds'] / 60:.1f} of {config.minutes:g} minutes"
+    return f"continuing from {file}, at {state['env_steps']:,} env steps and {minutes}"
 
 
 def _compare_versions(written_by: dict[str, str]) -> None:

@@ -52,7 +52,7 @@ class Config(Simulation):
     total_env_steps: int = 2_000_000
     """Length of the run in control steps, summed over worlds."""
     minutes: float | None = None
-    """Length of the run in minutes, compilation and evaluations included, instead of total_env_steps."""
+    """Length of the run in minutes instead of total_env_steps. The last evaluation comes after it."""
     learning_starts: int = 5_000
     """Env steps with uniformly random actions, before the first update."""
     utd_ratio: float = 1 / 16
@@ -201,7 +201,7 @@ class Config(Simulation):
         if self.capacity < self.num_envs:
             raise SaltusError(
                 f"the replay buffer holds {self.capacity} transitions and {self.num_envs} worlds add more per step: "
-                "raise buffer_size and total_env_steps, or lower num_envs"
+                f"raise buffer_size{'' if self.minutes else ' and total_env_steps'}, or lower num_envs"
             )
         if self.minutes is None and self.rounds < 1:
             raise SaltusError(

@@ -58,6 +58,7 @@ class Run:
         best: mean return, env steps and state of the best evaluated policy; empty before the first evaluation without
             failures.
         evaluation_pending: an evaluation was stopped, and comes before the next step.
+        ended: the last step reached the run's length.
         health: says when the training does not hold.
 
     Raises:
@@ -89,7 +90,7 @@ class Run:
         self.metrics: dict[str, torch.Tensor] = {}
         self.env_steps = self.vector_steps = 0
         self.best: dict[str, Any] = {}
-        self.evaluation_pending = False
+        self.evaluation_pending = self.ended = False
         self.health = self._new_health()
         self._logged: dict[str, float] = {}  # totals at the last row of metrics
         self._seconds_before, self._started = 0.0, time.monotonic()
@@ -143,7 +144,7 @@ class Run:
     @property
     def finished(self) -> bool:
         """Whether nothing is left to do."""
-        return self.progress == 1 and not self.evaluation_pending
+        return self.ended and not self.evaluation_pending
 
     @property
     def seconds(self) -> float:
@@ -304,6 +305,7 @@ class Run:
             "noise": self.noise.state_dict(),
             "best": self.best,
             "evaluation_pending": self.evaluation_pending,
+            "ended": self.ended,
             "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
         }
@@ -322,7 +324,7 @@ class Run:
         self.env_steps, self.vector_steps = state["env_steps"], state["vector_steps"]
         self._seconds_before, self._started = state["seconds"], time.monotonic()
         self._logged = state["logged"]
-        self.evaluation_pending = state.get("evaluation_pending", False)
+        self.evaluation_pending, self.ended = state["evaluation_pending"], state["ended"]
         self.best = deepcopy(state["best"])  # else its tensors would keep the whole file mapped
         self.metrics = {name: value.to(self.device) for name, value in state["metrics"].items()}
         self.observation = state["observation"].to(self.device)

@@ -27,8 +27,8 @@ def train(run: Run, logger: Logger, stopping: Callable[[], bool] = lambda: False
     if run.evaluation_pending:
         run.evaluate(logger, stopping)
         run.save(logger)
-    finished = run.finished
-    while not (finished or stopping()):
+    logger.advance(run.progress)
+    while not (run.ended or stopping()):
         action = run.act()
         # Updates precede the step, so that a GPU learns while the CPU simulates.
         if run.env_steps <= config.learning_starts:
@@ -37,15 +37,15 @@ def train(run: Run, logger: Logger, stopping: Callable[[], bool] = lambda: False
             run.learn(logger)
         run.buffer.extend(run.step(action))
         progress = run.progress  # read once: it may depend on the clock
-        finished = progress == 1
+        run.ended = progress == 1
         logger.advance(progress)
-        if finished or run.due(config.log_every):
+        if run.ended or run.due(config.log_every):
             run.log(logger)
-        if finished or run.due(config.eval_every):
+        if run.ended or run.due(config.eval_every):
             run.evaluate(logger, stopping)
-        if finished or run.due(config.checkpoint_every):
+        if run.ended or run.due(config.checkpoint_every):
             run.save(logger)
-    if not finished:
+    if not run.ended:
         run.save(logger)
 
 

@@ -62,7 +62,9 @@ def warmup_rounds(config: Config) -> int:
 
 
 def require_rounds(config: Config) -> None:
-    """Raise SaltusError if a run would end before a round is measured."""
+    """Raise SaltusError if a run would end before a round is measured, or has its length in minutes."""
+    if config.minutes is not None:
+        raise SaltusError("--minutes has no effect here: --seconds is the length of the measurement")
     needed = warmup_rounds(config) + 1
     if config.rounds < needed:
         raise SaltusError(

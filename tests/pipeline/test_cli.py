@@ -167,6 +167,14 @@ def test_run_has_one_length(command: Command) -> None:
         assert_refused(outcome, f"minutes is {float(value)}; it must be a finite number above 0, or None")
 
 
+def test_run_without_an_update_says_so(command: Command, tmp_path: Path) -> None:
+    outcome = command(
+        "train", "InvertedPendulum-v5", "--minutes", "1e-6", "--no-compile", "--run-dir", tmp_path / "run"
+    )
+    assert outcome.code == 0
+    assert "the run ended before its first update: give it more --minutes" in outcome.text
+
+
 def test_complete_run_of_minutes_is_called_complete(command: Command, tmp_path: Path) -> None:
     arguments = [word for word in small_arguments() if word not in ("--total-env-steps", "400")]
     outcome = command("train", "InvertedPendulum-v5", *arguments, "--minutes", "0.02", "--run-dir", tmp_path / "run")

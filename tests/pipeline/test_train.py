@@ -358,6 +358,21 @@ def test_run_of_minutes_continues_with_the_time_that_is_left(tmp_path: Path) -> 
     assert resumed.vector_steps == 30
 
 
+def test_stopped_run_of_minutes_is_not_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its time may be over before it is saved, but its last evaluation is still to come."""
+    seconds = {"now": 0.0}
+    monkeypatch.setattr(Run, "seconds", property(lambda run: seconds["now"]))
+    run = train_run(small_config(minutes=0.5), tmp_path, until=60)
+    seconds["now"] = 30.0
+    assert not run.finished
+    resumed = Run(run.config, tmp_path)
+    resumed.load_state_dict(open_run(tmp_path)[1]["state"])
+    continue_run(resumed)
+    assert resumed.finished
+    assert resumed.env_steps == 64
+    assert [int(row["env_steps"]) for row in read_csv(tmp_path / "evaluations.csv")] == [64]
+
+
 def test_learning_rates_fall_with_the_env_steps(tmp_path: Path) -> None:
     run = train_run(small_config(total_env_steps=120), tmp_path)
     assert float(run.agent.progress) == 116 / 120  # at the last round
