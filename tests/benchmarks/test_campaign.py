@@ -238,6 +238,7 @@ def test_tasks_presets_and_systems_are_run_seed_by_seed_with_a_threshold_each(
         ({"tasks": (TASK, TASK)}, "'InvertedPendulum-v5' is named twice: its runs would be the same"),
         ({"presets": ("sac", "sac")}, "'sac' is named twice"),
         ({"systems": ("sbx",), "options": ("--utd-ratio", "1")}, "--utd-ratio 1: options are for saltus, which is not"),
+        ({"options": ("--minutes", "5")}, "--minutes after -- is an option of saltus train: leave it out"),
         ({"systems": ("sbx",), "presets": ("sac",)}, "sac: --presets are for saltus, which is not among --systems"),
         (
             {"systems": ("saltus", "sbx"), "options": ("--total-env-steps", "100")},

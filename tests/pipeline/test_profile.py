@@ -363,3 +363,5 @@ def test_a_signal_leaves_no_temporary_directory(
 def test_small_configuration_is_long_enough():
     with pytest.raises(SaltusError, match="raise total_env_steps"):
         command_module.require_rounds(small_config(total_env_steps=60))
+    with pytest.raises(SaltusError, match=r"--minutes has no effect here: --seconds is the length"):
+        command_module.require_rounds(small_config(minutes=5.0))
