@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from pipeline_helpers import clone_state, filled_buffer, random_transition
+from pipeline_helpers import ACTION_DIM, clone_state, filled_buffer, random_transition
 from torch import Tensor
 
 from pipeline.learner import Learner
@@ -29,7 +29,7 @@ def run_rounds(learner: Learner, counts: list[int], seed: int = 0) -> list[dict[
     Data and random numbers depend on the seed alone.
     """
     config = learner.agent.config
-    buffer = filled_buffer(n_step=config.n_step)
+    buffer = filled_buffer(n_step=config.rewards_per_target(ACTION_DIM))
     torch.manual_seed(seed)
     metrics = []
     for number, count in enumerate(counts):

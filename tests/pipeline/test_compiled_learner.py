@@ -102,7 +102,9 @@ def test_compiled_updates_draw_new_noise_each_time(eager_and_compiled: tuple[Lea
     for _ in range(5):
         learner.agent.load_state_dict(clone_state(state))
         learner.gradient_steps = 0
-        metrics = learner.round(filled_buffer(n_step=config.n_step), config.policy_delay)  # the same batches
+        metrics = learner.round(
+            filled_buffer(n_step=config.rewards_per_target(ACTION_DIM)), config.policy_delay
+        )  # the same batches
         for name in found:
             found[name].append(float(metrics[name]))
     for name, values in found.items():

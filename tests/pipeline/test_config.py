@@ -348,7 +348,7 @@ def test_settings_that_do_not_combine_are_refused_with_those_that_do(
 )
 def test_settings_that_combine_are_accepted_and_learn(preset: str, overrides: dict[str, object]) -> None:
     agent = Agent(small_config(preset=preset, policy_delay=1, **overrides), OBSERVATION_DIM, ACTION_DIM)
-    metrics = Learner(agent).round(filled_buffer(n_step=agent.config.n_step), 2)
+    metrics = Learner(agent).round(filled_buffer(n_step=agent.config.rewards_per_target(ACTION_DIM)), 2)
     agent.check_finite(metrics)
 
 
