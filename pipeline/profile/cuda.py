@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -82,7 +83,7 @@ def _part_seconds(run: Run) -> dict[str, float]:
 
     parts = {"sample": _replay_seconds(sample, run)}
     for index, (every, update) in enumerate(updates):
-        one = _replay_seconds(lambda update=update: update(batch), run)  # type: ignore[misc]
+        one = _replay_seconds(partial(update, batch), run)
         parts[update_name(index, updates)] = one / every
     return parts
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
-from typing import Any, TypeVar
+from typing import Any
 
 from pipeline.logger import Logger
 from pipeline.run import Run
@@ -21,7 +21,6 @@ _WHOLE = {"act", "reset", "logging", *OUTSIDE}  # include the phases of the meth
 # Graphs of a captured step with Warp's physics, between and in which Warp launches its own.
 _GRAPHS_OF_A_STEP = ("transition", "physics", "task functions", "reset", "reset")
 
-Function = TypeVar("Function", bound=Callable[..., Any])
 Wrap = Callable[[str, Any], Any]
 
 
@@ -49,7 +48,7 @@ class PhaseTimer:
         seconds, self.seconds = self.seconds, {}
         return seconds
 
-    def wrap(self, phase: str, function: Function) -> Function:
+    def wrap(self, phase: str, function: Any) -> Any:
         """A function whose calls are charged to a phase, unless they are part of a whole one."""
 
         @wraps(function)
@@ -63,7 +62,7 @@ class PhaseTimer:
                 self._charge()
                 self._stack.pop()
 
-        return timed  # type: ignore[return-value]
+        return timed
 
     def _charge(self) -> None:
         now, phase = self._clock(), self._stack[-1]

@@ -174,7 +174,7 @@ def test_compiled_and_captured_rounds_equal_eager_ones(monkeypatch: pytest.Monke
 
 
 def rows_by_origin(batch: TensorDictBase) -> dict[tuple[float, ...], tuple[float, ...]]:
-    """What was sampled, by its first observation."""
+    """The sampled transitions, by their first observation."""
     entries = [batch["action"], batch["next"]["observation"], batch["next"]["reward"]]
     entries += [batch["next"][key].float() for key in ("terminated", "truncated", "done")]
     if "steps_to_next_obs" in batch:
