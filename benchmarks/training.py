@@ -125,11 +125,6 @@ def check(settings: Settings) -> None:
         twice = next((one for one in named if named.count(one) > 1), None)
         if twice is not None:
             raise SystemExit(f"{twice!r} is named twice: its runs would be the same")
-    if "--minutes" in split_words([*options]):
-        raise SystemExit(
-            "--minutes after -- is an option of saltus train: leave it out. --minutes before -- limits each run, whose "
-            "learning rates fall over --total-env-steps"
-        )
     if "saltus" not in systems and (options or presets):
         kind = "options" if options else "--presets"
         raise SystemExit(f"{' '.join(options or presets)}: {kind} are for saltus, which is not among --systems")
@@ -139,9 +134,9 @@ def check(settings: Settings) -> None:
         if value is not None and not value > 0:
             raise SystemExit(f"{name} {value:g}: give a number above 0")
     words = split_words([*options, *" ".join(presets).split()])
-    for option, instead in {"--seed": "--seeds", "--run-dir": "--output"}.items():
+    for option, instead in {"--seed": "--seeds", "--run-dir": "--output", "--minutes": "--minutes"}.items():
         if option in words:
-            raise SystemExit(f"{option} differs between runs: use {instead} of the benchmark")
+            raise SystemExit(f"{option} of saltus train is set by the benchmark: use its own option {instead}")
     if presets and "--preset" in words:
         raise SystemExit("--preset contradicts --presets: name the presets once")
     for preset in presets:

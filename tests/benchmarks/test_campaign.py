@@ -238,7 +238,8 @@ def test_tasks_presets_and_systems_are_run_seed_by_seed_with_a_threshold_each(
         ({"tasks": (TASK, TASK)}, "'InvertedPendulum-v5' is named twice: its runs would be the same"),
         ({"presets": ("sac", "sac")}, "'sac' is named twice"),
         ({"systems": ("sbx",), "options": ("--utd-ratio", "1")}, "--utd-ratio 1: options are for saltus, which is not"),
-        ({"options": ("--minutes", "5")}, "--minutes after -- is an option of saltus train: leave it out"),
+        ({"options": ("--minutes", "5")}, "--minutes of saltus train is set by the benchmark: use its own option"),
+        ({"presets": ("sac --minutes 5",)}, "--minutes of saltus train is set by the benchmark: use its own option"),
         ({"systems": ("sbx",), "presets": ("sac",)}, "sac: --presets are for saltus, which is not among --systems"),
         (
             {"systems": ("saltus", "sbx"), "options": ("--total-env-steps", "100")},
@@ -246,9 +247,12 @@ def test_tasks_presets_and_systems_are_run_seed_by_seed_with_a_threshold_each(
         ),
         ({"minutes": 0.0}, "--minutes 0: give a number above 0"),
         ({"episodes": -1}, "--episodes -1: give a number above 0"),
-        ({"options": ("--seed=1",)}, "--seed differs between runs: use --seeds of the benchmark"),
-        ({"options": ("--run-dir", "a")}, "--run-dir differs between runs: use --output of the benchmark"),
-        ({"presets": ("sac --seed 1",)}, "--seed differs between runs: use --seeds of the benchmark"),
+        ({"options": ("--seed=1",)}, "--seed of saltus train is set by the benchmark: use its own option --seeds"),
+        (
+            {"options": ("--run-dir", "a")},
+            "--run-dir of saltus train is set by the benchmark: use its own option --output",
+        ),
+        ({"presets": ("sac --seed 1",)}, "--seed of saltus train is set by the benchmark: use its own option --seeds"),
         (
             {"presets": ("sac",), "options": ("--preset", "fast")},
             "--preset contradicts --presets: name the presets once",
