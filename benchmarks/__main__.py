@@ -17,19 +17,21 @@ from benchmarks.training import training
 from benchmarks.update import update
 
 
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "environment": environment,
+    "update": update,
+    "training": training,
+    "recipes": recipes,
+    "population": population,
+    "memory": memory,
+    "gpu": gpu,
+    "report": report,
+}
+
+
 def main() -> None:
     """Run the benchmark that the command line names."""
-    commands: dict[str, Callable[..., Any]] = {
-        "environment": environment,
-        "update": update,
-        "training": training,
-        "recipes": recipes,
-        "population": population,
-        "memory": memory,
-        "gpu": gpu,
-        "report": report,
-    }
-    tyro.extras.subcommand_cli_from_dict(commands, prog="python -m benchmarks")
+    tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="python -m benchmarks")
 
 
 if __name__ == "__main__":

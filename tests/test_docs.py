@@ -180,8 +180,8 @@ def test_the_other_commands_shown_run(command: str, trained: Path):
 def test_the_benchmarks_shown_are_accepted(command: str, monkeypatch: pytest.MonkeyPatch):
     arguments = shlex.split(command, comments=True)[3:]
     called: list[str] = []
-    for name in ("environment", "update", "training", "recipes", "memory", "gpu", "report"):
-        monkeypatch.setattr(benchmarks, name, only_parse(getattr(benchmarks, name), called))
+    for name, function in benchmarks.COMMANDS.items():
+        monkeypatch.setitem(benchmarks.COMMANDS, name, only_parse(function, called))
     monkeypatch.setattr(sys, "argv", ["benchmarks", *arguments])
     benchmarks.main()
     assert called == [arguments[0]]
