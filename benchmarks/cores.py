@@ -65,11 +65,12 @@ def run_pinned(
         grace: seconds after which child processes that were terminated are killed.
 
     Raises:
-        KeyboardInterrupt: at SIGINT, SIGTERM or SIGHUP; child processes have ended.
+        KeyboardInterrupt: at SIGINT, SIGTERM or SIGHUP; child processes that jobs started have ended.
     """
     free: SimpleQueue[tuple[int, ...]] = SimpleQueue()
     for cores in sets:
         free.put(cores)
+    others = set(psutil.Process().children())
     pool = ThreadPoolExecutor(len(sets), initializer=lambda: _pin(free.get()))
     with _signals_interrupt(), _environment(dict.fromkeys(THREADS, str(len(sets[0])))), pool:
         futures = [pool.submit(function, job) for job in jobs]
@@ -78,7 +79,7 @@ def run_pinned(
                 finished(future.result())
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
-            _end_children(futures, grace)
+            _end_children(futures, others, grace)
             raise
 
 
@@ -86,12 +87,12 @@ def _pin(cores: tuple[int, ...]) -> None:
     os.sched_setaffinity(0, cores)  # on Linux: of this thread, and of processes that it starts
 
 
-def _end_children(futures: Sequence[Future[Any]], grace: float) -> None:
-    """Terminate child processes, also those that start meanwhile, until no job runs."""
+def _end_children(futures: Sequence[Future[Any]], others: set[psutil.Process], grace: float) -> None:
+    """Terminate child processes but `others`, also those that start meanwhile, until no job runs."""
     terminated: set[psutil.Process] = set()
     deadline = time.monotonic() + grace
     while not all(future.done() for future in futures):  # `wait` would wait for those that were cancelled
-        for child in psutil.Process().children():
+        for child in set(psutil.Process().children()) - others:
             with suppress(psutil.NoSuchProcess):
                 if child not in terminated:
                     child.terminate()

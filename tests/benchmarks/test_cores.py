@@ -82,7 +82,7 @@ def test_numbers_of_threads_in_the_environment_are_those_of_a_set_until_the_end(
     assert (os.environ["OMP_NUM_THREADS"], os.environ.get("MKL_NUM_THREADS")) == ("7", None)
 
 
-def test_interruption_ends_child_processes_and_starts_no_other_job() -> None:
+def test_interruption_ends_child_processes_of_jobs_and_starts_no_other_job() -> None:
     started: list[str] = []
 
     def run(seconds: str) -> int:
@@ -93,8 +93,12 @@ def test_interruption_ends_child_processes_and_starts_no_other_job() -> None:
         os.kill(os.getpid(), signal.SIGTERM)  # at which the command ends as at Ctrl-C
 
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt):
-        run_pinned(run, ["0.2", "61", "62", "63"], [tuple(CORES)] * 2, interrupt)
+    with subprocess.Popen(["sleep", "64"]) as other:
+        with pytest.raises(KeyboardInterrupt):
+            run_pinned(run, ["0.2", "61", "62", "63"], [tuple(CORES)] * 2, interrupt)
+        left = [child.pid for child in psutil.Process().children() if child.name() == "sleep"]
+        other.kill()
+    assert left == [other.pid]
+    assert other.returncode == -signal.SIGKILL
     assert "63" not in started
-    assert not [child for child in psutil.Process().children() if "sleep" in child.name()]
     assert signal.getsignal(signal.SIGTERM) is before
