@@ -16,7 +16,6 @@ from benchmarks.report import report
 from benchmarks.training import training
 from benchmarks.update import update
 
-
 COMMANDS: dict[str, Callable[..., Any]] = {
     "environment": environment,
     "update": update,

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from benchmarks import result
+from benchmarks import json_result as result
 from benchmarks.training_run import Case, Trained
 
 

@@ -17,7 +17,8 @@ import torch
 from mujoco.batch import Batch
 
 import envs
-from benchmarks import checkout, result, runner
+from benchmarks import checkout, runner
+from benchmarks import json_result as result
 from benchmarks.baseline import against
 from envs.physics.cpu import available_cores
 from envs.task import load_model

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 from rich.console import Console
 
-from benchmarks import result
+from benchmarks import json_result as result
 from benchmarks.data import random_transitions
 from pipeline import presets
 from pipeline.logger import Logger

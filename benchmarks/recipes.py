@@ -13,7 +13,8 @@ from typing import Any
 
 import tyro
 
-from benchmarks import checkout, curves, result
+from benchmarks import checkout, curves
+from benchmarks import json_result as result
 from benchmarks.cores import core_sets, run_pinned
 from benchmarks.seeds import Seeds
 from benchmarks.training_run import SALTUS, read_json, task_name

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks import result
+from benchmarks import json_result as result
 
 
 def report(results: Path = result.RESULTS) -> None:

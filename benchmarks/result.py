@@ -1,169 +1,197 @@
-"""Results of benchmarks: one JSON file each, and tables on the screen."""
+"""Result files of benchmarks: a header, then a measurement per line.
+
+The first line is the header: the format, the benchmark, its command, date, commit, hardware, versions and settings. Each
+other line is one measurement. All lines are JSON. Tables are not stored: `benchmarks.report` computes them.
+"""
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import platform
+import math
 import shlex
-import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
-import rich.table
-import torch
-from rich.console import Console
-from rich.table import Column
-
 from benchmarks import checkout
-from benchmarks.runner import Measurement, summarize
+from benchmarks.hardware import hardware, machine
 from envs.physics.cpu import available_cores
 from pipeline import files
+from saltus.errors import SaltusError
 from saltus.versions import versions
 
+FORMAT = "saltus benchmark 1"
 RESULTS = Path(__file__).parent / "results"
+SUFFIX = ".jsonl"
 PEERS = ("envpool", "stable-baselines3", "sbx-rl", "jax")
+DIGITS = 6  # significant digits of numbers that are not whole
+COMMIT = checkout.commit()  # at import: files may change during the minutes that a benchmark takes
 
-Cell = str | int | float | None
+_HEADER: dict[str, type | tuple[type, ...]] = {
+    "benchmark": str, "command": str, "date": str, "commit": (str, type(None)), "hardware": dict, "versions": dict,
+    "settings": dict,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Table:
-    """A title, the columns' names, and rows of cells."""
+class Result:
+    """A result file.
 
-    title: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
+    Attributes:
+        benchmark: the name of the benchmark's command, or of another measurement: search, probes.
+        command: the command line.
+        date: when the file was last written, in ISO format.
+        commit: the commit of the code; None if it is not recorded.
+        hardware: from `benchmarks.hardware.hardware`.
+        versions: versions of packages, by name.
+        settings: the settings of all measurements.
+        measurements: one dict each. A learning curve is a dict of columns: ``env_steps``, ``wall_seconds``, ``return``,
+            ``return_low``, ``return_high``, ``length``.
+        path: the file.
+    """
+
+    benchmark: str
+    command: str
+    date: str
+    commit: str | None
+    hardware: dict[str, Any]
+    versions: dict[str, str]
+    settings: dict[str, Any]
+    measurements: list[dict[str, Any]]
+    path: Path
+
+    @property
+    def machine(self) -> str:
+        """The machine in a few words."""
+        return machine(self.hardware)
+
+    @property
+    def commit_label(self) -> str:
+        """The commit's first digits, or ``not recorded``."""
+        return "not recorded" if self.commit is None else checkout.label(self.commit)
 
 
-def hardware() -> dict[str, Any]:
-    """The machine's processor, memory and GPU; cores are those that this process may use."""
-    info = Path("/proc/cpuinfo")
-    lines = [line.partition(":") for line in info.read_text().splitlines()] if info.exists() else []
-    cpu = {name.strip(): value.strip() for name, _, value in lines}  # of the last core; all cores are alike
-    gpu = torch.cuda.get_device_properties(0) if torch.cuda.is_available() else None
-    return {
-        "gpu": f"{gpu.name}, {gpu.total_memory / 1e9:.0f} GB" if gpu else None,
-        "driver": _driver() if gpu else None,
-        "cpu": cpu.get("model name", platform.machine()),
-        "cpu_family_and_model": f"{cpu.get('cpu family')}, {cpu.get('model')}",
-        "cpu_instructions": sorted({"avx2", "avx512f", "avx512_bf16", "amx_bf16"} & {*cpu.get("flags", "").split()}),
-        "cores": available_cores(),
-        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
-        "system": platform.platform(),
-    }
+def read(path: Path) -> Result:
+    """Read a result file.
 
-
-def _driver() -> str | None:
-    """The version of NVIDIA's driver; None if nvidia-smi does not tell it."""
-    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    Raises:
+        SaltusError: the file does not exist or cannot be read, has another format, or is damaged.
+    """
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[0].strip()
-    except (OSError, subprocess.CalledProcessError, IndexError):
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise SaltusError(f"{path} does not exist: name a result file, such as one of {RESULTS}") from error
+    except UnicodeDecodeError as error:
+        raise SaltusError(f"{path} is no result file: it is not text") from error
+    except OSError as error:
+        raise SaltusError(f"{path} cannot be read: {error.strerror}") from error
+    first, *rest = text.split("\n")
+    header = _header(path, first, text)
+    if not text.endswith("\n"):
+        raise SaltusError(f"{path} is damaged: its last line, {len(rest) + 1}, has no end. {_again(header['command'])}")
+    rest.pop()  # the empty string after the last end of a line
+    measurements = []
+    for number, line in enumerate(rest, start=2):
+        row = _parse(line)
+        if not isinstance(row, dict):
+            raise SaltusError(
+                f"{path} is damaged: line {number} is no measurement, which is a JSON object. "
+                f"{_again(header['command'])}"
+            )
+        measurements.append(row)
+    return Result(**{name: header[name] for name in _HEADER}, measurements=measurements, path=path)
+
+
+def _header(path: Path, line: str, text: str) -> dict[str, Any]:
+    header = _parse(line)
+    if not isinstance(header, dict) or "format" not in header:
+        older = _parse(text)
+        if isinstance(older, dict) and "measurements" in older:
+            raise SaltusError(
+                f"{path} was written by saltus 0.3.0 or older, and this saltus reads the format {FORMAT!r} only. "
+                f"{_again(older.get('command'))}"
+            )
+        raise SaltusError(f"{path} is no result file: its first line is not a header with the format {FORMAT!r}")
+    if header["format"] != FORMAT:
+        raise SaltusError(
+            f"{path} has the format {header['format']!r}, and this saltus reads {FORMAT!r} only. "
+            f"{_again(header.get('command'))}"
+        )
+    wrong = [name for name, kind in _HEADER.items() if not isinstance(header.get(name, ...), kind)]
+    if wrong:
+        raise SaltusError(f"{path} is damaged: its header, line 1, has no valid {', '.join(wrong)}")
+    return header
+
+
+def _parse(text: str) -> Any:
+    """A JSON value; None if it is none."""
+    try:
+        return json.loads(text)
+    except ValueError:
         return None
 
 
-COMMIT = checkout.commit()  # at import: files may change during the minutes that a benchmark takes
+def _again(command: object) -> str:
+    return f"To measure anew, run: {command}" if isinstance(command, str) else "Measure anew"
 
 
-def comparison(
-    title: str,
-    measurements: Sequence[Measurement],
-    subject: str,
-    missing: Mapping[str, str],
-    targets: Mapping[str, float],
-) -> Table:
-    """The table of a comparison: the rates of all cases, and the subject's rate as a multiple of each.
+def read_all(folder: Path = RESULTS) -> list[Result]:
+    """Read the result files of a folder, sorted by name.
 
-    Args:
-        title: the table's title.
-        measurements: from `runner.measure`.
-        subject: the case that the others are compared with.
-        missing: the reasons why cases were not measured, by case.
-        targets: the multiples that the subject should reach, by case.
+    Raises:
+        SaltusError: a file has another format or is damaged.
     """
-    rows: list[list[Cell]] = []
-    for name, summary in summarize(measurements, subject).items():
-        ratios: list[Cell] = [summary.ratio_of_medians, summary.median_of_ratios]
-        target = f">= {targets[name]:.2f}" if name in targets else None
-        rows.append([name, summary.median, summary.low, summary.high, *ratios, target])
-    rows += [[name, reason, *[None] * 5] for name, reason in missing.items()]
-    columns = ["case", "median", "lowest", "highest", "ratio of medians", "median of ratios", "target"]
-    return Table(f"{title}; ratios: {subject} / case", columns, rows)
+    return [read(path) for path in sorted(folder.glob(f"*{SUFFIX}"))]
 
 
-def publish(
-    command: str,
-    output: Path | None,
-    settings: Mapping[str, Any],
-    measurements: Iterable[Mapping[str, Any]],
-    tables: Sequence[Table],
-) -> Path:
-    """Write a benchmark's result, print its tables, and return the file.
+def write(path: Path, benchmark: str, settings: Mapping[str, Any], measurements: Iterable[Mapping[str, Any]]) -> Result:
+    """Write a result file, as a whole or not at all, and return its content.
 
     Args:
-        command: the benchmark's name.
-        output: the file; by default benchmarks/results/<command>-cpu<cores>.json.
+        path: the file; it is replaced.
+        benchmark: the benchmark's name.
         settings: the benchmark's settings, defaults included.
-        measurements: all measurements.
-        tables: the summary.
+        measurements: all measurements. Numbers that are not whole are rounded to `DIGITS` significant digits.
+
+    Raises:
+        OSError: the file cannot be written.
     """
-    path = output or default_path(command)
-    write(path, settings, measurements, tables)
-    show(tables, path)
-    return path
-
-
-def default_path(command: str) -> Path:
-    """The result file of a benchmark without ``--output``."""
-    return RESULTS / f"{command}-cpu{available_cores()}.json"
-
-
-def write(
-    path: Path, settings: Mapping[str, Any], measurements: Iterable[Mapping[str, Any]], tables: Sequence[Table]
-) -> None:
-    """Write a result file, as a whole or not at all. See `publish` for the arguments."""
-    content = {
+    installed = {name: number for name, number in versions(*PEERS).items() if number != "not installed"}
+    header = {
+        "format": FORMAT,
+        "benchmark": benchmark,
         "command": shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]),
         "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "commit": COMMIT,
         "hardware": hardware(),
-        "versions": versions(*PEERS),
+        "versions": installed,
         "settings": dict(settings),
-        "measurements": list(measurements),
-        "summary": [dataclasses.asdict(table) for table in tables],
     }
+    lines = [encode(header), *map(encode, measurements)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    files.write(path, json.dumps(content, indent=1) + "\n")
+    files.write(path, "".join(f"{line}\n" for line in lines))
+    return read(path)
 
 
-def show(tables: Sequence[Table], path: Path) -> None:
-    """Print tables, and the path of the result file."""
-    console = Console()
-    for table in tables:
-        console.print(_rendered(table))
-    console.print(str(path), highlight=False, soft_wrap=True)
+def encode(value: Mapping[str, Any]) -> str:
+    """One line of a result file."""
+    return json.dumps(_rounded(value), separators=(",", ":"), ensure_ascii=False)
 
 
-def rows_of(measurements: Sequence[Measurement], **labels: Any) -> list[dict[str, Any]]:
-    """Measurements as dicts for JSON, with their rates, and each with the same labels."""
-    return [labels | dataclasses.asdict(item) | {"rate": item.rate} for item in measurements]
+def _rounded(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _rounded(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(one) for one in value]
+    if isinstance(value, float) and math.isfinite(value):
+        rounded = value if value.is_integer() else float(f"{value:.{DIGITS}g}")
+        return int(rounded) if rounded.is_integer() else rounded
+    return str(value) if isinstance(value, Path) else value
 
 
-def text(cell: Cell) -> str:
-    """A cell as text: rounded, with thousands separators."""
-    if isinstance(cell, float):
-        return f"{cell:,.0f}" if abs(cell) >= 100 else f"{cell:.2f}"
-    return "" if cell is None else f"{cell:,}" if isinstance(cell, int) else cell
-
-
-def _rendered(table: Table) -> rich.table.Table:
-    rendered = rich.table.Table(*[Column(name, overflow="fold") for name in table.columns], title=table.title)
-    for row in table.rows:
-        rendered.add_row(*map(text, row))
-    return rendered
+def default_path(name: str) -> Path:
+    """The result file of a benchmark without ``--output``."""
+    return RESULTS / f"{name}-cpu{available_cores()}{SUFFIX}"

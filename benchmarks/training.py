@@ -11,7 +11,8 @@ from typing import Any
 
 import tyro
 
-from benchmarks import curves, result
+from benchmarks import curves
+from benchmarks import json_result as result
 from benchmarks.campaign import Campaign
 from benchmarks.cores import core_sets, run_pinned
 from benchmarks.seeds import Seeds

@@ -15,7 +15,8 @@ from tempfile import TemporaryDirectory
 from threading import Timer
 from typing import Any, Literal
 
-from benchmarks import checkout, result
+from benchmarks import checkout
+from benchmarks import json_result as result
 from envs.task_ref import resolve_task
 from pipeline import checkpoint
 from pipeline.file_names import CHECKPOINTS, CONFIG, EVALUATION, EVALUATIONS

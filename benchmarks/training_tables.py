@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any, Literal
 
-from benchmarks import curves, result
+from benchmarks import curves
+from benchmarks import json_result as result
 from benchmarks.statistics import first_reached, interquartile_mean, median_time, share_below, worst_time
 from benchmarks.training_run import Trained, task_name
 

@@ -12,7 +12,8 @@ import torch
 from tensordict import TensorDict
 
 import envs
-from benchmarks import checkout, peers, result, runner
+from benchmarks import checkout, peers, runner
+from benchmarks import json_result as result
 from benchmarks.baseline import against
 from benchmarks.data import random_transitions
 from envs.physics.cpu import available_cores

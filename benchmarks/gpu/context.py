@@ -10,7 +10,8 @@ from typing import Any, TypeAlias
 
 import torch
 
-from benchmarks import result, runner
+from benchmarks import json_result as result
+from benchmarks import runner
 from benchmarks.gpu.sizes import Sizes
 
 # A measurement, or a table of measurements.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import result
+from benchmarks import json_result as result
 from benchmarks.gpu.context import Finding, Section
 from benchmarks.gpu.cores import cores
 from benchmarks.gpu.device_tests import device_tests

@@ -16,7 +16,8 @@ import torch
 from tensordict import TensorDict
 
 import envs
-from benchmarks import peers, result, runner
+from benchmarks import json_result as result
+from benchmarks import peers, runner
 from benchmarks.data import random_transitions
 from benchmarks.gpu.context import SectionContext, first_line
 from benchmarks.gpu.simulation import random_actions, warp_env

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 import envs
-from benchmarks import peers, result, runner
+from benchmarks import json_result as result
+from benchmarks import peers, runner
 from benchmarks.gpu.context import SectionContext
 from benchmarks.parity import interval, random_episodes, step_differences
 from envs.physics.warp import WarpPhysics

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from tempfile import TemporaryDirectory
 
-from benchmarks import result
+from benchmarks import json_result as result
 from benchmarks.gpu.context import SectionContext
 from benchmarks.training_run import train_for
 

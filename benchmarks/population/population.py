@@ -9,7 +9,7 @@ from typing import Any
 
 import tyro
 
-from benchmarks import result
+from benchmarks import json_result as result
 from benchmarks.population.evaluation import EvaluationPool
 from benchmarks.population.members import Member, make_members
 from benchmarks.population.trainer import Trainer
