@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.recipes import Curve, _table, recipes
+from benchmarks import result
+from benchmarks.recipes import Curve, _table, recipes, tables
 
 OPTIONS = ("--no-compile", "--learning-starts", "40", "--batch-size", "16", "--eval-episodes", "2")
 SMALL = (*OPTIONS, "--actor-hidden", "8", "--critic-hidden", "8")
@@ -16,21 +17,20 @@ SMALL = (*OPTIONS, "--actor-hidden", "8", "--critic-hidden", "8")
 @pytest.mark.slow
 @pytest.mark.usefixtures("in_this_process")
 def test_recipes_are_compared_and_interrupted_runs_continued(tmp_path: Path) -> None:
-    folder, file = tmp_path / "runs", tmp_path / "result.json"
+    folder, file = tmp_path / "runs", tmp_path / "result.jsonl"
 
     def compare(*names: str) -> dict:
         arguments = {"recipes": names, "eval_every": 100, "episodes": 3, "folder": folder, "output": file}
         recipes("InvertedPendulum-v5", SMALL, **arguments)
-        return json.loads(file.read_text())
+        found = result.read(file)
+        return {"measurements": found.measurements, "summary": [vars(table) for table in tables(found)]}
 
     first = compare("sac:200", "crossq:100 --critic-lr 0.01")
     changed = "crossq --critic-lr 0.01"
     assert [(one["recipe"], one["seed"]) for one in first["measurements"]] == [("sac", 0), (changed, 0)]
     assert [one["exit_code"] for one in first["measurements"]] == [0, 0]
-    assert [one["config"]["config"]["critic_lr"] for one in first["measurements"]] == [3e-4, 0.01]
-    assert [[row["env_steps"] for row in one["rows"]] for one in first["measurements"]] == [[100, 200], [100]]
-    assert [one["final"]["env_steps"] for one in first["measurements"]] == [200, 100]
-    assert [len(one["final"]["returns"]) for one in first["measurements"]] == [3, 3]
+    assert [one["curve"]["env_steps"] for one in first["measurements"]] == [[100, 200], [100]]
+    assert [one["last"]["env_steps"] for one in first["measurements"]] == [200, 100]
     assert [row[-2] for row in first["summary"][0]["rows"]] == [200, 100]
     assert file.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     assert str(tmp_path) not in json.dumps(first["measurements"])
@@ -45,27 +45,27 @@ def test_recipes_are_compared_and_interrupted_runs_continued(tmp_path: Path) -> 
     again = compare("crossq:100 --critic-lr 0.01", "sac:200")
     assert [one["recipe"] for one in again["measurements"]] == [changed, "sac"]
     pair = first["measurements"][0], again["measurements"][1]
-    before, after = ([row["return_mean"] for row in one["rows"]] for one in pair)
+    before, after = (one["curve"]["return"] for one in pair)
     assert before == after, "not resumed bit for bit"
     assert len(evaluations.read_text().splitlines()) == 3
     assert len(list(folder.iterdir())) == 2
     assert [path.stat().st_mtime_ns for path in kept] == untouched
-    assert again["measurements"][1]["final"] == first["measurements"][0]["final"]
+    assert again["measurements"][1]["last"] == first["measurements"][0]["last"]
     # An evaluation of another policy, or a truncated file, is not mistaken for the last policy's.
     path = of_crossq / "evaluation.json"
     last = json.loads(path.read_text())
     for other in (json.dumps(last | {"policy": "best", "mean": -1.0}), path.read_text()[:50]):
         path.write_text(other)
         (crossq,) = compare("crossq:100 --critic-lr 0.01")["measurements"]
-        assert crossq["final"] == last
+        assert crossq["last"]["mean"] == pytest.approx(last["mean"], rel=1e-5)
 
 
 def test_seeds_are_averaged_at_levels_that_all_reached() -> None:
     def curve(seed: int, *returns: float) -> Curve:
-        rows = [{"env_steps": 10_000.0 + 5000 * i, "return_mean": value} for i, value in enumerate(returns)]
-        return Curve("sac", seed, 15_000, 0, rows, {"mean": 10.0 * seed, "env_steps": 15_000}, None)
+        columns = {"env_steps": [10_000.0 + 5000 * i for i, _ in enumerate(returns)], "return": [*returns]}
+        return Curve("sac", seed, 15_000, 0, columns, {"mean": 10.0 * seed, "env_steps": 15_000})
 
-    alone = Curve("droq", 0, 10_000, 1, [], None, None)
+    alone = Curve("droq", 0, 10_000, 1, {}, None)
     table = _table("title", [curve(0, 100.0, 200.0), curve(1, 300.0), alone], episodes=3)
     assert table.columns == ["recipe", "seed", "10,000", "15,000", "last policy, 3 episodes", "env steps", "exit code"]
     assert table.rows == [
@@ -78,23 +78,22 @@ def test_seeds_are_averaged_at_levels_that_all_reached() -> None:
 
 @pytest.mark.slow
 def test_failed_run_is_reported(tmp_path: Path) -> None:
-    file = tmp_path / "result.json"
+    file = tmp_path / "result.jsonl"
     recipes("InvertedPendulum-v5", SMALL, recipes=("sac:100 --critic-lr nan",), folder=tmp_path / "runs", output=file)
-    (one,) = json.loads(file.read_text())["measurements"]
-    assert (one["exit_code"], one["rows"], one["final"], one["config"]) == (1, [], None, None)
+    (one,) = result.read(file).measurements
+    assert (one["exit_code"], one["curve"], one["last"]) == (1, {}, None)
 
 
 @pytest.mark.slow
 def test_peer_is_trained_and_evaluated(tmp_path: Path) -> None:
     pytest.importorskip("stable_baselines3")
-    file, peer = tmp_path / "result.json", "stable-baselines3:200"
+    file, peer = tmp_path / "result.jsonl", "stable-baselines3:200"
     arguments = {"eval_every": 100, "episodes": 3, "folder": tmp_path / "runs", "output": file}
     recipes("InvertedPendulum-v5", recipes=(peer,), **arguments)
-    (one,) = json.loads(file.read_text())["measurements"]
-    assert (one["exit_code"], one["final"]["env_steps"], len(one["final"]["returns"])) == (0, 200, 3)
-    assert [row["env_steps"] for row in one["rows"]] == [100, 200]
-    assert all(row["return_mean"] >= 1 for row in one["rows"])
-    assert "stable-baselines3" in one["config"]["versions"]
+    (one,) = result.read(file).measurements
+    assert (one["exit_code"], one["last"]["env_steps"]) == (0, 200)
+    assert one["curve"]["env_steps"] == [100, 200]
+    assert all(value >= 1 for value in one["curve"]["return"])
     assert str(tmp_path) not in json.dumps(one)
 
 
@@ -110,8 +109,8 @@ def test_recipe_with_two_numbers_of_steps_is_refused() -> None:
 
 
 def test_level_is_the_first_evaluation_at_most_5_percent_later() -> None:
-    rows = [{"env_steps": steps, "return_mean": steps / 10} for steps in (5120.0, 10112.0, 15104.0, 50048.0)]
-    curve = Curve("fast", 0, 60_000, 0, rows, None, None)
+    steps = [5120.0, 10112.0, 15104.0, 50048.0]
+    curve = Curve("fast", 0, 60_000, 0, {"env_steps": steps, "return": [step / 10 for step in steps]}, None)
     assert [curve.at(level) for level in (10_000, 15_000, 20_000, 25_000, 50_000)] == [
         1011.2,
         1510.4,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import sys
@@ -13,7 +12,8 @@ import torch
 from child_functions import not_installed, one_unit
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import checkout, report, result, runner
+from benchmarks import checkout, rates, result, runner
+from benchmarks.campaign import Campaign
 from benchmarks.data import random_transitions
 from benchmarks.environment import environment
 from benchmarks.update import PRODUCTS, _make, product_shapes, update
@@ -42,50 +42,55 @@ class Clock:
 
 
 def test_cases_take_turns_in_rotating_order():
-    clock = Clock()
+    clock, turns = Clock(), []
     cases = {name: clock.case(name, 1, [1.0]) for name in "abc"}
-    measured = runner.measure(cases, repeats=4, seconds=1.0, warmup_calls=2, clock=clock)
+    found = runner.measure(cases, 4, 1.0, warmup_calls=2, clock=clock, turn_done=lambda *turn: turns.append(turn))
     assert "".join(clock.calls) == "abcabc" + "abc" + "bca" + "cab" + "abc"
-    assert "".join(item.case for item in measured) == "abc" + "bca" + "cab" + "abc"
-    assert [item.repeat for item in measured] == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
+    assert turns == [(name, 1.0) for name in "abc" + "bca" + "cab" + "abc"]
+    assert found == dict.fromkeys("abc", [1.0] * 4)
 
 
 def test_turn_ends_with_a_whole_call():
     clock = Clock()
-    measured = runner.measure({"a": clock.case("a", 5, [0.4])}, repeats=1, seconds=1.0, warmup_calls=0, clock=clock)
-    assert measured == [runner.Measurement("a", 0, units=15, seconds=pytest.approx(1.2))]
-    assert measured[0].rate == pytest.approx(12.5)
+    found = runner.measure({"a": clock.case("a", 5, [0.4])}, repeats=1, seconds=1.0, warmup_calls=0, clock=clock)
+    assert found == {"a": [pytest.approx(12.5)]}
 
 
-def test_summary_has_medians_and_ratios():
-    rates = {"mine": [10, 20, 60], "other": [10, 40, 20]}
-    measured = [runner.Measurement(name, i, rate, 1.0) for name, all_ in rates.items() for i, rate in enumerate(all_)]
-    for order in (measured, measured[::-1]):
-        summary = runner.summarize(order, "mine")
-        assert summary["mine"] == runner.Summary(20, 10, 60, 1.0, 1.0)
-        assert summary["other"] == runner.Summary(20, 10, 40, ratio_of_medians=1.0, median_of_ratios=1.0)
-    measured = [runner.Measurement("mine", i, rate, 1.0) for i, rate in enumerate([10, 20, 90])]
-    measured += [runner.Measurement("other", i, rate, 1.0) for i, rate in enumerate([5, 40, 30])]
-    other = runner.summarize(measured, "mine")["other"]
-    assert (other.ratio_of_medians, other.median_of_ratios) == (20 / 30, 2.0)
+def test_turns_that_are_known_are_not_repeated():
+    clock = Clock()
+    cases = {name: clock.case(name, 1, [1.0]) for name in "ab"}
+    found = runner.measure(cases, 3, 1.0, warmup_calls=0, clock=clock, known={"a": 2, "b": 1})
+    assert "".join(clock.calls) == "bab"
+    assert {name: len(values) for name, values in found.items()} == {"a": 1, "b": 2}
 
 
-def test_missing_package_is_reported_and_other_errors_raised(monkeypatch):
-    monkeypatch.setitem(sys.modules, "envpool", None)
-
-    def needs_envpool():
-        import envpool  # noqa: F401
-
-        return lambda: 1
+def test_case_that_raises_is_left_out_and_the_others_go_on():
+    clock, turns = Clock(), []
 
     def broken():
         raise ValueError("broken")
 
-    cases, missing = runner.build({"here": lambda: lambda: 1, "there": needs_envpool})
-    assert list(cases) == ["here"]
-    assert missing == {"there": "envpool is not installed"}
-    with pytest.raises(ValueError, match="broken"):
-        runner.build({"broken": broken})
+    cases = {"a": clock.case("a", 1, [1.0]), "b": broken}
+    found = runner.measure(cases, 2, 1.0, warmup_calls=0, clock=clock, turn_done=lambda *turn: turns.append(turn))
+    assert found == {"a": [1.0, 1.0], "b": []}
+    assert [name for name, _ in turns] == ["a", "b", "a"]
+
+
+def test_comparison_has_medians_ratios_of_turns_and_failures():
+    rows = [
+        {"case": "mine", "rates": [10, 20, 90]},
+        {"case": "other", "rates": [5, 40, 30]},
+        {"case": "died", "rates": [5.0], "error": "ValueError: broken"},
+        {"case": "absent", "missing": "pip install absent"},
+    ]
+    table = rates.comparison("title", rows, "mine", {"other": 2.5})
+    assert table.columns == ["case", "median", "lowest to highest", "mine ÷ case", "of single turns", "target"]
+    assert table.rows == [
+        ["mine", 20, "10 to 90", None, None, None],
+        ["other", 30, "5 to 40", 2.0, "0.50 to 3.00", "at least 2.50, missed"],
+        ["died (failed: ValueError: broken)", 5.0, "5.00 to 5.00", 2.0, "2.00 to 2.00", None],
+        ["absent", "not installed: pip install absent", None, None, None, None],
+    ]
 
 
 @pytest.fixture
@@ -98,24 +103,14 @@ def without_packages(monkeypatch):
     torch.set_num_threads(threads)
 
 
-def check(path: Path, cases: set[str], repeats: int, absent: str, reason: str) -> dict:
-    content = json.loads(path.read_text())
-    names = {"command", "date", "commit", "hardware", "versions", "settings", "measurements", "summary"}
-    assert set(content) == names
-    assert content["commit"] == result.COMMIT
-    assert content["hardware"]["cores"] >= 1
-    assert content["hardware"]["cpu"]
-    assert {"saltus", "torch", "mujoco", *result.PEERS} < set(content["versions"])
-    assert {item["case"] for item in content["measurements"]} == cases
-    assert len(content["measurements"]) == len(cases) * repeats
-    assert all(
-        item["units"] > 0 and item["rate"] == item["units"] / item["seconds"] for item in content["measurements"]
-    )
-    (table,) = content["summary"]
-    assert {row[0] for row in table["rows"]} == {*cases, absent}
-    assert [row[1] for row in table["rows"] if row[0] == absent] == [reason]
-    assert f"| {absent} | {reason} |" in report.markdown(content)
-    return content
+def check(path: Path, cases: set[str], repeats: int, absent: str, command: str) -> result.Result:
+    found = result.read(path)
+    rows = {row["case"]: row for row in found.measurements}
+    assert set(rows) == {*cases, absent}
+    assert all(len(rows[case]["rates"]) == repeats for case in cases)
+    assert all(rate > 0 for case in cases for rate in rows[case]["rates"])
+    assert rows[absent]["missing"] == command
+    return found
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="no git")
@@ -137,26 +132,49 @@ def test_commit_is_marked_dirty_if_files_differ(tmp_path: Path, monkeypatch: pyt
     assert checkout.commit(tmp_path) == git("rev-parse", "HEAD") + "-dirty"
 
 
-def test_environment_without_envpool(tmp_path, capsys, monkeypatch, without_packages):
+def test_environment_without_envpool_is_interrupted_and_continued(tmp_path, capsys, monkeypatch, without_packages):
     monkeypatch.setenv("COLUMNS", "200")
-    path = tmp_path / "environment.json"
-    environment(("Hopper-v5",), num_envs=4, num_threads=1, repeats=2, seconds=0.01, warmup_steps=30, output=path)
+    path = tmp_path / "environment.jsonl"
+    options = {"num_envs": 4, "num_threads": 1, "repeats": 2, "seconds": 0.01, "warmup_steps": 3, "output": path}
     cases = {"saltus", "bare mujoco.batch", "Gymnasium SyncVectorEnv"}
-    content = check(path, cases, 2, "EnvPool", "envpool is not installed")
-    assert content["settings"]["num_threads"] == 1
-    assert "envpool is not installed" in capsys.readouterr().out
+    install = "pip install -c constraints.txt envpool"
+    put, turns = Campaign.put, []
+
+    def interrupted(campaign, row):
+        put(campaign, row)
+        turns.append(row["case"])
+        if len(turns) == 5:  # a package that is missing, and four turns
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Campaign, "put", interrupted)
+    with pytest.raises(SystemExit, match=r"interrupted: .* turns done.* is up to date; the same command continues"):
+        environment(("Hopper-v5",), **options)
+    before = {row["case"]: row["rates"] for row in result.read(path).measurements if "rates" in row}
+    assert sum(map(len, before.values())) == 4
+    environment(("Hopper-v5",), **options)
+    found = check(path, cases, 2, "EnvPool", install)
+    assert found.settings["num_threads"] == 1
+    assert all(row["rates"][: len(before[row["case"]])] == before[row["case"]] for row in found.measurements[:2])
+    assert len(turns) == 5 + 1 + 2, "turns that were measured are kept"
+    assert f"not installed: {install}" in capsys.readouterr().out
+    content = path.read_bytes()
+    with pytest.raises(
+        SystemExit, match=r"other measurements \(repeats 2 instead of 3\): name another file"
+    ):
+        environment(("Hopper-v5",), **options | {"repeats": 3})
+    assert path.read_bytes() == content
 
 
 def test_update_without_stable_baselines(tmp_path, monkeypatch, without_packages):
     monkeypatch.setattr(torch._inductor, "standalone_compile", lambda traced, *_, **__: traced)  # compiling is slow
     monkeypatch.setattr(runner, "isolated", lambda make: make())
-    path = tmp_path / "update.json"
+    path = tmp_path / "update.jsonl"
     cases = ("saltus sac", "saltus sac, not compiled", "saltus redq, twin critics", "saltus fast", PRODUCTS)
     update(
         updates_per_round=1, buffer_size=512, repeats=1, seconds=0.01, warmup_rounds=1, output=path,
         cases=(*cases, "Stable-Baselines3"),
     )  # fmt: skip
-    check(path, {*cases}, 1, "Stable-Baselines3", "stable_baselines3 is not installed")
+    check(path, {*cases}, 1, "Stable-Baselines3", "pip install -c constraints.txt stable-baselines3")
 
 
 def test_products_alone_are_the_operations_of_an_update():
@@ -189,12 +207,3 @@ def test_reset_is_not_counted_as_a_step():
     env = gymnasium.vector.SyncVectorEnv([make] * 3)
     step = _vector_steps(env, iter([env.action_space.sample() * 0] * 6))
     assert [step() for _ in range(6)] == [3, 3, 0, 3, 3, 0]
-
-
-def test_report_prints_every_result_file(capsys):
-    report.report()
-    printed = capsys.readouterr().out
-    for path in result.RESULTS.glob("*.json"):
-        content = json.loads(path.read_text())
-        assert f"`{content['command']}`" in printed
-        assert all(table["title"] in printed for table in content["summary"])

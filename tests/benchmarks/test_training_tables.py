@@ -32,11 +32,12 @@ def made_up(seed: int, returns: Sequence[float] = (), mean: float | None = None,
     fields: dict[str, Any] = {
         "system": "saltus", "task": "Hopper-v5", "preset": None, "options": (), "seed": seed, "minutes": 1.0,
         "episodes": 3, "cores": 1, "at_once": 1, "code": "code", "machine": "machine", "exit_code": 0,
-        "seconds": 60.0 + seed, "output": [], "config": None, "best": None, "last": None,
-        "curve": [
-            {"env_steps": 100.0 * n, "wall_seconds": 10.0 * n, "return_mean": value}
-            for n, value in enumerate(returns, 1)
-        ],
+        "seconds": 60.0 + seed, "output": [], "best": None, "last": None,
+        "curve": {
+            "env_steps": [100.0 * n for n, _ in enumerate(returns, 1)],
+            "wall_seconds": [10.0 * n for n, _ in enumerate(returns, 1)],
+            "return": [*returns],
+        },
     }  # fmt: skip
     if mean is not None:
         fields["best"] = {"mean": mean, "env_steps": 200, "interval_95": [mean - 2, mean + 1000]}
@@ -130,7 +131,7 @@ def test_floor_is_the_threshold_by_default() -> None:
 
 
 def test_failures_have_their_last_line() -> None:
-    output = [(1.0, "begins"), (2.0, "ArithmeticError: bad"), (3.0, " ")]
+    output = ["begins", "ArithmeticError: bad"]
     runs = [THREE[0], made_up(1, exit_code=1, output=output, task="tasks.py:Mine"), made_up(2, exit_code=-9)]
     (table,) = failures_table(runs, {"sbx": "pip install sbx-rl"})
     assert table.rows == [
