@@ -7,6 +7,7 @@ from typing import Any
 
 import tyro
 
+from benchmarks.compare import compare
 from benchmarks.environment import environment
 from benchmarks.gpu.kit import gpu
 from benchmarks.memory import memory
@@ -25,6 +26,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "memory": memory,
     "gpu": gpu,
     "report": report,
+    "compare": compare,
 }
 
 

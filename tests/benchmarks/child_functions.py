@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
 def measures(context: SectionContext) -> None:
     context.note("measures", value=1.0)
-    context.table("A table", ["value"], [[1.0]])
 
 
 def misses(context: SectionContext) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks import case_server, checkout, runner
+from benchmarks import case_server, checkout, result, runner
 from benchmarks.baseline import ServedCase, against
 from benchmarks.environment import environment
 from benchmarks.update import update
@@ -49,8 +48,8 @@ def test_served_case_times_its_turns_and_its_process_ends_with_it(other: Path) -
     assert units % 7 == 0
     assert units > 7
     assert 0.02 <= seconds < 1
-    (measured,) = runner.measure({"served": case}, repeats=1, seconds=0.02, warmup_calls=1, clock=lambda: 0.0)
-    assert measured.seconds >= 0.02, "timed by this process"
+    measured = runner.measure({"served": case}, repeats=1, seconds=0.02, warmup_calls=1, clock=lambda: 0.0)
+    assert measured["served"][0] > 0, "timed by this process"
     pid = case.pid
     os.kill(pid, 0)
     del case
@@ -83,18 +82,17 @@ def test_cases_of_two_checkouts_are_named(other: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.slow
 def test_environment_is_compared_with_a_baseline(tmp_path: Path) -> None:
-    file = tmp_path / "environment.json"
+    file = tmp_path / "environment.jsonl"
     environment(
         ("Hopper-v5",), num_envs=2, num_threads=1, repeats=2, seconds=0.01, warmup_steps=1, baseline=checkout.ROOT,
         output=file,
     )  # fmt: skip
-    content = json.loads(file.read_text())
+    found = result.read(file)
     commit = checkout.commit()
     baseline = f"saltus at {checkout.label(commit)}"
-    assert content["settings"]["baseline"] == commit
-    assert [one["case"] for one in content["measurements"]].count(baseline) == 2
-    assert [row[0] for row in content["summary"][0]["rows"]][:2] == ["saltus", baseline]
-    assert all(one["units"] > 0 for one in content["measurements"])
+    assert found.settings["baseline"] == commit
+    assert [row["case"] for row in found.measurements][:2] == ["saltus", baseline]
+    assert [len(row["rates"]) for row in found.measurements][:2] == [2, 2]
 
 
 def test_server_builds_updates() -> None:
@@ -108,4 +106,4 @@ def test_server_builds_updates() -> None:
 
 def test_baseline_of_another_librarys_case_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="a baseline is measured with the first case, which is 'SBX'"):
-        update(cases=("SBX", "saltus sac"), baseline=tmp_path, output=tmp_path / "result.json")
+        update(cases=("SBX", "saltus sac"), baseline=tmp_path, output=tmp_path / "result.jsonl")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import time
 from collections.abc import Callable
@@ -20,7 +19,10 @@ from benchmarks.gpu import device_tests
 from benchmarks.gpu.context import Finding, SectionContext
 from benchmarks.gpu.kit import SECTIONS, gpu, run_kit
 from benchmarks.gpu.sizes import REDUCED
-from benchmarks.report import markdown
+from benchmarks.gpu.tables import TABLES, comparisons
+from benchmarks.gpu.tables import tables as tables_of
+from benchmarks.hardware import hardware
+from benchmarks.table import Table
 
 TASK = "InvertedPendulum-v5"
 RUN = "--total-env-steps 100 --eval-every 50 --learning-starts 40 --batch-size 16 --eval-episodes 2 --no-compile"
@@ -39,11 +41,12 @@ def context(device: str = "cpu", **sizes: Any) -> tuple[SectionContext, list[Fin
 
 
 def measured(found: list[Finding], section: str) -> list[dict[str, Any]]:
-    return [one for one in found if not isinstance(one, result.Table) and one["section"] == section]
+    return [one for one in found if one["section"] == section]
 
 
-def tables(found: list[Finding]) -> list[result.Table]:
-    return [one for one in found if isinstance(one, result.Table)]
+def tables(found: list[Finding], section: str) -> list[Table]:
+    rows = measured(found, section)
+    return TABLES[section](rows) if section in TABLES else comparisons(rows)
 
 
 @pytest.fixture
@@ -61,7 +64,7 @@ def plain_peer(monkeypatch: pytest.MonkeyPatch) -> None:
         ("compilation", ["Compilation, all at once"]),
         ("synchronization", ["Host synchronizations, by torch's sync debug mode"]),
         ("steps", [f"{TASK}, 2 worlds: env steps/s", f"{TASK}, 3 worlds: env steps/s"]),
-        ("parity", ["Warp against the CPU engine", "Statistics of random episodes"]),
+        ("parity", ["One control step of Warp and of the CPU engine: relative difference of the observation"]),
         ("loop", ["The loop on the device"]),
         ("updates", [f"{TASK}: updates/s, batch 16, 2 a round"]),
         ("profile", ["Profile of rounds"]),
@@ -72,19 +75,21 @@ def test_sections_run_in_reduced_form(section: str, titles: list[str]) -> None:
     reduced, found = context()
     SECTIONS[section](reduced)
     assert measured(found, section)
-    assert [table.title.partition(";")[0] for table in tables(found)] == titles
-    assert all(table.rows for table in tables(found))
+    made = tables(found, section)
+    assert [table.title for table in made] == titles
+    assert all(table.rows for table in made)
     if section == "steps":
         assert [one["worlds"] for one in measured(found, "memory")] == [2, 3]
     if section == "parity":
         worst = {one["solver"]: one["worst"] for one in measured(found, "parity")}
         assert 0 < worst["model"] < 1e-4
         assert [one["engine"] for one in measured(found, "rollouts")] == ["cpu", "warp"]
+        assert len(tables(found, "rollouts")[0].rows) == 2
     if section == "updates":
         cases = {"saltus sac", "saltus sac, bfloat16 products", "saltus sac, not compiled", "saltus fast"}
         assert {one["case"] for one in measured(found, "updates")} == {*cases, "LeanRL's way"}
     if section == "compilation":
-        assert len(tables(found)[0].rows) == 4  # none for the case that is not compiled
+        assert len(made[0].rows) == 4  # none for the case that is not compiled
 
 
 @pytest.mark.slow
@@ -94,46 +99,46 @@ def test_training_records_curves_and_failures(tmp_path: Path) -> None:
         SECTIONS["training"](reduced)
     trained, failed = measured(found, "training")
     assert trained["exit_code"] == 0, trained["output"]
-    assert len(trained["curve"]) == 2
-    assert 0 < trained["curve"][0][0] < trained["curve"][1][0] < trained["seconds"]
-    assert (failed["exit_code"], failed["curve"]) == (1, [])
-    assert [row[1] for row in tables(found)[0].rows] == [2, 0]
-    assert "RUN/run" in " ".join(trained["output"])
-    assert "saltus-" not in " ".join(trained["output"]), "a temporary folder's name"
+    first, second = trained["curve"]["wall_seconds"]
+    assert 0 < first < second < trained["seconds"]
+    assert trained["output"] == []
+    assert (failed["exit_code"], failed["curve"]) == (1, {"wall_seconds": [], "return": []})
+    assert [row[1] for row in tables(found, "training")[0].rows] == [2, 0]
+    assert "saltus: there is no task" in " ".join(failed["output"])
+    assert "saltus-" not in " ".join(failed["output"]), "a temporary folder's name"
 
 
 @pytest.mark.slow
 def test_failing_sections_are_reported_and_others_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = tmp_path / "result.json"
+    file = tmp_path / "result.jsonl"
     sections = {name: getattr(child_functions, name) for name in ("misses", "raises", "dies", "measures")}
     with pytest.raises(SystemExit) as ended:
         run_kit(sections, TINY, 5, file)
     assert ended.value.code == 1
-    content = json.loads(file.read_text())
-    assert content["settings"] == {"minutes": 5, "device": "cpu", "reduced": True}
-    assert [row[:2] for row in content["summary"][-1]["rows"]] == [
+    content = result.read(file)
+    outcomes = tables_of(content)[-1]
+    assert content.settings == {"minutes": 5, "device": "cpu", "reduced": True}
+    assert [row[:2] for row in outcomes.rows] == [
         ["misses", "failed: RuntimeError: one case failed"],
         ["raises", "failed: ZeroDivisionError: no such thing"],
         ["dies", "failed: its process ended with exit code 3"],
         ["measures", "done"],
     ]
-    assert [(one["section"], one["value"]) for one in content["measurements"]] == [
+    assert [(one["section"], one["value"]) for one in content.measurements if "value" in one] == [
         ("misses", 4.0), ("raises", 2.0), ("dies", 3.0), ("measures", 1.0),
     ]  # fmt: skip
-    assert [table["title"] for table in content["summary"]] == ["A table", "Sections"]
-    printed = capsys.readouterr().out
-    assert printed.rindex("Sections") > printed.rindex("A table"), "the outcome comes last"
-    assert "failed: ZeroDivisionError" in markdown(content)
+    assert outcomes.title == "Sections"
+    assert "failed: ZeroDivisionError" in capsys.readouterr().out
 
 
 @pytest.mark.slow
 def test_hanging_section_is_stopped_at_the_deadline(tmp_path: Path) -> None:
-    file = tmp_path / "result.json"
+    file = tmp_path / "result.jsonl"
     start = time.monotonic()
     with pytest.raises(SystemExit):
         run_kit({"hangs": child_functions.hangs, "measures": child_functions.measures}, TINY, 0.02, file)
     assert time.monotonic() - start < 60
-    rows = json.loads(file.read_text())["summary"][-1]["rows"]
+    rows = tables_of(result.read(file))[-1].rows
     assert [row[1] for row in rows] == ["stopped: no time was left", "not run: no time was left"]
 
 
@@ -145,19 +150,10 @@ def test_results_name_the_gpu_and_its_driver(tmp_path: Path, monkeypatch: pytest
     properties = SimpleNamespace(name="H100", total_memory=85e9)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _device: properties)
-    machine = result.hardware()
+    machine = hardware()
     assert (machine["gpu"], machine["driver"]) == ("H100, 85 GB", "580.1.2")
-    content = {
-        "command": "c",
-        "date": "2026-11-26",
-        "hardware": machine,
-        "versions": {},
-        "summary": [],
-        "commit": "abc",
-    }
-    assert "H100, 85 GB (driver 580.1.2), commit abc" in markdown(content)
     program.write_text("#!/bin/sh\nexit 9\n")
-    assert result.hardware()["driver"] is None
+    assert "driver" not in hardware()
 
 
 def test_failing_case_leaves_others_measured() -> None:
@@ -169,9 +165,10 @@ def test_failing_case_leaves_others_measured() -> None:
     reduced.require_success()
     reduced.compare("section", "first", {"ours": works, "theirs": broken}, "ours")
     reduced.compare("section", "second", {"theirs": broken}, "theirs")
-    (table,) = tables(found)
-    assert [row[0] for row in table.rows] == ["ours", "theirs"]
-    assert table.rows[1][1] == "failed: ZeroDivisionError: no such thing"
+    first, second = tables(found, "section")
+    assert [row[0] for row in first.rows] == ["theirs", "ours"]
+    assert first.rows[0][1] == "failed: ZeroDivisionError: no such thing"
+    assert [row[:2] for row in second.rows] == [["theirs", "failed: ZeroDivisionError: no such thing"]]
     with pytest.raises(RuntimeError, match="first: theirs failed: ZeroDivisionError: no such thing; second: theirs"):
         reduced.require_success()
 
@@ -181,7 +178,7 @@ def test_long_tests_are_stopped() -> None:
     reduced, found = context(test_seconds=0.5)
     with pytest.raises(RuntimeError, match=r"^0 passed, 0 failed, 0 skipped, [1-9][0-9]* cut short$"):
         SECTIONS["tests"](reduced)
-    (note,), (table,) = measured(found, "tests"), tables(found)
+    (note,), (table,) = measured(found, "tests"), tables(found, "tests")
     assert len(note["cut_short"]) == len(table.rows) - 1 > 20
     assert note["cut_short"][0].startswith("tests/test_gpu.py::test_")
 
@@ -215,14 +212,14 @@ def test_gpu_tests_run_in_processes_of_their_own(monkeypatch: pytest.MonkeyPatch
 
 
 def test_sections_without_time_are_reported(tmp_path: Path) -> None:
-    file = tmp_path / "result.json"
+    file = tmp_path / "result.jsonl"
     with pytest.raises(SystemExit):
         gpu(minutes=0, sections=("steps", "parity"), output=file)
-    rows = json.loads(file.read_text())["summary"][-1]["rows"]
+    rows = tables_of(result.read(file))[-1].rows
     assert [row[:2] for row in rows] == [[name, "not run: no time was left"] for name in ("steps", "parity")]
 
 
 def test_unknown_section_is_refused_with_a_list(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"no such section: parities; there are tests, .*parity"):
-        gpu(sections=("parities",), output=tmp_path / "result.json")
+        gpu(sections=("parities",), output=tmp_path / "result.jsonl")
     assert not list(tmp_path.iterdir())

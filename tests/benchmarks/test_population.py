@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import replace
 from functools import partial
@@ -19,10 +18,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from benchmarks.__main__ import main
 from benchmarks.population.evaluation import evaluate_policy
 from benchmarks.population.members import make_members
-from benchmarks.population.population import population, summarize
+from benchmarks.population.population import population, summarize, tables
 from benchmarks.population.replay import MemberReplay
 from benchmarks.population.stacked_agents import StackedAgents
 from benchmarks.population.trainer import Trainer
+from benchmarks.result import read
 from envs import transition as transitions
 from pipeline import agent as agent_module
 from pipeline.agent import Agent
@@ -241,31 +241,31 @@ def test_members_act_at_random_then_learn() -> None:
 def test_command_trains_and_evaluates_every_member(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = tmp_path / "result.json"
+    file = tmp_path / "result.jsonl"
     arguments = ["population", TASK, "--seeds", "3-4", "--variants", "", "gamma=0.9  actor_lr=3e-3"]
     arguments += ["--threshold", "1", "--processes", "1", "--output", str(file)]
     monkeypatch.setattr(sys, "argv", ["benchmarks", *arguments, "--", *OPTIONS])
     main()
-    content = json.loads(file.read_text())
-    rows = content["measurements"]
+    found = read(file)
+    rows = found.measurements
     changed = "gamma=0.9 actor_lr=3e-3"
     assert [(row["variant"], row["seed"]) for row in rows] == [("", 3), ("", 4), (changed, 3), (changed, 4)]
     assert all(row["curve"]["env_steps"] == [100, 200] for row in rows)
-    assert all(value >= 1 for row in rows for value in row["curve"]["return_mean"])
-    assert content["settings"]["variants"] == ["", changed]
-    assert content["settings"]["config"]["batch_size"] == 16
-    (table,) = content["summary"]
-    assert [row[:2] + row[4:] for row in table["rows"]] == [
+    assert all(value >= 1 for row in rows for value in row["curve"]["return"])
+    assert found.settings["variants"] == ["", changed]
+    assert found.settings["config"]["batch_size"] == 16
+    (table,) = tables(found)
+    assert [row[:2] + row[4:] for row in table.rows] == [
         ["the recipe itself", 2, 100, 100, "2 of 2", "0% of 2"],
         [changed, 2, 100, 100, "2 of 2", "0% of 2"],
     ]
-    assert "200 env steps, " in capsys.readouterr().out
+    assert "200 of 200 env steps, " in capsys.readouterr().out
 
 
 def test_table_has_statistics_of_each_variant() -> None:
     def row(variant: str, *returns: float) -> dict[str, Any]:
         steps = [100 * (number + 1) for number in range(len(returns))]
-        return {"variant": variant, "seed": 0, "curve": {"env_steps": steps, "return_mean": returns}}
+        return {"variant": variant, "seed": 0, "curve": {"env_steps": steps, "return": returns}}
 
     measured = [row("", 10.0, 40.0, 20.0), row("", 30.0, 20.0, 50.0), row("gamma=0.9", 5.0)]
     table = summarize("title", measured, threshold=30)
@@ -326,7 +326,7 @@ CANNOT_DIFFER = (
     ],
 )
 def test_bad_input_is_refused_before_training(arguments: dict[str, Any], message: str, tmp_path: Path) -> None:
-    given = {"seeds": (0,), **arguments, "output": tmp_path / "result.json"}
+    given = {"seeds": (0,), **arguments, "output": tmp_path / "result.jsonl"}
     with pytest.raises(SystemExit) as refusal:
         population(TASK, given.pop("options", ()), **given)
     assert refusal.value.code == message

@@ -158,9 +158,7 @@ def test_environment_without_envpool_is_interrupted_and_continued(tmp_path, caps
     assert len(turns) == 5 + 1 + 2, "turns that were measured are kept"
     assert f"not installed: {install}" in capsys.readouterr().out
     content = path.read_bytes()
-    with pytest.raises(
-        SystemExit, match=r"other measurements \(repeats 2 instead of 3\): name another file"
-    ):
+    with pytest.raises(SystemExit, match=r"other measurements \(repeats 2 instead of 3\): name another file"):
         environment(("Hopper-v5",), **options | {"repeats": 3})
     assert path.read_bytes() == content
 
