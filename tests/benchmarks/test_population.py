@@ -255,7 +255,7 @@ def test_command_trains_and_evaluates_every_member(
     assert found.settings["variants"] == ["", changed]
     assert found.settings["config"]["batch_size"] == 16
     (table,) = tables(found)
-    assert [row[:2] + row[4:] for row in table.rows] == [
+    assert [[*row[:2], *row[4:]] for row in table.rows] == [
         ["the recipe itself", 2, 100, 100, "2 of 2", "0% of 2"],
         [changed, 2, 100, 100, "2 of 2", "0% of 2"],
     ]
@@ -270,7 +270,7 @@ def test_table_has_statistics_of_each_variant() -> None:
     measured = [row("", 10.0, 40.0, 20.0), row("", 30.0, 20.0, 50.0), row("gamma=0.9", 5.0)]
     table = summarize("title", measured, threshold=30)
     assert table.columns[4:] == ["env steps to 30, median", "worst", "reached", "below 30 afterwards"]
-    assert [row[:2] + row[4:] for row in table.rows] == [
+    assert [[*row[:2], *row[4:]] for row in table.rows] == [
         ["the recipe itself", 2, 150, 200, "2 of 2", "67% of 3"],
         ["gamma=0.9", 1, "not reached", "not reached", "0 of 1", None],
     ]
