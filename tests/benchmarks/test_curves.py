@@ -1,0 +1,56 @@
+"""Pictures of learning curves, and the digests by which a test can tell that a picture is of its data."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from benchmarks import curves, learning, result
+from benchmarks.curves import Panel
+
+pytest.importorskip("scipy")
+
+SEEDS = [([100.0, 200.0, 300.0], [1.0, 2.0, 3.0]), ([100.0, 200.0], [2.0, 4.0]), ([], [])]
+PANEL = Panel("task", "env steps", {"saltus": SEEDS, "other": SEEDS[:1]}, threshold=2.5)
+RESULTS = result.read_all()
+PICTURES = sorted(result.RESULTS.glob("*.png"))
+
+
+def test_pictures_hold_the_digest_of_their_data(tmp_path: Path) -> None:
+    path = tmp_path / "picture.png"
+    curves.draw(path, [[PANEL], [PANEL, PANEL]])
+    assert curves.drawn_digest(path) == curves.digest([[PANEL], [PANEL, PANEL]])
+    other = dataclasses.replace(PANEL, curves={"saltus": [([100.0], [1.5])]})
+    assert curves.drawn_digest(path) != curves.digest([[other], [PANEL, PANEL]])
+    with Image.open(path) as picture:
+        assert picture.convert("RGBA").getpixel((0, 0)) == (255, 255, 255, 255), "readable on a dark page"
+        picture.save(tmp_path / "without.png")
+    assert curves.drawn_digest(tmp_path / "without.png") is None
+
+
+def test_the_same_data_make_the_same_picture(tmp_path: Path) -> None:
+    for name in ("one.png", "two.png"):
+        curves.draw(tmp_path / name, [[PANEL]])
+    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
+
+
+def test_groups_beyond_the_colors_have_other_lines() -> None:
+    looks = [curves.look(index, curves.COLORS) for index in range(3 * len(curves.COLORS))]
+    assert len({*looks}) == len(looks)
+
+
+def test_labels_count_the_seeds_with_evaluations() -> None:
+    assert curves.label("saltus", SEEDS) == "saltus, 2 seeds"
+    assert curves.label("saltus", SEEDS[1:]) == "saltus, 1 seed"
+
+
+@pytest.mark.parametrize("found", RESULTS, ids=lambda found: found.path.stem)
+def test_no_group_of_a_committed_file_has_a_seed_twice(found: result.Result) -> None:
+    of_file = learning.curves_of(found)
+    for task in {curve.task for curve in of_file}:
+        for label, group in learning.grouped([curve for curve in of_file if curve.task == task]).items():
+            seeds = [curve.seed for curve in group]
+            assert len(seeds) == len({*seeds}), f"{task}, {label}"
