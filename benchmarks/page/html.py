@@ -1,0 +1,53 @@
+"""Pieces of HTML: tables, folded parts, lists."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from html import escape
+
+from benchmarks.json_result import text
+from benchmarks.result import Result
+
+Cell = str | int | float | None
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[Cell]], caption: str = "") -> str:
+    """A table that scrolls in a frame of its own where it is wider than the page; numbers are at the right."""
+    head = "".join(f"<th scope=col>{escape(name)}</th>" for name in columns)
+    body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
+    title = f"<p class=caption>{escape(caption)}</p>" if caption else ""
+    content = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f"{title}<div class=wide tabindex=0>{content}</div>"
+
+
+def _cell(cell: Cell) -> str:
+    shown = text(cell)
+    number = not isinstance(cell, str) or re.fullmatch(r"[-+≥\d.,%]+( (to|±|\+-) [-\d.,]+)?", shown)
+    return f"<td{' class=number' if number and shown else ''}>{escape(shown)}</td>"
+
+
+def folded(summary: str, content: str, opened: bool = False) -> str:
+    """A part that opens and closes; `summary` is HTML."""
+    return f"<details{' open' if opened else ''}><summary>{summary}</summary>{content}</details>"
+
+
+def source(result: Result) -> str:
+    """A line that says where the numbers of a result file come from, with a link to its provenance."""
+    link = f'<a href="#{identifier(result.path.stem)}">{escape(result.path.stem)}</a>'
+    return f"<p class=source>{link}: {escape(result.machine)}; {result.date[:10]}; commit {escape(commit(result))}</p>"
+
+
+def commit(result: Result) -> str:
+    """The commit, shortened to seven digits, with what is said of it."""
+    return "not recorded" if result.commit is None else re.sub(r"\b([0-9a-f]{7})[0-9a-f]{33}\b", r"\1", result.commit)
+
+
+def identifier(name: str) -> str:
+    """A name as the id of an element."""
+    return re.sub(r"[^\w.-]+", "-", name)
+
+
+def heading(level: int, title: str, name: str) -> str:
+    """A heading that the page's list of contents links to."""
+    return f'<h{level} id="{identifier(name)}">{escape(title)}</h{level}>'
