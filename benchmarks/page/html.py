@@ -10,21 +10,24 @@ from benchmarks.json_result import text
 from benchmarks.result import Result
 
 Cell = str | int | float | None
+# A number, a range, a share with its counts, or what stands in place of one.
+NUMBER = re.compile(r"[-+<>= \d.,%]+( to [-\d.,]+)?( \([-\d., tof%]+\))?|none|not reached")
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Cell]], caption: str = "") -> str:
-    """A table that scrolls in a frame of its own where it is wider than the page; numbers are at the right."""
-    head = "".join(f"<th scope=col>{escape(name)}</th>" for name in columns)
-    body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
+    """A table that scrolls in a frame of its own where it is wider than the page; columns of numbers align right."""
+    shown = [[text(cell) for cell in row] for row in rows]
+    numbers = [all(NUMBER.fullmatch(row[index]) for row in shown if row[index]) for index in range(len(columns))]
+
+    def line(tag: str, cells: Sequence[str]) -> str:
+        classes = [" class=number" if number else "" for number in numbers]
+        parts = [f"<{tag}{kind}>{escape(cell)}</{tag}>" for cell, kind in zip(cells, classes, strict=True)]
+        return f"<tr>{''.join(parts)}</tr>"
+
     title = f"<p class=caption>{escape(caption)}</p>" if caption else ""
-    content = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    body = "".join(line("td", row) for row in shown)
+    content = f"<table><thead>{line('th', columns)}</thead><tbody>{body}</tbody></table>"
     return f"{title}<div class=wide tabindex=0>{content}</div>"
-
-
-def _cell(cell: Cell) -> str:
-    shown = text(cell)
-    number = not isinstance(cell, str) or re.fullmatch(r"[-+≥\d.,%]+( (to|±|\+-) [-\d.,]+)?", shown)
-    return f"<td{' class=number' if number and shown else ''}>{escape(shown)}</td>"
 
 
 def folded(summary: str, content: str, opened: bool = False) -> str:

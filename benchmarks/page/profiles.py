@@ -29,8 +29,8 @@ def section(profiles: Mapping[str, Mapping[str, Any]]) -> str:
     if not profiles:
         return ""
     note = (
-        "Mean time of each phase of a vector step, the step of all worlds together. A black line is the time that this "
-        "machine needs for the essential work of the phase."
+        "Mean time of each phase of a vector step, the step of all worlds together. An upright line is the time that "
+        "the machine needs for the essential work of the phase."
     )
     parts = "".join(_part(name, content) for name, content in profiles.items())
     return f"<section>{heading(2, 'Profiles', 'profiles')}<p>{note}</p>{parts}</section>"

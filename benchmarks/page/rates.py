@@ -207,7 +207,7 @@ def _rate_chart(unit: str, task: str, bars: Sequence[Bar]) -> str:
         names.append(bar.name if ours else f"{bar.name}\n(published, {bar.machine.removeprefix('NVIDIA ')})")
     axes.set_yticks(range(len(bars)), names, fontsize=10)
     axes.set_ylim(len(bars) - 0.4, -0.6)
-    axes.set_xlim(0, 1.25 * max(bar.rate.high for bar in bars))
+    axes.set_xlim(0, 1.35 * max(bar.rate.high for bar in bars))
     axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.xaxis.set_major_formatter(lambda value, _: short(value))
     frame(chart)
