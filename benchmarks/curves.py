@@ -119,7 +119,7 @@ def plot(axes: Axes, seeds: Sequence[Points], color: str, line: str) -> None:
 def style(axes: Axes, ink: str, grid: str) -> None:
     """Short numbers, a light grid, and no frame at the top and right."""
     axes.xaxis.set_major_locator(MaxNLocator(6))
-    axes.xaxis.set_major_formatter(lambda value, _: short(value) if value >= 10_000 else f"{value:,.0f}")
+    axes.xaxis.set_major_formatter(lambda value, _: short(value) if axes.get_xlim()[1] >= 10_000 else f"{value:,.0f}")
     axes.yaxis.set_major_formatter("{x:,.0f}")
     axes.set_xlim(left=0)
     axes.set_axisbelow(True)

@@ -38,12 +38,8 @@ def folded(summary: str, content: str, opened: bool = False) -> str:
 def source(result: Result) -> str:
     """A line that says where the numbers of a result file come from, with a link to its provenance."""
     link = f'<a href="#{identifier(result.path.stem)}">{escape(result.path.stem)}</a>'
-    return f"<p class=source>{link}: {escape(result.machine)}; {result.date[:10]}; commit {escape(commit(result))}</p>"
-
-
-def commit(result: Result) -> str:
-    """The commit, shortened to seven digits, with what is said of it."""
-    return "not recorded" if result.commit is None else re.sub(r"\b([0-9a-f]{7})[0-9a-f]{33}\b", r"\1", result.commit)
+    facts = f"{result.machine}; {result.date[:10]}; commit {result.commit_label}"
+    return f"<p class=source>{link}: {escape(facts)}</p>"
 
 
 def identifier(name: str) -> str:

@@ -8,15 +8,16 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from benchmarks import curves, learning, result
+from benchmarks import curves, learning, pictures, result
 from benchmarks.curves import Panel
+from benchmarks.result import Result
+from saltus.errors import SaltusError
 
 pytest.importorskip("scipy")
 
 SEEDS = [([100.0, 200.0, 300.0], [1.0, 2.0, 3.0]), ([100.0, 200.0], [2.0, 4.0]), ([], [])]
 PANEL = Panel("task", "env steps", {"saltus": SEEDS, "other": SEEDS[:1]}, threshold=2.5)
 RESULTS = result.read_all()
-PICTURES = sorted(result.RESULTS.glob("*.png"))
 
 
 def test_pictures_hold_the_digest_of_their_data(tmp_path: Path) -> None:
@@ -54,3 +55,36 @@ def test_no_group_of_a_committed_file_has_a_seed_twice(found: result.Result) -> 
         for label, group in learning.grouped([curve for curve in of_file if curve.task == task]).items():
             seeds = [curve.seed for curve in group]
             assert len(seeds) == len({*seeds}), f"{task}, {label}"
+
+
+def made_up(path: Path, returns: list[float]) -> Result:
+    curve = {"env_steps": [100.0, 200.0], "wall_seconds": [1.0, 2.0], "return": returns}
+    row = {"system": "saltus", "preset": None, "task": "Hopper-v5", "seed": 0, "curve": curve}
+    settings = {"tasks": ["Hopper-v5"], "threshold": [3000]}
+    return Result("training", "command", "2026-01-01", None, {"cpu": "x", "cores": 1}, {}, settings, [row], path)
+
+
+def test_pictures_of_other_data_are_outdated(tmp_path: Path) -> None:
+    first = made_up(tmp_path / "training.jsonl", [1.0, 2.0])
+    assert pictures.outdated(tmp_path, [first]) == [], "no picture is asked for"
+    assert pictures.draw(first) == tmp_path / "training.png"
+    assert pictures.outdated(tmp_path, [first]) == []
+    second = made_up(tmp_path / "training.jsonl", [1.0, 3.0])
+    assert pictures.outdated(tmp_path, [second]) == [second]
+    with pytest.raises(
+        SaltusError, match=r"training\.png shows no result file with learning curves: remove it, or add"
+    ):
+        pictures.outdated(tmp_path, [])
+
+
+def test_panels_are_of_one_task_each_over_both_axes_with_its_threshold() -> None:
+    (row,) = learning.rows_of_panels(made_up(Path("training.jsonl"), [1.0, 2.0]))
+    over_time, over_steps = row
+    seconds, steps = [([1.0, 2.0], [1.0, 2.0])], [([100.0, 200.0], [1.0, 2.0])]
+    assert over_time == Panel("Hopper-v5", "wall-clock from process start, s", {"saltus": seconds}, 3000)
+    assert over_steps == Panel("Hopper-v5", "env steps", {"saltus": steps}, 3000)
+
+
+def test_committed_pictures_are_of_their_result_files() -> None:
+    changed = pictures.outdated(result.RESULTS, RESULTS)
+    assert not changed, f"run python -m benchmarks report: {', '.join(found.path.stem for found in changed)}"
