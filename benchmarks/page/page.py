@@ -7,9 +7,10 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from benchmarks import learning
 from benchmarks.json_result import Table
 from benchmarks.page import profiles, provenance, rates, svg, tasks
-from benchmarks.page.html import identifier
+from benchmarks.page.html import folded, heading, identifier, source, table
 from benchmarks.published import Published
 from benchmarks.result import Result
 
@@ -46,10 +47,11 @@ def page(
     names = tasks.names(results)
     with svg.style():
         parts = [tasks.section(name, results, published, tables) for name in names]
-        parts += [rates.section(benchmark, results) for benchmark in rates.UNITS]
+        parts += [rates.section(benchmark, results, tables) for benchmark in rates.UNITS]
         parts += [rates.gpu_section(results, published), profiles.section(profiled)]
+    parts.append(_others([result for result in results if not _has_section(result)], tables))
     links = {**{name: name for name in names}, "environment": "env steps/s", "update": "updates/s", "gpu": "GPU"}
-    links |= {"profiles": "profiles", "provenance": "provenance"}
+    links |= {"profiles": "profiles", "others": "other measurements", "provenance": "provenance"}
     body = "".join([*parts, provenance.section(results)])
     contents = " ".join(
         f'<a href="#{identifier(name)}">{escape(text)}</a>'
@@ -63,3 +65,19 @@ def page(
         f"<title>saltus: benchmark results</title>\n<style>\n{STYLE.read_text(encoding='utf-8')}</style>\n</head>\n"
         f"<body>\n<main>{INTRODUCTION}<nav>{contents}</nav>\n{body}</main>\n</body>\n</html>\n"
     )
+
+
+def _has_section(result: Result) -> bool:
+    return result.benchmark in rates.UNITS or bool(learning.curves_of(result))
+
+
+def _others(results: Sequence[Result], tables: Callable[[Result], Sequence[Table]]) -> str:
+    """The tables of the files that have no chart of their own."""
+    parts = []
+    for result in results:
+        shown = "".join(table(one.columns, one.rows, one.title) for one in tables(result))
+        summary = f"{escape(result.benchmark.capitalize())}, {escape(result.machine)}, {result.date[:10]}"
+        name = f"<span class=file>{escape(result.path.stem)}</span>"
+        if shown:
+            parts.append(folded(f"{summary} {name}", source(result) + shown))
+    return f"<section>{heading(2, 'Other measurements', 'others')}{''.join(parts)}</section>" if parts else ""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from statistics import median
 
 from matplotlib.ticker import MaxNLocator
 
+from benchmarks.json_result import Table
 from benchmarks.page.html import Cell, folded, heading, identifier, source, table
 from benchmarks.page.svg import GRID, INK, MUTED, PUBLISHED, SERIES, Chart
 from benchmarks.published import Published, short
@@ -52,8 +53,8 @@ def ratios(cases: Mapping[str, Sequence[float]]) -> dict[str, Spread]:
     return {name: Spread.of([mine / other for mine, other in both]) for name, both in turns.items() if both}
 
 
-def section(benchmark: str, results: Sequence[Result]) -> str:
-    """The comparisons of all files of a benchmark, that of the most systems first."""
+def section(benchmark: str, results: Sequence[Result], tables: Callable[[Result], Sequence[Table]]) -> str:
+    """The comparisons of all files of a benchmark, that of the most systems first; `tables` makes those of a file."""
     files = [one for one in results if one.benchmark == benchmark]
     files.sort(key=lambda one: (len(one.measurements), one.date), reverse=True)
     if not files:
@@ -62,23 +63,23 @@ def section(benchmark: str, results: Sequence[Result]) -> str:
         f"A dot is the median over turns of the first system's {UNITS[benchmark]} divided by the other's in the same "
         "turn; the bar reaches from the lowest to the highest turn. Right of 1 the first system is faster."
     )
-    parts = [_file(result, opened=index == 0) for index, result in enumerate(files)]
+    parts = [_file(result, tables(result), opened=index == 0) for index, result in enumerate(files)]
     return f"<section>{heading(2, TITLES[benchmark], benchmark)}<p>{note}</p>{''.join(parts)}</section>"
 
 
-def _file(result: Result, opened: bool) -> str:
+def _file(result: Result, tables: Sequence[Table], opened: bool) -> str:
     comparisons = cases_of(result)
     if not comparisons:
         return ""
-    charts, tables = [], []
+    charts = []
     for task, cases in comparisons.items():
         subject = next(iter(cases))
         title = f"{task}: {subject} ÷ other, {UNITS[result.benchmark]}"
         charts.append(_ratio_chart(f"{result.path.stem}-{task}", title, ratios(cases)))
-        tables.append(_ratio_table(f"{task}: {UNITS[result.benchmark]}, and {subject} ÷ other", cases))
     turns = len(next(iter(next(iter(comparisons.values())).values())))
     summary = f"{', '.join(comparisons)}, {turns} turns, {escape(result.machine)}, {result.date[:10]}"
-    content = f"{source(result)}<div class=charts>{''.join(charts)}</div>{''.join(tables)}"
+    shown = "".join(table(one.columns, one.rows, one.title) for one in tables)
+    content = f"{source(result)}<div class=charts>{''.join(charts)}</div>{shown}"
     return folded(f"{summary} <span class=file>{escape(result.path.stem)}</span>", content, opened)
 
 
@@ -114,17 +115,6 @@ def frame(chart: Chart) -> None:
 def figure(chart: Chart, name: str, title: str) -> str:
     """A chart with its title as HTML."""
     return f"<figure><figcaption>{escape(title)}</figcaption>{chart.svg(identifier(name), title)}</figure>"
-
-
-def _ratio_table(title: str, cases: Mapping[str, Sequence[float]]) -> str:
-    found = ratios(cases)
-    rows: list[list[Cell]] = []
-    for name, rates in cases.items():
-        rate, ratio = Spread.of(rates), found.get(name)
-        cells: list[Cell] = [None, None] if ratio is None else [ratio.median, str(ratio)]
-        rows.append([name, rate.median, str(rate), *cells])
-    columns = ["system", "rate, median", "lowest to highest", "ratio, median over turns", "lowest to highest"]
-    return table(columns, rows, title)
 
 
 def gpu_section(results: Sequence[Result], published: Sequence[Published]) -> str:
