@@ -11,7 +11,7 @@ from benchmarks.result import Result
 
 Cell = str | int | float | None
 # A number, a range, a share with its counts, or what stands in place of one.
-NUMBER = re.compile(r"[-+<>= \d.,%]+( to [-\d.,]+)?( \([-\d., tof%]+\))?|none|not reached")
+NUMBER = re.compile(r"[-+<>= \d.,%]+((to|of) [-\d.,]+)?( reached it)?( \([-\d., tof%]+\))?|none|not reached")
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Cell]], caption: str = "") -> str:

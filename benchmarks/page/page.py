@@ -76,7 +76,7 @@ def _others(results: Sequence[Result], tables: Callable[[Result], Sequence[Table
     parts = []
     for result in results:
         shown = "".join(table(one.columns, one.rows, one.title) for one in tables(result))
-        summary = f"{escape(result.benchmark.capitalize())}, {escape(result.machine)}, {result.date[:10]}"
+        summary = f"{escape(result.benchmark)}: {escape(result.machine)}, {result.date[:10]}"
         name = f"<span class=file>{escape(result.path.stem)}</span>"
         if shown:
             parts.append(folded(f"{summary} {name}", source(result) + shown))
