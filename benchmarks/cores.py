@@ -72,7 +72,7 @@ def run_pinned(
         free.put(cores)
     others = set(psutil.Process().children())
     pool = ThreadPoolExecutor(len(sets), initializer=lambda: _pin(free.get()))
-    with _signals_interrupt(), _environment(dict.fromkeys(THREADS, str(len(sets[0])))), pool:
+    with signals_interrupt(), _environment(dict.fromkeys(THREADS, str(len(sets[0])))), pool:
         futures = [pool.submit(function, job) for job in jobs]
         try:
             for future in as_completed(futures):
@@ -117,7 +117,7 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 
 @contextmanager
-def _signals_interrupt() -> Iterator[None]:
+def signals_interrupt() -> Iterator[None]:
     """Let SIGTERM and SIGHUP raise KeyboardInterrupt, as SIGINT does, unless they are ignored (``nohup``)."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     handlers = {number: handler for number, handler in handlers.items() if handler is not signal.SIG_IGN}

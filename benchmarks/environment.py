@@ -17,13 +17,16 @@ import torch
 from mujoco.batch import Batch
 
 import envs
-from benchmarks import checkout, runner
-from benchmarks import json_result as result
+from benchmarks import checkout, rates, result, runner
 from benchmarks.baseline import against
+from benchmarks.campaign import Campaign
+from benchmarks.code import code_hash
+from benchmarks.table import Table, show
 from envs.physics.cpu import available_cores
 from envs.task import load_model
 
 SALTUS, BARE, ENVPOOL, GYMNASIUM = "saltus", "bare mujoco.batch", "EnvPool", "Gymnasium SyncVectorEnv"
+PEERS = (BARE, ENVPOOL, GYMNASIUM)
 TARGETS = {
     "Hopper-v5": {BARE: 0.9, ENVPOOL: 1.1, GYMNASIUM: 2.0},
     "Humanoid-v5": {ENVPOOL: 1.0, GYMNASIUM: 2.0},
@@ -43,6 +46,8 @@ def environment(
 ) -> None:
     """Env steps/s with random actions, compared with bare mujoco.batch, EnvPool and Gymnasium.
 
+    The result file is written after each turn. The same command, given again, does the turns that are missing.
+
     Args:
         tasks: the tasks to simulate.
         num_envs: number of worlds.
@@ -51,27 +56,10 @@ def environment(
         seconds: length of a turn.
         warmup_steps: vector steps before the first turn, so that episodes are at mixed stages.
         baseline: another checkout of saltus, to measure too; then both checkouts run in processes of their own.
-        output: the file to write; by default benchmarks/results/environment-cpu<cores>.json.
+        output: the file to write or to continue; by default benchmarks/results/environment-cpu<cores>.jsonl.
     """
     threads = num_threads or available_cores()
     torch.set_num_threads(threads)
-    measurements, tables = [], []
-    for task in tasks:
-        actions = _actions(task, num_envs)
-        served = {"benchmark": "environment", "task": task, "num_envs": num_envs, "threads": threads}
-        cases, missing = runner.build(
-            {
-                SALTUS: partial(_saltus, task, num_envs, threads, actions),
-                **against(SALTUS, baseline, served),
-                BARE: partial(_bare, task, num_envs, threads, actions),
-                ENVPOOL: partial(_envpool, task, num_envs, threads, actions),
-                GYMNASIUM: partial(_gymnasium, task, num_envs, actions),
-            }
-        )
-        measured = runner.measure(cases, repeats, seconds, warmup_steps)
-        title = f"{task}: env steps/s of {num_envs} worlds on {threads} threads"
-        measurements += result.rows_of(measured, task=task)
-        tables.append(result.comparison(title, measured, SALTUS, missing, TARGETS[task]))
     settings = {
         "num_envs": num_envs,
         "num_threads": threads,
@@ -80,8 +68,36 @@ def environment(
         "warmup_steps": warmup_steps,
         "mujoco_clock": "stopped",  # by saltus, for all cases in its process
         "baseline": baseline and checkout.commit(baseline),
+        "code": code_hash("envs", "saltus", "benchmarks/environment.py"),
     }
-    result.publish("environment", output, settings, measurements, tables)
+    served = {"benchmark": "environment", "num_envs": num_envs, "threads": threads}
+    baselines = {task: against(SALTUS, baseline, served | {"task": task}) for task in tasks}
+    campaign = Campaign(
+        output or result.default_path("environment"), "environment", settings,
+        rates.jobs({task: [*({SALTUS: None} | baselines[task]), *PEERS] for task in tasks}),
+        complete=lambda row: rates.is_complete(row, repeats), every=rates.PROGRESS_EVERY,
+    )  # fmt: skip
+    with campaign.interruptible(lambda: rates.describe_progress(campaign, repeats, seconds)):
+        for task in tasks:
+            actions = _actions(task, num_envs)
+            makers: dict[str, Callable[[], runner.Work]] = {
+                SALTUS: partial(_saltus, task, num_envs, threads, actions),
+                **baselines[task],
+                BARE: partial(_bare, task, num_envs, threads, actions),
+                ENVPOOL: partial(_envpool, task, num_envs, threads, actions),
+                GYMNASIUM: partial(_gymnasium, task, num_envs, actions),
+            }
+            rates.measure(campaign, task, makers, repeats, seconds, warmup_steps)
+    show(tables(campaign.result), campaign.path)
+
+
+def tables(found: result.Result) -> list[Table]:
+    """The env steps/s of each task's cases."""
+    worlds, threads = found.settings["num_envs"], found.settings["num_threads"]
+    return [
+        rates.comparison(f"{task}, {worlds} worlds, {threads} threads: env steps/s", rows, SALTUS, TARGETS.get(task))
+        for task, rows in rates.by_task(found).items()
+    ]
 
 
 def _actions(task: str, num_envs: int) -> np.ndarray:

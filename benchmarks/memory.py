@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+import time
+import traceback
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from statistics import mean
 from tempfile import TemporaryDirectory
 
 from rich.console import Console
 
-from benchmarks import json_result as result
+from benchmarks import result, runner
+from benchmarks.campaign import Campaign, describe, failed, progress
+from benchmarks.code import code_hash
 from benchmarks.data import random_transitions
+from benchmarks.table import Cell, Table, show
 from pipeline import presets
 from pipeline.logger import Logger
 from pipeline.run import Run
@@ -29,27 +35,58 @@ def memory(
     """Peak resident memory of runs, compared with a limit of 1.2 times the buffer's bytes plus 1.5 GB.
 
     Each run has a process of its own. With a full buffer it acts, learns, logs, evaluates, and saves a checkpoint at
-    the start and at the end. The C++ compiler's processes, about 250 MB each while they run, are not counted.
+    the start and at the end. The C++ compiler's processes, about 250 MB each while they run, are not counted. The
+    result file is written after each run. The same command, given again, does the runs that are missing or failed.
 
     Args:
         buffers: tasks, each with the number of transitions in its buffer.
         vector_steps: length of a run.
         compile: whether updates are compiled.
-        output: the file to write; by default benchmarks/results/memory-cpu<cores>.json.
+        output: the file to write or to continue; by default benchmarks/results/memory-cpu<cores>.jsonl.
     """
-    measurements: list[dict[str, str | int]] = []
-    rows: list[list[result.Cell]] = []
-    for task, size in buffers:
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-            buffer_bytes, peak = process.submit(peak_of_run, task, size, vector_steps, compile).result()
-        limit = round(1.2 * buffer_bytes + 1.5e9)
-        measurements.append({
-            "task": task, "transitions": size, "buffer_bytes": buffer_bytes, "peak_bytes": peak, "limit_bytes": limit
-        })  # fmt: skip
-        rows.append([task, size, buffer_bytes / 1e9, peak / 1e9, limit / 1e9, peak / limit])
-    columns = ["task", "transitions", "buffer, GB", "peak, GB", "1.2 x buffer + 1.5 GB", "peak / limit"]
-    table = result.Table("Peak resident memory of a run", columns, rows)
-    result.publish("memory", output, {"vector_steps": vector_steps, "compile": compile}, measurements, [table])
+    code = code_hash("saltus", "envs", "pipeline", "benchmarks/memory.py")
+    settings = {"vector_steps": vector_steps, "compile": compile, "code": code}
+    jobs = [{"task": task, "transitions": size} for task, size in buffers]
+    campaign = Campaign(output or result.default_path("memory"), "memory", settings, jobs)
+    seconds: list[float] = []
+
+    def describe_progress() -> str:
+        left = len(campaign.remaining)
+        failures = sum(map(failed, campaign.rows))
+        return progress(len(jobs) - left, len(jobs), "runs", failures, left * mean(seconds) if seconds else None)
+
+    with campaign.interruptible(describe_progress):
+        campaign.say(describe_progress())
+        for job in campaign.remaining:
+            start = time.monotonic()
+            try:
+                run = runner.isolated(partial(_prepare, job["task"], job["transitions"], vector_steps, compile))
+                buffer_bytes, peak = run()
+                limit = round(1.2 * buffer_bytes + 1.5e9)
+                campaign.put({**job, "buffer_bytes": buffer_bytes, "peak_bytes": peak, "limit_bytes": limit})
+            except Exception as error:
+                traceback.print_exc()
+                campaign.put({**job, "error": describe(error)})
+            seconds.append(time.monotonic() - start)
+            campaign.say(describe_progress())
+    show(tables(campaign.result), campaign.path)
+
+
+def tables(found: result.Result) -> list[Table]:
+    """The peaks of all runs, and the limit."""
+    columns = ["task", "transitions", "buffer, GB", "peak, GB", "1.2 x buffer + 1.5 GB", "peak ÷ limit"]
+    rows: list[list[Cell]] = []
+    for row in found.measurements:
+        if failed(row):
+            rows.append([row["task"], row["transitions"], None, f"failed: {row['error']}", None, None])
+            continue
+        buffer, peak, limit = (row[f"{name}_bytes"] / 1e9 for name in ("buffer", "peak", "limit"))
+        rows.append([row["task"], row["transitions"], buffer, peak, limit, peak / limit])
+    return [Table("Peak resident memory of a run", columns, rows)]
+
+
+def _prepare(task: str, size: int, vector_steps: int, compile: bool) -> Callable[[], tuple[int, int]]:
+    return partial(peak_of_run, task, size, vector_steps, compile)
 
 
 def peak_of_run(task: str, size: int, vector_steps: int, compile: bool) -> tuple[int, int]:

@@ -13,13 +13,14 @@ from typing import Any
 
 import tyro
 
-from benchmarks import checkout, curves
-from benchmarks import json_result as result
+from benchmarks import checkout, curves, result
+from benchmarks.campaign import progress
 from benchmarks.cores import core_sets, run_pinned
 from benchmarks.seeds import Seeds
-from benchmarks.training_run import SALTUS, read_json, task_name
+from benchmarks.table import Cell, Table, show
+from benchmarks.training_run import SALTUS, columns, final, task_name
 from pipeline import checkpoint
-from pipeline.file_names import CHECKPOINTS, CONFIG, EVALUATION, EVALUATIONS
+from pipeline.file_names import CHECKPOINTS, EVALUATION, EVALUATIONS
 from pipeline.presets import names
 from pipeline.tables import read_table
 
@@ -37,22 +38,21 @@ class Curve:
         seed: the run's seed.
         total_env_steps: env steps that the run was made for; a run that was stopped has done fewer.
         exit_code: of the process that trained last; 0 for a run that was finished before.
-        rows: the rows of evaluations.csv.
-        final: the last policy's evaluation.json, or None if there was nothing to evaluate.
-        config: the run's config.json, versions included.
+        curve: the columns of evaluations.csv, see `training_run.COLUMNS`.
+        last: the last policy's evaluation, see `training_run.FINAL`; None if there was nothing to evaluate.
     """
 
     recipe: str
     seed: int
     total_env_steps: int
     exit_code: int
-    rows: list[dict[str, float]]
-    final: dict[str, Any] | None
-    config: dict[str, Any] | None
+    curve: dict[str, list[float]]
+    last: dict[str, Any] | None
 
     def at(self, env_steps: int) -> float | None:
         """Mean return of the first evaluation at `env_steps` or at most 5% later; None if there is none."""
-        within = (row["return_mean"] for row in self.rows if env_steps <= row["env_steps"] <= 1.05 * env_steps)
+        points = zip(self.curve.get("env_steps", []), self.curve.get("return", []), strict=True)
+        within = (value for steps, value in points if env_steps <= steps <= 1.05 * env_steps)
         return next(within, None)
 
 
@@ -113,7 +113,7 @@ def recipes(
         eval_every: env steps between evaluations.
         episodes: episodes of the final evaluation.
         folder: the folder of the runs.
-        output: the file to write; by default benchmarks/results/recipes-<task>-cpu<cores>.json.
+        output: the file to write; by default benchmarks/results/recipes-<task>-cpu<cores>.jsonl.
     """
     parsed = [Recipe.parse(one) for one in recipes]
     labels = [recipe.label for recipe in parsed]
@@ -135,23 +135,52 @@ def recipes(
         run_dir = folder / f"{name}-{recipe.name}-s{seed}-{key}"
         train = _train_peer if recipe.name == PEER else _train
         exit_code = train(run_dir, arguments, recipe.total_env_steps, episodes)
-        read = read_json(run_dir / EVALUATION), read_json(run_dir / CONFIG)
-        return Curve(recipe.label, seed, recipe.total_env_steps, exit_code, read_table(run_dir / EVALUATIONS), *read)
+        curve = columns(read_table(run_dir / EVALUATIONS))
+        return Curve(recipe.label, seed, recipe.total_env_steps, exit_code, curve, final(run_dir / EVALUATION))
 
+    jobs = [(recipe, seed) for seed in seeds for recipe in parsed]
+    settings = {"task": task, "options": options, "recipes": recipes, "seeds": seeds, "eval_every": eval_every}
+    path = result.replaceable(output or result.default_path(f"recipes-{name}"), "recipes")
     runs: list[Curve] = []
+
+    def add(curve: Curve) -> None:
+        runs.append(curve)
+        runs.sort(key=lambda curve: (labels.index(curve.recipe), seeds.index(curve.seed)))
+        result.write(path, "recipes", settings | {"episodes": episodes}, map(asdict, runs))
+        print(progress(len(runs), len(jobs), "runs", sum(bool(one.exit_code) for one in runs), None), flush=True)
+
     try:
-        run_pinned(run, [(recipe, seed) for seed in seeds for recipe in parsed], core_sets(1), runs.append)
+        run_pinned(run, jobs, core_sets(1), add)
     except KeyboardInterrupt:
         sys.exit("interrupted: the same command continues")
-    runs.sort(key=lambda curve: (labels.index(curve.recipe), seeds.index(curve.seed)))
-    settings = {"task": task, "options": options, "recipes": recipes, "seeds": seeds, "eval_every": eval_every}
-    table = _table(f"{name}: mean return after env steps", runs, episodes)
-    path = result.publish(f"recipes-{name}", output, settings, map(asdict, runs), [table])
+    show(tables(result.read(path)), path)
     drawn: dict[str, list[curves.Points]] = {}
     for curve in runs:
-        points = [row["env_steps"] for row in curve.rows], [row["return_mean"] for row in curve.rows]
-        drawn.setdefault(curve.recipe, []).append(points)
+        drawn.setdefault(curve.recipe, []).append((curve.curve.get("env_steps", []), curve.curve.get("return", [])))
     curves.draw(path.with_suffix(".png"), [[curves.Panel(f"{name}: returns over env steps", "env steps", drawn)]])
+
+
+def tables(found: result.Result) -> list[Table]:
+    """The mean returns of all runs."""
+    title = f"{task_name(found.settings['task'])}: mean return after env steps"
+    return [_table(title, [Curve(**row) for row in found.measurements], found.settings["episodes"])]
+
+
+def levels_table(found: result.Result) -> Table:
+    """The mean returns of all runs at the same levels, whatever was reached."""
+    columns = ["recipe", "seed", *(f"{level:,}" for level in LEVELS), "last policy", "env steps", "exit code"]
+    rows: list[list[Cell]] = []
+    for curve in [Curve(**row) for row in found.measurements]:
+        end = curve.last or {"mean": None, "env_steps": None}
+        levels = [_whole(curve.at(level)) for level in LEVELS]
+        rows.append(
+            [f"`{curve.recipe}`", str(curve.seed), *levels, _whole(end["mean"]), end["env_steps"], curve.exit_code]
+        )
+    return Table("", columns, rows)
+
+
+def _whole(value: float | None) -> int | None:
+    return None if value is None else round(value)
 
 
 def _train(run_dir: Path, arguments: Sequence[Part], total_env_steps: int, episodes: int) -> int:
@@ -186,23 +215,23 @@ def _train_peer(run_dir: Path, arguments: Sequence[Part], _total_env_steps: int,
     return checkout.run(sys.executable, "-m", "benchmarks.peer_training", *arguments, "--run-dir", run_dir)
 
 
-def _table(title: str, runs: Sequence[Curve], episodes: int) -> result.Table:
+def _table(title: str, runs: Sequence[Curve], episodes: int) -> Table:
     """One row per run, and the means over the seeds of each recipe with several seeds."""
     levels = [level for level in LEVELS if any(curve.at(level) is not None for curve in runs)]
     last = f"last policy, {episodes} episodes"
     columns = ["recipe", "seed", *(f"{level:,}" for level in levels), last, "env steps", "exit code"]
-    rows: list[list[result.Cell]] = []
+    rows: list[list[Cell]] = []
     for recipe in dict.fromkeys(curve.recipe for curve in runs):
         seeds = [curve for curve in runs if curve.recipe == recipe]
         for curve in seeds:
-            final = curve.final or {"mean": None, "env_steps": None}
-            cells: list[result.Cell] = [curve.at(level) for level in levels]
-            rows.append([recipe, str(curve.seed), *cells, final["mean"], final["env_steps"], curve.exit_code])
+            end = curve.last or {"mean": None, "env_steps": None}
+            cells: list[Cell] = [curve.at(level) for level in levels]
+            rows.append([recipe, str(curve.seed), *cells, end["mean"], end["env_steps"], curve.exit_code])
         if len(seeds) > 1:
             means = [_mean_and_deviation([curve.at(level) for curve in seeds]) for level in levels]
-            finals = _mean_and_deviation([curve.final["mean"] if curve.final else None for curve in seeds])
+            finals = _mean_and_deviation([curve.last["mean"] if curve.last else None for curve in seeds])
             rows.append([recipe, "all", *means, finals, None, None])
-    return result.Table(title, columns, rows)
+    return Table(title, columns, rows)
 
 
 def _mean_and_deviation(values: Sequence[float | None]) -> str | None:

@@ -1,35 +1,75 @@
-"""The tables of all results, as Markdown."""
+"""The generated parts of the documents, between markers, from the result files.
+
+A part begins with ``<!-- generated: NAME ARGUMENT -->`` and ends with ``<!-- end of generated -->``. The names are in
+`generated.GENERATED`.
+"""
 
 from __future__ import annotations
 
-import json
+import difflib
+import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from benchmarks import json_result as result
+from benchmarks import checkout, result
+from benchmarks.generated import GENERATED, Page, generate
+from benchmarks.result import Result
+from pipeline import files
+from saltus.errors import SaltusError
+
+BEGIN, END = "<!-- generated: ", "<!-- end of generated -->"
+PART = re.compile(r"^<!-- generated: (?P<marker>[^\n]*?) -->\n(?P<text>.*?)^<!-- end of generated -->$", re.M | re.S)
 
 
-def report(results: Path = result.RESULTS) -> None:
-    """Print the tables of all result files as Markdown.
+def report(check: bool = False) -> None:
+    """Write every table of README.md and docs/ from the result files.
 
     Args:
-        results: the folder of the result files.
+        check: write nothing; exit with code 1 and the lines that differ if a document is not up to date.
     """
-    for path in sorted(results.glob("*.json")):
-        print(markdown(json.loads(path.read_text())))
+    try:
+        results = result.read_all()
+        texts = [(path, path.read_text(), update(path, results)) for path in documents()]
+    except SaltusError as error:
+        raise SystemExit(str(error)) from error
+    changed = [(path, old, new) for path, old, new in texts if old != new]
+    for path, old, new in changed:
+        name = path.relative_to(checkout.ROOT)
+        if check:
+            pair = old.splitlines(), new.splitlines()
+            print("\n".join(difflib.unified_diff(*pair, str(name), f"{name}, generated", n=0, lineterm="")))
+        else:
+            files.write(path, new)
+            print(f"{name} has changed")
+    if check and changed:
+        raise SystemExit("documents are not up to date: run python -m benchmarks report")
+    if not changed:
+        print("all documents are up to date")
 
 
-def markdown(content: dict[str, Any]) -> str:
-    """One result as Markdown: a line with command, date, machine and versions, then the tables."""
-    machine, versions = content["hardware"], content["versions"]
-    packages = ", ".join(f"{name} {number}" for name, number in versions.items() if number != "not installed")
-    gpu = f", {machine['gpu']} (driver {machine.get('driver') or 'not recorded'})" if machine.get("gpu") else ""
-    parts = [
-        f"`{content['command']}`, {content['date'][:10]}, {machine['cpu']}, {machine['cores']} cores, "
-        f"{machine['memory_gb']} GB{gpu}, commit {content.get('commit') or 'not recorded'}; {packages}\n"
-    ]
-    for table in content["summary"]:
-        lines = [table["columns"], ["---"] * len(table["columns"]), *[map(result.text, row) for row in table["rows"]]]
-        parts.append(f"**{table['title']}**\n")
-        parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n")
-    return "\n".join(parts)
+def documents(root: Path = checkout.ROOT) -> list[Path]:
+    """README.md and the pages of docs/."""
+    return [root / "README.md", *sorted((root / "docs").glob("*.md"))]
+
+
+def update(path: Path, results: Sequence[Result]) -> str:
+    """The text of a document with its generated parts made anew.
+
+    Raises:
+        SaltusError: a marker that is not known, or has no end.
+    """
+    text, page = path.read_text(), Page(path.parent, results)
+
+    def made(match: re.Match[str]) -> str:
+        if match["marker"].split(" ")[0] not in GENERATED or BEGIN in match["text"]:
+            line = text.count("\n", 0, match.start()) + 1
+            raise SaltusError(
+                f"{path}, line {line}: {BEGIN}{match['marker']} --> names no table, or has no end. "
+                f"There are {', '.join(GENERATED)}, and each part ends with {END}"
+            )
+        return f"{BEGIN}{match['marker']} -->\n{generate(page, match['marker'])}\n{END}"
+
+    found = PART.sub(made, text)
+    if text.count(BEGIN) != len(PART.findall(text)) or text.count(END) != text.count(BEGIN):
+        raise SaltusError(f"{path}: a generated part has no end, or an end no beginning: {BEGIN}NAME --> ... {END}")
+    return found

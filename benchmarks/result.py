@@ -1,6 +1,6 @@
 """Result files of benchmarks: a header, then a measurement per line.
 
-The first line is the header: the format, the benchmark, its command, date, commit, hardware, versions and settings. Each
+The first line is the header: format, benchmark, command, date, commit, hardware, versions and settings. Each
 other line is one measurement. All lines are JSON. Tables are not stored: `benchmarks.report` computes them.
 """
 
@@ -95,7 +95,7 @@ def read(path: Path) -> Result:
     rest.pop()  # the empty string after the last end of a line
     measurements = []
     for number, line in enumerate(rest, start=2):
-        row = _parse(line)
+        row = parse(line)
         if not isinstance(row, dict):
             raise SaltusError(
                 f"{path} is damaged: line {number} is no measurement, which is a JSON object. "
@@ -106,9 +106,9 @@ def read(path: Path) -> Result:
 
 
 def _header(path: Path, line: str, text: str) -> dict[str, Any]:
-    header = _parse(line)
+    header = parse(line)
     if not isinstance(header, dict) or "format" not in header:
-        older = _parse(text)
+        older = parse(text)
         if isinstance(older, dict) and "measurements" in older:
             raise SaltusError(
                 f"{path} was written by saltus 0.3.0 or older, and this saltus reads the format {FORMAT!r} only. "
@@ -126,7 +126,7 @@ def _header(path: Path, line: str, text: str) -> dict[str, Any]:
     return header
 
 
-def _parse(text: str) -> Any:
+def parse(text: str) -> Any:
     """A JSON value; None if it is none."""
     try:
         return json.loads(text)
@@ -174,6 +174,24 @@ def write(path: Path, benchmark: str, settings: Mapping[str, Any], measurements:
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write(path, "".join(f"{line}\n" for line in lines))
     return read(path)
+
+
+def replaceable(path: Path, benchmark: str) -> Path:
+    """Return a path whose file, if there is one, is a result of the same benchmark.
+
+    Raises:
+        SystemExit: it is another file.
+    """
+    if path.exists():
+        try:
+            found = read(path)
+        except SaltusError as error:
+            raise SystemExit(f"{error}. To keep the file, name another one with --output") from error
+        if found.benchmark != benchmark:
+            raise SystemExit(
+                f"{path} is a result of {found.benchmark}, not of {benchmark}: name another file with --output"
+            )
+    return path
 
 
 def encode(value: Mapping[str, Any]) -> str:

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.util import find_spec
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import tyro
 
-from benchmarks import curves
-from benchmarks import json_result as result
-from benchmarks.campaign import Campaign
+from benchmarks import curves, result
+from benchmarks.campaign import Campaign, failed, progress
 from benchmarks.cores import core_sets, run_pinned
+from benchmarks.hardware import hardware
+from benchmarks.installed import install_command, is_installed
 from benchmarks.seeds import Seeds
+from benchmarks.statistics import first_reached
+from benchmarks.table import Cell, Table, show
 from benchmarks.training_run import Case, System, Trained, code_hash, saltus_arguments, task_name, train
-from benchmarks.training_tables import failures_table, panels, tables
+from benchmarks.training_tables import failures_table, panels
+from benchmarks.training_tables import tables as tables_of_task
 from pipeline import presets as known_presets
 from pipeline.train_options import parse_train, split_words
 from saltus.errors import SaltusError
 
-INSTALL = "pip install -c constraints.txt"
-PEERS = {"stable-baselines3": ("stable_baselines3", "stable-baselines3"), "sbx": ("sbx", "sbx-rl")}  # module, package
+PEERS = {"stable-baselines3": "stable_baselines3", "sbx": "sbx"}  # modules
 DEFAULT_MINUTES = 10.0
 
 
@@ -79,7 +81,7 @@ def training(
         episodes: episodes of the final evaluations, which are independent of the choice of the best policy.
         cores_per_run: cores that each run is pinned to, and its number of threads, whatever OMP_NUM_THREADS is; as many
             runs as fit are done at once. By default all cores, one run after another.
-        output: the file to write; by default benchmarks/results/training-<tasks>-cpu<cores>.json.
+        output: the file to write or to continue; by default benchmarks/results/training-<tasks>-cpu<cores>.jsonl.
     """
     tasks, options = _split(tasks, options)
     sets = core_sets(cores_per_run)
@@ -94,16 +96,33 @@ def training(
     cases = cases_of(settings, missing)
     path = output or result.default_path("-".join(["training", *map(task_name, tasks)]))
 
-    campaign = Campaign(path, cases, asdict(settings), lambda runs: summary(settings, runs, missing))
-    print(campaign.progress(), flush=True)
-    try:
-        run_pinned(train, [*campaign.remaining], sets, campaign.add)
-    except KeyboardInterrupt:
-        campaign.write()  # again: the interruption may have come in the middle
-        sys.exit(f"interrupted: {campaign.progress()}. {path} is up to date; the same command continues")
-    result.show(summary(settings, campaign.runs, missing), path)
-    rows = [panels(title, runs, threshold) for title, runs, threshold, _ in by_task(settings, campaign.runs)]
-    curves.draw(path.with_suffix(".png"), rows)
+    jobs = {result.encode(asdict(case)): case for case in cases}
+    notes = [{"system": system, "missing": command} for system, command in missing.items()]
+    campaign = Campaign(
+        path, "training", asdict(settings), [asdict(case) for case in cases], same_settings=False, missing=notes
+    )
+
+    def add(run: Trained) -> None:
+        campaign.put(run.to_json())
+        campaign.say(describe_progress(campaign))
+
+    with campaign.interruptible(lambda: describe_progress(campaign)):
+        campaign.say(describe_progress(campaign))
+        run_pinned(train, [jobs[campaign.key(job)] for job in campaign.remaining], sets, add)
+    show(tables(campaign.result), path)
+    parts = by_task(campaign.result)
+    curves.draw(path.with_suffix(".png"), [panels(title, runs, threshold) for title, runs, threshold, _ in parts])
+
+
+def describe_progress(campaign: Campaign) -> str:
+    """Numbers of runs, and the time that the others will take, final evaluations aside."""
+    left, failures = campaign.remaining, sum(map(failed, campaign.rows))
+    known = [row["seconds"] for row in campaign.rows if not failed(row)]
+    seconds = None
+    if left and (known or left[0]["minutes"] is not None):
+        each = mean(known) if known else 60 * left[0]["minutes"]
+        seconds = each * -(-len(left) // left[0]["at_once"])
+    return progress(len(campaign.jobs) - len(left), len(campaign.jobs), "runs", failures, seconds)
 
 
 def _split(tasks: tuple[str, ...], options: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -150,14 +169,14 @@ def check(settings: Settings) -> None:
             raise SystemExit(
                 f"{name} has {len(values)} values for {len(settings.tasks)} tasks: give one, or one a task"
             )
-    if find_spec("scipy") is None:
-        raise SystemExit(f"the statistics need scipy: {INSTALL} scipy")
+    if not is_installed("scipy"):
+        raise SystemExit(f"the statistics need scipy: {install_command('scipy')}")
 
 
 def not_installed(systems: Sequence[System]) -> dict[str, str]:
     """The commands that install the libraries among `systems` that are missing, by system."""
     needed = {system: PEERS[system] for system in systems if system in PEERS}
-    return {system: f"{INSTALL} {package}" for system, (module, package) in needed.items() if not find_spec(module)}
+    return {system: install_command(module) for system, module in needed.items() if not is_installed(module)}
 
 
 def cases_of(settings: Settings, missing: Mapping[str, str]) -> list[Case]:
@@ -167,10 +186,10 @@ def cases_of(settings: Settings, missing: Mapping[str, str]) -> list[Case]:
         SystemExit: there are none, or saltus refuses a task or an option.
     """
     kinds = _kinds(settings, missing)
-    hardware = result.hardware()
+    here = hardware()
     shared: dict[str, Any] = {
         "minutes": settings.minutes, "episodes": settings.episodes, "cores": settings.cores_per_run,
-        "at_once": settings.runs_at_once, "machine": f"{hardware['cpu']}, {hardware['cores']} cores",
+        "at_once": settings.runs_at_once, "machine": f"{here['cpu']}, {here['cores']} cores",
     }  # fmt: skip
     try:
         codes = {task: code_hash(task) for task in settings.tasks}
@@ -202,15 +221,20 @@ def _kinds(settings: Settings, missing: Mapping[str, str]) -> list[dict[str, Any
     return kinds
 
 
-def by_task(
-    settings: Settings, runs: Sequence[Trained]
-) -> Iterator[tuple[str, list[Trained], float | None, float | None]]:
-    """Title, runs, threshold and floor of each task."""
-    limit = "" if settings.minutes is None else f", at most {settings.minutes:g} minutes"
-    cores = f"{settings.cores_per_run} cores per run, {settings.runs_at_once} at once"
-    for index, task in enumerate(settings.tasks):
-        threshold, floor = (_of_task(values, index) for values in (settings.threshold, settings.floor))
+def by_task(found: result.Result) -> Iterator[tuple[str, list[Trained], float | None, float | None]]:
+    """Title, runs, threshold and floor of each task of a result."""
+    settings = found.settings
+    limit = "" if settings["minutes"] is None else f", at most {settings['minutes']:g} minutes"
+    cores = f"{settings['cores_per_run']} cores per run, {settings['runs_at_once']} at once"
+    runs = runs_of(found)
+    for index, task in enumerate(settings["tasks"]):
+        threshold, floor = (_of_task(settings[name], index) for name in ("threshold", "floor"))
         yield f"{task_name(task)}{limit}, {cores}", [run for run in runs if run.task == task], threshold, floor
+
+
+def runs_of(found: result.Result) -> list[Trained]:
+    """The runs of a result."""
+    return [Trained.from_json(row) for row in found.measurements if "missing" not in row]
 
 
 def _of_task(values: Sequence[float], index: int) -> float | None:
@@ -218,7 +242,34 @@ def _of_task(values: Sequence[float], index: int) -> float | None:
     return None if not values else values[0] if len(values) == 1 else values[index]
 
 
-def summary(settings: Settings, runs: Sequence[Trained], missing: Mapping[str, str]) -> list[result.Table]:
+def tables(found: result.Result) -> list[Table]:
     """The tables of all tasks, and of the runs that are missing."""
-    of_tasks = [table for part in by_task(settings, runs) for table in tables(*part)]
-    return of_tasks + failures_table(runs, missing)
+    missing = {row["system"]: row["missing"] for row in found.measurements if "missing" in row}
+    of_tasks = [table for part in by_task(found) for table in tables_of_task(*part)]
+    return of_tasks + failures_table(runs_of(found), missing)
+
+
+def curves_table(found: result.Result) -> Table:
+    """The first and the best evaluations of all runs, over env steps and wall-clock time."""
+    columns = [
+        "task",
+        "system",
+        "seed",
+        "threshold",
+        "reached after, s",
+        "env steps",
+        "best evaluation",
+        "env steps done",
+    ]
+    rows: list[list[Cell]] = []
+    for title, runs, threshold, _ in by_task(found):
+        for run in runs:
+            first = None if threshold is None else first_reached(run.returns, threshold)
+            reached = [
+                None if first is None else round(run.column(name)[first]) for name in ("wall_seconds", "env_steps")
+            ]
+            best = max(run.returns, default=None)
+            done = max(run.column("env_steps"), default=None)
+            level = None if threshold is None else f"{threshold:,g}"
+            rows.append([title.partition(",")[0], run.label, str(run.seed), level, *reached, best, done])
+    return Table("", columns, rows)

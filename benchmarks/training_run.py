@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,18 +15,23 @@ from threading import Timer
 from typing import Any, Literal
 
 from benchmarks import checkout
-from benchmarks import json_result as result
+from benchmarks.code import code_hash as hash_of_code
 from envs.task_ref import resolve_task
 from pipeline import checkpoint
-from pipeline.file_names import CHECKPOINTS, CONFIG, EVALUATION, EVALUATIONS
+from pipeline.file_names import CHECKPOINTS, EVALUATION, EVALUATIONS
 from pipeline.tables import read_table
-from saltus.versions import versions
 
 SALTUS = (sys.executable, "-m", "saltus")
 PEER_TRAINING = (sys.executable, "-m", "benchmarks.peer_training")
 PACKAGES = ("saltus", "envs", "pipeline", "benchmarks/peer_training.py")  # the code that trains
 System = Literal["saltus", "stable-baselines3", "sbx"]
 Lines = list[tuple[float, str]]
+LINES_OF_FAILURE = 20  # the last lines of a failed run's output, which a result file keeps
+COLUMNS = {  # of a learning curve, by their names in evaluations.csv
+    "env_steps": "env_steps", "wall_seconds": "wall_seconds", "return_mean": "return", "return_low": "return_low",
+    "return_high": "return_high", "length_mean": "length",
+}  # fmt: skip
+FINAL = ("env_steps", "mean", "interval_95")  # what result files keep of an evaluation.json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,28 +80,26 @@ class Trained(Case):
     Attributes:
         exit_code: of the first process that failed: training, or the evaluation of a policy; 0 if none did.
         seconds: duration of the training.
-        curve: the rows of evaluations.csv, each with its time as `wall_seconds`.
-        best: the best policy's evaluation.json; None if there was nothing to evaluate, and for other libraries, which
-            keep no best policy.
-        last: the last policy's evaluation.json.
-        output: the printed lines, each with its time.
-        config: the run's config.json.
+        curve: the columns of evaluations.csv that `COLUMNS` names.
+        best: `FINAL` of the best policy's evaluation.json; None if there was nothing to evaluate, and for other
+            libraries, which keep no best policy.
+        last: the same of the last policy.
+        output: the last lines that a failed run printed.
     """
 
     exit_code: int
     seconds: float
-    curve: list[dict[str, float]]
+    curve: dict[str, list[float]]
     best: dict[str, Any] | None
     last: dict[str, Any] | None
-    output: Lines
-    config: dict[str, Any] | None
+    output: list[str]
 
     @classmethod
     def from_json(cls, measurement: dict[str, Any]) -> Trained:
         """A run that was read from a result file.
 
         Raises:
-            TypeError, KeyError: fields are missing, as in files of saltus 0.2.0 and earlier.
+            TypeError, KeyError: fields are missing.
         """
         return cls(**measurement | {"options": tuple(measurement["options"])})
 
@@ -113,11 +115,24 @@ class Trained(Case):
     @property
     def returns(self) -> list[float]:
         """Mean returns of the evaluations."""
-        return self.column("return_mean")
+        return self.column("return")
 
     def column(self, name: str) -> list[float]:
         """A column of the curve."""
-        return [row[name] for row in self.curve]
+        return self.curve.get(name, [])
+
+
+def columns(rows: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
+    """The columns of a learning curve that result files keep, of rows of evaluations.csv."""
+    return {new: [row[old] for row in rows] for old, new in COLUMNS.items() if rows and old in rows[0]}
+
+
+def final(path: Path) -> dict[str, Any] | None:
+    """`FINAL` of an evaluation.json; None if it does not exist."""
+    if not path.exists():
+        return None
+    found = json.loads(path.read_text())
+    return {name: found[name] for name in FINAL}
 
 
 def task_name(task: str) -> str:
@@ -131,12 +146,7 @@ def code_hash(task: str) -> str:
     Raises:
         SaltusError: there is no such task.
     """
-    digest = hashlib.sha256(json.dumps([versions(*result.PEERS), resolve_task(task).text]).encode())
-    for name in PACKAGES:
-        path = checkout.ROOT / name
-        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
-            digest.update(file.read_bytes())
-    return digest.hexdigest()[:12]
+    return hash_of_code(*PACKAGES, text=resolve_task(task).text or "")
 
 
 def train(case: Case) -> Trained:
@@ -159,7 +169,7 @@ def _train(case: Case, run_dir: Path, cache: Path | None) -> Trained:
             command = [*SALTUS, "evaluate", run_dir, "--policy", which, "--episodes", case.episodes]
             failed = checkout.run(*command)
             exit_code = exit_code or failed
-            evaluations[which] = None if failed else read_json(run_dir / EVALUATION)
+            evaluations[which] = None if failed else final(run_dir / EVALUATION)
     return _trained(case, run_dir, exit_code, seconds, lines, evaluations.get("best"), evaluations.get("last"))
 
 
@@ -176,7 +186,7 @@ def _train_peer(case: Case, run_dir: Path, cache: Path | None) -> Trained:
     command += ["--run-dir", str(run_dir), "--num-threads", str(case.cores), "--final-episodes", str(case.episodes)]
     command += ["--total-env-steps", str(10**9), "--seconds", str(limit)]
     done = run_for(limit + 600.0, command, cache, prefix=_prefix(case))  # it stops by itself, then evaluates
-    return _trained(case, run_dir, *done, best=None, last=read_json(run_dir / EVALUATION))
+    return _trained(case, run_dir, *done, best=None, last=final(run_dir / EVALUATION))
 
 
 def _prefix(case: Case) -> str:
@@ -193,20 +203,16 @@ def _trained(
     best: dict[str, Any] | None,
     last: dict[str, Any] | None,
 ) -> Trained:
-    output = [(when, line.replace(str(run_dir), "RUN")) for when, line in lines]  # no path of this machine in results
     # Each row of the table is written just before its line is printed.
-    times = [when for when, line in output if line.startswith("evaluation at ")]
+    times = [when for when, line in lines if line.startswith("evaluation at ")]
     rows = read_table(run_dir / EVALUATIONS)
-    curve = [row | {"wall_seconds": when} for row, when in zip(rows, times, strict=False)]
+    curve = columns([row | {"wall_seconds": when} for row, when in zip(rows, times, strict=False)])
+    # No path of this machine in results.
+    output = [line.replace(str(run_dir), "RUN") for _, line in lines if line.strip()][-LINES_OF_FAILURE:]
     return Trained(
-        **asdict(case), exit_code=exit_code, seconds=seconds, curve=curve, best=best, last=last, output=output,
-        config=read_json(run_dir / CONFIG),
+        **asdict(case), exit_code=exit_code, seconds=seconds, curve=curve, best=best, last=last,
+        output=output if exit_code else [],
     )  # fmt: skip
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The content of a JSON file; None if it does not exist."""
-    return json.loads(path.read_text()) if path.exists() else None
 
 
 def train_for(

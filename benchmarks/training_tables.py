@@ -7,8 +7,8 @@ from statistics import median
 from typing import Any, Literal
 
 from benchmarks import curves
-from benchmarks import json_result as result
 from benchmarks.statistics import first_reached, interquartile_mean, median_time, share_below, worst_time
+from benchmarks.table import Cell, Table
 from benchmarks.training_run import Trained, task_name
 
 Which = Literal["best", "last"]
@@ -24,7 +24,7 @@ def by_system(trained: Sequence[Trained]) -> dict[str, list[Trained]]:
 
 def tables(
     title: str, trained: Sequence[Trained], threshold: float | None = None, floor: float | None = None
-) -> list[result.Table]:
+) -> list[Table]:
     """The tables of one task.
 
     Args:
@@ -40,15 +40,13 @@ def tables(
     return [every_seed, returns_table(title, trained), time_table(title, trained, threshold, floor)]
 
 
-def seeds_table(
-    title: str, trained: Sequence[Trained], threshold: float | None = None, floor: float = 0.0
-) -> result.Table:
+def seeds_table(title: str, trained: Sequence[Trained], threshold: float | None = None, floor: float = 0.0) -> Table:
     """One row per run, and the medians of each system over its seeds."""
     columns = ["system", "seed", "ended, s", "exit code", "env steps"]
     columns += ["best policy", "after env steps", "95% interval", "last policy", "95% interval"]
     if threshold is not None:
         columns += [f"below {floor:,g} after it", f"env steps to {threshold:,g}", f"s to {threshold:,g}"]
-    rows: list[list[result.Cell]] = []
+    rows: list[list[Cell]] = []
     for system, runs in by_system(trained).items():
         of_seeds = [_row(run) for run in runs]
         medians = _medians(system, runs)
@@ -56,11 +54,11 @@ def seeds_table(
             of_seeds = [row + _reached_cells(run, threshold, floor) for run, row in zip(runs, of_seeds, strict=True)]
             medians += [None, *(_median_reached(runs, threshold, name) for name in ("env_steps", "wall_seconds"))]
         rows += [*of_seeds, medians]
-    return result.Table(title, columns, rows)
+    return Table(title, columns, rows)
 
 
-def _row(run: Trained) -> list[result.Cell]:
-    cells: list[result.Cell] = [run.label, str(run.seed), run.seconds, run.exit_code]
+def _row(run: Trained) -> list[Cell]:
+    cells: list[Cell] = [run.label, str(run.seed), run.seconds, run.exit_code]
     cells.append(run.last["env_steps"] if run.last is not None else None)
     if run.best is not None:
         cells += [run.best["mean"], run.best["env_steps"], _interval(*run.best["interval_95"])]
@@ -69,18 +67,18 @@ def _row(run: Trained) -> list[result.Cell]:
     return cells + (["none", None] if run.last is None else [run.last["mean"], _interval(*run.last["interval_95"])])
 
 
-def _medians(system: str, runs: Sequence[Trained]) -> list[result.Cell]:
+def _medians(system: str, runs: Sequence[Trained]) -> list[Cell]:
     best, last = (_median_return([getattr(run, which) for run in runs]) for which in ("best", "last"))
     return [system, "median", median(run.seconds for run in runs), None, None, best, None, None, last, None]
 
 
-def _reached_cells(run: Trained, threshold: float, floor: float) -> list[result.Cell]:
+def _reached_cells(run: Trained, threshold: float, floor: float) -> list[Cell]:
     """The share of evaluations below the floor after the threshold, and env steps and seconds to the threshold."""
     times = [_time_cell(_reached(run, threshold, name)) for name in ("env_steps", "wall_seconds")]
     return [_share([share_below(run.returns, threshold, floor)]), *times]
 
 
-def _time_cell(when: float | None) -> result.Cell:
+def _time_cell(when: float | None) -> Cell:
     return "not reached" if when is None else when
 
 
@@ -90,8 +88,13 @@ def _reached(run: Trained, threshold: float, column: str) -> float | None:
     return None if first is None else run.column(column)[first]
 
 
-def _median_reached(runs: Sequence[Trained], threshold: float, column: str) -> result.Cell:
-    times = [_reached(run, threshold, column) for run in runs]
+def times_to(runs: Sequence[Trained], threshold: float, column: str) -> list[float | None]:
+    """Seconds or env steps at each run's first evaluation with a mean return of at least `threshold`."""
+    return [_reached(run, threshold, column) for run in runs]
+
+
+def _median_reached(runs: Sequence[Trained], threshold: float, column: str) -> Cell:
+    times = times_to(runs, threshold, column)
     reached = [when for when in times if when is not None]
     return median(reached) if len(reached) == len(times) else f"{len(reached)} of {len(times)} reached it"
 
@@ -102,18 +105,18 @@ def _median_return(evaluations: Sequence[dict[str, Any] | None]) -> float | None
     return median(returns) if len(returns) == len(evaluations) else None
 
 
-def time_table(title: str, trained: Sequence[Trained], threshold: float, floor: float) -> result.Table:
+def time_table(title: str, trained: Sequence[Trained], threshold: float, floor: float) -> Table:
     """Times to the threshold over the seeds of each system; a seed that did not reach it is later than all others."""
     columns = ["system", "reached it", "s, median", "s, worst", "env steps, median", "env steps, worst"]
     columns.append(f"evaluations below {floor:,g} after it")
-    rows: list[list[result.Cell]] = []
+    rows: list[list[Cell]] = []
     for system, runs in by_system(trained).items():
-        seconds, steps = ([_reached(run, threshold, name) for run in runs] for name in ("wall_seconds", "env_steps"))
+        seconds, steps = (times_to(runs, threshold, name) for name in ("wall_seconds", "env_steps"))
         count = sum(when is not None for when in seconds)
         times = [_time_cell(found(values)) for values in (seconds, steps) for found in (median_time, worst_time)]
         below = _share([share_below(run.returns, threshold, floor) for run in runs])
         rows.append([system, f"{count} of {len(runs)}", *times, below])
-    return result.Table(f"{title}: time to a mean return of {threshold:,g}", columns, rows)
+    return Table(f"{title}: time to a mean return of {threshold:,g}", columns, rows)
 
 
 def _share(counts: Sequence[tuple[int, int]]) -> str | None:
@@ -122,16 +125,16 @@ def _share(counts: Sequence[tuple[int, int]]) -> str | None:
     return f"{below / total:.1%} ({below} of {total})" if total else None
 
 
-def returns_table(title: str, trained: Sequence[Trained]) -> result.Table:
+def returns_table(title: str, trained: Sequence[Trained]) -> Table:
     """Interquartile means of the final evaluations over the seeds of each system, and the worst seed."""
     columns = ["system", "policy", "evaluated seeds", "interquartile mean", "95% interval", "worst seed", "its return"]
-    rows: list[list[result.Cell]] = []
+    rows: list[list[Cell]] = []
     for system, runs in by_system(trained).items():
         rows += [_returns_row(system, runs, which) for which in ("best", "last")]
-    return result.Table(f"{title}: returns over seeds", columns, rows)
+    return Table(f"{title}: returns over seeds", columns, rows)
 
 
-def _returns_row(system: str, runs: Sequence[Trained], which: Which) -> list[result.Cell]:
+def _returns_row(system: str, runs: Sequence[Trained], which: Which) -> list[Cell]:
     found = {run.seed: getattr(run, which)["mean"] for run in runs if getattr(run, which) is not None}
     evaluated = f"{len(found)} of {len(runs)}"
     mean = interquartile_mean([*found.values()])
@@ -146,24 +149,25 @@ def _interval(low: float, high: float) -> str:
     return f"{low:,.0f} to {high:,.0f}"
 
 
-def failures_table(trained: Sequence[Trained], missing: Mapping[str, str]) -> list[result.Table]:
+def failures_table(trained: Sequence[Trained], missing: Mapping[str, str]) -> list[Table]:
     """The runs that failed, and the systems that are not installed; no table if there are none.
 
     Args:
         trained: all runs.
         missing: commands that install systems, by name.
     """
-    rows: list[list[result.Cell]] = [
-        [task_name(run.task), run.label, str(run.seed), f"exit code {run.exit_code}: {_last_line(run)}"]
+    rows: list[list[Cell]] = [
+        [
+            task_name(run.task),
+            run.label,
+            str(run.seed),
+            f"exit code {run.exit_code}: {run.output[-1] if run.output else 'no output'}",
+        ]
         for run in trained
         if run.exit_code != 0
     ]
     rows += [[None, system, None, f"not installed: {command}"] for system, command in missing.items()]
-    return [result.Table("Failed or not run", ["task", "system", "seed", "reason"], rows)] if rows else []
-
-
-def _last_line(run: Trained) -> str:
-    return next((line for _, line in reversed(run.output) if line.strip()), "no output")
+    return [Table("Failed or not run", ["task", "system", "seed", "reason"], rows)] if rows else []
 
 
 def panels(title: str, trained: Sequence[Trained], threshold: float | None) -> list[curves.Panel]:

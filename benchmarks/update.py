@@ -12,10 +12,12 @@ import torch
 from tensordict import TensorDict
 
 import envs
-from benchmarks import checkout, peers, runner
-from benchmarks import json_result as result
+from benchmarks import checkout, peers, rates, result, runner
 from benchmarks.baseline import against
+from benchmarks.campaign import Campaign
+from benchmarks.code import code_hash
 from benchmarks.data import random_transitions
+from benchmarks.table import Table, show
 from envs.physics.cpu import available_cores
 from pipeline import presets
 from pipeline.agent import Agent
@@ -54,7 +56,8 @@ def update(
 
     All presets use networks of the same widths here. Critics differ between presets, and actors of presets other than
     sac learn at every third to twentieth update only. Each other library runs in a process of its own. The rate of
-    sac's matrix products alone shows the cost of the rest of an update.
+    sac's matrix products alone shows the cost of the rest of an update. The result file is written after each turn. The
+    same command, given again, does the turns that are missing.
 
     Args:
         cases: the cases to measure; the others are compared with the first.
@@ -67,31 +70,12 @@ def update(
         device: of saltus, TorchRL and LeanRL's way; the others choose for themselves.
         baseline: another checkout of saltus, to measure the first case with, too; then both checkouts run in processes
             of their own.
-        output: the file to write; by default benchmarks/results/update-cpu<cores>.json.
+        output: the file to write or to continue; by default benchmarks/results/update-cpu<cores>.jsonl.
     """
     if baseline is not None and not cases[0].startswith("saltus"):
         raise SystemExit(f"a baseline is measured with the first case, which is {cases[0]!r} and not one of saltus's")
     threads = available_cores()
     torch.set_num_threads(threads)
-    measurements, tables = [], []
-    for task in tasks:
-        env = envs.make(task, 1)
-        data = random_transitions(buffer_size, env.observation_dim, env.action_dim).to(device)
-        served = {
-            "benchmark": "update", "case": cases[0], "task": task, "buffer_size": buffer_size,
-            "updates": updates_per_round, "device": device, "threads": threads,
-        }  # fmt: skip
-        makers: dict[str, Callable[[], runner.Work]] = {
-            name: partial(_make, name, task, data, updates_per_round) for name in cases
-        }
-        makers.update(against(cases[0], baseline, served))
-        made, missing = runner.build(makers)
-        measured = runner.measure(made, repeats, seconds, warmup_rounds)
-        sizes = f"observation {env.observation_dim}, action {env.action_dim}, batch {BATCH_SIZE}"
-        targets = TARGETS.get(task, {}) if cases[0] == SAC else {}
-        title = f"{task}: updates/s, {sizes}, {threads} threads"
-        measurements += result.rows_of(measured, task=task)
-        tables.append(result.comparison(title, measured, cases[0], missing, targets))
     settings = {
         "batch_size": BATCH_SIZE,
         "hidden": HIDDEN,
@@ -102,9 +86,40 @@ def update(
         "seconds": seconds,
         "warmup_rounds": warmup_rounds,
         "device": device,
+        "subject": cases[0],
         "baseline": baseline and checkout.commit(baseline),
+        "code": code_hash("saltus", "pipeline", "benchmarks/update.py", "benchmarks/peers.py"),
     }
-    result.publish("update", output, settings, measurements, tables)
+    served = {
+        "benchmark": "update", "case": cases[0], "buffer_size": buffer_size, "updates": updates_per_round,
+        "device": device, "threads": threads,
+    }  # fmt: skip
+    baselines = {task: against(cases[0], baseline, served | {"task": task}) for task in tasks}
+    campaign = Campaign(
+        output or result.default_path("update"), "update", settings,
+        rates.jobs({task: [*(dict.fromkeys(cases) | baselines[task])] for task in tasks}),
+        complete=lambda row: rates.is_complete(row, repeats), every=rates.PROGRESS_EVERY,
+    )  # fmt: skip
+    with campaign.interruptible(lambda: rates.describe_progress(campaign, repeats, seconds)):
+        for task in tasks:
+            env = envs.make(task, 1)
+            data = random_transitions(buffer_size, env.observation_dim, env.action_dim).to(device)
+            makers: dict[str, Callable[[], runner.Work]] = {
+                name: partial(_make, name, task, data, updates_per_round) for name in cases
+            }
+            rates.measure(campaign, task, makers | baselines[task], repeats, seconds, warmup_rounds)
+    show(tables(campaign.result), campaign.path)
+
+
+def tables(found: result.Result) -> list[Table]:
+    """The updates/s of each task's cases."""
+    settings = found.settings
+    subject = settings.get("subject", SAC)
+    title = f"batch {settings['batch_size']}, {settings['num_threads']} threads: updates/s"
+    return [
+        rates.comparison(f"sizes of {task}, {title}", rows, subject, TARGETS.get(task) if subject == SAC else None)
+        for task, rows in rates.by_task(found).items()
+    ]
 
 
 def _make(case: str, task: str, data: TensorDict, updates: int) -> runner.Work:

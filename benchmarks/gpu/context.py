@@ -10,12 +10,12 @@ from typing import Any, TypeAlias
 
 import torch
 
-from benchmarks import json_result as result
 from benchmarks import runner
+from benchmarks.campaign import describe
 from benchmarks.gpu.sizes import Sizes
 
-# A measurement, or a table of measurements.
-Finding: TypeAlias = dict[str, Any] | result.Table
+# A measurement.
+Finding: TypeAlias = dict[str, Any]
 
 
 @dataclass
@@ -38,18 +38,20 @@ class SectionContext:
         """Report one measurement."""
         self.send({"section": section, **values})
 
-    def table(self, title: str, columns: list[str], rows: list[list[result.Cell]]) -> None:
-        """Report one table."""
-        self.send(result.Table(title, columns, rows))
-
     def compare(self, section: str, title: str, cases: Mapping[str, Callable[[], runner.Work]], subject: str) -> None:
-        """Measure cases in turns; report their rates and a table.
+        """Measure cases in turns; report their rates, as `benchmarks.rates` does.
 
-        A case that fails is listed with its reason, and the others are measured. If the subject fails, no rates are
+        A case that fails is reported with its reason, and the others are measured. If the subject fails, no rates are
         measured, because there is nothing to compare with.
         """
         made: dict[str, runner.Work] = {}
-        missing: dict[str, str] = {}
+
+        def report(name: str, outcome: float | Exception) -> None:
+            if isinstance(outcome, Exception):
+                traceback.print_exception(outcome)
+                self.note(section, title=title, case=name, subject=subject, error=describe(outcome))
+                self.failures.append(f"{title}: {name} failed: {describe(outcome)}")
+
         for name, make in cases.items():
             try:
                 work = make()
@@ -57,15 +59,13 @@ class SectionContext:
                     work()
                 made[name] = work
             except Exception as error:
-                traceback.print_exc()
-                missing[name] = f"failed: {first_line(error)}"
-                self.failures.append(f"{title}: {name} {missing[name]}")
+                report(name, error)
         if subject not in made:
             return
-        measured = runner.measure(made, self.sizes.repeats, self.sizes.seconds, warmup_calls=0)
-        for row in result.rows_of(measured, section=section, title=title):
-            self.send(row)
-        self.send(result.comparison(title, measured, subject, missing, {}))
+        measured = runner.measure(made, self.sizes.repeats, self.sizes.seconds, warmup_calls=0, turn_done=report)
+        for name, rates in measured.items():
+            if rates:
+                self.note(section, title=title, case=name, subject=subject, rates=rates)
 
     def require_success(self) -> None:
         """Raise a RuntimeError that lists the failures, if there are any."""
@@ -79,9 +79,3 @@ class SectionContext:
 
 # A part of the kit. It reports its findings through the context, and raises an exception if it fails.
 Section: TypeAlias = Callable[[SectionContext], None]
-
-
-def first_line(error: Exception) -> str:
-    """An exception's type and the first line of its message, cut after 300 characters."""
-    reason = (str(error).strip().splitlines() or [""])[0]
-    return f"{type(error).__name__}: {reason}"[:300]

@@ -56,8 +56,6 @@ def _report(context: SectionContext, groups: Sequence[Sequence[str]], runs: Sequ
     cut = [test for test in cut if test not in (*passed, *skipped)]
     summary = f"{len(passed)} passed, {len(failed)} failed, {len(skipped)} skipped, {len(cut)} cut short"
     context.note("tests", summary=summary, passed=passed, failed=failed, skipped=skipped, cut_short=cut)
-    lines = [summary, *failed, *[f"CUT SHORT {test}" for test in cut]]
-    context.table("GPU tests", ["result"], [[line] for line in lines])
     if wrong := [run for run in runs if run.code != 0]:
         for run in wrong:
             print("\n".join(run.output[-60:]), flush=True)

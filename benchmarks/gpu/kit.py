@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import json_result as result
+from benchmarks import result
 from benchmarks.gpu.context import Finding, Section
 from benchmarks.gpu.cores import cores
 from benchmarks.gpu.device_tests import device_tests
@@ -16,7 +16,9 @@ from benchmarks.gpu.learning import compilation, loop, profile, synchronization,
 from benchmarks.gpu.process import run_isolated
 from benchmarks.gpu.simulation import parity, steps
 from benchmarks.gpu.sizes import ON_GPU, REDUCED, Sizes
+from benchmarks.gpu.tables import tables
 from benchmarks.gpu.training import training
+from benchmarks.table import show
 
 SECTIONS: dict[str, Section] = {
     "tests": device_tests,
@@ -41,16 +43,16 @@ def gpu(minutes: float = 8.5, sections: tuple[str, ...] = (), output: Path | Non
     Args:
         minutes: time limit of all sections together.
         sections: the sections to run; by default all.
-        output: the file to write; by default benchmarks/results/gpu-<device>.json.
+        output: the file to write; by default benchmarks/results/gpu-<device>.jsonl.
     """
     unknown = sorted(set(sections) - set(SECTIONS))
     if unknown:
         raise SystemExit(f"no such section: {', '.join(unknown)}; there are {', '.join(SECTIONS)}")
     on_gpu = torch.cuda.is_available()
     name = torch.cuda.get_device_name().lower().replace(" ", "-") if on_gpu else "reduced"
-    path = output or result.RESULTS / f"gpu-{name}.json"
+    path = output or result.RESULTS / f"gpu-{name}{result.SUFFIX}"
     chosen = {section: SECTIONS[section] for section in sections or SECTIONS}
-    run_kit(chosen, ON_GPU if on_gpu else REDUCED, minutes, path)
+    run_kit(chosen, ON_GPU if on_gpu else REDUCED, minutes, result.replaceable(path, "gpu"))
 
 
 def run_kit(sections: Mapping[str, Section], sizes: Sizes, minutes: float, path: Path) -> None:
@@ -63,16 +65,13 @@ def run_kit(sections: Mapping[str, Section], sizes: Sizes, minutes: float, path:
     on_gpu = torch.cuda.is_available()
     device = torch.device("cuda" if on_gpu else "cpu")
     settings = {"minutes": minutes, "device": str(device), "reduced": not on_gpu}
-    rows: list[list[result.Cell]] = []
     found: list[Finding] = []
     for name, section in sections.items():
         start = time.monotonic()
         print(f"== {name} ({deadline - start:.0f} s left)", flush=True)
         outcome = run_isolated(section, device, sizes, deadline, found.append)
-        rows.append([name, outcome, time.monotonic() - start])
-        tables = [one for one in found if isinstance(one, result.Table)]
-        tables.append(result.Table("Sections", ["section", "outcome", "seconds"], rows))
-        result.write(path, settings, [one for one in found if not isinstance(one, result.Table)], tables)
-    result.show(tables, path)
-    if any(row[1] != "done" for row in rows):
+        found.append({"section": "outcome", "of": name, "outcome": outcome, "seconds": time.monotonic() - start})
+        result.write(path, "gpu", settings, found)
+    show(tables(result.read(path)), path)
+    if any(one["outcome"] != "done" for one in found if one["section"] == "outcome"):
         raise SystemExit(1)

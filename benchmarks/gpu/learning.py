@@ -16,10 +16,10 @@ import torch
 from tensordict import TensorDict
 
 import envs
-from benchmarks import json_result as result
 from benchmarks import peers, runner
+from benchmarks.campaign import describe
 from benchmarks.data import random_transitions
-from benchmarks.gpu.context import SectionContext, first_line
+from benchmarks.gpu.context import SectionContext
 from benchmarks.gpu.simulation import random_actions, warp_env
 from benchmarks.update import BATCH_SIZE, HIDDEN, learning, make_learner
 from envs.physics.cpu import available_cores
@@ -98,19 +98,17 @@ def compilation(context: SectionContext) -> None:
     os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "2"  # of each process
     cases = [case for case in update_cases(context) if case.options.get("compile", True)]
     with ThreadPoolExecutor(min(len(cases), available_cores())) as pool:
-        rows = list(pool.map(partial(_compile, context), cases))
-    context.table("Compilation, all at once", ["case", "seconds"], rows)
+        list(pool.map(partial(_compile, context), cases))
 
 
-def _compile(context: SectionContext, case: UpdateCase) -> list[result.Cell]:
+def _compile(context: SectionContext, case: UpdateCase) -> None:
     start = time.monotonic()
     try:
         runner.isolated(partial(_run_once, context, case))
     except Exception as error:
-        context.failures.append(f"{case.table}: {case.name} failed: {first_line(error)}")
+        context.failures.append(f"{case.table}: {case.name} failed: {describe(error)}")
     seconds = time.monotonic() - start
     context.note("compilation", table=case.table, case=case.name, seconds=seconds)
-    return [f"{case.table}: {case.name}", seconds]
 
 
 def _run_once(context: SectionContext, case: UpdateCase) -> runner.Work:
@@ -139,13 +137,10 @@ def synchronization(context: SectionContext) -> None:
         "round of updates": lambda: learner.round(buffer, count),
         "control step": lambda: env.step(next(actions)),
     }
-    rows: list[list[result.Cell]] = []
     for name, call in work.items():
         _repeat(call, 4)
         found = find_synchronizations(partial(_repeat, call, 3))[1] if context.device.type == "cuda" else []
         context.note("synchronization", work=name, count=len(found), places=found)
-        rows.append([name, len(found) if context.device.type == "cuda" else "needs CUDA", "; ".join(found[:3])])
-    context.table("Host synchronizations, by torch's sync debug mode", ["in a", "found", "where"], rows)
 
 
 def _repeat(call: Callable[[], Any], times: int) -> None:
@@ -158,14 +153,11 @@ def profile(context: SectionContext) -> None:
     batch_size, count = context.sizes.updates[0]
     task = next(iter(context.sizes.worlds))
     options = {"batch_size": batch_size, "compile": context.sizes.compile}
-    rows: list[list[result.Cell]] = []
     for preset in ("sac", "fast"):
         learner, buffer = make_learner(task, _data(context, task), preset, **options)
         kernels, busy, seconds = _profiled(context, partial(learner.round, buffer, count))
         each = kernels / (PROFILED_ROUNDS * count)
         context.note("profile", preset=preset, kernels_per_update=each, busy_share=busy / seconds, seconds=seconds)
-        rows.append([preset, each, busy / seconds])
-    context.table("Profile of rounds", ["preset", "kernels an update", "share of time busy"], rows)
 
 
 def _profiled(context: SectionContext, call: Callable[[], object]) -> tuple[int, float, float]:
@@ -188,7 +180,6 @@ def _profiled(context: SectionContext, call: Callable[[], object]) -> tuple[int,
 def loop(context: SectionContext) -> None:
     """Time acting, stepping, storing and learning together, compared with stepping alone and learning alone."""
     count = context.sizes.updates[0][1]
-    rows: list[list[result.Cell]] = []
     for task, numbers in context.sizes.worlds.items():
         worlds = numbers[-1]
         step, learn = _parts_of_the_loop(context, task, worlds, count)
@@ -199,10 +190,6 @@ def loop(context: SectionContext) -> None:
         }
         ratio = (seconds["stepping"] + seconds["learning"]) / seconds["both"]
         context.note("loop", task=task, worlds=worlds, updates_a_step=count, ratio=ratio, **seconds)
-        title = f"{task}, {worlds} worlds, {count} updates a step"
-        rows.append([title, *[1e3 * value for value in seconds.values()], ratio, worlds / seconds["both"]])
-    columns = ["", "stepping, ms", "learning, ms", "both, ms", "sum of parts / both", "env steps/s"]
-    context.table("The loop on the device", columns, rows)
 
 
 def _parts_of_the_loop(

@@ -11,7 +11,8 @@ from multiprocessing.connection import Connection
 
 import torch
 
-from benchmarks.gpu.context import Finding, Section, SectionContext, first_line
+from benchmarks.campaign import describe
+from benchmarks.gpu.context import Finding, Section, SectionContext
 from benchmarks.gpu.sizes import Sizes
 
 
@@ -52,4 +53,4 @@ def _run(pipe: Connection, section: Section, device: torch.device, sizes: Sizes,
         pipe.send("done")
     except Exception as error:  # of any kind: the other sections still run
         traceback.print_exc()
-        pipe.send(f"failed: {first_line(error)}")
+        pipe.send(f"failed: {describe(error)}")

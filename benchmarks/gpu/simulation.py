@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 import envs
-from benchmarks import json_result as result
 from benchmarks import peers, runner
 from benchmarks.gpu.context import SectionContext
 from benchmarks.parity import interval, random_episodes, step_differences
@@ -30,37 +29,31 @@ def parity(context: SectionContext) -> None:
 
 
 def _compare_steps(context: SectionContext) -> None:
-    sizes, rows = context.sizes, list[list[result.Cell]]()
+    sizes = context.sizes
 
-    def compare(label: str, reference: envs.BatchEnv, other: envs.BatchEnv, **labels: str) -> None:
+    def compare(reference: envs.BatchEnv, other: envs.BatchEnv, **labels: str) -> None:
         errors = step_differences(reference, other, sizes.parity_steps)
         found = {name: float(torch.quantile(errors, share)) for name, share in QUANTILES.items()}
         context.note("parity", **labels, **found, states=len(errors))
-        rows.append([label, *[f"{value:.1e}" for value in found.values()]])
 
     for task, solvers in sizes.parity.items():
         make = partial(envs.make, task, sizes.parity_worlds, seed=3)
         for solver in solvers:
             pair = make(physics="cpu", solver=solver), make(physics="warp", device=context.device)
-            compare(f"{task}, CPU solver: {solver}", *pair, task=task, solver=solver)
+            compare(*pair, task=task, solver=solver)
         if len(solvers) > 1:
             pair = make(physics="cpu", solver="model"), make(physics="cpu", solver="newton")
-            compare(f"{task}, CPU, newton against model", *pair, task=task, solver="newton against model on the CPU")
-    columns = ["one control step: relative difference of the observation", *QUANTILES]
-    context.table("Warp against the CPU engine", columns, rows)
+            compare(*pair, task=task, solver="newton against model on the CPU")
 
 
 def _compare_episodes(context: SectionContext) -> None:
-    sizes, rows = context.sizes, list[list[result.Cell]]()
+    sizes = context.sizes
     for task in sizes.parity:
         for engine in ENGINES:
             device = context.device if engine == "warp" else torch.device("cpu")
             env = envs.make(task, sizes.rollout_worlds, seed=5, physics=engine, device=device)
             found = {name: interval(values) for name, values in random_episodes(env, sizes.rollout_steps).items()}
             context.note("rollouts", task=task, engine=engine, **found)
-            rows.append([f"{task}, {engine}", *["{:.4g} +- {:.2g}".format(*one) for one in found.values()]])
-    columns = ["random actions: mean, and half of its 95% interval", "return", "length", "height (or angle)"]
-    context.table("Statistics of random episodes", columns, rows)
 
 
 def steps(context: SectionContext) -> None:

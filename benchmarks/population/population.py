@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
 import tyro
 
-from benchmarks import json_result as result
+from benchmarks import result, training_run
 from benchmarks.population.evaluation import EvaluationPool
 from benchmarks.population.members import Member, make_members
 from benchmarks.population.trainer import Trainer
 from benchmarks.seeds import Seeds
 from benchmarks.statistics import first_reached, interquartile_mean, median_time, share_below, worst_time
+from benchmarks.table import Cell, Table, show
 from envs.physics.cpu import available_cores
 from saltus.errors import SaltusError
 
@@ -46,7 +48,7 @@ def population(
             noise_repeat.
         threshold: a mean return; the env steps to the first evaluation that reaches it are reported.
         processes: processes that evaluate; by default one per core, except for one core.
-        output: the file to write; by default benchmarks/results/population-<task>-cpu<cores>.json.
+        output: the file to write; by default benchmarks/results/population-<task>-cpu<cores>.jsonl.
     """
     num_processes = max(1, available_cores() - 1) if processes is None else processes
     if num_processes < 1:
@@ -66,12 +68,22 @@ def population(
         "processes": num_processes,
         "config": members[0].config.to_dict(),
     }
-    path = output or result.RESULTS / f"population-{name}-cpu{available_cores()}.json"
+    path = result.replaceable(output or result.default_path(f"population-{name}"), "population")
     with EvaluationPool([member.config for member in members], num_processes) as pool:
-        _train(trainer, pool, lambda: result.write(path, settings, measurements(members, pool.curves), []))
-    measured = measurements(members, pool.curves)
-    table = summarize(f"{name}: returns after {trainer.env_steps:,} env steps", measured, threshold)
-    result.publish(f"population-{name}", path, settings, measured, [table])
+        _train(trainer, pool, partial(_save, path, settings, members, pool))
+    _save(path, settings, members, pool)
+    show(tables(result.read(path)), path)
+
+
+def _save(path: Path, settings: Mapping[str, Any], members: Sequence[Member], pool: EvaluationPool) -> None:
+    result.write(path, "population", settings, measurements(members, pool.curves))
+
+
+def tables(found: result.Result) -> list[Table]:
+    """The statistics of all variants."""
+    task, measured = found.settings["task"].rpartition(":")[2], [row for row in found.measurements if row["curve"]]
+    steps = max((row["curve"]["env_steps"][-1] for row in measured), default=0)
+    return [summarize(f"{task}: returns up to {steps:,} env steps", measured, found.settings["threshold"])]
 
 
 def _train(trainer: Trainer, pool: EvaluationPool, save: Callable[[], None]) -> None:
@@ -84,23 +96,27 @@ def _train(trainer: Trainer, pool: EvaluationPool, save: Callable[[], None]) -> 
             pending = pool.collect()
             save()
             seconds = monotonic() - start
-            print(f"{trainer.env_steps:,} env steps, {seconds:,.0f} s, {pending} evaluations to do", flush=True)
+            left = seconds / trainer.env_steps * max(0, trainer.total_env_steps - trainer.env_steps)
+            print(
+                f"{trainer.env_steps:,} of {trainer.total_env_steps:,} env steps, {seconds:,.0f} s, "
+                f"about {left:,.0f} s left, {pending} evaluations to do", flush=True,
+            )  # fmt: skip
     pool.collect(wait=True)
 
 
 def measurements(members: Sequence[Member], curves: Sequence[Sequence[Mapping[str, float]]]) -> list[dict[str, Any]]:
-    """One row for each member: its variant, its seed, and its evaluations as a list for each number."""
+    """One row for each member: its variant, its seed, and the columns of its learning curve."""
     return [
         {
             "variant": member.variant,
             "seed": member.config.seed,
-            "curve": {name: [row[name] for row in curve] for name in (curve[0] if curve else ())},
+            "curve": training_run.columns(curve),
         }
         for member, curve in zip(members, curves, strict=True)
     ]
 
 
-def summarize(title: str, measured: Sequence[Mapping[str, Any]], threshold: float | None) -> result.Table:
+def summarize(title: str, measured: Sequence[Mapping[str, Any]], threshold: float | None) -> Table:
     """One row of statistics over seeds for each variant.
 
     Args:
@@ -112,11 +128,11 @@ def summarize(title: str, measured: Sequence[Mapping[str, Any]], threshold: floa
     if threshold is not None:
         level = f"{threshold:,g}"
         columns += [f"env steps to {level}, median", "worst", "reached", f"below {level} afterwards"]
-    rows: list[list[result.Cell]] = []
+    rows: list[list[Cell]] = []
     for variant in dict.fromkeys(one["variant"] for one in measured):
         curves = [one["curve"] for one in measured if one["variant"] == variant]
-        returns = [curve["return_mean"] for curve in curves]
-        cells: list[result.Cell] = [variant or "the recipe itself", len(curves)]
+        returns = [curve["return"] for curve in curves]
+        cells: list[Cell] = [variant or "the recipe itself", len(curves)]
         cells += [_interquartile_mean([max(one) for one in returns]), _interquartile_mean([one[-1] for one in returns])]
         if threshold is not None:
             firsts = [first_reached(one, threshold) for one in returns]
@@ -128,7 +144,7 @@ def summarize(title: str, measured: Sequence[Mapping[str, Any]], threshold: floa
             cells += [median_time(times) or "not reached", worst_time(times) or "not reached"]
             cells += [f"{reached} of {len(firsts)}", f"{100 * below / later:.0f}% of {later}" if later else None]
         rows.append(cells)
-    return result.Table(title, columns, rows)
+    return Table(title, columns, rows)
 
 
 def _interquartile_mean(values: Sequence[float]) -> str:

@@ -65,6 +65,11 @@ class Trainer:
         self.env_steps = self._vector_steps = 0
 
     @property
+    def total_env_steps(self) -> int:
+        """Env steps that each member does."""
+        return self._config.total_env_steps
+
+    @property
     def finished(self) -> bool:
         """Whether each member has done its env steps."""
         return self.env_steps >= self._config.total_env_steps

@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import curves, training_run
-from benchmarks import json_result as result
+from benchmarks import curves, result, training_run
 from benchmarks import training as command
 
 pytest.importorskip("scipy")

@@ -15,8 +15,7 @@ import child_functions
 import pytest
 import torch
 
-from benchmarks import json_result as result
-from benchmarks import runner
+from benchmarks import result, runner
 from benchmarks.gpu import device_tests
 from benchmarks.gpu.context import Finding, SectionContext
 from benchmarks.gpu.kit import SECTIONS, gpu, run_kit

@@ -14,7 +14,10 @@ from benchmarks.hardware import machine
 from benchmarks.result import FORMAT, Result, read, read_all, write
 from saltus.errors import SaltusError
 
-ROWS = [{"case": "a", "rates": [1.23456789, 2.0]}, {"case": "b", "curve": {"env_steps": [50048.0], "return": [-0.5]}}]
+ROWS: list[dict[str, Any]] = [
+    {"case": "a", "rates": [1.23456789, 2.0]},
+    {"case": "b", "curve": {"env_steps": [50048.0], "return": [-0.5]}},
+]
 
 
 @pytest.fixture

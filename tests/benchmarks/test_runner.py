@@ -13,8 +13,7 @@ import torch
 from child_functions import not_installed, one_unit
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import checkout, report, runner
-from benchmarks import json_result as result
+from benchmarks import checkout, report, result, runner
 from benchmarks.data import random_transitions
 from benchmarks.environment import environment
 from benchmarks.update import PRODUCTS, _make, product_shapes, update

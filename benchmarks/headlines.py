@@ -1,0 +1,143 @@
+"""The main figures: one line for each measurement, from the newest result of each kind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from statistics import median
+from typing import Any, Protocol
+
+from benchmarks import environment, rates, training, update
+from benchmarks.gpu.tables import comparisons
+from benchmarks.result import Result
+from benchmarks.statistics import interquartile_mean, median_time, worst_time
+from benchmarks.table import Cell, Table, text
+from benchmarks.training_run import Trained, task_name
+from benchmarks.training_tables import by_system, times_to
+
+Headline = tuple[str, Result, str]
+
+
+class ResultsOf(Protocol):
+    """The results of a benchmark, the newest first, as `generated.Page.of` gives them."""
+
+    def __call__(self, *benchmarks: str, gpu: bool | None = None) -> list[Result]: ...
+
+
+def headlines(of: ResultsOf) -> Iterator[Headline]:
+    """The measurement, its result file and its value, of each main figure."""
+    seen: set[tuple[str, ...]] = set()
+    for result in of("training", gpu=False):
+        for title, runs, threshold, _ in training.by_task(result):
+            if title.startswith("InvertedPendulum"):
+                continue  # every recipe solves it
+            key = (title.partition(",")[0], *sorted(by_system(runs)))
+            if runs and key not in seen:
+                seen.add(key)
+                yield from _training(result, key[0], runs, threshold)
+    for result in of("environment"):
+        yield from _new(seen, _rates(result, environment.SALTUS, "env steps/s, {num_envs} worlds of {task}"))
+    for result in of("update"):
+        subject = result.settings.get("subject", update.SAC)
+        if any(row["case"] in update.PEERS for row in result.measurements):
+            yield from _new(
+                seen, _rates(result, subject, f"updates/s of {subject}, sizes of {{task}}, batch {{batch_size}}")
+            )
+    for result in of("gpu", gpu=True):
+        yield from _new(seen, _gpu_steps(result))
+
+
+def _new(seen: set[tuple[str, ...]], found: Iterator[Headline]) -> Iterator[Headline]:
+    """The headlines whose measurement no newer result has."""
+    for headline in found:
+        if (headline[0],) not in seen:
+            seen.add((headline[0],))
+            yield headline
+
+
+def _training(result: Result, task: str, runs: Sequence[Trained], threshold: float | None) -> Iterator[Headline]:
+    settings = result.settings
+    limit = "" if settings["minutes"] is None else f", {settings['minutes']:g} minutes"
+    cores = settings["cores_per_run"]
+    setting = f"{limit} on {cores} {'core' if cores == 1 else 'cores'}"
+    systems = by_system(runs)
+    if len(systems) > 1:
+        finals = {name: _interquartile([run.last["mean"] for run in own if run.last]) for name, own in systems.items()}
+        seeds = max(map(len, systems.values()))
+        yield f"{task}, last policy{setting}, {_seeds(seeds)}", result, "; ".join(f"{n} {v}" for n, v in finals.items())
+        return
+    parts = []
+    if threshold is not None:
+        steps, seconds = times_to(runs, threshold, "env_steps"), times_to(runs, threshold, "wall_seconds")
+        count = sum(when is not None for when in seconds)
+        parts.append(f"{count} of {len(runs)} reach {threshold:,g}")
+        for name, found in (
+            (("median", median_time), ("worst", worst_time)) if len(runs) > 1 else [("after", worst_time)]
+        ):
+            parts.append(f"{name} {_time(found(seconds))} s, {_time(found(steps))} env steps")
+    last = [run.last["mean"] for run in runs if run.last]
+    if last:
+        parts.append(f"last policies {_interquartile(last)} (interquartile mean), {text(float(min(last)))} (worst)")
+    yield f"{task}{setting}, {_seeds(len(runs))}", result, "; ".join(parts)
+
+
+def _seeds(count: int) -> str:
+    return f"{count} seed{'s' if count > 1 else ''}"
+
+
+def _interquartile(values: Sequence[float]) -> str:
+    mean = interquartile_mean(values)
+    return "none" if mean is None else text(mean.value)
+
+
+def _time(when: float | None) -> str:
+    return "more than all" if when is None else f"{when:,.0f}"
+
+
+def _rates(result: Result, subject: str, title: str) -> Iterator[Headline]:
+    for task, rows in rates.by_task(result).items():
+        values = {row["case"]: row["rates"] for row in rows if row.get("rates")}
+        if subject not in values:
+            continue
+        peers = [name for name in (*environment.PEERS, *update.PEERS) if name in values]
+        ratios = [f"{_ratio(values[subject], values[name]):.2f} times {name}" for name in peers]
+        value = f"{text(float(median(values[subject])))}{': ' if ratios else ''}{', '.join(ratios)}"
+        yield title.format(task=task, **result.settings), result, value
+
+
+def _ratio(subject: Sequence[float], other: Sequence[float]) -> float:
+    return median(mine / theirs for mine, theirs in zip(subject, other, strict=False))
+
+
+def _gpu_steps(result: Result) -> Iterator[Headline]:
+    rows = [row for row in result.measurements if row["section"] == "steps"]
+    largest: dict[str, tuple[int, str, str]] = {}
+    for table in comparisons(rows):
+        task, _, worlds = table.title.partition(" worlds")[0].partition(", ")
+        (_, rate, *_), (other, _, _, ratio, *_) = [*table.rows, [None] * 4][:2]
+        found = int(worlds), f"{text(rate)}: {text(ratio)} times {other}", task
+        largest[task] = max(largest.get(task, found), found)
+    for count, value, task in largest.values():
+        yield f"env steps/s, {count:,} worlds of {task}", result, value
+
+
+def longest(result: Result) -> Table:
+    """The longest training of one run, for each preset and task."""
+    columns = ["preset", "task", "longest run, env steps", "seeds"]
+    steps: dict[tuple[str, str], dict[int, float]] = {}
+    for preset, task, seed, row in _runs(result):
+        done = max([*row["curve"].get("env_steps", []), (row["last"] or {}).get("env_steps", 0)], default=0)
+        if done:
+            steps.setdefault((preset, task), {})[seed] = done
+    cells: list[list[Cell]] = [
+        [f"`{preset}`", task, round(max(done.values())), len(done)] for (preset, task), done in steps.items()
+    ]
+    return Table("", columns, cells)
+
+
+def _runs(result: Result) -> Iterator[tuple[str, str, int, dict[str, Any]]]:
+    """Preset with its options, task, seed and measurement of each run of saltus."""
+    for row in result.measurements:
+        if result.benchmark == "recipes" and row["recipe"] != "stable-baselines3":
+            yield row["recipe"], task_name(result.settings["task"]), row["seed"], row
+        elif row.get("system") == "saltus" and "missing" not in row:
+            yield row["preset"] or "fast", task_name(row["task"]), row["seed"], row
