@@ -85,4 +85,5 @@ def threshold(result: Result, task: str) -> float | None:
     if not isinstance(found, list):  # of the only task
         return found
     tasks = [task_name(name) for name in result.settings.get("tasks", ())]
-    return dict(zip(tasks, found, strict=False)).get(task)
+    values = found * len(tasks) if len(found) == 1 else found  # one is for all tasks
+    return dict(zip(tasks, values, strict=False)).get(task)

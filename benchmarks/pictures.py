@@ -10,10 +10,13 @@ from benchmarks.result import Result
 from saltus.errors import SaltusError
 
 
-def draw(result: Result) -> Path:
-    """Draw the learning curves of a result file next to it, and return the picture."""
+def draw(result: Result) -> Path | None:
+    """Draw the learning curves of a result file next to it, and return the picture; None if there are no curves."""
+    rows = learning.rows_of_panels(result)
+    if not rows:
+        return None
     path = result.path.with_suffix(".png")
-    curves.draw(path, learning.rows_of_panels(result))
+    curves.draw(path, rows)
     return path
 
 

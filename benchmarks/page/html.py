@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from html import escape
 
-from benchmarks.json_result import text
 from benchmarks.result import Result
+from benchmarks.table import text
 
 Cell = str | int | float | None
 # A number, a range, a share with its counts, or what stands in place of one.

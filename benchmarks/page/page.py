@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import learning
-from benchmarks.json_result import Table
 from benchmarks.page import profiles, provenance, rates, svg, tasks
 from benchmarks.page.html import folded, heading, identifier, source, table
 from benchmarks.published import Published
 from benchmarks.result import Result
+from benchmarks.table import Table
 
 STYLE = Path(__file__).with_name("style.css")
 INTRODUCTION = """

@@ -9,11 +9,11 @@ from statistics import median
 
 from matplotlib.ticker import MaxNLocator
 
-from benchmarks.json_result import Table
 from benchmarks.page.html import Cell, folded, heading, identifier, source, table
 from benchmarks.page.svg import GRID, INK, MUTED, PUBLISHED, SERIES, Chart
 from benchmarks.published import Published, short
 from benchmarks.result import Result
+from benchmarks.table import Table
 
 UNITS = {"environment": "env steps/s", "update": "updates/s"}
 TITLES = {"environment": "Env steps per second", "update": "Updates per second"}

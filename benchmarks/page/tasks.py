@@ -7,13 +7,13 @@ from html import escape
 
 from benchmarks import learning
 from benchmarks.curves import Panel, label, look, plot, style
-from benchmarks.json_result import Table
 from benchmarks.learning import LearningCurve
 from benchmarks.page import marks
 from benchmarks.page.html import folded, heading, identifier, source, table
 from benchmarks.page.svg import GRID, INK, MUTED, SERIES, VARIABLES, Chart
 from benchmarks.published import Published
 from benchmarks.result import Result
+from benchmarks.table import Table
 
 ORDER = ("Hopper-v5", "Humanoid-v5", "HalfCheetah-v5", "Walker2d-v5")  # then the others
 KINDS = {"training": "system", "population": "variant", "recipes": "recipe", "search": "setting"}  # in this order

@@ -85,6 +85,25 @@ def test_panels_are_of_one_task_each_over_both_axes_with_its_threshold() -> None
     assert over_steps == Panel("Hopper-v5", "env steps", {"saltus": steps}, 3000)
 
 
+def test_threshold_is_that_of_the_task_or_of_all_tasks() -> None:
+    both = {"tasks": ["Hopper-v5", "task.py:Humanoid"]}
+    for thresholds, expected in (
+        ([3, 5], [3, 5]),
+        ([4], [4, 4]),
+        ([], [None, None]),
+        (6, [6, 6]),
+        (None, [None, None]),
+    ):
+        found = dataclasses.replace(made_up(Path("a.jsonl"), []), settings=both | {"threshold": thresholds})
+        assert [learning.threshold(found, task) for task in ("Hopper-v5", "Humanoid")] == expected
+
+
+def test_results_without_evaluations_have_no_picture(tmp_path: Path) -> None:
+    found = dataclasses.replace(made_up(tmp_path / "training.jsonl", []), measurements=[{"missing": "sbx"}])
+    assert pictures.draw(found) is None
+    assert not (tmp_path / "training.png").exists()
+
+
 def test_committed_pictures_are_of_their_result_files() -> None:
     changed = pictures.outdated(result.RESULTS, RESULTS)
     assert not changed, f"run python -m benchmarks report: {', '.join(found.path.stem for found in changed)}"

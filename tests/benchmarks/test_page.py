@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from html import escape, unescape
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from benchmarks import published, result
-from benchmarks.json_result import Table
 from benchmarks.page import marks, page, profiles, rates, svg, tasks
 from benchmarks.published import Published
+from benchmarks.report import report
 from benchmarks.result import Result
+from benchmarks.table import Table
+from benchmarks.tables import tables
 from saltus.errors import SaltusError
 
 pytest.importorskip("scipy")
 
-VOID = {"meta", "use", "path", "br", "link", "img", "rect"}
 RESULTS = result.read_all()
 PUBLISHED = published.read()
 
@@ -30,7 +33,7 @@ def no_tables(_: Result) -> list[Table]:
 
 @pytest.fixture(scope="module")
 def whole() -> str:
-    return page.page(RESULTS, PUBLISHED, profiles.read_all(result.RESULTS), no_tables)
+    return page.page(RESULTS, PUBLISHED, profiles.read_all(result.RESULTS), tables)
 
 
 class Elements(HTMLParser):
@@ -80,6 +83,27 @@ def test_page_has_the_provenance_of_every_result_file(whole: str) -> None:
         for text in (found.path.stem, found.command, found.date, found.commit or "not recorded"):
             assert escape(text) in part, found.path
         assert all(f"{name}: {version}" in part for name, version in found.versions.items())
+
+
+def test_page_has_the_tables_of_every_result_file(whole: str) -> None:
+    for found in RESULTS:
+        for table in tables(found):
+            assert escape(table.title) in whole, found.path
+
+
+def test_files_of_unknown_benchmarks_are_refused() -> None:
+    unknown = dataclasses.replace(RESULTS[0], benchmark="speed")
+    with pytest.raises(SaltusError, match="is of the benchmark 'speed'; there are tables of environment, gpu"):
+        tables(unknown)
+
+
+def test_report_writes_the_page_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    monkeypatch.setattr(result, "read_all", list)
+    report(page=tmp_path / "page.html")
+    assert capsys.readouterr().out == f"{tmp_path / 'page.html'}\n"
+    assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")
+    with pytest.raises(SystemExit, match=r"page.html cannot be written \(.*\): name another file with --page"):
+        report(page=tmp_path / "no folder" / "page.html")
 
 
 def test_page_has_every_published_value_of_the_tasks_that_it_shows(whole: str) -> None:
