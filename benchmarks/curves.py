@@ -1,15 +1,29 @@
-"""Learning curves of several runs in one picture."""
+"""Pictures of learning curves: every seed, and the interquartile mean over seeds."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+from PIL import Image
 
-Points = tuple[Sequence[float], Sequence[float]]
+from benchmarks.published import short
+from benchmarks.statistics import Points, band
+
+COLORS = ("#0072b2", "#c8500a", "#007a5a", "#a8458f", "#8a6d00", "#2f8fc4", "#5b5b5b")  # told apart by all eyes
+LINES = ("-", "--", ":")
+INK, GRID = "#333333", "#dddddd"
+DIGEST = "Drawn data"  # the name of a picture's text that has the digest
+DRAWING = "1"  # changes with the way in which data are drawn, so that older pictures are drawn anew
 
 
 @dataclass(frozen=True)
@@ -18,7 +32,7 @@ class Panel:
 
     Attributes:
         title, xlabel: the plot's title and the label of its x axis.
-        curves: pairs of x and y values, by name; curves of the same name share a color.
+        curves: x values and returns of each seed, by the name of what the seeds have in common.
         threshold: a return to mark with a line.
     """
 
@@ -29,24 +43,89 @@ class Panel:
 
 
 def draw(path: Path, panels: Sequence[Sequence[Panel]]) -> None:
-    """Write a picture of rows of panels."""
-    rows, columns = len(panels), len(panels[0])
-    figure = Figure(figsize=(8 if columns == 1 else 6 * columns, 4.5 * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False, sharey="row")
-    for row, line in zip(grid, panels, strict=True):
-        for axes, panel in zip(row, line, strict=True):
-            _draw_panel(axes, panel)
-    figure.savefig(path, dpi=120)
+    """Write a PNG picture of rows of panels, opaque for pages of any color, with the data's digest in it."""
+    rows, columns = len(panels), max(map(len, panels))
+    with matplotlib.rc_context({"font.size": 11, "text.color": INK}):
+        figure = Figure(figsize=(7 if columns == 1 else 5.5 * columns, 4 * rows), layout="constrained")
+        grid = figure.subplots(rows, columns, squeeze=False, sharey="row")
+        handles: dict[str, Line2D] = {}
+        for row, line in zip(grid, panels, strict=True):
+            for axes, panel in zip(row, line, strict=False):
+                handles |= _draw_panel(axes, panel)
+                if axes is not row[0]:
+                    axes.set_ylabel("")
+            for axes in row[len(line) :]:
+                axes.remove()
+        across = 1 if max(map(len, handles)) > 40 else 3
+        figure.set_figheight(4 * rows + 0.2 * math.ceil(len(handles) / across))
+        figure.legend(handles=[*handles.values()], loc="outside lower center", ncols=across, frameon=False, fontsize=10)
+        figure.savefig(path, dpi=110, facecolor="white", metadata={DIGEST: digest(panels), "Software": None})
 
 
-def _draw_panel(axes: Axes, panel: Panel) -> None:
-    for number, (name, lines) in enumerate(panel.curves.items()):
-        for i, (x, y) in enumerate(lines):
-            axes.plot(x, y, marker=".", color=f"C{number}", label=name if i == 0 else None)
+def digest(panels: Sequence[Sequence[Panel]]) -> str:
+    """A hash of all that `draw` draws."""
+    data = json.dumps([DRAWING, [[asdict(panel) for panel in row] for row in panels]], sort_keys=True)
+    return hashlib.sha256(data.encode()).hexdigest()[:16]
+
+
+def drawn_digest(path: Path) -> str | None:
+    """The digest of the data that a picture was drawn from; None if it has none."""
+    with Image.open(path) as picture:
+        return picture.info.get(DIGEST)
+
+
+def _draw_panel(axes: Axes, panel: Panel) -> dict[str, Line2D]:
+    """Draw one panel; return what its legend shows, by name."""
+    handles = {}
+    for index, (name, seeds) in enumerate(panel.curves.items()):
+        color, line = look(index, COLORS)
+        plot(axes, seeds, color, line)
+        text = label(name, seeds)
+        (handles[text],) = axes.plot([], [], line, color=color, linewidth=1.8, label=text)
     if panel.threshold is not None:
-        axes.axhline(panel.threshold, color="0.4", linestyle="--", label=f"{panel.threshold:,g}")
-    axes.set(title=panel.title, xlabel=panel.xlabel, ylabel="mean return of evaluations")
-    axes.xaxis.set_major_formatter("{x:,.0f}")
+        text = f"return to reach, {panel.threshold:,g}"
+        handles[text] = axes.axhline(panel.threshold, color=INK, linestyle="--", linewidth=1, label=text)
+    axes.set_title(panel.title, color=INK)
+    axes.set(xlabel=panel.xlabel, ylabel="mean return of evaluations")
+    style(axes, INK, GRID)
+    axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+    return handles
+
+
+def look(index: int, colors: Sequence[str]) -> tuple[str, str]:
+    """The color and the line style of a group of seeds: after the last color, the first one dashed."""
+    return colors[index % len(colors)], LINES[index // len(colors) % len(LINES)]
+
+
+def label(name: str, seeds: Sequence[Points]) -> str:
+    """A group's name and its number of seeds with evaluations."""
+    count = sum(bool(len(x)) for x, _ in seeds)
+    return f"{name}, {count} seed{'' if count == 1 else 's'}"
+
+
+def plot(axes: Axes, seeds: Sequence[Points], color: str, line: str) -> None:
+    """Plot every seed faintly, and over them their interquartile mean with its 95% bootstrap interval."""
+    found = band(seeds)
+    if len(seeds) > 1 or found is None:
+        for x, y in seeds:
+            axes.plot(x, y, color=color, alpha=0.35, linewidth=0.8, marker="o" if len(x) == 1 else "", markersize=4)
+    if found is not None:
+        marker = "." if len(found.x) < 40 else ""
+        axes.plot(found.x, found.value, line, color=color, linewidth=1.8, marker=marker, markersize=4)
+        if found.low is not None and found.high is not None:
+            axes.fill_between(found.x, found.low, found.high, color=color, alpha=0.18, linewidth=0)
+
+
+def style(axes: Axes, ink: str, grid: str) -> None:
+    """Short numbers, a light grid, and no frame at the top and right."""
+    axes.xaxis.set_major_locator(MaxNLocator(6))
+    axes.xaxis.set_major_formatter(lambda value, _: short(value) if axes.get_xlim()[1] >= 10_000 else f"{value:,.0f}")
+    axes.yaxis.set_major_formatter("{x:,.0f}")
     axes.set_xlim(left=0)
-    axes.grid(alpha=0.3)
-    axes.legend()
+    axes.set_axisbelow(True)
+    axes.grid(color=grid, linewidth=0.7)
+    axes.tick_params(colors=ink, length=3)
+    axes.xaxis.label.set_color(ink)
+    axes.yaxis.label.set_color(ink)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(ink)

@@ -13,7 +13,7 @@ from typing import Any
 
 import tyro
 
-from benchmarks import checkout, curves, result
+from benchmarks import checkout, pictures, result
 from benchmarks.campaign import progress
 from benchmarks.cores import core_sets, run_pinned
 from benchmarks.seeds import Seeds
@@ -153,11 +153,9 @@ def recipes(
         run_pinned(run, jobs, core_sets(1), add)
     except KeyboardInterrupt:
         sys.exit("interrupted: the same command continues")
-    show(tables(result.read(path)), path)
-    drawn: dict[str, list[curves.Points]] = {}
-    for curve in runs:
-        drawn.setdefault(curve.recipe, []).append((curve.curve.get("env_steps", []), curve.curve.get("return", [])))
-    curves.draw(path.with_suffix(".png"), [[curves.Panel(f"{name}: returns over env steps", "env steps", drawn)]])
+    found = result.read(path)
+    show(tables(found), path)
+    pictures.draw(found)
 
 
 def tables(found: result.Result) -> list[Table]:

@@ -11,9 +11,12 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import checkout, result
+from benchmarks import checkout, pictures, published, result
 from benchmarks.generated import GENERATED, Page, generate
+from benchmarks.page import profiles
+from benchmarks.page.page import page as make_page
 from benchmarks.result import Result
+from benchmarks.tables import tables
 from pipeline import files
 from saltus.errors import SaltusError
 
@@ -21,15 +24,20 @@ BEGIN, END = "<!-- generated: ", "<!-- end of generated -->"
 PART = re.compile(r"^<!-- generated: (?P<marker>[^\n]*?) -->\n(?P<text>.*?)^<!-- end of generated -->$", re.M | re.S)
 
 
-def report(check: bool = False) -> None:
-    """Write every table of README.md and docs/ from the result files.
+def report(check: bool = False, page: Path | None = None) -> None:
+    """Write every table and picture of README.md and docs/ from the result files.
 
     Args:
-        check: write nothing; exit with code 1 and the lines that differ if a document is not up to date.
+        check: write nothing; exit with code 1 and the lines that differ if a document or picture is not up to date.
+        page: instead, write all results into this file, as one HTML page without scripts or other files.
     """
+    if page is not None:
+        write_page(page)
+        return
     try:
         results = result.read_all()
         texts = [(path, path.read_text(), update(path, results)) for path in documents()]
+        redrawn = pictures.outdated(result.RESULTS, results)
     except SaltusError as error:
         raise SystemExit(str(error)) from error
     changed = [(path, old, new) for path, old, new in texts if old != new]
@@ -41,10 +49,30 @@ def report(check: bool = False) -> None:
         else:
             files.write(path, new)
             print(f"{name} has changed")
-    if check and changed:
+    for found in redrawn:
+        if not check:
+            pictures.draw(found)
+        print(f"{found.path.with_suffix('.png').relative_to(checkout.ROOT)} {'differs' if check else 'has changed'}")
+    if check and (changed or redrawn):
         raise SystemExit("documents are not up to date: run python -m benchmarks report")
-    if not changed:
+    if not changed and not redrawn:
         print("all documents are up to date")
+
+
+def write_page(path: Path) -> None:
+    """Write all committed results, with published values, as one HTML page.
+
+    Raises:
+        SystemExit: a file cannot be read, is damaged, or the page cannot be written.
+    """
+    try:
+        results, profiled = result.read_all(), profiles.read_all(result.RESULTS)
+        files.write(path, make_page(results, published.read(), profiled, tables))
+    except SaltusError as error:
+        raise SystemExit(str(error)) from error
+    except OSError as error:
+        raise SystemExit(f"{path} cannot be written ({error.strerror}): name another file with --page") from error
+    print(path)
 
 
 def documents(root: Path = checkout.ROOT) -> list[Path]:

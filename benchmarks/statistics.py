@@ -7,7 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
+import numpy as np
+
 RESAMPLES = 10_000
+BAND_RESAMPLES = 2_000  # at each point of a curve
+
+Points = tuple[Sequence[float], Sequence[float]]
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,59 @@ def interquartile_mean(values: Sequence[float]) -> InterquartileMean | None:
 
     found = stats.bootstrap([values], statistic, n_resamples=RESAMPLES, method="percentile", rng=0)
     return InterquartileMean(value, *map(float, found.confidence_interval))
+
+
+@dataclass(frozen=True)
+class Band:
+    """Interquartile means of several curves, with 95% intervals, over their common x values.
+
+    Attributes:
+        x: env steps or seconds: every evaluation of every seed, from the latest first to the earliest last evaluation,
+            so that all seeds have data everywhere.
+        value: the interquartile means.
+        low, high: percentiles over bootstrap samples of seeds; None with a single seed.
+    """
+
+    x: list[float]
+    value: list[float]
+    low: list[float] | None
+    high: list[float] | None
+
+
+def band(curves: Sequence[Points]) -> Band | None:
+    """Interquartile means over seeds along curves, with pointwise bootstrap intervals.
+
+    Between its evaluations a curve is linear. Nothing is extrapolated: the band ends where the first seed ends.
+
+    Args:
+        curves: x values, which increase, and returns of each seed; seeds without evaluations are left out.
+
+    Returns:
+        None if there is no x at which all seeds have data.
+    """
+    from scipy import stats
+
+    known = [(np.asarray(x, float), np.asarray(y, float)) for x, y in curves if len(x)]
+    if not known:
+        return None
+    start, end = max(x[0] for x, _ in known), min(x[-1] for x, _ in known)
+    grid = np.unique(np.concatenate([x for x, _ in known]))
+    grid = grid[(grid >= start) & (grid <= end)]
+    if not len(grid):
+        return None
+    values = np.stack([np.interp(grid, x, y) for x, y in known])  # (seeds, points)
+    means = stats.trim_mean(values, 0.25, axis=0)
+    if len(known) == 1:
+        return Band(grid.tolist(), means.tolist(), None, None)
+
+    def statistic(samples: np.ndarray, axis: int) -> np.ndarray:
+        return stats.trim_mean(samples, 0.25, axis=axis)
+
+    found = stats.bootstrap(
+        [values], statistic, axis=0, n_resamples=BAND_RESAMPLES, batch=200, method="percentile", rng=0
+    )
+    interval = found.confidence_interval
+    return Band(grid.tolist(), means.tolist(), interval.low.tolist(), interval.high.tolist())
 
 
 def first_reached(returns: Sequence[float], threshold: float) -> int | None:

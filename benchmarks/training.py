@@ -10,7 +10,7 @@ from typing import Any
 
 import tyro
 
-from benchmarks import curves, result
+from benchmarks import pictures, result
 from benchmarks.campaign import Campaign, failed, progress
 from benchmarks.cores import core_sets, run_pinned
 from benchmarks.hardware import hardware
@@ -19,7 +19,7 @@ from benchmarks.seeds import Seeds
 from benchmarks.statistics import first_reached
 from benchmarks.table import Cell, Table, show
 from benchmarks.training_run import Case, System, Trained, code_hash, saltus_arguments, task_name, train
-from benchmarks.training_tables import failures_table, panels
+from benchmarks.training_tables import failures_table
 from benchmarks.training_tables import tables as tables_of_task
 from pipeline import presets as known_presets
 from pipeline.train_options import parse_train, split_words
@@ -110,8 +110,7 @@ def training(
         campaign.say(describe_progress(campaign))
         run_pinned(train, [jobs[campaign.key(job)] for job in campaign.remaining], sets, add)
     show(tables(campaign.result), path)
-    parts = by_task(campaign.result)
-    curves.draw(path.with_suffix(".png"), [panels(title, runs, threshold) for title, runs, threshold, _ in parts])
+    pictures.draw(campaign.result)
 
 
 def describe_progress(campaign: Campaign) -> str:

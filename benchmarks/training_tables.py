@@ -1,4 +1,4 @@
-"""Tables and curves of training runs: every seed, and statistics over seeds."""
+"""Tables of training runs: every seed, and statistics over seeds."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any, Literal
 
-from benchmarks import curves
 from benchmarks.statistics import first_reached, interquartile_mean, median_time, share_below, worst_time
 from benchmarks.table import Cell, Table
 from benchmarks.training_run import Trained, task_name
@@ -168,15 +167,3 @@ def failures_table(trained: Sequence[Trained], missing: Mapping[str, str]) -> li
     ]
     rows += [[None, system, None, f"not installed: {command}"] for system, command in missing.items()]
     return [Table("Failed or not run", ["task", "system", "seed", "reason"], rows)] if rows else []
-
-
-def panels(title: str, trained: Sequence[Trained], threshold: float | None) -> list[curves.Panel]:
-    """Returns of one task over wall-clock time and over env steps, a color for each system, or each seed of one."""
-    several = len(by_system(trained)) > 1
-    found = []
-    for column, xlabel in (("wall_seconds", "wall-clock from process start, s"), ("env_steps", "env steps")):
-        lines: dict[str, list[curves.Points]] = {}
-        for run in trained:
-            lines.setdefault(run.label if several else f"seed {run.seed}", []).append((run.column(column), run.returns))
-        found.append(curves.Panel(title, xlabel, lines, threshold))
-    return found

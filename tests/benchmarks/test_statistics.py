@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.statistics import (
+    Band,
     InterquartileMean,
+    band,
     first_reached,
     interquartile_mean,
     median_time,
@@ -62,3 +64,31 @@ def test_seed_that_did_not_reach_it_is_later_than_all_others() -> None:
     assert median_time([1.0, None]) is None
     assert median_time([1.0, 2.0, 4.0, None]) == 3.0
     assert median_time([None, None]) is None
+
+
+def test_band_is_the_interquartile_mean_at_every_evaluation() -> None:
+    x = [100.0, 200.0]
+    found = band([(x, [10.0 * seed, float(seed**2)]) for seed in range(8)])
+    assert found is not None
+    assert found.x == x
+    assert found.value == [35.0, (4 + 9 + 16 + 25) / 4]
+    assert found.low is not None
+    assert found.high is not None
+    assert all(low < value < high for low, value, high in zip(found.low, found.value, found.high, strict=True))
+
+
+def test_band_has_all_seeds_at_every_point() -> None:
+    """The second seed is evaluated first at 200 and the first seed last at 300: nothing outside is shown."""
+    found = band([([100.0, 300.0], [0.0, 2.0]), ([200.0, 250.0, 400.0], [3.0, 3.0, 9.0]), ([], [])])
+    assert found is not None
+    assert found.x == [200.0, 250.0, 300.0]
+    assert found.value == pytest.approx([(1 + 3) / 2, (1.5 + 3) / 2, (2 + 5) / 2])
+    assert found.low == pytest.approx([1.0, 1.5, 2.0])
+    assert found.high == pytest.approx([3.0, 3.0, 5.0])
+
+
+def test_band_of_one_seed_has_no_interval_and_none_of_seeds_that_share_nothing() -> None:
+    assert band([([1.0, 2.0], [3.0, 4.0])]) == Band([1.0, 2.0], [3.0, 4.0], None, None)
+    assert band([([1.0, 2.0], [3.0, 4.0]), ([3.0], [5.0])]) is None
+    assert band([([], [])]) is None
+    assert band([]) is None

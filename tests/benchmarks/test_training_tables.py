@@ -10,7 +10,6 @@ import pytest
 from benchmarks.training_run import Trained
 from benchmarks.training_tables import (
     failures_table,
-    panels,
     returns_table,
     seeds_table,
     tables,
@@ -140,14 +139,3 @@ def test_failures_have_their_last_line() -> None:
         [None, "sbx", None, "not installed: pip install sbx-rl"],
     ]
     assert failures_table(THREE, {}) == []
-
-
-def test_curves_have_a_color_for_each_system_or_each_seed_of_one() -> None:
-    seconds, steps = panels("title", THREE[:2], 5.0)
-    assert seconds.curves == {
-        "seed 0": [([10.0, 20.0, 30.0, 40.0], [0, 5, 4, 3])],
-        "seed 1": [([10.0, 20.0, 30.0, 40.0], [1, 2, 6, 7])],
-    }
-    assert steps.curves["seed 0"] == [([100.0, 200.0, 300.0, 400.0], [0, 5, 4, 3])]
-    seconds, _ = panels("title", [*THREE, made_up(0, [1.0], system="sbx")], None)
-    assert {name: len(lines) for name, lines in seconds.curves.items()} == {"saltus": 3, "sbx": 1}

@@ -1,0 +1,1 @@
+"""The report as one HTML page without scripts, other files or network."""
