@@ -63,7 +63,7 @@ def assert_parity(env: BatchEnv, references: list[gymnasium.Env], steps: int, sc
             assert same_bits(transition["observation"][world], before[world]), where
             assert float(reward[world]) == float(their_reward), where
             assert successor["reward"].item() == float(np.float32(their_reward)), where
-            assert {key for key in info if key.startswith("reward")} == set(terms), where
+            assert {key for key in info if key.startswith("reward") or key.endswith("penalty")} == set(terms), where
             for key, term in terms.items():
                 assert float(term[world]) == float(info[key]), (where, key)
             assert successor["terminated"].item() == their_terminated, where
