@@ -29,11 +29,13 @@ def make(task: str | type[Task], seed: int = 1, execution: Any = "auto", **optio
 
 # Options with which episodes end within a few steps.
 SHORT: dict[Any, dict[str, Any]] = {
-    "HalfCheetah-v5": {"max_episode_steps": 7},
+    **{task: {"max_episode_steps": 7} for task in TASKS},
+    "Ant-v5": {"healthy_z_range": (0.6, 1.0)},
     "Hopper-v5": {"healthy_angle_range": (-0.03, 0.03)},
     "Humanoid-v5": {"healthy_z_range": (1.3, 2.0)},
+    "InvertedDoublePendulum-v5": {},
     "InvertedPendulum-v5": {"reset_noise_scale": 0.15},
-    CartBall: {"max_episode_steps": 7},
+    "Walker2d-v5": {"healthy_z_range": (1.2, 2.0)},
 }
 
 
@@ -59,7 +61,7 @@ def test_transitions_satisfy_the_contract(task: Any):
 
 
 # Relative to the largest number of a field. Humanoid's contact forces are differences of large numbers.
-PARITY = {"Hopper-v5": 1e-4, "HalfCheetah-v5": 3e-4, "InvertedPendulum-v5": 1e-4, "Humanoid-v5": 1e-3}
+PARITY = dict.fromkeys(NAMES, 1e-4) | {"HalfCheetah-v5": 3e-4, "Humanoid-v5": 1e-3, "HumanoidStandup-v5": 1e-3}
 
 
 @pytest.mark.parametrize("task", NAMES)
