@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -200,7 +201,7 @@ class State:
         """``data.<kind>(<name>).<attribute>`` of every world."""
         field, offset, shape = self._names.locate(kind, name, attribute)
         rows = getattr(self, field).flatten(1)
-        return rows[:, offset : offset + int(np.prod(shape))].reshape(len(self), *shape)
+        return rows[:, offset : offset + math.prod(shape)].reshape(len(self), *shape)
 
 
 _NAMED = ("body", "joint", "geom", "site", "camera", "actuator", "tendon", "sensor")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from envs.task import State
 from envs.tasks.gymnasium_task import GymnasiumTask
-from envs.tasks.resets import add_normal, add_uniform
+from envs.tasks.resets import add_noise
 from envs.tasks.rewards import ordered_sum
 
 
@@ -29,9 +29,8 @@ class HalfCheetah(GymnasiumTask):
     fields: ClassVar[tuple[str, ...]] = ("qpos", "qvel")
 
     def reset(self, num_envs: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        qpos, qvel = super().reset(num_envs, generator)
-        scale = self.reset_noise_scale
-        return add_uniform(qpos, scale, generator), add_normal(qvel, scale, generator)
+        start = super().reset(num_envs, generator)
+        return add_noise(start, self.reset_noise_scale, generator, normal_velocities=True)
 
     def observation(self, state: State) -> Tensor:
         position = state.qpos[:, 1:] if self.exclude_current_positions_from_observation else state.qpos

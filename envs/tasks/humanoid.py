@@ -11,34 +11,24 @@ import torch
 from torch import Tensor
 
 from envs.task import State
-from envs.tasks.gymnasium_task import GymnasiumTask
-from envs.tasks.resets import add_uniform
+from envs.tasks.humanoid_task import HumanoidTask
 from envs.tasks.rewards import ordered_sum, weighted_positions
 
 
 @dataclass
-class Humanoid(GymnasiumTask):
+class Humanoid(HumanoidTask):
     """Observation: positions without x and y, velocities, inertias, body velocities, actuator and contact forces.
 
     Options and defaults are Gymnasium's.
     """
 
     xml_file: str = "humanoid.xml"
-    frame_skip: int = 5
-    max_episode_steps: int = 1000
     forward_reward_weight: float = 1.25
-    ctrl_cost_weight: float = 0.1
     contact_cost_weight: float = 5e-7
     contact_cost_range: tuple[float, float] = (-math.inf, 10.0)
     healthy_reward: float = 5.0
     terminate_when_unhealthy: bool = True
     healthy_z_range: tuple[float, float] = (1.0, 2.0)
-    reset_noise_scale: float = 1e-2
-    exclude_current_positions_from_observation: bool = True
-    include_cinert_in_observation: bool = True
-    include_cvel_in_observation: bool = True
-    include_qfrc_actuator_in_observation: bool = True
-    include_cfrc_ext_in_observation: bool = True
 
     fields: ClassVar[tuple[str, ...]] = (
         "qpos", "qvel", "ctrl", "xipos", "cinert", "cvel", "qfrc_actuator", "cfrc_ext"
@@ -48,24 +38,6 @@ class Humanoid(GymnasiumTask):
         super().bind(model, dtype, device)
         self._body_mass = torch.as_tensor(model.body_mass, dtype=dtype, device=device).clone()
         self._total_mass = float(model.body_mass.sum())
-
-    def reset(self, num_envs: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        qpos, qvel = super().reset(num_envs, generator)
-        scale = self.reset_noise_scale
-        return add_uniform(qpos, scale, generator), add_uniform(qvel, scale, generator)
-
-    def observation(self, state: State) -> Tensor:
-        parts = [state.qpos[:, 2:] if self.exclude_current_positions_from_observation else state.qpos, state.qvel]
-        # Row 0 of body fields is the world body, which never moves.
-        if self.include_cinert_in_observation:
-            parts.append(state.cinert[:, 1:].flatten(1))
-        if self.include_cvel_in_observation:
-            parts.append(state.cvel[:, 1:].flatten(1))
-        if self.include_qfrc_actuator_in_observation:
-            parts.append(state.qfrc_actuator[:, 6:])
-        if self.include_cfrc_ext_in_observation:
-            parts.append(state.cfrc_ext[:, 1:].flatten(1))
-        return torch.cat(parts, dim=-1)
 
     def reward(self, state: State, action: Tensor, next_state: State) -> tuple[Tensor, dict[str, Tensor]]:
         positions = torch.stack([state.xipos, next_state.xipos])

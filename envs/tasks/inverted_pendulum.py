@@ -10,7 +10,7 @@ from torch import Tensor
 
 from envs.task import State
 from envs.tasks.gymnasium_task import GymnasiumTask
-from envs.tasks.resets import add_uniform
+from envs.tasks.resets import add_noise
 
 
 @dataclass
@@ -25,9 +25,7 @@ class InvertedPendulum(GymnasiumTask):
     fields: ClassVar[tuple[str, ...]] = ("qpos", "qvel")
 
     def reset(self, num_envs: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        qpos, qvel = super().reset(num_envs, generator)
-        scale = self.reset_noise_scale
-        return add_uniform(qpos, scale, generator), add_uniform(qvel, scale, generator)
+        return add_noise(super().reset(num_envs, generator), self.reset_noise_scale, generator)
 
     def observation(self, state: State) -> Tensor:
         return torch.cat([state.qpos, state.qvel], dim=-1)

@@ -13,8 +13,9 @@ from torch import Tensor
 from envs import BatchEnv, State, Task
 from envs.physics import Physics
 from envs.physics.cpu import CpuPhysics
+from envs.tasks import BUILT_IN
 
-NAMES = ["HalfCheetah-v5", "Hopper-v5", "Humanoid-v5", "InvertedPendulum-v5"]
+NAMES = list(BUILT_IN)
 
 # A cart with a pole, and a ball that falls on the floor: named objects of every kind, contacts, a quaternion.
 MODEL = """
@@ -85,10 +86,17 @@ class CartBall(Task):
 
 # Sizes of Warp's memory. Giving them skips the slow rollout that estimates them.
 WARP_MEMORY: dict[Any, dict[str, int]] = {
+    "Ant-v5": {"max_contacts": 32, "max_constraints": 96},
     "HalfCheetah-v5": {"max_contacts": 16, "max_constraints": 48},
     "Hopper-v5": {"max_contacts": 24, "max_constraints": 48},
     "Humanoid-v5": {"max_contacts": 32, "max_constraints": 96},
+    "HumanoidStandup-v5": {"max_contacts": 48, "max_constraints": 160},
+    "InvertedDoublePendulum-v5": {"max_contacts": 8, "max_constraints": 16},
     "InvertedPendulum-v5": {"max_contacts": 8, "max_constraints": 16},
+    "Pusher-v5": {"max_contacts": 32, "max_constraints": 48},
+    "Reacher-v5": {"max_contacts": 8, "max_constraints": 16},
+    "Swimmer-v5": {"max_contacts": 8, "max_constraints": 16},
+    "Walker2d-v5": {"max_contacts": 32, "max_constraints": 80},
     CartBall: {"max_contacts": 16, "max_constraints": 48},
 }
 

@@ -180,6 +180,10 @@ def test_reset_starts_an_episode_in_every_world():
 # Initial states
 
 
+NOISY = [name for name in NAMES if hasattr(envs.find_task(name), "reset_noise_scale")]
+NORMAL_VELOCITIES = {"Ant-v5", "HalfCheetah-v5", "InvertedDoublePendulum-v5"}
+
+
 def our_noise(name: str, episodes: int) -> tuple[np.ndarray, np.ndarray]:
     starts = []
     for seed in range(episodes // 200):  # in batches, to limit memory
@@ -197,7 +201,7 @@ def gymnasium_noise(name: str, episodes: int) -> tuple[np.ndarray, np.ndarray]:
     starts = []
     for _ in range(episodes):
         env.reset()
-        starts.append((env.data.qpos - env.init_qpos, env.data.qvel - env.init_qvel))
+        starts.append((env.data.qpos - env.model.qpos0, env.data.qvel.copy()))
     return tuple(np.stack(part) for part in zip(*starts, strict=True))
 
 
@@ -211,11 +215,11 @@ def kolmogorov_smirnov(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.abs(gap).max() * math.sqrt(one.size * other.size / (one.size + other.size)))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NOISY)
 def test_initial_states_have_gymnasium_distribution(name: str):
     scale = envs.find_task(name)().reset_noise_scale
     for ours, theirs, normal in zip(
-        our_noise(name, 3000), gymnasium_noise(name, 600), (False, name == "HalfCheetah-v5"), strict=True
+        our_noise(name, 3000), gymnasium_noise(name, 600), (False, name in NORMAL_VELOCITIES), strict=True
     ):
         assert kolmogorov_smirnov(ours, theirs) < 2.7
         deviation = scale if normal else scale / math.sqrt(3)
@@ -230,7 +234,31 @@ def test_initial_states_have_gymnasium_distribution(name: str):
         assert np.abs(correlation).max() < 5 / math.sqrt(len(ours))
 
 
-@pytest.mark.parametrize("name", NAMES)
+def positions_and_velocities(noise: tuple[np.ndarray, np.ndarray], goal: slice) -> np.ndarray:
+    """Coordinates of initial states, and the distance and direction of `goal`, the columns of an object in qpos."""
+    qpos, qvel = noise
+    x, y = qpos[:, goal].T
+    return np.column_stack([qpos, qvel, np.hypot(x, y), np.arctan2(y, x)])
+
+
+@pytest.mark.parametrize(("name", "default"), [("Reacher-v5", [0.1, -0.1]), ("Pusher-v5", [0.0, 0.0])])
+def test_goals_and_objects_start_with_gymnasium_distribution(name: str, default: list[float]):
+    """Gymnasium rejects points of a rectangle: goals lie within 0.2 of the centre, objects beyond 0.17."""
+    moved = slice(-2, None) if name == "Reacher-v5" else slice(-4, -2)
+    ours, theirs = our_noise(name, 5000), gymnasium_noise(name, 2000)
+    for qpos, _ in (ours, theirs):
+        qpos[:, moved] += default
+    ours, theirs = (positions_and_velocities(noise, moved) for noise in (ours, theirs))
+    statistics = [kolmogorov_smirnov(*columns) for columns in zip(ours.T, theirs.T, strict=True)]
+    assert max(statistics) < 2.7, statistics
+    distance = ours[:, -2]
+    assert distance.max() < 0.2 if name == "Reacher-v5" else distance.min() > 0.17
+    still = theirs.std(axis=0) == 0
+    assert (ours.std(axis=0) == 0).tolist() == still.tolist()
+    assert np.abs(np.corrcoef(ours[:, :-2][:, ~still[:-2]], rowvar=False) - np.eye((~still[:-2]).sum())).max() < 0.1
+
+
+@pytest.mark.parametrize("name", NOISY)
 def test_noise_scale_is_an_option(name: str):
     env = make(name, 500, reset_noise_scale=0.02)
     env.reset()

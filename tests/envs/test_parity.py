@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import math
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -17,6 +18,7 @@ from env_helpers import NAMES, Actions, qpos_qvel, same_bits, spy
 
 import envs
 from envs import BatchEnv
+from saltus.errors import SaltusError
 
 WORLDS = 5
 
@@ -63,11 +65,12 @@ def assert_parity(env: BatchEnv, references: list[gymnasium.Env], steps: int, sc
             assert same_bits(transition["observation"][world], before[world]), where
             assert float(reward[world]) == float(their_reward), where
             assert successor["reward"].item() == float(np.float32(their_reward)), where
-            assert {key for key in info if key.startswith("reward")} == set(terms), where
+            assert {key for key in info if key.startswith("reward") or key.endswith("penalty")} == set(terms), where
             for key, term in terms.items():
                 assert float(term[world]) == float(info[key]), (where, key)
             assert successor["terminated"].item() == their_terminated, where
             happened["contacts"] += reference.data.ncon > 0
+            happened["constraints"] += reference.data.nefc > 0
             happened["terminated"] += bool(their_terminated)
             happened["truncated"] += bool(successor["truncated"])
             happened["unhealthy"] += info.get("reward_survive", 1) == 0
@@ -81,10 +84,17 @@ def assert_parity(env: BatchEnv, references: list[gymnasium.Env], steps: int, sc
 @pytest.mark.parametrize(
     ("name", "limit", "must_happen"),
     [
+        ("Ant-v5", 1000, {"contacts", "terminated"}),
         ("HalfCheetah-v5", 130, {"contacts", "truncated"}),
         ("Hopper-v5", 1000, {"contacts", "terminated"}),
         ("Humanoid-v5", 1000, {"contacts", "terminated"}),
+        ("HumanoidStandup-v5", 130, {"contacts", "truncated"}),
+        ("InvertedDoublePendulum-v5", 1000, {"terminated"}),
         ("InvertedPendulum-v5", 1000, {"terminated"}),
+        ("Pusher-v5", 100, {"contacts", "truncated"}),
+        ("Reacher-v5", 50, {"constraints", "truncated"}),
+        ("Swimmer-v5", 130, {"constraints", "truncated"}),
+        ("Walker2d-v5", 1000, {"contacts", "terminated"}),
     ],
 )
 def test_steps_equal_gymnasium(name: str, limit: int, must_happen: set[str]):
@@ -94,7 +104,33 @@ def test_steps_equal_gymnasium(name: str, limit: int, must_happen: set[str]):
     assert env.statistics()["unstable"] == 0
 
 
-OPTIONS = [
+OPTIONS: list[tuple[str, dict[str, Any], str]] = [
+    (
+        "Ant-v5",
+        {
+            "exclude_current_positions_from_observation": False,
+            "contact_force_range": (-0.3, 40.0),
+            "contact_cost_weight": 1e-2,
+            "healthy_z_range": (0.4, 0.9),
+            "main_body": "aux_2",
+        },
+        "terminated",
+    ),
+    (
+        "Ant-v5",
+        {
+            "include_cfrc_ext_in_observation": False,
+            "terminate_when_unhealthy": False,
+            "healthy_reward": 2.5,
+            "healthy_z_range": (0.5, 0.7),
+            "forward_reward_weight": 0.3,
+            "ctrl_cost_weight": 0.7,
+            "reset_noise_scale": 0.3,
+            "main_body": 4,
+            "frame_skip": 3,
+        },
+        "unhealthy",
+    ),
     ("HalfCheetah-v5", {"exclude_current_positions_from_observation": False, "reset_noise_scale": 0.3}, "contacts"),
     ("HalfCheetah-v5", {"forward_reward_weight": 0.3, "ctrl_cost_weight": 0.7, "frame_skip": 2}, "contacts"),
     (
@@ -141,7 +177,70 @@ OPTIONS = [
         },
         "contacts",
     ),
+    (
+        "HumanoidStandup-v5",
+        {
+            "exclude_current_positions_from_observation": False,
+            "include_cinert_in_observation": False,
+            "include_cfrc_ext_in_observation": False,
+            "uph_cost_weight": 3.0,
+            "impact_cost_weight": 1e-3,
+            "impact_cost_range": (0.25, 1.5),
+            "frame_skip": 3,
+        },
+        "contacts",
+    ),
+    (
+        "HumanoidStandup-v5",
+        {
+            "include_cvel_in_observation": False,
+            "include_qfrc_actuator_in_observation": False,
+            "ctrl_cost_weight": 0.7,
+            "reset_noise_scale": 0.1,
+        },
+        "contacts",
+    ),
+    ("InvertedDoublePendulum-v5", {"healthy_reward": 2.5, "reset_noise_scale": 0.9, "frame_skip": 3}, "constraints"),
     ("InvertedPendulum-v5", {"reset_noise_scale": 0.15, "frame_skip": 3}, "terminated"),
+    (
+        "Pusher-v5",
+        {"reward_near_weight": 0.3, "reward_dist_weight": 0.7, "reward_control_weight": 0.9, "frame_skip": 3},
+        "contacts",
+    ),
+    ("Reacher-v5", {"reward_dist_weight": 0.7, "reward_control_weight": 0.3, "frame_skip": 3}, "constraints"),
+    (
+        "Swimmer-v5",
+        {
+            "exclude_current_positions_from_observation": False,
+            "forward_reward_weight": 0.7,
+            "ctrl_cost_weight": 0.3,
+            "reset_noise_scale": 0.3,
+            "frame_skip": 3,
+        },
+        "constraints",
+    ),
+    (
+        "Walker2d-v5",
+        {
+            "exclude_current_positions_from_observation": False,
+            "terminate_when_unhealthy": False,
+            "healthy_angle_range": (-0.3, 0.4),
+            "reset_noise_scale": 0.1,
+            "frame_skip": 3,
+        },
+        "unhealthy",
+    ),
+    (
+        "Walker2d-v5",
+        {
+            "forward_reward_weight": 0.7,
+            "ctrl_cost_weight": 0.3,
+            "healthy_reward": 2.5,
+            "healthy_z_range": (1.1, 1.3),
+            "xml_file": "walker2d.xml",
+        },
+        "terminated",
+    ),
 ]
 
 
@@ -152,8 +251,32 @@ def test_steps_equal_gymnasium_with_other_options(name: str, options: dict[str, 
     assert happened[must_happen] > 0, happened
 
 
-def test_hopper_velocities_are_clamped():
-    env = envs.make("Hopper-v5", 2, seed=0, terminate_when_unhealthy=False)
+@pytest.mark.parametrize("name", NAMES)
+def test_every_option_is_compared_with_gymnasium(name: str):
+    compared = {option for task, options, _ in OPTIONS if task == name for option in options}
+    options = {field.name for field in dataclasses.fields(envs.find_task(name))}
+    assert options - compared - {"xml_file", "max_episode_steps"} == set()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_steps_equal_gymnasium_with_another_model(name: str, tmp_path: Path):
+    text = Path(gymnasium_env(name).fullpath).read_text()
+    assert "<worldbody>" in text
+    path = tmp_path / "heavier.xml"
+    path.write_text(text.replace("<worldbody>", '<option gravity="0.5 0 -20" timestep="0.004"/><worldbody>'))
+    options = {"xml_file": str(path)}
+    assert_parity(make(name, 2, seed=5, **options), [gymnasium_env(name, **options) for _ in range(2)], steps=30)
+
+
+@pytest.mark.parametrize("body", ["tail", 99, -1])
+def test_main_body_of_ant_is_one_of_the_models(body: int | str):
+    with pytest.raises(SaltusError, match=rf"main_body is {body!r}; expected the name or the number of a body.*Valid"):
+        envs.make("Ant-v5", 1, main_body=body)
+
+
+@pytest.mark.parametrize("name", ["Hopper-v5", "Walker2d-v5"])
+def test_velocities_of_walkers_are_clamped(name: str):
+    env = envs.make(name, 2, seed=0, terminate_when_unhealthy=False)
     observations = spy(env.task, "observation")
     env.reset()
     draw = Actions(env)
@@ -162,7 +285,7 @@ def test_hopper_velocities_are_clamped():
         env.step(draw())
         (state,), observation = observations[-1]
         fastest = max(fastest, float(state.qvel.abs().max()))
-        assert float(observation[:, 5:].abs().max()) <= 10
+        assert float(observation[:, -state.qvel.shape[1] :].abs().max()) <= 10
     assert fastest > 10
 
 

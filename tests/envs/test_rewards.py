@@ -1,15 +1,25 @@
-"""Sums in NumPy's order, which equal Gymnasium's bit for bit."""
+"""Sums in NumPy's order and NumPy's functions, which equal Gymnasium's bit for bit."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from env_helpers import same_bits
 
+from envs.tasks import numpy_math
 from envs.tasks.rewards import ordered_sum, weighted_positions
 
 DRAWS = 6
+FUNCTIONS: dict[str, Callable[[np.ndarray], Any]] = {
+    "sin": np.sin,
+    "cos": np.cos,
+    "norm": np.linalg.norm,
+    "square": lambda row: np.array([value**2 for value in row]),
+}
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -47,3 +57,24 @@ def test_weighted_positions_equal_einsum(num_bodies: int):
         theirs = np.stack([np.einsum("b,bj->j", mass, world) / mass.sum() for world in xipos])
         ours = weighted_positions(torch.from_numpy(mass), torch.from_numpy(xipos)) / float(mass.sum())
         assert same_bits(ours, theirs)
+
+
+def vectors() -> np.ndarray:
+    """Numbers of all sizes, as rows of one array's columns, which are not contiguous."""
+    rng = np.random.default_rng(0)
+    return (rng.normal(size=(20_000, 5)) * 10.0 ** rng.uniform(-4, 2, size=(20_000, 5)))[:, 1:4]
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions_equal_numpys_of_one_world(name: str):
+    values = vectors()
+    theirs = np.array([FUNCTIONS[name](row.copy()) for row in values])
+    assert same_bits(getattr(numpy_math, name)(torch.from_numpy(values)), theirs)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions_in_single_precision_are_torchs(name: str):
+    values = torch.from_numpy(vectors()).float()
+    torch.testing.assert_close(
+        getattr(numpy_math, name)(values), getattr(numpy_math, name)(values.double()).float(), rtol=1e-6, atol=1e-7
+    )

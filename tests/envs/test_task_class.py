@@ -286,7 +286,7 @@ def test_right_signatures_work(function: Any) -> None:
         ),
         ({"task": "Hopper-v5", "num_envs": 1, "reset_noise_scale": "a"}, ["'reset_noise_scale'", "'a'", "type float"]),
         ({"task": "Hopper-v5", "num_envs": 1, "frame_skip": 2.5}, ["'frame_skip'", "2.5", "type int"]),
-        ({"task": "Hopper-v5", "num_envs": 1, "fields": ()}, ["'fields'", "its options are xml_file, frame_skip"]),
+        ({"task": "Hopper-v5", "num_envs": 1, "fields": ()}, ["'fields'", "its options are xml_file, healthy_z_range"]),
     ],
 )
 def test_arguments_of_wrong_types_are_refused(arguments: dict[str, Any], parts: list[str]) -> None:

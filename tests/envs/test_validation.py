@@ -102,7 +102,7 @@ def test_time_that_stands_still_is_refused(timestep: str):
 
 
 @pytest.mark.parametrize("scale", [-1, math.nan, math.inf])
-@pytest.mark.parametrize("task", ["Hopper-v5", "HalfCheetah-v5", "Humanoid-v5", "InvertedPendulum-v5"])
+@pytest.mark.parametrize("task", ["Ant-v5", "Hopper-v5", "HalfCheetah-v5", "Humanoid-v5", "InvertedPendulum-v5"])
 def test_scale_of_initial_noise_is_0_or_more(task: str, scale: float):
     refused(lambda: envs.make(task, 2, reset_noise_scale=scale), f"reset_noise_scale is {scale}", "0 or more")
 

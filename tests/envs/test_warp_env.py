@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ from synchronizations import Synchronizations
 from torch import Tensor
 
 import envs
-from envs import BatchEnv, Simulation, Task
+from envs import BatchEnv, Simulation, State, Task
 from envs import transition as transitions
 
 pytestmark = pytest.mark.filterwarnings("ignore:the model asks for the PGS solver")
@@ -29,11 +31,13 @@ def make(task: str | type[Task], seed: int = 1, execution: Any = "auto", **optio
 
 # Options with which episodes end within a few steps.
 SHORT: dict[Any, dict[str, Any]] = {
-    "HalfCheetah-v5": {"max_episode_steps": 7},
+    **{task: {"max_episode_steps": 7} for task in TASKS},
+    "Ant-v5": {"healthy_z_range": (0.6, 1.0)},
     "Hopper-v5": {"healthy_angle_range": (-0.03, 0.03)},
     "Humanoid-v5": {"healthy_z_range": (1.3, 2.0)},
+    "InvertedDoublePendulum-v5": {},
     "InvertedPendulum-v5": {"reset_noise_scale": 0.15},
-    CartBall: {"max_episode_steps": 7},
+    "Walker2d-v5": {"healthy_z_range": (1.2, 2.0)},
 }
 
 
@@ -59,12 +63,22 @@ def test_transitions_satisfy_the_contract(task: Any):
 
 
 # Relative to the largest number of a field. Humanoid's contact forces are differences of large numbers.
-PARITY = {"Hopper-v5": 1e-4, "HalfCheetah-v5": 3e-4, "InvertedPendulum-v5": 1e-4, "Humanoid-v5": 1e-3}
+PARITY = dict.fromkeys(NAMES, 1e-4) | {"HalfCheetah-v5": 3e-4, "Humanoid-v5": 1e-3, "HumanoidStandup-v5": 1e-3}
+
+
+def options_for_parity(task: str, folder: Path) -> dict[str, Any]:
+    """Ant with friction cones: Warp turns friction pyramids of a steep capsule on a plane (see docs/gpu.md)."""
+    if task != "Ant-v5":
+        return {}
+    text = Path(envs.find_task(task)().mjcf).read_text()
+    (folder / "ant.xml").write_text(text.replace("<option ", '<option cone="elliptic" '))
+    return {"xml_file": str(folder / "ant.xml")}
 
 
 @pytest.mark.parametrize("task", NAMES)
-def test_step_equals_the_cpus_within_single_precision(task: str):
-    cpu, warp = envs.make(task, WORLDS, seed=3, solver="newton"), make(task, seed=3)
+def test_step_equals_the_cpus_within_single_precision(task: str, tmp_path: Path):
+    options = options_for_parity(task, tmp_path)
+    cpu, warp = envs.make(task, WORLDS, seed=3, solver="newton", **options), make(task, seed=3, **options)
     for env in (cpu, warp):
         env.reset()
     draw = Actions(cpu)
@@ -78,6 +92,36 @@ def test_step_equals_the_cpus_within_single_precision(task: str):
             size = max(1.0, float(expected[key].abs().max()))
             torch.testing.assert_close(found[key], expected[key], rtol=0, atol=PARITY[task] * size)
         assert torch.equal(found["next", "terminated"], expected["next", "terminated"])
+
+
+@pytest.mark.parametrize("degrees", [20, 40])
+@pytest.mark.parametrize("cone", ["pyramidal", "elliptic"])
+def test_friction_pyramids_of_steep_capsules_differ_from_the_cpus(cone: str, degrees: int):
+    """If this fails, Ant no longer needs another model in the test above."""
+
+    @dataclass
+    class Capsule(Task):
+        def observation(self, state: State) -> Tensor:
+            return state.qvel
+
+        def reward(self, state: State, action: Tensor, next_state: State) -> Tensor:
+            return next_state.qvel[:, 0]
+
+    tilt = math.radians(degrees)
+    axis = f"{0.8 * math.sin(tilt)} {0.6 * math.sin(tilt)} {math.cos(tilt)}"
+    Capsule.mjcf = f"""<mujoco><option timestep="0.004" cone="{cone}"/><worldbody><geom type="plane" size="5 5 .1"/>
+        <body pos="0 0 {0.095 + 0.2 * math.cos(tilt)}"><freejoint/>
+        <geom type="capsule" size=".1 .2" zaxis="{axis}"/><site name="s"/></body></worldbody>
+        <actuator><motor site="s" gear="1 0 0 0 0 0" ctrlrange="-1 1"/></actuator></mujoco>"""
+    simulation = Simulation(physics="warp", **WARP_MEMORY[CartBall])
+    found = []
+    for env in (BatchEnv(Capsule(), 1), BatchEnv(Capsule(), 1, simulation=simulation)):
+        env.reset()
+        env.set_qpos_qvel(env.task.qpos0[None].float(), torch.tensor([[1.0, 0.3, 0, 0, 0, 0]]))
+        found.append(env.step(torch.zeros(1, 1))[0]["next", "observation"])
+    difference = float((found[0] - found[1]).abs().max())
+    steep = degrees < 30 and cone == "pyramidal"
+    assert difference > 1e-3 if steep else difference < 1e-5
 
 
 @pytest.mark.parametrize("task", ["Hopper-v5", "Humanoid-v5", CartBall])

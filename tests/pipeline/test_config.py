@@ -110,8 +110,12 @@ def test_numbers_beyond_sense_are_refused_by_name(name: str, value: Any) -> None
 
 @pytest.mark.parametrize(
     ("task", "rewards", "repeat"),
-    [("Hopper-v5", 3, 16), ("Humanoid-v5", 1, 8), ("HalfCheetah-v5", 3, 2), ("InvertedPendulum-v5", 3, 3)],
-)
+    [
+        ("Ant-v5", 3, 2), ("HalfCheetah-v5", 3, 2), ("Hopper-v5", 3, 16), ("Humanoid-v5", 1, 8),
+        ("HumanoidStandup-v5", 1, 8), ("InvertedDoublePendulum-v5", 3, 2), ("InvertedPendulum-v5", 3, 3),
+        ("Pusher-v5", 3, 2), ("Reacher-v5", 3, 6), ("Swimmer-v5", 3, 3), ("Walker2d-v5", 3, 16),
+    ],
+)  # fmt: skip
 def test_automatic_settings_follow_the_task(task: str, rewards: int, repeat: int) -> None:
     env = envs.make(task, 1)
     config = presets.preset("fast", task)
