@@ -15,7 +15,8 @@ import envs.opengl  # noqa: F401  (first, for its message)
 from envs.batch_env import BatchEnv
 from envs.randomization import scale_masses
 from envs.simulation import Simulation
-from envs.task import State, Task
+from envs.state import State
+from envs.task import Task
 from envs.task_class import check_class
 from envs.task_options import check_options
 from envs.task_ref import find_task, is_task, list_tasks, register

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -13,15 +13,17 @@ from torch import Tensor
 from envs import transition as transitions
 from envs.action_space import ActionSpace
 from envs.simulation import Simulation
+from envs.state import NameIndex, State
 from envs.statistics import REWARD_TERM, EpisodeStatistics
-from envs.task import NameIndex, State, Task
-from envs.task_checks import check_functions, result_forms, same_form, split_reward
+from envs.task import Task
+from envs.task_checks import check_functions
+from envs.task_functions import Start, TaskFunctions, TaskShapes
 from envs.validation import (
+    action_bounds,
     check_arguments,
     check_placement,
     check_qpos_qvel,
     check_state,
-    control_bounds,
     randomized_fields,
 )
 from saltus.device import one_torch_thread, resolve_device
@@ -46,8 +48,8 @@ class BatchEnv:
         num_envs: number of worlds.
         device: where actions come from and transitions go.
         seed: seeds the initial states of all episodes of all worlds.
-        normalized_actions: True: actions lie in [-1, 1] and are scaled to the actuators' control ranges. False: actions
-            are controls, in the actuators' units, as in Gymnasium. Transitions hold actions as `step` received them.
+        normalized_actions: True: actions lie in [-1, 1] and are scaled to `control_low` and `control_high`. False: they
+            are given in these units, as in Gymnasium. Transitions hold actions as `step` received them.
         simulation: engine, threads, solver and memory.
         execution: how a step runs. ``"host"``: branches on values. ``"device"``: reads no value on the host.
             ``"captured"``: like device, as a CUDA graph. ``"auto"``: captured if the physics is on CUDA, else host.
@@ -57,8 +59,9 @@ class BatchEnv:
     Attributes:
         num_envs, observation_dim, action_dim: sizes.
         action_low, action_high: (action_dim,) float32 bounds of the actions that `step` takes. MuJoCo clamps controls
-            to their range, so an action beyond its bound acts like the bound.
-        control_low, control_high: (action_dim,) float32 control ranges of the actuators.
+            to their range, so an action beyond its bound acts like the bound, unless the task defines `control`.
+        control_low, control_high: (action_dim,) float32 bounds in the task's units: `Task.action_low` and
+            `Task.action_high`, or the control ranges of the actuators.
         failed: (N,) bool, the worlds that failed in the last step.
         reward_terms: the terms of the last step's reward by name, (N,) each, in the engine's precision.
 
@@ -85,7 +88,7 @@ class BatchEnv:
         self.normalized_actions = normalized_actions
         simulation = (simulation or Simulation()).resolve(self.device, num_envs)
         model = simulation.load_model(task)
-        self.control_low, self.control_high = control_bounds(model, type(task).__name__, self.device)
+        self.control_low, self.control_high = action_bounds(task, model, self.device)
         where, dtype = simulation.placement(self.device)
         task.bind(model, dtype, where)
         self._generator = _make_generator(seed, where)
@@ -95,10 +98,11 @@ class BatchEnv:
         self._names = NameIndex(model, task.fields)
         bounds = self.control_low, self.control_high
         shapes = check_functions(task, self.physics, self._names, *bounds, forms_only=not check_task)
-        self.action_dim, self.observation_dim = model.nu, shapes.observation_dim
+        self.action_dim, self.observation_dim = len(self.control_low), shapes.observation_dim
         self._actions = ActionSpace(self.control_low, self.control_high, normalized_actions, where)
         self.action_low, self.action_high = self._actions.low, self._actions.high
-        self._allocate(shapes.reward_terms)
+        self._functions = TaskFunctions(task, self.physics, shapes, self._generator)
+        self._allocate(shapes)
         if execution == "auto":
             execution = "captured" if where.type == "cuda" else "host"
         self._can_sync = execution == "host"
@@ -106,25 +110,26 @@ class BatchEnv:
         if execution == "captured":
             self._graph = CapturedFunction(self._step, f"a step of {type(task).__name__}", where, self._generator)
 
-    def _allocate(self, reward_terms: Sequence[str]) -> None:
+    def _allocate(self, shapes: TaskShapes) -> None:
         """Allocate the state that steps update in place, besides the engine's own."""
         where, worlds = self.physics.device, self.num_envs
         self._started = False
         self._fields = self.physics.read()
-        self._state = State(self._fields, self._names)
+        self._own = {name: value.clone() for name, value in shapes.start.own.items()}
+        self._state = State({**self._fields, **self._own}, self._names)
         self._observation = torch.zeros(worlds, self.observation_dim, device=where)
         self._elapsed = torch.zeros(worlds, dtype=torch.int64, device=where)
         self._return = torch.zeros(worlds, dtype=torch.float64, device=where)
-        self._statistics = EpisodeStatistics(type(self.task).__name__, self.physics, reward_terms)
+        self._statistics = EpisodeStatistics(type(self.task).__name__, self.physics, shapes.reward_terms)
         episodes = {"observation": self._observation, "elapsed": self._elapsed, "return": self._return}
-        self._persistent = {**episodes, "fields": self._fields, "totals": self._statistics.totals}
-        self._forms = result_forms(worlds, self.observation_dim)
+        own: dict[str, Any] = {"own": self._own} if self._own else {}
+        self._persistent = {**episodes, "fields": self._fields, "totals": self._statistics.totals, **own}
         self.failed = torch.zeros(worlds, dtype=torch.bool, device=self.device)
         self.reward_terms: dict[str, Tensor] = {}
 
     @property
     def state(self) -> State:
-        """The worlds' current `Task.fields`. The next step overwrites its tensors: clone them to keep them."""
+        """The worlds' current fields and own tensors. The next step overwrites them: clone them to keep them."""
         return self._state
 
     @property
@@ -174,15 +179,20 @@ class BatchEnv:
 
     def _step(self, action: Tensor) -> dict[str, Tensor]:
         """Take a step; return the parts of its transition, ``failed``, ``next_obs`` and the reward's terms."""
-        task, physics = self.task, self.physics
+        task, physics, functions = self.task, self.physics, self._functions
         usable = torch.isfinite(action).all(dim=-1)
         action = torch.where(usable[:, None], action, 0.0)
         control = self._actions.to_control(action)
-        physics.step(control, task.frame_skip)
-        after = State(physics.read(), self._names)
+        if functions.controls:
+            inputs, finite_inputs = functions.control(self._state, control)
+            usable = usable & finite_inputs
+            physics.step(None, task.frame_skip, inputs)
+        else:
+            physics.step(control, task.frame_skip)
+        after, renewed = self._advance(physics.read(), control)
 
-        reward, terms = self._reward(control, after)
-        next_observation = self._observe(after)
+        reward, terms = functions.reward(self._state, control, after)
+        next_observation = functions.observation(after)
         diverged = physics.unstable()
         finite = usable & torch.isfinite(next_observation).all(dim=-1) & torch.isfinite(reward)
         failed = diverged | ~finite
@@ -191,7 +201,7 @@ class BatchEnv:
         reward = torch.where(failed, 0.0, reward)
         self._elapsed += 1
         self._return += reward
-        terminated = self._terminated(after) & ~failed
+        terminated = functions.terminated(after) & ~failed
         truncated = (self._elapsed >= task.max_episode_steps) | failed
         done = terminated | truncated
         self._statistics.add_step(reward, self._return, self._elapsed, done, failed, terms)
@@ -199,6 +209,8 @@ class BatchEnv:
         terms = {f"{REWARD_TERM}{name}": term.clone() for name, term in terms.items()}  # may be views of the state
 
         self._observation.copy_(next_observation)
+        for name, values in renewed.items():
+            self._own[name].copy_(values)
         if self._can_sync and not done.any():
             _copy(after.values(), self._fields)
         else:
@@ -215,19 +227,20 @@ class BatchEnv:
             **terms,
         }
 
-    def _observe(self, state: State) -> Tensor:
-        return same_form(self.task, "observation", self.task.observation(state), self._forms).float()
-
-    def _reward(self, control: Tensor, after: State) -> tuple[Tensor, dict[str, Tensor]]:
-        reward, terms = split_reward(self.task.reward(self._state, control, after))
-        return same_form(self.task, "reward", reward, self._forms).float(), terms
-
-    def _terminated(self, state: State) -> Tensor:
-        return same_form(self.task, "terminated", self.task.terminated(state), self._forms)
+    def _advance(self, fields: dict[str, Tensor], control: Tensor) -> tuple[State, dict[str, Tensor]]:
+        """The state after a step that left `fields`, and the own tensors that the task renewed for it."""
+        values = {**fields, **self._own}
+        if not self._functions.advances:
+            return State(values, self._names), {}
+        renewed = self._functions.advance(State(values, self._names), control)
+        return State({**values, **renewed}, self._names), renewed
 
     def _begin_episodes(self, mask: Tensor) -> None:
         """Begin an episode in the worlds of `mask`, (N,) bool. An initial state that fails is counted and replaced."""
-        first = self._set_qpos_qvel(mask, *self.task.reset(self.num_envs, self._generator))
+        start = self._functions.reset()
+        for name, own in self._own.items():
+            own.copy_(torch.where(mask.reshape(-1, *[1] * (own.dim() - 1)), start.own[name], own))
+        first = self._place(mask, start)
         diverged = mask & self.physics.unstable()
         failed = diverged | (mask & ~torch.isfinite(first).all(dim=-1))
         self._statistics.add_failures(diverged, failed, mask & self.physics.overflowed())
@@ -235,19 +248,19 @@ class BatchEnv:
             # A second reset would slow down every step. Instead the world fails at its next step and restarts then.
             first = torch.where(failed[:, None], 0.0, first)
         elif failed.any():
-            first = self._set_qpos_qvel(failed, *Task.reset(self.task, self.num_envs, self._generator))
+            first = self._place(failed, Start(*Task.reset(self.task, self.num_envs, self._generator)))
             if not torch.isfinite(first[failed]).all():
                 raise SaltusError(f"{type(self.task).__name__}.observation is not finite at the model's default state")
         self._observation.copy_(torch.where(mask[:, None], first, self._observation))
         self._elapsed.masked_fill_(mask, 0)
         self._return.masked_fill_(mask, 0.0)
 
-    def _set_qpos_qvel(self, mask: Tensor, qpos: Tensor, qvel: Tensor) -> Tensor:
+    def _place(self, mask: Tensor, start: Start) -> Tensor:
         """Reset the physics of the worlds of `mask`; return the observation of every world, (N, obs_dim)."""
-        check_qpos_qvel(self.physics, qpos, qvel)
-        self.physics.reset(mask, qpos, qvel)
+        check_qpos_qvel(self.physics, start.qpos, start.qvel)
+        self.physics.reset(mask, start.qpos, start.qvel, start.fields)
         self.physics.read(out=self._fields)
-        return self._observe(self._state)
+        return self._functions.observation(self._state)
 
     def statistics(self) -> dict[str, float]:
         """Totals over all worlds since the environment was made.
@@ -285,6 +298,8 @@ class BatchEnv:
     def set_qpos_qvel(self, qpos: Tensor, qvel: Tensor) -> None:
         """Move every world to a state, (N, nq) and (N, nv), within its current episode.
 
+        The rest of the physics starts as in `Task.data0`; the task's own tensors stay.
+
         Raises:
             SaltusError: a wrong type or shape, or a value that MuJoCo takes for diverged: not finite, or beyond 1e10.
             RuntimeError: before the first `reset`.
@@ -293,7 +308,7 @@ class BatchEnv:
         check_placement(qpos, qvel)
         qpos, qvel = (one.to(self.physics.device, self.physics.dtype) for one in (qpos, qvel))
         everywhere = torch.ones(self.num_envs, dtype=torch.bool, device=self.physics.device)
-        self._observation.copy_(self._set_qpos_qvel(everywhere, qpos, qvel))
+        self._observation.copy_(self._place(everywhere, Start(qpos, qvel)))
 
     def _require_started(self, method: str) -> None:
         if not self._started:

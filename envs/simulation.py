@@ -104,6 +104,7 @@ class Simulation:
             device: the training device.
         """
         arguments = task.model, num_envs, task.fields, task.recompute_derived, model_fields
+        home = task.data0 if task.home is not None or task.settle_steps else None
         if self.physics == "cpu":
-            return CpuPhysics(*arguments, self.num_threads)
-        return WarpPhysics(*arguments, device, self.max_contacts, self.max_constraints)
+            return CpuPhysics(*arguments, self.num_threads, home)
+        return WarpPhysics(*arguments, device, self.max_contacts, self.max_constraints, home)

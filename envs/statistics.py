@@ -92,7 +92,7 @@ class EpisodeStatistics:
             advice = self._physics.failure_advice
             self._warn_once(advice, totals["unstable"], f"physics failed: {advice}")
         if totals["nonfinite"]:
-            reason = "action, observation or reward was not finite: check the task's functions"
+            reason = "action, control, observation or reward was not finite: check the task's functions"
             self._warn_once("nonfinite", totals["nonfinite"], reason)
         if totals["overflowed"] and "overflowed" not in self._warned:  # reading the advice synchronises
             reason = f"contacts or constraints did not fit: {self._physics.overflow_advice}"

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
-import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 import mujoco
-import numpy as np
 import torch
-from mujoco.batch import DATA_FIELDS
 from torch import Tensor
 
+from envs.home import default_data
+from envs.state import State
 from saltus.errors import SaltusError
 
 
@@ -32,12 +29,20 @@ class Task:
         frame_skip: physics steps per control step.
         max_episode_steps: control steps after which an episode is truncated.
         fields: names of the MjData fields that the functions read, e.g. ``("qpos", "qvel", "xpos")``.
+        home: the keyframe that episodes start from, by name or index: its qpos, qvel, act, ctrl, mocap and time. None:
+            the model's defaults.
+        settle_steps: physics steps, under the ctrl of `home`, in which the start of episodes comes to rest. They run
+            once, when an environment is made.
+        action_low, action_high: bounds of actions: sequences of action_dim numbers, or numbers for all actuators. None:
+            the actuators' control ranges.
         recompute_derived: True: fields that MuJoCo derives from positions and velocities (``xpos``, ``cvel``, ...) are
             recomputed from the state after the step. False: they lag one physics step, as ``mj_step`` leaves them and
             as Gymnasium's tasks read them. Fields and sensors that depend on accelerations or forces always describe
             the last physics step.
         model: the compiled mujoco.MjModel. It and the attributes below are set by `bind`, before any function runs.
-        qpos0, qvel0: (nq,) and (nv,), the model's default state.
+        data0: the mujoco.MjData that episodes start from by default: the model's defaults, or `home`, settled. Its
+            derived fields are not computed.
+        qpos0, qvel0, ctrl0: (nq,), (nv,) and (nu,), those of `data0`.
         dt: seconds per control step.
     """
 
@@ -46,18 +51,54 @@ class Task:
     max_episode_steps = 1000
     fields: ClassVar[tuple[str, ...]] = ("qpos", "qvel")
     recompute_derived: ClassVar[bool] = True
+    home: Any = None
+    settle_steps = 0
+    action_low: Any = None
+    action_high: Any = None
 
     model: mujoco.MjModel
+    data0: mujoco.MjData
     qpos0: Tensor
     qvel0: Tensor
+    ctrl0: Tensor
     dt: float
 
-    def reset(self, num_envs: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Draw initial states: qpos (num_envs, nq) and qvel (num_envs, nv).
+    def reset(self, num_envs: int, generator: torch.Generator) -> Any:
+        """Draw initial states: qpos (num_envs, nq) and qvel (num_envs, nv), or a dict.
 
-        By default the model's default state. All randomness must come from `generator`.
+        By default those of `data0`. All randomness must come from `generator`.
+
+        A dict may hold ``qpos``, ``qvel``, ``act``, ``ctrl``, ``mocap_pos``, ``mocap_quat``, ``userdata`` and ``time``,
+        (num_envs, ...) each in the shapes of MjData; those that it omits start as in `data0`. Every other entry is a
+        tensor of the task's own, (num_envs, ...) of any dtype, such as a goal. The functions read it as ``state.goal``.
+        It stays the same until the episode ends or `advance` renews it. Every call must return the same names.
         """
         return self.qpos0.repeat(num_envs, 1), self.qvel0.repeat(num_envs, 1)
+
+    def advance(self, state: State, action: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        """Renew own tensors after a step, by name; those that are not returned keep their values. By default none.
+
+        `observation`, `terminated` and the `next_state` of `reward` see the renewed values, and so does the next step.
+        All randomness must come from `generator`. Draw it in every call, not on a condition: select by ``torch.where``.
+
+        Args:
+            state: the fields after the step; the own tensors before it.
+            action: as in `reward`.
+        """
+        return {}
+
+    def control(self, state: State, action: Tensor) -> Tensor | dict[str, Tensor]:
+        """The ctrl (N, nu) that an action sets for the next step, or a dict of MjData's inputs. By default the action.
+
+        A dict may hold ``ctrl``, ``mocap_pos``, ``mocap_quat``, ``xfrc_applied`` and ``qfrc_applied``, (N, ...) each in
+        the shapes of MjData; inputs that are not returned keep their values since the start of the episode. Called once
+        per control step. Every call must return the same names.
+
+        Args:
+            state: before the step.
+            action: (N, action_dim) float32, between `action_low` and `action_high`.
+        """
+        return action
 
     def observation(self, state: State) -> Tensor:
         """The policy's observation of a state, (N, obs_dim)."""
@@ -68,8 +109,9 @@ class Task:
 
         Args:
             state: before the step.
-            action: (N, nu) float32 controls that were applied, in the actuators' units.
-            next_state: after the step.
+            action: (N, action_dim) float32, in the units of `action_low` and `action_high`, which are the actuators' by
+                default.
+            next_state: after the step, with the own tensors that `advance` renewed.
         """
         raise NotImplementedError(f"{type(self).__name__} has no reward(state, action, next_state)")
 
@@ -92,144 +134,11 @@ class Task:
         """Set `model` and the attributes derived from it. BatchEnv calls this before any other function."""
         set_attribute = object.__setattr__  # a task may be a frozen dataclass
         set_attribute(self, "model", model)
-        set_attribute(self, "qpos0", torch.as_tensor(model.qpos0, dtype=dtype, device=device).clone())
-        set_attribute(self, "qvel0", torch.zeros(model.nv, dtype=dtype, device=device))
+        set_attribute(self, "data0", default_data(model, type(self).__name__, self.home, self.settle_steps))
+        for name in ("qpos", "qvel", "ctrl"):
+            value = torch.as_tensor(getattr(self.data0, name), dtype=dtype, device=device).clone()
+            set_attribute(self, f"{name}0", value)
         set_attribute(self, "dt", model.opt.timestep * self.frame_skip)
-
-
-class NameIndex:
-    """Locations of named objects' values within MjData fields, cached by name."""
-
-    def __init__(self, model: mujoco.MjModel, fields: tuple[str, ...]):
-        self.fields = fields
-        self._model = model
-        self._data = mujoco.MjData(model)
-        self._slices: dict[tuple[str, str, str], tuple[str, int, tuple[int, ...]]] = {}
-
-    def locate(self, kind: str, name: str, attribute: str) -> tuple[str, int, tuple[int, ...]]:
-        """Field, offset in the field's flattened row, and shape of ``data.<kind>(<name>).<attribute>``.
-
-        Raises:
-            AttributeError: no such object or attribute; the message lists those that exist.
-        """
-        key = (kind, name, attribute)
-        if key not in self._slices:
-            self._slices[key] = self._find(kind, name, attribute)
-        return self._slices[key]
-
-    def _find(self, kind: str, name: str, attribute: str) -> tuple[str, int, tuple[int, ...]]:
-        try:
-            view = getattr(self._data, kind)(name)
-        except KeyError as error:
-            raise AttributeError(f"the model has no {kind} {name!r}. MuJoCo: {error.args[0]}") from None
-        part = getattr(view, attribute, None)
-        if not isinstance(part, np.ndarray):
-            names = [item for item in dir(view) if isinstance(getattr(view, item, None), np.ndarray)]
-            of_model = getattr(self._model, kind)(name)
-            hint = f". self.model.{kind}({name!r}) has it" if hasattr(of_model, attribute) else ""
-            raise AttributeError(f"a {kind} has no {attribute!r}; it has {', '.join(names)}{hint}")
-        # A named view is a slice of one MjData array: find the array that contains its memory.
-        for field in sorted(name for name in dir(self._data) if not name.startswith("_")):
-            whole = getattr(self._data, field, None)
-            if not isinstance(whole, np.ndarray) or whole.dtype != part.dtype:
-                continue
-            offset = part.ctypes.data - whole.ctypes.data
-            if part.size and offset >= 0 and offset + part.nbytes <= whole.nbytes:
-                return field, offset // whole.itemsize, part.shape
-        raise AttributeError(f"{attribute!r} of {kind} {name!r} is not stored in a field of MjData")
-
-
-class State:
-    """MjData fields of N worlds as batched tensors, by MuJoCo's names.
-
-    ``state.qpos`` is (N, nq), ``state.body("torso").xpos`` (N, 3), ``state.sensor("imu")`` (N, sensor's dim).
-    A state has the fields that the task declares in `Task.fields`.
-    """
-
-    def __init__(self, values: Mapping[str, Tensor], names: NameIndex):
-        self._values = values
-        self._names = names
-
-    def __len__(self) -> int:
-        return next(iter(self._values.values())).shape[0]
-
-    def __getattr__(self, field: str) -> Tensor:
-        if field.startswith("_"):
-            raise AttributeError(field)
-        try:
-            return self._values[field]
-        except KeyError:
-            raise AttributeError(_missing_field(field, self._names.fields)) from None
-
-    def values(self) -> Mapping[str, Tensor]:
-        """The tensors by field name."""
-        return self._values
-
-    def body(self, name: str) -> NamedView:
-        """A body's ``xpos``, ``xquat``, ``xipos``, ``cvel``, ..."""
-        return NamedView(self, "body", name)
-
-    def joint(self, name: str) -> NamedView:
-        """A joint's ``qpos`` and ``qvel``, ..."""
-        return NamedView(self, "joint", name)
-
-    def geom(self, name: str) -> NamedView:
-        """A geom's ``xpos``, ``xmat``."""
-        return NamedView(self, "geom", name)
-
-    def site(self, name: str) -> NamedView:
-        """A site's ``xpos``, ``xmat``."""
-        return NamedView(self, "site", name)
-
-    def camera(self, name: str) -> NamedView:
-        """A camera's ``xpos``, ``xmat``."""
-        return NamedView(self, "camera", name)
-
-    def actuator(self, name: str) -> NamedView:
-        """An actuator's ``ctrl``, ``force``, ``length``, ``velocity``."""
-        return NamedView(self, "actuator", name)
-
-    def tendon(self, name: str) -> NamedView:
-        """A tendon's ``length``, ``velocity``."""
-        return NamedView(self, "tendon", name)
-
-    def sensor(self, name: str) -> Tensor:
-        """A sensor's values, (N, dim)."""
-        return NamedView(self, "sensor", name).data
-
-    def slice(self, kind: str, name: str, attribute: str) -> Tensor:
-        """``data.<kind>(<name>).<attribute>`` of every world."""
-        field, offset, shape = self._names.locate(kind, name, attribute)
-        rows = getattr(self, field).flatten(1)
-        return rows[:, offset : offset + math.prod(shape)].reshape(len(self), *shape)
-
-
-_NAMED = ("body", "joint", "geom", "site", "camera", "actuator", "tendon", "sensor")
-
-
-def _missing_field(field: str, fields: tuple[str, ...]) -> str:
-    """The message for ``state.<field>`` that is not among the task's fields."""
-    problem = f"the task reads state.{field}, which is not among its fields {fields}"
-    if field in DATA_FIELDS:
-        return f"{problem}: add {field!r} to `fields`"
-    similar = difflib.get_close_matches(field, {*DATA_FIELDS, *_NAMED}, n=3)
-    hint = f" Did you mean {', '.join(similar)}?" if similar else ""
-    return (
-        f"{problem}, nor a field of MjData that can be read in a batch.{hint} Named objects are read by "
-        f"{', '.join(f'state.{kind}(name)' for kind in _NAMED)}; constants of the model by self.model"
-    )
-
-
-class NamedView:
-    """A named object in every world. Its attributes are batched tensors."""
-
-    def __init__(self, state: State, kind: str, name: str):
-        self._state, self._kind, self._name = state, kind, name
-
-    def __getattr__(self, attribute: str) -> Tensor:
-        if attribute.startswith("_"):
-            raise AttributeError(attribute)
-        return self._state.slice(self._kind, self._name, attribute)
 
 
 def load_model(task: Task) -> mujoco.MjModel:

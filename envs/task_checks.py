@@ -4,60 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from envs.physics import Physics
+from envs.start_checks import Expectation, check_advance, check_control, check_start, warn_of_randomness
+from envs.state import NameIndex, State
 from envs.statistics import check_terms
-from envs.task import NameIndex, State, Task
+from envs.task import Task
+from envs.task_functions import Start, TaskShapes, defines, inputs_of, split_reward
 from saltus.errors import SaltusError, warn_once
 
 _ROUNDING = 64  # multiples of the dtype's epsilon: vectorised functions may round a lane by its neighbours' values
 _ENOUGH_WORLDS = 32  # initial states are random: in fewer worlds all may end at once by chance
 
 _Call = Callable[[State, Tensor, State], list[Tensor]]
-
-
-@dataclass(frozen=True)
-class TaskShapes:
-    """The observation's width and the names of the reward's terms."""
-
-    observation_dim: int
-    reward_terms: list[str]
-
-
-def split_reward(returned: Tensor | tuple[Tensor, dict[str, Tensor]]) -> tuple[Tensor, dict[str, Tensor]]:
-    """Split the result of `Task.reward` into the reward and its terms; no terms if it is a tensor."""
-    return returned if isinstance(returned, tuple) else (returned, {})
-
-
-def result_forms(num_envs: int, observation_dim: int) -> dict[str, tuple[torch.Size, bool]]:
-    """The shape of each function's results, and whether they are bool."""
-    per_world = torch.Size([num_envs])
-    return {
-        "observation": (torch.Size([num_envs, observation_dim]), False),
-        "reward": (per_world, False),
-        "terminated": (per_world, True),
-    }
-
-
-def same_form(task: Task, function: str, value: Tensor, forms: Mapping[str, tuple[torch.Size, bool]]) -> Tensor:
-    """Return a result of one of the task's functions, unchanged.
-
-    Raises:
-        SaltusError: it has not the form that results had at construction. It would broadcast, or fail far from its
-            cause.
-    """
-    shape, is_bool = forms[function]
-    if not isinstance(value, Tensor) or value.shape != shape or (value.dtype == torch.bool) != is_bool:
-        raise SaltusError(
-            f"{type(task).__name__}.{function} returned {_describe(value)}; expected a "
-            f"{'bool' if is_bool else 'floating-point'} tensor of shape {tuple(shape)}, as when the environment was "
-            "made"
-        )
-    return value
 
 
 @torch.no_grad()
@@ -78,35 +40,44 @@ def check_functions(
             fails at every initial state; a function that mixes worlds or changes its arguments; episodes that are all
             over after one step.
     """
-    checked, name = _Expectation(type(task), physics), type(task).__name__
+    checked, name = Expectation(type(task), physics), type(task).__name__
     for function in ("observation", "reward"):
         if getattr(type(task), function) is getattr(Task, function):
             raise SaltusError(f"{name} does not define {function}: see the docstring of Task.{function}")
-    start = _initial_state(checked, task, physics)
-    _reset(physics, *start)
+    start = check_start(checked, task, physics)
+    _reset(physics, start)
     if physics.unstable().all():
         raise SaltusError(f"the physics of task {name} fails at every initial state: {physics.failure_advice}")
-    before = _Snapshot(physics.read(), names)
-    shapes = _check_forms(checked, task, physics, before)
+    before = _Snapshot({**physics.read(), **start.own}, names)
+    action = _random_actions(physics, low, high)
+    inputs = check_control(checked, task, physics, before.state(), action) if defines(task, "control") else {}
+    if defines(task, "advance"):
+        check_advance(checked, task, physics, before.state(), action, start)
+    shapes = _check_forms(checked, task, before, torch.zeros_like(action), start, inputs)
     if not forms_only:
-        _check_results(checked, task, physics, before, shapes, _random_controls(physics, low, high))
-        _reset(physics, *start)
+        _check_results(checked, task, physics, before, shapes, action)
+        _reset(physics, start)
     return shapes
 
 
 def _check_results(
-    checked: _Expectation, task: Task, physics: Physics, before: _Snapshot, shapes: TaskShapes, control: Tensor
+    checked: Expectation, task: Task, physics: Physics, before: _Snapshot, shapes: TaskShapes, action: Tensor
 ) -> None:
-    """Check the functions' results before and after a step with `control`, (N, nu)."""
-    physics.step(control, task.frame_skip)
+    """Check the functions' results before and after a step with `action`, (N, action_dim)."""
+    if shapes.inputs:
+        physics.step(None, task.frame_skip, shapes.inputs)
+    else:
+        physics.step(action, task.frame_skip)
     if physics.unstable().all():
         warn_once(
             f"the physics of task {type(task).__name__} fails in the first step, with random controls: "
             f"{physics.failure_advice}"
         )
-    after = _Snapshot(physics.read(), before.names)
-    _check_values(checked, task, shapes, before, control, after, ~physics.unstable())
-    _check_purity(checked, task, before, control, after)
+    stepped = _Snapshot({**before.values, **physics.read()}, before.names)
+    renewed = task.advance(stepped.state(), action.clone(), _generator(physics)) if defines(task, "advance") else {}
+    after = _Snapshot({**stepped.values, **renewed}, before.names)
+    _check_values(checked, task, shapes, before, action, after, ~physics.unstable())
+    _check_purity(checked, task, physics, before, action, after)
     _check_ends(checked, task, before, after)
 
 
@@ -129,63 +100,52 @@ class _Snapshot:
         return _Snapshot(values, self.names)
 
 
-def _reset(physics: Physics, qpos: Tensor, qvel: Tensor) -> None:
-    physics.reset(torch.ones(physics.num_worlds, dtype=torch.bool, device=physics.device), qpos, qvel)
+def _reset(physics: Physics, start: Start) -> None:
+    everywhere = torch.ones(physics.num_worlds, dtype=torch.bool, device=physics.device)
+    physics.reset(everywhere, start.qpos, start.qvel, start.fields)
 
 
-def _random_controls(physics: Physics, low: Tensor, high: Tensor) -> Tensor:
+def _generator(physics: Physics) -> torch.Generator:
+    return torch.Generator(physics.device).manual_seed(0)
+
+
+def _random_actions(physics: Physics, low: Tensor, high: Tensor) -> Tensor:
     low, high = low.to(physics.device), high.to(physics.device)
-    generator = torch.Generator(physics.device).manual_seed(0)
-    share = torch.rand(physics.num_worlds, len(low), generator=generator, device=physics.device)
+    share = torch.rand(physics.num_worlds, len(low), generator=_generator(physics), device=physics.device)
     return low + (high - low) * share
 
 
-def _initial_state(checked: _Expectation, task: Task, physics: Physics) -> tuple[Tensor, Tensor]:
-    """Initial states, drawn twice from equal generators."""
-    worlds, defaults = physics.num_worlds, (task.qpos0.clone(), task.qvel0.clone())
-    start, again = (task.reset(worlds, torch.Generator(physics.device).manual_seed(0)) for _ in range(2))
-    if not (isinstance(start, tuple) and len(start) == 2):
-        raise checked.error("reset", f"returned a {type(start).__name__}; expected (qpos, qvel)")
-    checked("reset (qpos)", start[0], (worlds, physics.model.nq), "floating-point")
-    checked("reset (qvel)", start[1], (worlds, physics.model.nv), "floating-point")
-    if not all(torch.isfinite(part).all() for part in start):
-        raise checked.error("reset", "returned values that are not finite")
-    if not (torch.equal(defaults[0], task.qpos0) and torch.equal(defaults[1], task.qvel0)):
-        raise checked.error("reset", "changes self.qpos0 or self.qvel0 in place: clone them first")
-    if not all(torch.equal(*pair) for pair in zip(start, again, strict=True)):
-        _warn_of_randomness(task, "reset", "for equal generators", "Draw all random numbers from `generator`")
-    return start
-
-
-def _check_forms(checked: _Expectation, task: Task, physics: Physics, snapshot: _Snapshot) -> TaskShapes:
+def _check_forms(
+    checked: Expectation, task: Task, snapshot: _Snapshot, action: Tensor, start: Start, inputs: dict[str, Tensor]
+) -> TaskShapes:
     """Check types, shapes, dtypes and devices."""
+    num_envs = len(action)
     observation = task.observation(snapshot.state())
-    checked("observation", observation, (physics.num_worlds, "obs_dim"), "floating-point")
+    checked("observation", observation, (num_envs, "obs_dim"), "floating-point")
     if observation.shape[1] == 0:
         raise checked.error("observation", "is empty")
     if not torch.isfinite(observation.float()).all():
         raise checked.error("observation", "is not finite in float32 at an initial state")
-    action = torch.zeros(physics.num_worlds, physics.model.nu, device=physics.device)
     returned = task.reward(snapshot.state(), action, snapshot.state())
     is_pair = isinstance(returned, tuple) and len(returned) == 2 and isinstance(returned[1], dict)
     if not (isinstance(returned, Tensor) or is_pair):
         raise checked.error(
             "reward",
-            f"returned a {type(returned).__name__}; expected a tensor of shape ({physics.num_worlds},), or that and a "
+            f"returned a {type(returned).__name__}; expected a tensor of shape ({num_envs},), or that and a "
             "dict of its terms",
         )
     reward, terms = split_reward(returned)
-    checked("reward", reward, (physics.num_worlds,), "floating-point")
+    checked("reward", reward, (num_envs,), "floating-point")
     for name, term in terms.items():
         if not (isinstance(name, str) and name.strip() and name.isprintable()):
             raise checked.error("reward", f"has a term named {name!r}; expected a printable name of a column")
-        checked(f"reward (term {name!r})", term, (physics.num_worlds,), "floating-point")
-    checked("terminated", task.terminated(snapshot.state()), (physics.num_worlds,), "bool")
-    return TaskShapes(observation.shape[1], list(terms))
+        checked(f"reward (term {name!r})", term, (num_envs,), "floating-point")
+    checked("terminated", task.terminated(snapshot.state()), (num_envs,), "bool")
+    return TaskShapes(observation.shape[1], list(terms), start, inputs)
 
 
 def _check_values(
-    checked: _Expectation,
+    checked: Expectation,
     task: Task,
     shapes: TaskShapes,
     before: _Snapshot,
@@ -203,7 +163,9 @@ def _check_values(
             raise checked.error(function, "is not finite in float32 after one step with random controls")
 
 
-def _check_purity(checked: _Expectation, task: Task, before: _Snapshot, control: Tensor, after: _Snapshot) -> None:
+def _check_purity(
+    checked: Expectation, task: Task, physics: Physics, before: _Snapshot, control: Tensor, after: _Snapshot
+) -> None:
     """Check that each function keeps its arguments, repeats its results, and does not mix worlds."""
 
     def rewards(state: State, action: Tensor, next_state: State) -> list[Tensor]:
@@ -215,6 +177,12 @@ def _check_purity(checked: _Expectation, task: Task, before: _Snapshot, control:
         "reward": rewards,
         "terminated": lambda state, action, next_state: [task.terminated(next_state)],
     }
+    if defines(task, "control"):
+        calls["control"] = lambda state, action, next_state: [*inputs_of(task.control(state, action)).values()]
+    if defines(task, "advance"):
+        calls["advance"] = lambda state, action, next_state: [
+            *task.advance(state, action, _generator(physics)).values()
+        ]
     # Change one half of the worlds: results of the other half must stay.
     half = 2 * torch.arange(len(control), device=control.device) < len(control)
     for function, call in calls.items():
@@ -226,9 +194,8 @@ def _check_purity(checked: _Expectation, task: Task, before: _Snapshot, control:
         if not torch.equal(action, control):
             raise checked.error(function, "changes its action in place: clone it first")
         if not _all_close(results, call(before.state(), control.clone(), after.state())):
-            _warn_of_randomness(
-                task, function, "for the same state", "Draw random numbers in `reset`, and keep no state on the task"
-            )
+            advice = "Draw random numbers in `reset` or `advance`, from `generator`, and keep no state on the task"
+            warn_of_randomness(task, function, "for the same state", advice)
             continue
         for changed in (half, ~half):
             other_control = torch.where(changed[:, None], 0.5 * control, control)
@@ -243,7 +210,7 @@ def _check_purity(checked: _Expectation, task: Task, before: _Snapshot, control:
                 )
 
 
-def _check_ends(checked: _Expectation, task: Task, before: _Snapshot, after: _Snapshot) -> None:
+def _check_ends(checked: Expectation, task: Task, before: _Snapshot, after: _Snapshot) -> None:
     """Refuse episodes that are all over at their first state and after one step; warn where some are."""
     over = task.terminated(before.state()) & task.terminated(after.state())
     if over.all() and len(over) >= _ENOUGH_WORLDS:
@@ -257,13 +224,6 @@ def _check_ends(checked: _Expectation, task: Task, before: _Snapshot, after: _Sn
             f"{type(task).__name__}.terminated is true at {int(over.sum())} of {len(over)} initial states and after "
             "one step: these episodes have one step. Check `reset` and `terminated`"
         )
-
-
-def _warn_of_randomness(task: Task, function: str, when: str, advice: str) -> None:
-    warn_once(
-        f"{type(task).__name__}.{function} returns other values {when}: seeds do not determine its results, and a "
-        f"resumed run differs from one that never stopped. {advice}"
-    )
 
 
 def _first_difference(values: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str | None:
@@ -283,35 +243,3 @@ def _close(one: Tensor, other: Tensor, tolerance: float | None = None) -> bool:
         return torch.equal(one, other)
     tolerance = _ROUNDING * torch.finfo(one.dtype).eps if tolerance is None else tolerance
     return torch.allclose(one, other, rtol=tolerance, atol=tolerance, equal_nan=True)
-
-
-def _describe(value: Any) -> str:
-    if not isinstance(value, Tensor):
-        return f"a {type(value).__name__}"
-    return f"a {value.dtype} tensor of shape {tuple(value.shape)} on {value.device}"
-
-
-class _Expectation:
-    """Checks results of a task's functions. Errors name the function and the expected result."""
-
-    def __init__(self, task: type[Task], physics: Physics):
-        self._task, self._device = task, physics.device
-
-    def error(self, function: str, message: str) -> SaltusError:
-        return SaltusError(f"{self._task.__name__}.{function} {message}")
-
-    def __call__(self, function: str, value: Any, shape: tuple[int | str, ...], dtype: str) -> None:
-        """Check one result. A string in `shape` matches any size; `dtype` is "bool" or "floating-point"."""
-        sizes = ", ".join(map(str, shape)) + "," * (len(shape) == 1)
-        wanted = f"expected a {dtype} tensor of shape ({sizes}) on {self._device}"
-        right_shape = (
-            isinstance(value, Tensor)
-            and len(value.shape) == len(shape)
-            and all(isinstance(want, str) or want == have for want, have in zip(shape, value.shape, strict=True))
-        )
-        if not (right_shape and _is_kind(value, dtype) and value.device == self._device):
-            raise self.error(function, f"returned {_describe(value)}; {wanted}")
-
-
-def _is_kind(value: Tensor, dtype: str) -> bool:
-    return value.dtype == torch.bool if dtype == "bool" else value.dtype.is_floating_point

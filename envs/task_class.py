@@ -16,16 +16,21 @@ MAKE_ARGUMENTS = (
     "task", "num_envs", "device", "seed", "normalized_actions", "check_task",
     *(item.name for item in dataclasses.fields(Simulation)),
 )  # fmt: skip
-BOUND = ("model", "qpos0", "qvel0", "dt")
+BOUND = ("model", "data0", "qpos0", "qvel0", "ctrl0", "dt")
 SIGNATURES = {
     "reset": ("num_envs", "generator"),
     "observation": ("state",),
     "reward": ("state", "action", "next_state"),
     "terminated": ("state",),
+    "advance": ("state", "action", "generator"),
+    "control": ("state", "action"),
     "randomize": ("num_envs", "generator"),
     "bind": ("model", "dtype", "device"),
 }
-ATTRIBUTES = ("mjcf", "frame_skip", "max_episode_steps", "fields", "recompute_derived", *SIGNATURES)
+ATTRIBUTES = (
+    "mjcf", "frame_skip", "max_episode_steps", "fields", "recompute_derived", "home", "settle_steps", "action_low",
+    "action_high", *SIGNATURES,
+)  # fmt: skip
 
 
 def check_class(task: type[Task]) -> None:
@@ -121,7 +126,7 @@ def _check_fields(task: type[Task]) -> None:
 
 
 def _check_step_counts(task: type[Task]) -> None:
-    for name in ("frame_skip", "max_episode_steps"):
+    for name in ("frame_skip", "max_episode_steps", "settle_steps"):
         value = inspect.getattr_static(task, name)
         if isinstance(value, int | float | str | None) and not is_whole(value):
             raise SaltusError(f"{task.__name__}.{name} is {value!r}; expected a whole number of steps")

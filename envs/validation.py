@@ -14,6 +14,7 @@ from torch import Tensor
 
 from envs.physics import Physics
 from envs.task import Task
+from envs.task_functions import defines
 from envs.whole_numbers import require_whole
 from saltus.errors import SaltusError, warn_once
 
@@ -31,6 +32,7 @@ def check_arguments(task: Task, num_envs: int, seed: int, execution: str) -> Non
         raise SaltusError(f"{name}.fresh is now recompute_derived")
     for attribute in ("frame_skip", "max_episode_steps"):
         require_whole(f"{attribute} of task {name}", getattr(task, attribute), at_least=1)
+    require_whole(f"settle_steps of task {name}", task.settle_steps, at_least=0)
 
 
 def check_qpos_qvel(physics: Physics, qpos: Tensor, qvel: Tensor) -> None:
@@ -72,21 +74,52 @@ def check_state(state: Any, expected: Any, path: str = "state") -> None:
         check_state(state[name], value, f"{path}[{name!r}]")
 
 
-def control_bounds(model: mujoco.MjModel, task_name: str, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The actuators' control ranges: lower and upper bounds, (nu,) float32 each.
+def action_bounds(task: Task, model: mujoco.MjModel, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Lower and upper bounds of a task's actions, (action_dim,) float32 each: its own, or the actuators'.
 
     Raises:
-        SaltusError: no actuators, or some without a ctrlrange that bounds them; the message says how to give one.
+        SaltusError: bounds of impossible values or shapes; or none, and no actuators, or some without a ctrlrange that
+            bounds them; the message says how to give one.
     """
+    if task.action_low is None and task.action_high is None:
+        return _control_bounds(model, type(task).__name__, device)
+    try:
+        low, high = (torch.as_tensor(one, dtype=torch.float32) for one in (task.action_low, task.action_high))
+        low, high = (one.clone() for one in torch.broadcast_tensors(low, high))
+    except (TypeError, ValueError, RuntimeError):
+        low = high = torch.empty(0, 0)
+    if low.dim() == 0:
+        low, high = low.repeat(model.nu), high.repeat(model.nu)
+    size = len(low) if low.dim() == 1 else 0
+    if not size or not (torch.isfinite(low) & torch.isfinite(high) & (low < high)).all():
+        hint = "" if model.nu else ". The model has no actuators: give a number for each action"
+        raise SaltusError(
+            f"action_low and action_high of task {type(task).__name__} are {task.action_low!r} and "
+            f"{task.action_high!r}; expected finite numbers, the lower one first: sequences of one length, with a "
+            f"number for each action, or one number for all actuators{hint}"
+        )
+    if not defines(task, "control") and size != model.nu:
+        raise SaltusError(
+            f"task {type(task).__name__} has {size} actions by action_low and action_high, and its model {model.nu} "
+            "actuators: define control(self, state, action), which says what the actions do"
+        )
+    return low.to(device), high.to(device)
+
+
+def _control_bounds(model: mujoco.MjModel, task_name: str, device: torch.device) -> tuple[Tensor, Tensor]:
     if model.nu == 0:
-        raise SaltusError(f"the model of task {task_name} has no actuators: there is nothing to control")
+        raise SaltusError(
+            f"the model of task {task_name} has no actuators. Give it some, or set action_low and action_high, a "
+            "number for each action, and define control(self, state, action): it may move mocap bodies and apply forces"
+        )
     faults = [fault for index in range(model.nu) if (fault := _bounds_fault(model, index))]
     if faults:
         raise SaltusError(
             f"actuators of task {task_name} without usable bounds: {'; '.join(faults)}. Actions are scaled to the "
             "actuators' bounds: give each a ctrlrange with finite ends, the lower one first, as in <motor ... "
             'ctrlrange="-1 1"/>, or all of a class one by <default><motor ctrlrange="-1 1"/></default>; for position '
-            'actuators inheritrange="1" takes the joint\'s range'
+            'actuators inheritrange="1" takes the joint\'s range. Or set action_low and action_high of the task, the '
+            "bounds of its actions"
         )
     low, high = torch.as_tensor(model.actuator_ctrlrange, dtype=torch.float32, device=device).unbind(-1)
     return low.clone(), high.clone()

@@ -18,6 +18,10 @@ POST_CONSTRAINT = ("cacc", "cfrc_int", "cfrc_ext")
 """Fields that mj_step does not compute. mj_rnePostConstraint does; Gymnasium calls it after mj_step."""
 
 
+INPUTS = ("ctrl", "mocap_pos", "mocap_quat", "xfrc_applied", "qfrc_applied")
+"""Fields that `Task.control` may set."""
+
+
 DIVERGENCE_ADVICE = "it diverged. A smaller timestep, or less extreme actions, may help"
 """How to avoid states that are not finite or beyond MuJoCo's limit."""
 
@@ -34,12 +38,24 @@ class Physics(Protocol):
         """Copy the task's fields, (N, ...) each, into `out` if given, else into new tensors; return them."""
         ...
 
-    def step(self, ctrl: Tensor, frame_skip: int) -> None:
-        """Apply `ctrl` (N, nu) for `frame_skip` physics steps."""
+    def step(self, ctrl: Tensor | None, frame_skip: int, inputs: Mapping[str, Tensor] | None = None) -> None:
+        """Simulate `frame_skip` physics steps.
+
+        Args:
+            ctrl: (N, nu); None: unchanged.
+            frame_skip: number of physics steps.
+            inputs: fields of `INPUTS`, (N, ...) by name; others are unchanged.
+        """
         ...
 
-    def reset(self, mask: Tensor, qpos: Tensor, qvel: Tensor) -> None:
-        """Reset the worlds of `mask`, (N,) bool, to `qpos` (N, nq) and `qvel` (N, nv), with all else at defaults."""
+    def reset(self, mask: Tensor, qpos: Tensor, qvel: Tensor, start: Mapping[str, Tensor] | None = None) -> None:
+        """Reset the worlds of `mask`, (N,) bool, to `qpos` (N, nq) and `qvel` (N, nv).
+
+        All else is as in `home`, or at the model's defaults.
+
+        Args:
+            start: other fields of `HOME_FIELDS` that worlds start with, (N, ...) by name.
+        """
         ...
 
     def unstable(self) -> Tensor:

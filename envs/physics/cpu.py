@@ -17,6 +17,7 @@ from mujoco.batch import DATA_FIELDS, MODEL_FIELDS, Batch, SimulationError
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
+from envs.home import HOME_FIELDS
 from envs.physics import DIVERGENCE_ADVICE, POST_CONSTRAINT
 from saltus.errors import SaltusError, warn_once
 
@@ -88,6 +89,7 @@ class CpuPhysics:
         recompute_derived: see `Task.recompute_derived`.
         model_fields: MjModel fields that differ between worlds, (num_worlds, ...) by name.
         num_threads: number of threads; 0: one per core.
+        home: the state that worlds start from; None: the model's defaults.
 
     Raises:
         SaltusError: a field that MjData lacks or that cannot be read in a batch; a model field that cannot differ
@@ -108,6 +110,7 @@ class CpuPhysics:
         recompute_derived: bool,
         model_fields: dict[str, Tensor] | None = None,
         num_threads: int = 0,
+        home: mujoco.MjData | None = None,
     ):
         unknown = sorted(set(fields) - DATA_FIELDS)
         if unknown:
@@ -135,6 +138,9 @@ class CpuPhysics:
         self._recompute_derived = recompute_derived
         self._expand(model_fields or {})
         self._batch.reset(stage=_NONE)
+        if home is not None:
+            for field in HOME_FIELDS:
+                self._batch.bind(field)[...] = getattr(home, field)
         self._initial = self._batch.state.copy()
         self._qpos, self._qvel = self._batch.bind("qpos"), self._batch.bind("qvel")
         self._ctrl, self._ncon = self._batch.bind("ctrl"), self._batch.bind("ncon")
@@ -175,8 +181,11 @@ class CpuPhysics:
     def _live(self, field: str) -> np.ndarray:
         return self._computed[field] if field in self._computed else self._bound[field]
 
-    def step(self, ctrl: Tensor, frame_skip: int) -> None:
-        self._ctrl[...] = ctrl.numpy()
+    def step(self, ctrl: Tensor | None, frame_skip: int, inputs: Mapping[str, Tensor] | None = None) -> None:
+        if ctrl is not None:
+            self._ctrl[...] = ctrl.numpy()
+        for field, values in (inputs or {}).items():
+            self._batch.bind(field)[...] = values.numpy()
         self._clear_failures()
         # Recomputing contacts in the new state discards the step's contact forces, which mj_rnePostConstraint needs.
         stage = _VELOCITY if self._recompute_derived and not self._post_constraint else _NONE
@@ -223,14 +232,16 @@ class CpuPhysics:
             for field, values in self._computed.items():
                 values[world] = getattr(self._data, field)
 
-    def reset(self, mask: Tensor, qpos: Tensor, qvel: Tensor) -> None:
+    def reset(self, mask: Tensor, qpos: Tensor, qvel: Tensor, start: Mapping[str, Tensor] | None = None) -> None:
         where = mask.numpy()
         if self._has_hidden_state:
             self._batch.reset(where, stage=_NONE)
-        else:  # faster than Batch.reset, which also clears what forward overwrites
-            self._batch.state[where] = self._initial[where]
+        # Faster than Batch.reset, which also clears what forward overwrites.
+        self._batch.state[where] = self._initial[where]
         self._qpos[where] = qpos.numpy()[where]
         self._qvel[where] = qvel.numpy()[where]
+        for field, initial in (start or {}).items():
+            self._batch.bind(field)[where] = initial.numpy()[where]
         self._clear_failures()
         self._record_failures(lambda: self._batch.forward(where))
         for values in self._computed.values():

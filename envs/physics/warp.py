@@ -33,6 +33,7 @@ from envs.physics.warp_model import (
     require_warp,
     with_supported_solver,
 )  # fmt: skip
+from envs.physics.warp_start import WarpStart, home_fields
 from saltus.device import resolve_device
 from saltus.device.cuda_graph import graph_break
 from saltus.device.memory import free_bytes
@@ -69,6 +70,7 @@ class WarpPhysics:
         max_contacts: contacts per world to allocate memory for, shared by all worlds; 0: estimated by a rollout with
             random controls (`estimate_capacity`).
         max_constraints: constraint rows to allocate memory for in each world (a contact has several); 0: likewise.
+        home: the state that worlds start from; None: the model's defaults.
 
     Raises:
         SaltusError: no Warp, no CUDA, an old driver; a model that Warp cannot simulate; a field that cannot be read or
@@ -93,6 +95,7 @@ class WarpPhysics:
         device: torch.device | str = "cuda",
         max_contacts: int = 0,
         max_constraints: int = 0,
+        home: mujoco.MjData | None = None,
     ):
         require_warp(torch.device(device))
         require_supported_flags(model)
@@ -101,7 +104,7 @@ class WarpPhysics:
         self.model, self.num_worlds = with_supported_solver(model), num_worlds
         self._mj_data = mujoco.MjData(self.model)
         if not max_contacts or not max_constraints:
-            contacts, constraints = estimate_capacity(self.model)
+            contacts, constraints = estimate_capacity(self.model, home)
             max_contacts, max_constraints = max_contacts or contacts, max_constraints or constraints
         self.max_contacts, self.max_constraints = max_contacts, max_constraints
         self._recompute_derived, self._model_fields = recompute_derived, dict(model_fields or {})
@@ -125,7 +128,8 @@ class WarpPhysics:
             self._views = {field: self._view(field) for field in fields}
             self._state = {field: view for field in _STATE if (view := self._view(field)).numel()}
             self._make_inputs()
-        self._reset_graph = WarpGraph(self._reset_and_forward, self.device)
+            self._home = home_fields(self._state, home, self._mj_data)
+        self._reset_graphs: dict[tuple[str, ...], WarpGraph] = {}
         self._step_graphs: dict[int, WarpGraph] = {}
         # Which memory was ever exhausted: contacts, constraints, other limits.
         self._ever_full = torch.zeros(3, dtype=torch.bool, device=self.device)
@@ -133,7 +137,8 @@ class WarpPhysics:
         self._overflowed = torch.zeros_like(self._unstable)
         self._outputs = {field: view.clone() for field, view in self._views.items()}
         everywhere = torch.ones_like(self._unstable)
-        self.reset(everywhere, self._inputs["_qpos"].clone(), self._inputs["_qvel"].clone())
+        qpos, qvel = (self._state[name].clone() for name in ("qpos", "qvel"))
+        self.reset(everywhere, qpos, qvel)
 
     @contextmanager
     def _scope(self) -> Iterator[None]:
@@ -201,7 +206,7 @@ class WarpPhysics:
         )
 
     def _make_inputs(self) -> None:
-        """Allocate the arrays that graphs read, at fixed addresses, and define the kernel that sets qpos and qvel."""
+        """Allocate the arrays that graphs read, at fixed addresses."""
         wp = self._warp
         self._ctrl, self._qacc = wp.to_torch(self._data.ctrl), wp.to_torch(self._data.qacc)
         self._overflow = wp.to_torch(self._data.overflow)
@@ -211,17 +216,7 @@ class WarpPhysics:
         others = kinds.ALL & ~(contacts | constraints | kinds.ITERATIONS | kinds.LS_ITERATIONS)
         masks = [int(contacts), int(constraints), int(others)]
         self._full_kinds = torch.tensor(masks, dtype=torch.int32, device=self.device)
-        self._mask = wp.zeros(self.num_worlds, dtype=bool)
-        self._qpos, self._qvel = wp.clone(self._data.qpos), wp.zeros_like(self._data.qvel)
-        self._inputs = {name: wp.to_torch(getattr(self, name)) for name in ("_mask", "_qpos", "_qvel")}
-
-        @wp.kernel(enable_backward=False)
-        def copy_where(mask: wp.array[bool], source: wp.array2d[float], target: wp.array2d[float]) -> None:  # type: ignore
-            world, index = wp.tid()
-            if mask[world]:
-                target[world, index] = source[world, index]
-
-        self._copy_where = copy_where
+        self._start = WarpStart(self._state, self.num_worlds)
 
     def read(self, out: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
         if out is None:
@@ -230,18 +225,21 @@ class WarpPhysics:
             target.copy_(self._outputs[field])
         return out
 
-    def step(self, ctrl: Tensor, frame_skip: int) -> None:
+    def step(self, ctrl: Tensor | None, frame_skip: int, inputs: Mapping[str, Tensor] | None = None) -> None:
+        for field, values in (inputs or {}).items():
+            self._state[field].copy_(values)
         self.advance(ctrl, frame_skip)
         self._detect_divergence()
         self._detect_overflows()
         for field, view in self._views.items():
             self._outputs[field].copy_(view)
 
-    def advance(self, ctrl: Tensor, frame_skip: int) -> None:
+    def advance(self, ctrl: Tensor | None, frame_skip: int) -> None:
         """Simulate one control step. `step` also detects failures and copies the fields that `read` returns."""
         if frame_skip not in self._step_graphs:
             self._step_graphs[frame_skip] = WarpGraph(lambda: self._control_step(frame_skip), self.device)
-        self._ctrl.copy_(ctrl)
+        if ctrl is not None:
+            self._ctrl.copy_(ctrl)
         self._overflow.zero_()
         self._launch(self._step_graphs[frame_skip])
 
@@ -257,11 +255,12 @@ class WarpPhysics:
             mjw.fwd_velocity(model, data)
             mjw.sensor_vel(model, data)
 
-    def reset(self, mask: Tensor, qpos: Tensor, qvel: Tensor) -> None:
-        for name, values in (("_mask", mask), ("_qpos", qpos), ("_qvel", qvel)):
-            self._inputs[name].copy_(values)
+    def reset(self, mask: Tensor, qpos: Tensor, qvel: Tensor, start: Mapping[str, Tensor] | None = None) -> None:
+        start = {**self._home, **(start or {}), "qpos": qpos, "qvel": qvel}
+        graph = self._reset_graph(tuple(start))
+        self._start.write(mask, start)
         self._overflow.zero_()
-        self._launch(self._reset_graph)
+        self._launch(graph)
         self._detect_divergence()
         if self._forward == self._forward_all:
             self._detect_overflows()
@@ -274,11 +273,17 @@ class WarpPhysics:
             new = torch.zeros_like(output) if field in POST_CONSTRAINT else self._views[field]
             output.copy_(torch.where(is_reset, new, output))
 
-    def _reset_and_forward(self) -> None:
-        wp, mjw, data = self._warp, self._mujoco_warp, self._data
-        mjw.reset_data(self._warp_model, data, reset=self._mask)
-        for source, target in ((self._qpos, data.qpos), (self._qvel, data.qvel)):
-            wp.launch(self._copy_where, dim=target.shape, inputs=[self._mask, source], outputs=[target])
+    def _reset_graph(self, fields: tuple[str, ...]) -> WarpGraph:
+        """The graph of a reset that sets `fields`."""
+        if fields not in self._reset_graphs:
+            with self._scope():
+                self._start.allocate(fields)
+            self._reset_graphs[fields] = WarpGraph(lambda: self._reset_and_forward(fields), self.device)
+        return self._reset_graphs[fields]
+
+    def _reset_and_forward(self, fields: tuple[str, ...]) -> None:
+        self._mujoco_warp.reset_data(self._warp_model, self._data, reset=self._start.mask)
+        self._start.launch(fields)
         self._forward()
 
     def _forward_for(self, fields: tuple[str, ...]) -> Callable[[], None]:
@@ -323,7 +328,7 @@ class WarpPhysics:
     @property
     def load_seconds(self) -> float:
         """Time that loading and compiling Warp's kernels took."""
-        return sum(graph.load_seconds for graph in (self._reset_graph, *self._step_graphs.values()))
+        return sum(graph.load_seconds for graph in (*self._reset_graphs.values(), *self._step_graphs.values()))
 
     def unstable(self) -> Tensor:
         return self._unstable.clone()

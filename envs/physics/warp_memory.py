@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from mujoco.batch import Batch, SimulationError
 
+from envs.home import HOME_FIELDS
 from envs.physics.warp_model import modules
 from saltus.errors import SaltusError
 
@@ -25,11 +26,13 @@ _BETWEEN_GEOMS = (  # sensors that run collision detection on geoms which may no
 )  # fmt: skip
 
 
-def estimate_capacity(model: mujoco.MjModel, num_worlds: int = 32, num_steps: int = 1000) -> tuple[int, int]:
+def estimate_capacity(
+    model: mujoco.MjModel, home: mujoco.MjData | None = None, num_worlds: int = 32, num_steps: int = 1000
+) -> tuple[int, int]:
     """Contacts and constraint rows per world to allocate memory for: twice the maximum of a rollout, plus 8.
 
-    The rollout runs on the CPU engine, from the model's initial state, with random controls. It does not end with
-    episodes, so that bodies which fall lie on the floor with all their contacts.
+    The rollout runs on the CPU engine, from `home` or the model's initial state, with random controls. It does not end
+    with episodes, so that bodies which fall lie on the floor with all their contacts.
 
     Raises:
         SaltusError: MuJoCo raised in the rollout, for example for lack of memory.
@@ -37,6 +40,8 @@ def estimate_capacity(model: mujoco.MjModel, num_worlds: int = 32, num_steps: in
     generator = np.random.default_rng(0)
     batch = Batch(model, num_worlds, min(num_worlds, 8), False)
     batch.reset()
+    for field in () if home is None else HOME_FIELDS:
+        batch.bind(field)[...] = getattr(home, field)
     low, high = np.where(model.actuator_ctrllimited[:, None], model.actuator_ctrlrange, [-1.0, 1.0]).T
     most = np.zeros(2, dtype=int)
     for _ in range(num_steps // 10):

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from envs import transition as transitions
 from envs.physics.cpu import available_cores
+from envs.task_functions import defines
 from pipeline.run import Run
 
 TURN = 0.2  # seconds of each roof's turn
@@ -96,12 +97,13 @@ def _synchronize(device: torch.device) -> None:
 
 def _bare_batch(run: Run) -> Callable[[], float]:
     """Time of a control step of `mujoco.batch` alone, from the run's present states."""
-    physics, controls = run.env.physics, _random_controls(run).numpy()
+    physics, controls = run.env.physics, _random_controls(run)
     batch = Batch(physics.model, run.env.num_envs, run.config.num_threads or available_cores())
 
     def prepare() -> None:
         batch.state[...] = physics.get_state()["integration"].numpy()
-        batch.bind("ctrl")[...] = controls
+        if controls is not None:
+            batch.bind("ctrl")[...] = controls.numpy()
 
     return partial(_time, partial(batch.step, nstep=run.env.task.frame_skip), prepare, run.device)
 
@@ -120,7 +122,10 @@ def _bare_warp(run: Run) -> Callable[[], float]:
     return work
 
 
-def _random_controls(run: Run) -> Tensor:
+def _random_controls(run: Run) -> Tensor | None:
+    """Random ctrl, (N, nu); None, which keeps the present one, if the task computes it from actions."""
+    if defines(run.env.task, "control"):
+        return None
     low, high = run.env.control_low.cpu(), run.env.control_high.cpu()
     controls = low + (high - low) * torch.rand(run.env.num_envs, len(low))
     return controls.to(run.env.physics.device, run.env.physics.dtype)

@@ -481,11 +481,11 @@ def test_randomize_gets_a_cpu_generator_and_the_seed_decides():
 
 
 def test_documented_kinds_of_named_objects_exist():
-    from envs import task
+    from envs import state
 
     model = mujoco.MjModel.from_xml_string(MODEL)
     data = mujoco.MjData(model)
-    for kind, owner in itertools.product(task._NAMED, (envs.State, data)):
+    for kind, owner in itertools.product(state._NAMED, (envs.State, data)):
         assert hasattr(owner, kind)
 
 

@@ -96,7 +96,7 @@ def test_failure_of_a_reward_is_not_called_one_of_physics() -> None:
             moved, idle = next_state.qpos[:, 0] > state.qpos[:, 0], next_state.qvel[:, 0] == 1
             return torch.where(moved & idle, torch.nan, super().reward(state, action, next_state))
 
-    with pytest.warns(UserWarning, match="action, observation or reward was not finite") as caught:
+    with pytest.warns(UserWarning, match="action, control, observation or reward was not finite") as caught:
         result = evaluate(idle, envs.make(NoReward, 3))
     assert result.failed == 3
     assert not any("physics" in str(warning.message) for warning in caught)

@@ -1,0 +1,157 @@
+"""Checks of the state of episodes and of controls: results of `reset`, `advance` and `control`."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+import mujoco
+import torch
+from mujoco.batch import DATA_FIELDS
+from torch import Tensor
+
+from envs.physics import INPUTS, Physics
+from envs.state import State
+from envs.task import Task
+from envs.task_functions import START_FIELDS, Start, describe, inputs_of, split_start
+from saltus.errors import SaltusError, warn_once
+
+
+class Expectation:
+    """Checks results of a task's functions. Errors name the function and the expected result."""
+
+    def __init__(self, task: type[Task], physics: Physics):
+        self._task, self._device = task, physics.device
+
+    def error(self, function: str, message: str) -> SaltusError:
+        """The error of a function."""
+        return SaltusError(f"{self._task.__name__}.{function} {message}")
+
+    def __call__(self, function: str, value: Any, shape: tuple[int | str, ...], dtype: str) -> None:
+        """Check one result. A string in `shape` matches any size; `dtype` is "bool" or "floating-point"."""
+        sizes = ", ".join(map(str, shape)) + "," * (len(shape) == 1)
+        wanted = f"expected a {dtype} tensor of shape ({sizes}) on {self._device}"
+        right_shape = (
+            isinstance(value, Tensor)
+            and len(value.shape) == len(shape)
+            and all(isinstance(want, str) or want == have for want, have in zip(shape, value.shape, strict=True))
+        )
+        if not (right_shape and _is_kind(value, dtype) and value.device == self._device):
+            raise self.error(function, f"returned {describe(value)}; {wanted}")
+
+
+def _is_kind(value: Tensor, dtype: str) -> bool:
+    return value.dtype == torch.bool if dtype == "bool" else value.dtype.is_floating_point
+
+
+def warn_of_randomness(task: Task, function: str, when: str, advice: str) -> None:
+    """Warn that a function returns other values `when` it should not."""
+    warn_once(
+        f"{type(task).__name__}.{function} returns other values {when}: seeds do not determine its results, and a "
+        f"resumed run differs from one that never stopped. {advice}"
+    )
+
+
+def check_start(checked: Expectation, task: Task, physics: Physics) -> Start:
+    """Draw initial states twice from equal generators, and check them."""
+    worlds, defaults = physics.num_worlds, (task.qpos0.clone(), task.qvel0.clone(), task.ctrl0.clone())
+    returned, again = (task.reset(worlds, torch.Generator(physics.device).manual_seed(0)) for _ in range(2))
+    is_pair = isinstance(returned, tuple) and len(returned) == 2
+    if not (is_pair or isinstance(returned, dict)):
+        raise checked.error(
+            "reset", f"returned a {type(returned).__name__}; expected (qpos, qvel), or a dict of tensors by name"
+        )
+    if isinstance(returned, dict):
+        _check_names(checked, task, returned)
+    start, other = split_start(task, returned, worlds), split_start(task, again, worlds)
+    _check_fields(checked, "reset", physics, {"qpos": start.qpos, "qvel": start.qvel, **start.fields})
+    for name, values in start.own.items():
+        if not isinstance(values, Tensor) or values.shape[:1] != (worlds,) or values.device != physics.device:
+            raise checked.error(
+                f"reset ({name})",
+                f"returned {describe(values)}; expected a tensor of shape ({worlds}, ...) on {physics.device}",
+            )
+    everything = {"qpos": start.qpos, "qvel": start.qvel, **start.fields, **start.own}
+    for name, values in everything.items():
+        if not torch.isfinite(values).all():
+            raise checked.error("reset", f"returned values that are not finite ({name})")
+    if not all(map(torch.equal, defaults, (task.qpos0, task.qvel0, task.ctrl0))):
+        raise checked.error("reset", "changes self.qpos0, self.qvel0 or self.ctrl0 in place: clone them first")
+    others = {"qpos": other.qpos, "qvel": other.qvel, **other.fields, **other.own}
+    if everything.keys() != others.keys() or not all(torch.equal(everything[name], others[name]) for name in others):
+        warn_of_randomness(task, "reset", "for equal generators", "Draw all random numbers from `generator`")
+    return start
+
+
+def _check_names(checked: Expectation, task: Task, returned: Mapping[Any, Any]) -> None:
+    """Check the names of what `reset` returns; warn of one that looks like a misspelt field."""
+    for name in returned:
+        if name in START_FIELDS:
+            continue
+        if not (isinstance(name, str) and name.isidentifier()) or name.startswith("_"):
+            raise checked.error("reset", f"returned {name!r}; expected a name such as 'goal', read as state.goal")
+        if hasattr(State, name):
+            raise checked.error("reset", f"returned {name!r}, which is a function of the state: choose another name")
+        if name in DATA_FIELDS or hasattr(mujoco.MjData, name):
+            raise checked.error(
+                "reset",
+                f"returned {name!r}, which is a name of MjData. An episode can start with {', '.join(START_FIELDS)}: "
+                "choose another name for a tensor of the task's own",
+            )
+        for close in difflib.get_close_matches(name, START_FIELDS, n=1, cutoff=0.85):
+            warn_once(
+                f"{type(task).__name__}.reset returns {name!r}, which is a tensor of the task's own; did you mean "
+                f"{close}?"
+            )
+
+
+def _check_fields(checked: Expectation, function: str, physics: Physics, fields: Mapping[str, Any]) -> None:
+    """Check tensors by MjData's names."""
+    data = mujoco.MjData(physics.model)
+    for name, values in fields.items():
+        field = getattr(data, name)
+        shape = (physics.num_worlds, *getattr(field, "shape", ()))
+        checked(f"{function} ({name})", values, shape, "floating-point")
+
+
+def check_control(
+    checked: Expectation, task: Task, physics: Physics, state: State, action: Tensor
+) -> dict[str, Tensor]:
+    """Check what `control` returns for random actions, (N, action_dim); return it by field."""
+    returned = task.control(state, action.clone())
+    if not isinstance(returned, Tensor | dict):
+        raise checked.error(
+            "control", f"returned a {type(returned).__name__}; expected a tensor, which is ctrl, or a dict of tensors"
+        )
+    inputs = inputs_of(returned)
+    if not inputs or (unknown := [name for name in inputs if name not in INPUTS]):
+        what = f"{', '.join(map(repr, unknown))}" if inputs else "an empty dict"
+        raise checked.error("control", f"returned {what}; it can set {', '.join(INPUTS)}")
+    _check_fields(checked, "control", physics, inputs)
+    for name, values in inputs.items():
+        if not torch.isfinite(values).all():
+            raise checked.error("control", f"returned values that are not finite ({name})")
+    return {name: values.clone() for name, values in inputs.items()}
+
+
+def check_advance(
+    checked: Expectation, task: Task, physics: Physics, state: State, action: Tensor, start: Start
+) -> None:
+    """Check what `advance` returns at initial states."""
+    renewed = task.advance(state, action.clone(), torch.Generator(physics.device).manual_seed(0))
+    if not isinstance(renewed, dict):
+        raise checked.error("advance", f"returned a {type(renewed).__name__}; expected a dict of own tensors by name")
+    for name, values in renewed.items():
+        if name not in start.own:
+            own = ", ".join(start.own) or "none"
+            raise checked.error("advance", f"renews {name!r}, which is none of the tensors of reset's own: {own}")
+        was = start.own[name]
+        if not isinstance(values, Tensor) or (values.shape, values.dtype) != (was.shape, was.dtype):
+            raise checked.error(
+                f"advance ({name})", f"returned {describe(values)}; expected {describe(was)}, as reset returns it"
+            )
+        if values.device != was.device:
+            raise checked.error(f"advance ({name})", f"returned {describe(values)}; expected it on {was.device}")
+        if not torch.isfinite(values).all():
+            raise checked.error("advance", f"returned values that are not finite ({name})")

@@ -1,0 +1,187 @@
+"""Calls of a task's functions, whose results keep the forms that they had when the environment was made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from envs.physics import Physics
+from envs.state import State
+from envs.task import Task
+from saltus.errors import SaltusError
+
+START_FIELDS = ("qpos", "qvel", "act", "ctrl", "mocap_pos", "mocap_quat", "userdata", "time")
+"""Fields of MjData that `Task.reset` may return."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """Initial states of N worlds.
+
+    Attributes:
+        qpos, qvel: (N, nq) and (N, nv).
+        fields: other fields of MjData, (N, ...) by name.
+        own: the task's own tensors, (N, ...) by name.
+    """
+
+    qpos: Tensor
+    qvel: Tensor
+    fields: dict[str, Tensor] = field(default_factory=dict)
+    own: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TaskShapes:
+    """What the task's functions returned when they were checked.
+
+    Attributes:
+        observation_dim: the observation's width.
+        reward_terms: names of the reward's terms.
+        start: initial states.
+        inputs: the result of `control`, by field; empty if the task does not define it.
+    """
+
+    observation_dim: int
+    reward_terms: list[str]
+    start: Start
+    inputs: dict[str, Tensor]
+
+
+def defines(task: Task, function: str) -> bool:
+    """Whether a task defines one of Task's functions itself."""
+    return getattr(getattr(task, function), "__func__", None) is not getattr(Task, function)
+
+
+def split_reward(returned: Tensor | tuple[Tensor, dict[str, Tensor]]) -> tuple[Tensor, dict[str, Tensor]]:
+    """Split the result of `Task.reward` into the reward and its terms; no terms if it is a tensor."""
+    return returned if isinstance(returned, tuple) else (returned, {})
+
+
+def split_start(task: Task, returned: Any, num_envs: int) -> Start:
+    """Split the result of `Task.reset`: a pair, or a dict that may lack qpos and qvel."""
+    if isinstance(returned, tuple):
+        return Start(*returned)
+    fields = {name: values for name, values in returned.items() if name in START_FIELDS}
+    own = {name: values for name, values in returned.items() if name not in START_FIELDS}
+    qpos, qvel = (
+        fields.pop(name) if name in fields else default.repeat(num_envs, 1)
+        for name, default in (("qpos", task.qpos0), ("qvel", task.qvel0))
+    )
+    return Start(qpos, qvel, fields, own)
+
+
+def inputs_of(returned: Tensor | dict[str, Tensor]) -> dict[str, Tensor]:
+    """The result of `Task.control`, by field."""
+    return {"ctrl": returned} if isinstance(returned, Tensor) else returned
+
+
+def describe(value: Any) -> str:
+    """The type, shape and device of a value, in words."""
+    if not isinstance(value, Tensor):
+        return f"a {type(value).__name__}"
+    return f"a {value.dtype} tensor of shape {tuple(value.shape)} on {value.device}"
+
+
+class TaskFunctions:
+    """A task's functions for N worlds.
+
+    A result whose form has changed since construction raises SaltusError. It would broadcast, or fail far from its
+    cause.
+
+    Args:
+        task: the task.
+        physics: its engine.
+        shapes: the forms to keep.
+        generator: the source of all randomness.
+
+    Attributes:
+        controls: whether the task defines `control`.
+        advances: whether it defines `advance`.
+    """
+
+    def __init__(self, task: Task, physics: Physics, shapes: TaskShapes, generator: torch.Generator):
+        self._task, self._num_envs, self._generator = task, physics.num_worlds, generator
+        self.controls, self.advances = defines(task, "control"), defines(task, "advance")
+        per_world = torch.Size([self._num_envs])
+        self._shapes = {
+            "observation": (torch.Size([self._num_envs, shapes.observation_dim]), False),
+            "reward": (per_world, False),
+            "terminated": (per_world, True),
+        }
+        self._own = _forms(shapes.start.own)
+        self._start = {**_forms(shapes.start.fields), **self._own}
+        self._inputs = {name: value.shape for name, value in shapes.inputs.items()}
+
+    def observation(self, state: State) -> Tensor:
+        """The observation, (N, obs_dim) float32."""
+        return self._same_form("observation", self._task.observation(state)).float()
+
+    def reward(self, state: State, action: Tensor, next_state: State) -> tuple[Tensor, dict[str, Tensor]]:
+        """The reward, (N,) float32, and its terms."""
+        reward, terms = split_reward(self._task.reward(state, action, next_state))
+        return self._same_form("reward", reward).float(), terms
+
+    def terminated(self, state: State) -> Tensor:
+        """Whether the task ends the episode, (N,) bool."""
+        return self._same_form("terminated", self._task.terminated(state))
+
+    def reset(self) -> Start:
+        """Draw initial states.
+
+        A world whose fields other than qpos and qvel are not finite gets a qpos that is not, so that it fails.
+        """
+        start = split_start(self._task, self._task.reset(self._num_envs, self._generator), self._num_envs)
+        self._require_same("reset", {**start.fields, **start.own}, self._start)
+        finite = [torch.isfinite(values).reshape(self._num_envs, -1).all(dim=-1) for values in start.fields.values()]
+        if not finite:
+            return start
+        qpos = torch.where(torch.stack(finite).all(dim=0)[:, None], start.qpos, torch.nan)
+        return Start(qpos, start.qvel, start.fields, start.own)
+
+    def control(self, state: State, action: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """The inputs that an action sets, by field, zero where not finite; and whether a world's are, (N,) bool."""
+        inputs = inputs_of(self._task.control(state, action))
+        shapes = {name: getattr(values, "shape", None) for name, values in inputs.items()}
+        if shapes != self._inputs:
+            raise self._changed("control", inputs, {name: tuple(shape) for name, shape in self._inputs.items()})
+        finite = [torch.isfinite(values) for values in inputs.values()]
+        usable = torch.stack([one.reshape(self._num_envs, -1).all(dim=-1) for one in finite]).all(dim=0)
+        clean = {name: torch.where(one, inputs[name], 0.0) for name, one in zip(inputs, finite, strict=True)}
+        return clean, usable
+
+    def advance(self, state: State, action: Tensor) -> dict[str, Tensor]:
+        """The own tensors to renew after a step, by name; copies, since they may be views of the state."""
+        renewed = self._task.advance(state, action, self._generator)
+        self._require_same("advance", renewed, {name: form for name, form in self._own.items() if name in renewed})
+        return {name: values.clone() for name, values in renewed.items()}
+
+    def _same_form(self, function: str, value: Tensor) -> Tensor:
+        shape, is_bool = self._shapes[function]
+        if not isinstance(value, Tensor) or value.shape != shape or (value.dtype == torch.bool) != is_bool:
+            raise SaltusError(
+                f"{type(self._task).__name__}.{function} returned {describe(value)}; expected a "
+                f"{'bool' if is_bool else 'floating-point'} tensor of shape {tuple(shape)}, as when the environment "
+                "was made"
+            )
+        return value
+
+    def _require_same(self, function: str, values: Mapping[str, Tensor], forms: Mapping[str, Any]) -> None:
+        if _forms(values) != forms:
+            raise self._changed(
+                function, values, {name: (tuple(shape), dtype) for name, (shape, dtype) in forms.items()}
+            )
+
+    def _changed(self, function: str, values: Mapping[str, Any], expected: Mapping[str, Any]) -> SaltusError:
+        found = ", ".join(f"{name}: {describe(value)}" for name, value in values.items())
+        return SaltusError(
+            f"{type(self._task).__name__}.{function} returned {{{found}}}; expected {dict(expected)}, as when the "
+            "environment was made"
+        )
+
+
+def _forms(values: Mapping[str, Tensor]) -> dict[str, Any]:
+    return {name: (getattr(value, "shape", None), getattr(value, "dtype", None)) for name, value in values.items()}

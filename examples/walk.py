@@ -1,0 +1,66 @@
+"""A quadruped follows velocity commands by PD around a keyframe: ``saltus train examples/walk.py:Walk``."""
+
+from dataclasses import dataclass
+
+import torch
+
+from saltus import Task
+
+LEG = """<body pos="{x} {y} 0">
+  <joint name="hip{i}" axis="0 1 0" damping="0.5" range="-60 60"/>
+  <geom type="capsule" fromto="0 0 0 0 0 -0.2" size="0.03" mass="0.3"/>
+  <body pos="0 0 -0.2"><joint name="knee{i}" axis="0 1 0" damping="0.5" range="-120 0"/>
+    <geom type="capsule" fromto="0 0 0 0 0 -0.2" size="0.025" mass="0.2" friction="1.2"/></body></body>"""
+PLACES = [(0.2, 0.12), (0.2, -0.12), (-0.2, 0.12), (-0.2, -0.12)]
+LEGS = "".join(LEG.format(x=x, y=y, i=i) for i, (x, y) in enumerate(PLACES))
+SERVOS = "".join(f'<position joint="{joint}{i}" kp="40"/>' for i in range(4) for joint in ("hip", "knee"))
+
+
+@dataclass
+class Walk(Task):
+    """Targets of the joints are the pose of the keyframe, plus the action."""
+
+    mjcf = f"""<mujoco>
+      <option timestep="0.005"/>
+      <worldbody><geom type="plane" size="50 50 0.1"/>
+        <body name="trunk" pos="0 0 0.36"><freejoint/><geom type="box" size="0.25 0.1 0.05" mass="4"/>{LEGS}</body>
+      </worldbody>
+      <actuator>{SERVOS}</actuator>
+      <keyframe><key name="stand" qpos="0 0 0.36 1 0 0 0 {"0.5 -1 " * 4}" ctrl="{"0.5 -1 " * 4}"/></keyframe>
+    </mujoco>"""
+    fields = ("qpos", "qvel")
+    home = "stand"
+    settle_steps = 200
+    action_low = -0.5
+    action_high = 0.5
+    frame_skip: int = 4
+    max_episode_steps: int = 250
+
+    def reset(self, num_envs, generator):
+        """Draw a command, the forward velocity in m/s."""
+        command = torch.empty(num_envs, 1, device=generator.device).uniform_(0, 0.8, generator=generator)
+        return {"command": command, "previous": torch.zeros(num_envs, 8, device=generator.device)}
+
+    def advance(self, state, action, generator):
+        """Draw new commands, every two seconds on average, and keep the action."""
+        new = torch.empty_like(state.command).uniform_(0, 0.8, generator=generator)
+        changes = torch.rand(len(state), 1, generator=generator, device=new.device) < self.dt / 2.0
+        return {"command": torch.where(changes, new, state.command), "previous": action}
+
+    def control(self, state, action):
+        """Position targets of the servos."""
+        return self.ctrl0 + action
+
+    def observation(self, state):
+        """Pose without x and y, velocities, command and previous action."""
+        return torch.cat([state.qpos[:, 2:], 0.2 * state.qvel, state.command, state.previous], dim=-1)
+
+    def reward(self, state, action, next_state):
+        """How well the velocity follows the command that the action was chosen on."""
+        speed = (next_state.qpos[:, 0] - state.qpos[:, 0]) / self.dt
+        tracking = torch.exp(-((speed - state.command[:, 0]) ** 2) / 0.05)
+        return tracking - 0.02 * (action - state.previous).square().sum(dim=-1), {"tracking": tracking}
+
+    def terminated(self, state):
+        """The trunk is too low."""
+        return state.qpos[:, 2] < 0.18
