@@ -11,13 +11,15 @@ import numpy as np
 from envs.batch_env import BatchEnv
 from saltus.errors import SaltusError
 
+_DISTANCE = 4.0  # of the camera, in radii of what it shows: half of the picture's height with MuJoCo's field of view
+
 
 class RenderError(SaltusError):
     """No OpenGL implementation is available; the message names packages to install."""
 
 
 class Renderer:
-    """Renders worlds of a BatchEnv, from the model's camera ``track`` if it exists, else from the free camera.
+    """Renders worlds of a BatchEnv, from the model's camera ``track`` if it exists, else from one that follows it.
 
     Raises:
         RenderError: no OpenGL.
@@ -29,7 +31,7 @@ class Renderer:
         model.vis.global_.offwidth = max(model.vis.global_.offwidth, width)
         model.vis.global_.offheight = max(model.vis.global_.offheight, height)
         names = [model.camera(i).name for i in range(model.ncam)]
-        self._camera = "track" if "track" in names else -1
+        self._camera = "track" if "track" in names else following_camera(model)
         try:
             self._renderer = mujoco.Renderer(model, height, width)
         except Exception as error:  # OpenGL backends raise different types
@@ -51,3 +53,21 @@ class Renderer:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._renderer.close()
+
+
+def following_camera(model: mujoco.MjModel) -> mujoco.MjvCamera:
+    """A camera that follows the first body that moves, at a distance that shows all bodies that move with it."""
+    camera = mujoco.MjvCamera()
+    mujoco.mjv_defaultFreeCamera(model, camera)
+    moving = np.flatnonzero(model.body_weldid)  # 0: welded to the world
+    if not len(moving):
+        return camera
+    camera.type, camera.trackbodyid = mujoco.mjtCamera.mjCAMERA_TRACKING, int(moving[0])
+    data = mujoco.MjData(model)
+    mujoco.mj_forward(model, data)
+    tree = np.isin(model.geom_bodyid, np.flatnonzero(model.body_rootid == model.body_rootid[moving[0]]))
+    geoms = np.flatnonzero(tree & (model.geom_bodyid > 0))
+    if len(geoms):
+        reach = np.linalg.norm(data.geom_xpos[geoms] - data.xpos[moving[0]], axis=1) + model.geom_rbound[geoms]
+        camera.distance = _DISTANCE * float(reach.max())
+    return camera

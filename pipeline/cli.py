@@ -1,4 +1,4 @@
-"""The `saltus` command: train, resume, evaluate, play, profile."""
+"""The `saltus` command: train, resume, evaluate, play, profile, check."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ USAGE = """usage: saltus COMMAND ...
   saltus evaluate RUN           play episodes with a run's policy, print their returns
   saltus play RUN               write a video of a run's policy
   saltus profile TASK [options] measure where the time of training goes
+  saltus check TASK [options]   try a task for mistakes, and report its numbers
   saltus --version              print the version
 
 TASK is one of {tasks}, or path/to/file.py:ClassName. RUN is a run's directory.
@@ -91,7 +92,9 @@ def main() -> None:
     Refusals (SaltusError) and errors of the system are printed as one line; any other error shows its traceback.
     """
     command, arguments = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("", [])
-    commands = {"train": train, "resume": resume, "evaluate": evaluate, "play": play, "profile": profile}
+    commands = {
+        "train": train, "resume": resume, "evaluate": evaluate, "play": play, "profile": profile, "check": check,
+    }  # fmt: skip
     console = Console()
     for package in ("torch", "tensordict", "torchrl"):  # their warnings address developers
         warnings.filterwarnings("ignore", module=package)
@@ -203,6 +206,15 @@ def profile(arguments: list[str], console: Console) -> None:
 
     with _log_to(console):
         run_profile(arguments, console)
+
+
+def check(arguments: list[str], console: Console) -> None:
+    """``saltus check TASK``."""
+    _choose_opengl()
+    from pipeline.check.command import check_task
+
+    with _log_to(console):
+        check_task(arguments, console)
 
 
 def _parse(command: type[OfRun], arguments: list[str]) -> OfRun:

@@ -14,7 +14,7 @@ import tyro
 import envs
 from envs.task import Task
 from envs.task_options import encode_options, is_same, option_hints
-from envs.task_ref import resolve_task
+from envs.task_ref import TaskRef, resolve_task
 from envs.tasks.gymnasium_task import GymnasiumTask, is_gymnasium_model
 from pipeline import presets
 from pipeline.config import Config
@@ -71,6 +71,38 @@ def parse_options(arguments: list[str], command: str = "train", extra: Any = Non
     return options
 
 
+def parse_task(arguments: list[str], command: str, extra: Any) -> tuple[TaskRef, dict[str, Any], Any]:
+    """Parse the arguments of a command on a task that does not train.
+
+    Args:
+        arguments: the arguments of the command.
+        command: its name.
+        extra: default options of the command itself, as a dataclass.
+
+    Returns:
+        The task, its options that differ from their defaults, and the options of the command.
+
+    Raises:
+        SaltusError, SystemExit: as `parse_train`.
+    """
+    fields: list[Any] = [("extra", Annotated[type(extra), tyro.conf.arg(name="")], dataclasses.field(default=extra))]
+    if not arguments or arguments[0].startswith("-"):
+        if {"-h", "--help"} & set(arguments):
+            _parse(arguments, f"saltus {command} TASK", dataclasses.make_dataclass("Options", fields))
+        raise _no_task(command)
+    reference = resolve_task(arguments[0])
+    defaults = _default_options(reference.task) if option_hints(reference.task) else None
+    if defaults is not None:
+        fields.insert(0, ("task", type(defaults), dataclasses.field(default_factory=lambda: defaults)))
+    parsed = _parse(arguments[1:], f"saltus {command} {arguments[0]}", dataclasses.make_dataclass("Options", fields))
+    changed = {} if defaults is None else _changed_options(reference.task, parsed.task, defaults)
+    return reference, changed, parsed.extra
+
+
+def _no_task(command: str) -> SaltusError:
+    return SaltusError(f"name the task first, as in `saltus {command} Hopper-v5 ...`. Tasks: {_tasks()}")
+
+
 def _split(arguments: list[str], command: str, extra: Any) -> tuple[str, str, list[str]]:
     """Task, preset and other arguments: the first two decide which options and defaults there are."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -83,7 +115,7 @@ def _split(arguments: list[str], command: str, extra: Any) -> tuple[str, str, li
     if {"-h", "--help"} & set(rest):
         default = presets.preset(known.preset, task="")
         _parse(rest, f"saltus {command} TASK", _options_type(default, known.preset, None, extra))
-    raise SaltusError(f"name the task first, as in `saltus {command} Hopper-v5 ...`. Tasks: {_tasks()}")
+    raise _no_task(command)
 
 
 def _parse(arguments: list[str], command: str, options_type: type) -> Any:

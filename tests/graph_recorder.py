@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 import torch
-from synchronizations import Synchronizations
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import saltus.device.cuda_graph
+from saltus.device.synchronizations import Synchronizations
 
 
 class GraphRecorder(TorchDispatchMode):

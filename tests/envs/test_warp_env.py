@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 from env_helpers import NAMES, WARP_MEMORY, Actions, CartBall, equal, is_finite, overwrite
-from synchronizations import Synchronizations
 from torch import Tensor
 
 import envs
 from envs import BatchEnv, Simulation, State, Task
 from envs import transition as transitions
+from saltus.device.synchronizations import Synchronizations
 
 pytestmark = pytest.mark.filterwarnings("ignore:the model asks for the PGS solver")
 TASKS: list[Any] = [*NAMES, CartBall]

@@ -22,11 +22,11 @@ from pipeline_helpers import (
     make_learner,
     random_transition,
 )
-from synchronizations import SYNCHRONIZING, Synchronizations
 from torch import Tensor, fx
 
 from pipeline import learner as learner_module
 from pipeline.learner import Learner
+from saltus.device.synchronizations import SYNCHRONIZING, Synchronizations
 
 pytestmark = pytest.mark.filterwarnings("ignore:No target network updater", "ignore::DeprecationWarning:torch")
 every_recipe = pytest.mark.parametrize("preset", PRESETS)

@@ -1,0 +1,210 @@
+"""The whole check of a task."""
+
+from __future__ import annotations
+
+import inspect
+import traceback
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mujoco
+import torch
+
+import envs
+from envs import BatchEnv, Task
+from envs.task_options import decode_options, encode_options, is_same
+from pipeline.check.findings import Finding, Findings
+from pipeline.check.probes import probe_functions, probe_model, probe_warp
+from pipeline.check.rollout import Failure, Rollout, roll_out
+from saltus.errors import SaltusError, warn_once
+
+SCALES = 1000.0  # ratio of observations' magnitudes above which they are worth normalising
+LARGE = 1e4  # of a reward per step: mean squared errors of its values overflow float32's useful range
+SHORT = 0.05  # of the time limit
+FAILED = 0.01  # share of world-steps
+SLOW = 0.5  # of the bare engine's rate
+
+
+@dataclass
+class Check:
+    """The result of `check`.
+
+    Attributes:
+        findings: in the order in which they were made.
+        env: the environment, if the task could be made.
+        rollout: the rollout, if it came to its end.
+    """
+
+    findings: list[Finding] = field(default_factory=list)
+    env: BatchEnv | None = None
+    rollout: Rollout | None = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether there is an error."""
+        return any(finding.severity == "error" for finding in self.findings)
+
+
+def check(task: type[Task], options: dict[str, Any], num_envs: int, steps: int, seed: int) -> Check:
+    """Make worlds of a task, try its functions, and roll out random actions.
+
+    Warnings that training would give at its start are findings, too.
+
+    Args:
+        task: the class.
+        options: its options, by name.
+        num_envs: number of worlds.
+        steps: control steps of the rollout.
+        seed: of initial states and actions.
+    """
+    result = Check()
+    try:
+        result.findings += _check_options(task, options)
+        result.env = env = _make(task, options, num_envs, seed, result.findings)
+        env.reset()
+        result.findings += probe_model(env)
+        result.findings += probe_functions(env)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # failures are counted below
+            result.rollout = rollout = roll_out(env, steps, seed)
+    except SaltusError as error:
+        result.findings.append(Finding("error", str(error)))
+        return result
+    except Exception as error:  # a mistake in the task's functions
+        result.findings.append(Finding("error", f"{type(error).__name__} in {_last_line(task, error)}: {error}"))
+        return result
+    for describe in (_failures, _observations, _rewards, _episodes, _rate):
+        result.findings += describe(env, rollout)
+    result.findings += probe_warp(env.task, num_envs)
+    return result
+
+
+def _last_line(task: type[Task], error: Exception) -> str:
+    """``file:line`` at which the task's file was left, or the last line of all."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if frame.filename == inspect.getfile(task)]
+    frame = (own or frames)[-1]
+    return f"{Path(frame.filename).name}:{frame.lineno}"
+
+
+def _make(task: type[Task], options: dict[str, Any], num_envs: int, seed: int, findings: list[Finding]) -> BatchEnv:
+    """Make the environment; its warnings become findings."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        warn_once.cache_clear()
+        env = envs.make(task, num_envs, seed=seed, physics="cpu", **options)
+    findings += [Finding("warning", str(one.message)) for one in caught if one.category is UserWarning]
+    return env
+
+
+def _check_options(task: type[Task], options: dict[str, Any]) -> Findings:
+    """Whether options come back from a run's config.json."""
+    restored = decode_options(task, encode_options(task, options))
+    for name, value in options.items():
+        if not is_same(restored[name], value):
+            yield Finding("error", f"option {name} is {value!r}, and {restored[name]!r} after a run is resumed")
+
+
+def _failures(env: BatchEnv, rollout: Rollout) -> Findings:
+    failure, totals = rollout.first_failure, rollout.totals
+    if failure is not None:
+        count = totals["unstable"] + totals["nonfinite"]
+        share = count / totals["steps"]
+        if failure.unstable:
+            where, reason = _diverging_part(env, failure), f"physics failed: {env.physics.failure_advice}"
+        else:
+            where, reason = "", "observation or reward was not finite"
+        yield Finding(
+            "error" if share > FAILED else "warning",
+            f"{count:,.0f} of {totals['steps']:,.0f} world-steps failed ({share:.2%}), the first in world "
+            f"{failure.world} at step {failure.step}{where}, where {reason}",
+        )
+    if totals["overflowed"]:
+        yield Finding(
+            "warning",
+            f"contacts or constraints were dropped in {totals['overflowed']:,.0f} world-steps: "
+            f"{env.physics.overflow_advice}",
+        )
+
+
+def _diverging_part(env: BatchEnv, failure: Failure) -> str:
+    """The body or joint at which MuJoCo found the state of a failure diverged, by repeating the step."""
+    env.physics.set_state(failure.before)
+    data, model = env.physics.mj_data(failure.world), env.physics.world_model(failure.world)
+    data.ctrl[:] = failure.control.numpy()
+    for _ in range(env.task.frame_skip):
+        try:
+            mujoco.mj_step(model, data)
+        except mujoco.FatalError:
+            return ""
+        for kind in (mujoco.mjtWarning.mjWARN_BADQACC, mujoco.mjtWarning.mjWARN_BADQVEL):
+            if data.warning[kind].number:
+                body = model.body(int(model.dof_bodyid[data.warning[kind].lastinfo]))
+                return f", at body {body.name or f'#{body.id}'}"
+        if data.warning[mujoco.mjtWarning.mjWARN_BADQPOS].number:
+            return f", at qpos[{data.warning[mujoco.mjtWarning.mjWARN_BADQPOS].lastinfo}]"
+    return ""
+
+
+def _observations(_env: BatchEnv, rollout: Rollout) -> Findings:
+    ranges = rollout.observations
+    constant = (ranges.high == ranges.low).nonzero().flatten().tolist()
+    if constant:
+        yield Finding(
+            "warning" if len(constant) == len(ranges.low) else "note",
+            f"observations that never change: {_listed(constant)} of {len(ranges.low)}",
+        )
+    scale = ranges.std[ranges.std > 0]
+    if len(scale) and scale.max() / scale.min() > SCALES:
+        yield Finding(
+            "warning",
+            f"the standard deviations of observations differ by a factor of {scale.max() / scale.min():,.0f}, from "
+            f"{scale.min():.2g} to {scale.max():.2g} (observation {int(ranges.std.argmax())}): "
+            "--normalize-observations often helps, or scale them in `observation`",
+        )
+    if not rollout.start_spread.any():
+        yield Finding("note", "every episode begins with the same observation: `reset` draws no random state")
+
+
+def _rewards(_env: BatchEnv, rollout: Rollout) -> Findings:
+    low, high = float(rollout.rewards.low[0]), float(rollout.rewards.high[0])
+    if low == high:
+        yield Finding("warning", f"the reward is always {low:g}: nothing can be learned from it")
+    elif max(-low, high) > LARGE:
+        yield Finding("warning", f"rewards reach {max(-low, high, key=abs):.3g} per step: scale them to about 1")
+    for name, ranges in rollout.terms.items():
+        if not (ranges.low.any() or ranges.high.any()):
+            yield Finding("note", f"the reward's term {name} is always 0 with random actions")
+
+
+def _episodes(env: BatchEnv, rollout: Rollout) -> Findings:
+    lengths = torch.tensor(rollout.lengths, dtype=torch.float64)
+    limit = env.task.max_episode_steps
+    if not len(lengths):
+        return
+    at_once = float((lengths <= 1).double().mean())
+    if at_once > 0.01:
+        yield Finding("error", f"{at_once:.0%} of the episodes end after one step: check `terminated` and `reset`")
+    elif float(lengths.median()) < SHORT * limit:
+        yield Finding(
+            "note",
+            f"episodes of random actions last {lengths.median():.0f} of {limit:,} steps (median): the policy first "
+            "learns not to end them",
+        )
+
+
+def _rate(_env: BatchEnv, rollout: Rollout) -> Findings:
+    ratio = rollout.steps_per_second / rollout.bare_steps_per_second
+    if ratio < SLOW:
+        yield Finding(
+            "note",
+            f"steps have {ratio:.2f} of the bare engine's rate: the task's functions take the rest (`saltus profile` "
+            "says how much each)",
+        )
+
+
+def _listed(numbers: list[int], most: int = 12) -> str:
+    more = f" and {len(numbers) - most} more" if len(numbers) > most else ""
+    return ", ".join(map(str, numbers[:most])) + more

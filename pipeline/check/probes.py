@@ -1,0 +1,187 @@
+"""Probes: what a task's model and functions do that a rollout does not show."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import mujoco
+import torch
+from torch import Tensor
+
+from envs import BatchEnv, Task
+from envs.physics.warp_model import missing_packages, put_model, require_supported_flags, with_supported_solver
+from pipeline.check.findings import Finding, Findings
+from saltus.device.synchronizations import Synchronizations
+from saltus.errors import SaltusError
+
+CONTROL_RATES = (
+    5.0,
+    500.0,
+)  # Hz: beyond them actions are too coarse, or show too late in the reward
+DEPTH = 0.01  # of the model's extent: contacts of stable initial states are shallower
+_STEPS = 8
+
+
+def probe_model(env: BatchEnv) -> Findings:
+    """Findings about the model and its initial states. `env` has been reset."""
+    task, model = env.task, env.task.model
+    rate = 1 / task.dt
+    if not CONTROL_RATES[0] <= rate <= CONTROL_RATES[1]:
+        yield Finding(
+            "warning",
+            f"the policy acts {rate:.3g} times per second (timestep {model.opt.timestep:g} s, frame_skip "
+            f"{task.frame_skip}): 20 to 100 are common. Change frame_skip",
+        )
+    yield from _deep_contacts(env)
+    yield from _actuators_without_effect(env)
+
+
+def _deep_contacts(env: BatchEnv) -> Findings:
+    model = env.task.model
+    for world in range(min(env.num_envs, 4)):
+        data = env.physics.mj_data(world)
+        deepest = min(data.contact, key=lambda contact: contact.dist, default=None)
+        if deepest is not None and deepest.dist < -DEPTH * model.stat.extent:
+            names = " and ".join(_geom(model, int(index)) for index in deepest.geom)
+            yield Finding(
+                "warning",
+                f"{names} overlap by {-deepest.dist:.3g} m in an initial state, which pushes them apart with great "
+                "force: change `reset` or the model's default state",
+            )
+            return
+
+
+def _geom(model: mujoco.MjModel, index: int) -> str:
+    geom = model.geom(index)
+    return f"geom {geom.name or f'#{index}'} of body {model.body(int(geom.bodyid[0])).name}"
+
+
+def _actuators_without_effect(env: BatchEnv) -> Findings:
+    """Actuators whose lowest and highest control lead to the same state after one control step."""
+    physics, start = env.physics, env.physics.get_state()
+    control = torch.zeros(env.num_envs, env.action_dim)
+    control += (env.control_low + env.control_high) / 2
+    idle = []
+    for index in range(env.action_dim):
+        results = []
+        for bound in (env.control_low, env.control_high):
+            physics.set_state(start)
+            changed = control.clone()
+            changed[:, index] = bound[index]
+            physics.step(changed, env.task.frame_skip)
+            results.append(_mechanical_state(env))
+        if torch.equal(*results):
+            idle.append(env.task.model.actuator(index).name or f"#{index}")
+    physics.set_state(start)
+    if idle:
+        yield Finding(
+            "warning",
+            f"actuators that change nothing from the initial states, whatever their control: {', '.join(idle)}. Check "
+            "their gear and joints",
+        )
+
+
+def _mechanical_state(env: BatchEnv) -> Tensor:
+    """qpos, qvel and act of every world."""
+    rows = []
+    for world in range(env.num_envs):
+        data = env.physics.mj_data(world)
+        rows.append(torch.cat([torch.from_numpy(part.copy()) for part in (data.qpos, data.qvel, data.act)]))
+    return torch.stack(rows)
+
+
+def probe_functions(env: BatchEnv) -> Findings:
+    """Findings about the task's functions. Starts new episodes in `env`."""
+    before = dict(vars(env.task))
+    values = {name: value.clone() for name, value in before.items() if isinstance(value, Tensor)}
+    env.reset()
+    first, second = (_states_after(env, seed=0) for _ in range(2))
+    if not torch.equal(first, second):
+        yield Finding(
+            "error",
+            "a state that was saved and restored continues with other observations: the task keeps something besides "
+            "the physics' state, or draws random numbers from elsewhere than `generator`. Resumed runs would differ",
+        )
+    changed = [
+        name
+        for name, value in vars(env.task).items()
+        if before.get(name, _MISSING) is not value or (name in values and not torch.equal(values[name], value))
+    ]
+    if changed:
+        yield Finding(
+            "error",
+            f"the task's functions set {', '.join(f'self.{name}' for name in sorted(changed))}: what they keep is "
+            "neither saved nor reset, and a CUDA graph does not see it. Compute it from the state",
+        )
+    yield from _waits(env)
+
+
+_MISSING = object()
+
+
+def _states_after(env: BatchEnv, seed: int) -> Tensor:
+    """Observations of some steps, (steps, N, obs_dim), after which the environment is in its state of before."""
+    state, generator = env.get_state(), torch.Generator().manual_seed(seed)
+    observations = []
+    for _ in range(_STEPS):
+        action = 2 * torch.rand(env.num_envs, env.action_dim, generator=generator) - 1
+        observations.append(env.step(action)[1])
+    env.set_state(state)
+    return torch.stack(observations)
+
+
+def _waits(env: BatchEnv) -> Findings:
+    """Lines of the task's functions that would wait for a GPU."""
+    task, state = env.task, env.state
+    action = torch.zeros(env.num_envs, env.action_dim)
+    calls: dict[str, Callable[[], Any]] = {
+        "reset": lambda: task.reset(env.num_envs, torch.Generator().manual_seed(0)),
+        "observation": lambda: task.observation(state),
+        "reward": lambda: task.reward(state, action, state),
+        "terminated": lambda: task.terminated(state),
+    }
+    places: list[str] = []
+    for name, call in calls.items():
+        with Synchronizations() as found:
+            call()
+        places += [f"{place} ({name})" for place in dict.fromkeys(found.places)]
+    if places:
+        yield Finding(
+            "warning",
+            f"on a GPU these lines would wait for it, and steps could not be a CUDA graph: {', '.join(places)}. Use "
+            "torch.where instead of boolean indexing, .item() or if",
+        )
+
+
+def probe_warp(task: Task, num_envs: int) -> Findings:
+    """Whether Warp simulates the model. No kernel is compiled.
+
+    Args:
+        task: a task that is bound to its model.
+        num_envs: number of worlds.
+    """
+    if missing := missing_packages():
+        yield Finding("note", f"Warp: not checked, without {' and '.join(missing)} (pip install 'saltus[warp]')")
+        return
+    try:
+        require_supported_flags(task.model)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the solver, which the engine gives where it is used
+            put_model(with_supported_solver(task.model), num_envs, (), torch.device("cpu"))
+    except SaltusError as error:
+        yield Finding("note", f"Warp: not supported, so that a GPU cannot simulate the task. {error}")
+        return
+    from envs.physics.warp_memory import estimate_capacity
+
+    try:
+        contacts, constraints = estimate_capacity(task.model)
+    except SaltusError as error:
+        yield Finding("note", f"Warp: supported, but {error}")
+        return
+    yield Finding(
+        "note",
+        f"Warp: supported. Memory per world for {contacts} contacts and {constraints} constraint rows (--max-contacts, "
+        "--max-constraints)",
+    )

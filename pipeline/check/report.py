@@ -1,0 +1,134 @@
+"""The report of a check: tables on the terminal, a picture, a file for each failure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import mujoco
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from envs import BatchEnv
+from envs.render import Renderer
+from pipeline.check.check import Check
+from pipeline.check.findings import verdict
+from pipeline.check.rollout import Range, Rollout
+
+_ROWS = 40
+
+
+def report(result: Check, console: Console) -> None:
+    """Print the model, the ranges, the findings and the verdict."""
+    if result.env is not None:
+        for line in describe_model(result.env):
+            _print(console, line)
+    if result.rollout is not None:
+        console.print(_ranges(result.rollout))
+        _print(console, _describe_episodes(result.rollout))
+    for severity in ("error", "warning", "note"):
+        for finding in result.findings:
+            if finding.severity == severity:
+                _print(console, f"{severity}: {finding.text}")
+    _print(console, verdict(result.findings))
+
+
+def describe_model(env: BatchEnv) -> list[str]:
+    """Lines about a task's model, its time and its spaces."""
+    model, task = env.task.model, env.task
+    names = ", ".join(model.actuator(index).name or f"#{index}" for index in range(model.nu))
+    cameras = ", ".join(model.camera(index).name or f"#{index}" for index in range(model.ncam)) or "none"
+    keyframes = ", ".join(model.key(index).name or f"#{index}" for index in range(model.nkey)) or "none"
+    integrator = mujoco.mjtIntegrator(model.opt.integrator).name.removeprefix("mjINT_").lower()
+    solver = mujoco.mjtSolver(model.opt.solver).name.removeprefix("mjSOL_").lower()
+    return [
+        f"model: {model.nq} positions, {model.nv} degrees of freedom, {model.nbody - 1} bodies, {model.ngeom} geoms, "
+        f"{model.nsensor} sensors; integrator {integrator}, solver {solver}",
+        f"actuators: {names}; cameras: {cameras}; keyframes: {keyframes}",
+        f"time: {1 / task.dt:.4g} actions per second ({task.frame_skip} physics steps of {model.opt.timestep:g} s); an "
+        f"episode lasts at most {task.max_episode_steps:,} steps, {task.max_episode_steps * task.dt:.4g} s",
+        f"spaces: {env.observation_dim} observations, {env.action_dim} actions",
+    ]
+
+
+def _ranges(rollout: Rollout) -> Table:
+    table = Table("", title=f"{rollout.totals['steps']:,.0f} world-steps of random actions")
+    for column in ("lowest", "highest", "mean", "std"):
+        table.add_column(column, justify="right")
+    _add_rows(table, rollout.rewards, ["reward"])
+    for name, ranges in rollout.terms.items():
+        _add_rows(table, ranges, [f"  {name}"])
+    table.add_section()
+    _add_rows(table, rollout.observations, [f"observation {index}" for index in range(len(rollout.observations.low))])
+    return table
+
+
+def _add_rows(table: Table, ranges: Range, names: list[str]) -> None:
+    for index, name in enumerate(names[:_ROWS]):
+        columns = (ranges.low, ranges.high, ranges.mean, ranges.std)
+        table.add_row(name, *(f"{float(column[index]):.4g}" for column in columns))
+    if len(names) > _ROWS:
+        table.add_row(f"... {len(names) - _ROWS} more (--json has all)")
+
+
+def _describe_episodes(rollout: Rollout) -> str:
+    lengths = rollout.lengths
+    ended = f"{len(lengths):,} episodes ended, after {min(lengths):,} to {max(lengths):,} steps" if lengths else ""
+    ratio = rollout.steps_per_second / rollout.bare_steps_per_second
+    rate = f"{rollout.steps_per_second:,.0f} env steps/s, {ratio:.2f} of the bare engine's rate"
+    return f"{ended or 'no episode ended'}; {rate}"
+
+
+def to_json(result: Check) -> dict[str, Any]:
+    """Everything found, as JSON data."""
+    content: dict[str, Any] = {
+        "findings": [{"severity": one.severity, "text": one.text} for one in result.findings],
+        "verdict": verdict(result.findings),
+    }
+    if result.rollout is not None:
+        rollout = result.rollout
+        content |= {
+            "observations": _columns(rollout.observations),
+            "reward": _columns(rollout.rewards),
+            "reward_terms": {name: _columns(ranges) for name, ranges in rollout.terms.items()},
+            "episode_lengths": rollout.lengths,
+            "totals": rollout.totals,
+            "steps_per_second": rollout.steps_per_second,
+            "bare_steps_per_second": rollout.bare_steps_per_second,
+        }
+    return content
+
+
+def _columns(ranges: Range) -> dict[str, list[float]]:
+    return {name: getattr(ranges, name).tolist() for name in ("low", "high", "mean", "std")}
+
+
+def draw(env: BatchEnv, rollout: Rollout, path: Path) -> None:
+    """Write a picture of the first world at the rollout's beginning, middle and end, as `saltus play` films it.
+
+    Raises:
+        RenderError: no OpenGL.
+    """
+    frames = []
+    with Renderer(env) as renderer:
+        for state in rollout.states:
+            env.physics.set_state(state)
+            frames.append(renderer.frame(0))
+    Image.fromarray(np.concatenate(frames, axis=1)).save(path)
+
+
+def save_failure(rollout: Rollout, path: Path) -> None:
+    """Write the state before the first failure, and its controls, to an npz file.
+
+    ``mujoco.mj_setState(model, data, file["state"], mujoco.mjtState.mjSTATE_INTEGRATION)`` restores it.
+    """
+    failure = rollout.first_failure
+    assert failure is not None
+    state = failure.before["integration"][failure.world].numpy()
+    np.savez(path, state=state, ctrl=failure.control.numpy())
+
+
+def _print(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,167 @@
+"""A rollout with random actions: the ranges of its numbers, its episodes, its failures."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+
+import torch
+from mujoco.batch import Batch, SimulationError
+from tensordict import TensorDict
+from torch import Tensor
+
+from envs import BatchEnv
+from envs.physics.cpu import available_cores
+from pipeline.seeding import derive_seed
+
+PICTURES = 3
+
+
+@dataclass
+class Range:
+    """Lowest, highest, mean and standard deviation of columns of numbers, (columns,) float64 each."""
+
+    low: Tensor
+    high: Tensor
+    mean: Tensor
+    std: Tensor
+
+    @property
+    def scale(self) -> Tensor:
+        """The largest magnitude of each column."""
+        return torch.maximum(self.low.abs(), self.high.abs())
+
+
+class _Columns:
+    """Collects the ranges of columns."""
+
+    def __init__(self) -> None:
+        self._rows: list[Tensor] = []
+
+    def add(self, values: Tensor) -> None:
+        """Add values (N, columns)."""
+        self._rows.append(values.double())
+
+    def range(self) -> Range:
+        rows = torch.cat(self._rows)
+        low, high = rows.aminmax(dim=0)
+        return Range(low, high, rows.mean(dim=0), rows.std(dim=0, correction=0))
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A world-step whose physics failed, or whose numbers were not finite.
+
+    Attributes:
+        world, step: where and when.
+        unstable: the physics failed.
+        before: the physics' state before the step, of all worlds.
+        control: (action_dim,) the controls.
+    """
+
+    world: int
+    step: int
+    unstable: bool
+    before: TensorDict
+    control: Tensor
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """The result of `roll_out`.
+
+    Attributes:
+        observations, rewards, terms: ranges over all world-steps that did not fail; terms by name.
+        start_spread: (obs_dim,) standard deviation of the first observations over the worlds.
+        totals: `BatchEnv.statistics` of the rollout.
+        lengths: of the episodes that ended, in control steps.
+        first_failure: the first failed world-step.
+        states: the physics' states at the beginning, in the middle and at the end.
+        steps_per_second: env steps per second of `BatchEnv.step`.
+        bare_steps_per_second: those of `mujoco.batch` alone, from the same states with the same controls.
+    """
+
+    observations: Range
+    rewards: Range
+    terms: dict[str, Range]
+    start_spread: Tensor
+    totals: dict[str, float]
+    lengths: list[int]
+    first_failure: Failure | None
+    states: list[TensorDict]
+    steps_per_second: float
+    bare_steps_per_second: float
+
+
+def roll_out(env: BatchEnv, steps: int, seed: int) -> Rollout:
+    """Take `steps` control steps with uniformly random controls in every world.
+
+    Args:
+        env: an environment of the CPU engine, with normalized actions.
+        steps: control steps.
+        seed: of the controls.
+    """
+    generator = torch.Generator().manual_seed(derive_seed(seed, "check"))
+    observations, rewards, terms = _Columns(), _Columns(), dict[str, _Columns]()
+    lengths, states, failure, seconds = list[int](), list[TensorDict](), None, 0.0
+    elapsed = torch.zeros(env.num_envs, dtype=torch.int64)
+    bare = _Bare(env)
+    start, totals = env.reset(), env.statistics()
+    pictured = [round(number * (steps - 1) / (PICTURES - 1)) for number in range(PICTURES)]
+    for step in range(steps):
+        action = 2 * torch.rand(env.num_envs, env.action_dim, generator=generator) - 1
+        control = (env.control_low + env.control_high) / 2 + (env.control_high - env.control_low) / 2 * action
+        before, unstable = env.physics.get_state(), env.statistics()["unstable"]
+        if step in pictured:
+            states.append(before)
+        bare.step(before, control)
+        began = time.perf_counter()
+        transition, _ = env.step(action)
+        seconds += time.perf_counter() - began
+        stable = ~env.failed
+        observations.add(transition["next", "observation"][stable])
+        rewards.add(transition["next", "reward"][stable])
+        for name, value in env.reward_terms.items():
+            terms.setdefault(name, _Columns()).add(value[stable, None])
+        if failure is None and env.failed.any():
+            world = int(env.failed.nonzero()[0])
+            failure = Failure(world, step, env.statistics()["unstable"] > unstable, before, control[world])
+        elapsed += 1
+        done = transition["next", "done"].flatten()
+        lengths += elapsed[done].tolist()
+        elapsed[done] = 0
+    return Rollout(
+        observations=observations.range(),
+        rewards=rewards.range(),
+        terms={name: columns.range() for name, columns in terms.items()},
+        start_spread=start.double().std(dim=0, correction=0),
+        totals=_difference(env.statistics(), totals),
+        lengths=lengths,
+        first_failure=failure,
+        states=states,
+        steps_per_second=steps * env.num_envs / seconds,
+        bare_steps_per_second=steps * env.num_envs / bare.seconds,
+    )
+
+
+def _difference(after: Mapping[str, float], before: Mapping[str, float]) -> dict[str, float]:
+    return {name: value - before[name] for name, value in after.items()}
+
+
+class _Bare:
+    """Times `mujoco.batch` alone, with neither task functions nor resets."""
+
+    def __init__(self, env: BatchEnv):
+        self._frame_skip, self.seconds = env.task.frame_skip, 0.0
+        self._batch = Batch(env.physics.model, env.num_envs, available_cores())
+
+    def step(self, state: TensorDict, control: Tensor) -> None:
+        """Take a control step from a state of the physics."""
+        self._batch.state[...] = state["integration"].numpy()
+        self._batch.bind("ctrl")[...] = control.numpy()
+        began = time.perf_counter()
+        with suppress(SimulationError):  # the environment meets and counts it as well
+            self._batch.step(nstep=self._frame_skip)
+        self.seconds += time.perf_counter() - began

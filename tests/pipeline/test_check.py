@@ -1,0 +1,397 @@
+"""`saltus check` finds planted faults, and has nothing to say against a correct task."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import mujoco
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+
+import envs
+from envs import Task
+from envs.task_ref import find_task
+from pipeline.check import command as command_module
+from pipeline.check.check import Check, check
+from pipeline.check.command import check_task
+from pipeline.check.report import save_failure
+from saltus.errors import SaltusError
+
+CART = """
+<mujoco>
+  <option timestep="0.01"/>
+  <worldbody>
+    <geom name="floor" type="plane" size="5 5 1"/>
+    <body name="cart" pos="0 0 0.2">
+      <joint name="slide" type="slide" axis="1 0 0" damping="1"/>
+      <geom name="box" type="box" size="0.1 0.1 0.1" rgba="1 0 0 1"/>
+    </body>
+  </worldbody>
+  <actuator><motor name="push" joint="slide" gear="100" ctrlrange="-1 1"/>{actuators}</actuator>
+</mujoco>
+"""
+
+
+@dataclass
+class Cart(Task):
+    mjcf = CART.format(actuators="")
+    frame_skip = 2
+    max_episode_steps: int = 50
+    goal: float = 1.0
+
+    def reset(self, num_envs: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        qpos, qvel = super().reset(num_envs, generator)
+        return qpos + torch.rand(qpos.shape, generator=generator, dtype=qpos.dtype), qvel
+
+    def observation(self, state: Any) -> torch.Tensor:
+        return torch.cat([state.qpos, state.qvel], dim=-1)
+
+    def reward(self, state: Any, action: torch.Tensor, next_state: Any) -> Any:
+        return -(next_state.qpos[:, 0] - self.goal).abs()
+
+
+def run(task: type[Task], **options: Any) -> Check:
+    return check(task, options, num_envs=32, steps=60, seed=0)
+
+
+def texts(result: Check, severity: str) -> list[str]:
+    return [finding.text for finding in result.findings if finding.severity == severity]
+
+
+def test_correct_task_has_no_errors_and_no_warnings() -> None:
+    result = run(Cart)
+    assert texts(result, "error") == texts(result, "warning") == []
+    assert not result.failed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", envs.list_tasks())
+def test_built_in_tasks_have_no_errors(name: str) -> None:
+    result = check(find_task(name), {}, num_envs=32, steps=50, seed=0)
+    assert texts(result, "error") == []
+    assert all("standard deviations of observations" in text for text in texts(result, "warning"))
+
+
+class NoObservation(Cart):
+    observation = Task.observation
+
+
+class NoReward(Cart):
+    reward = Task.reward
+
+
+class FlatReward(Cart):
+    def reward(self, state: Any, action: torch.Tensor, next_state: Any) -> Any:
+        return super().reward(state, action, next_state)[:, None]
+
+
+class MixedWorlds(Cart):
+    def observation(self, state: Any) -> torch.Tensor:
+        return super().observation(state) - state.qpos.mean(dim=0)
+
+
+class ChangedState(Cart):
+    def reward(self, state: Any, action: torch.Tensor, next_state: Any) -> Any:
+        next_state.qpos.clamp_(-0.5, 0.5)
+        return super().reward(state, action, next_state)
+
+
+class InfiniteObservation(Cart):
+    def observation(self, state: Any) -> torch.Tensor:
+        return 1 / (state.qvel * 0)
+
+
+class UndeclaredField(Cart):
+    def observation(self, state: Any) -> torch.Tensor:
+        return state.xpos[:, 1]
+
+
+class Unbounded(Cart):
+    mjcf = CART.replace(' ctrlrange="-1 1"', "").format(actuators="")
+
+
+class OwnRandomness(Cart):
+    def observation(self, state: Any) -> torch.Tensor:
+        return super().observation(state) + torch.rand_like(state.qpos)
+
+
+class RandomReset(Cart):
+    def reset(self, num_envs: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        qpos, qvel = Task.reset(self, num_envs, generator)
+        return qpos + torch.rand_like(qpos), qvel
+
+
+class EndsAtOnce(Cart):
+    def terminated(self, state: Any) -> torch.Tensor:
+        return state.qpos[:, 0] > -10
+
+
+class EndsOften(Cart):
+    def terminated(self, state: Any) -> torch.Tensor:
+        return state.qpos[:, 0] > 0.5
+
+
+class CountsOnSelf(Cart):
+    def reward(self, state: Any, action: torch.Tensor, next_state: Any) -> Any:
+        self.steps = getattr(self, "steps", 0) + 1
+        return super().reward(state, action, next_state)
+
+
+class KeepsTensor(Cart):
+    def reset(self, num_envs: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        self.start = torch.zeros(num_envs)
+        return super().reset(num_envs, generator)
+
+
+class Broken(Cart):
+    def reward(self, state: Any, action: torch.Tensor, next_state: Any) -> Any:
+        return next_state.qpos[:, 3]
+
+
+class ReadsValues(Cart):
+    def reward(self, state: Any, action: torch.Tensor, next_state: Any) -> Any:
+        reward = super().reward(state, action, next_state)
+        return reward if float(reward.max()) < 100 else 0 * reward
+
+
+class BooleanIndex(Cart):
+    def terminated(self, state: Any) -> torch.Tensor:
+        ended = torch.zeros(len(state), dtype=torch.bool)
+        ended[state.qpos[:, 0] > 100] = True
+        return ended
+
+
+class Unscaled(Cart):
+    def observation(self, state: Any) -> torch.Tensor:
+        return torch.cat([1e5 * state.qpos, state.qvel], dim=-1)
+
+
+class ConstantObservation(Cart):
+    def observation(self, state: Any) -> torch.Tensor:
+        return torch.ones_like(state.qpos)
+
+
+class ConstantReward(Cart):
+    def reward(self, state: Any, action: torch.Tensor, next_state: Any) -> Any:
+        return torch.ones_like(next_state.qpos[:, 0])
+
+
+class HugeReward(Cart):
+    def reward(self, state: Any, action: torch.Tensor, next_state: Any) -> Any:
+        return 1e6 * super().reward(state, action, next_state)
+
+
+class IdleActuator(Cart):
+    mjcf = CART.format(actuators='<motor name="idle" joint="slide" gear="0" ctrlrange="-1 1"/>')
+
+
+class Overlap(Cart):
+    mjcf = CART.replace('pos="0 0 0.2"', 'pos="0 0 0.0"').format(actuators="")
+
+
+class SlowControl(Cart):
+    frame_skip = 100
+
+
+class Diverges(Cart):
+    mjcf = CART.replace('damping="1"', 'damping="-2000"').format(actuators="")
+
+
+class NotFiniteLater(Cart):
+    def reward(self, state: Any, action: torch.Tensor, next_state: Any) -> Any:
+        return torch.where(next_state.qvel[:, 0] > 0.5, torch.nan, next_state.qpos[:, 0])
+
+
+class NoAction(Cart):
+    mjcf = "<mujoco><worldbody><body><joint/><geom size='1'/></body></worldbody></mujoco>"
+
+
+@pytest.mark.parametrize(
+    ("task", "severity", "text"),
+    [
+        (NoObservation, "error", "does not define observation"),
+        (NoReward, "error", "does not define reward"),
+        (FlatReward, "error", r"reward returned a torch.float64 tensor of shape \(32, 1\)"),
+        (MixedWorlds, "error", "mixes worlds"),
+        (ChangedState, "error", "changes state.qpos in place"),
+        (InfiniteObservation, "error", "observation is not finite"),
+        (UndeclaredField, "error", r"AttributeError in test_check.py:\d+.*add 'xpos' to `fields`"),
+        (Unbounded, "error", "give each a ctrlrange"),
+        (NoAction, "error", "has no actuators"),
+        (OwnRandomness, "error", "saved and restored continues with other observations"),
+        (RandomReset, "warning", "reset returns other values for equal generators"),
+        (EndsAtOnce, "error", "is true at every initial state and after one step"),
+        (EndsOften, "error", "% of the episodes end after one step"),
+        (CountsOnSelf, "error", "functions set self.steps"),
+        (KeepsTensor, "error", "functions set self.start"),
+        (Broken, "error", r"IndexError in test_check.py:\d+: index 3 is out of bounds"),
+        (ReadsValues, "warning", r"would wait for it.*test_check.py:\d+ \(reward\)"),
+        (BooleanIndex, "warning", r"would wait for it.*test_check.py:\d+ \(terminated\)"),
+        (Unscaled, "warning", "--normalize-observations often helps"),
+        (ConstantObservation, "warning", "observations that never change: 0 of 1"),
+        (ConstantReward, "warning", "the reward is always 1"),
+        (HugeReward, "warning", r"rewards reach .*e\+0[56] per step"),
+        (IdleActuator, "warning", "actuators that change nothing.*: idle"),
+        (Overlap, "warning", "geom floor of body world and geom box of body cart overlap by 0.1 m"),
+        (SlowControl, "warning", "acts 1 times per second"),
+        (
+            Diverges,
+            "error",
+            r"world-steps failed \(.*%\), the first in world \d+ at step \d+, at body cart, where physics",
+        ),
+        (NotFiniteLater, "error", "where observation or reward was not finite"),
+    ],
+)
+def test_planted_fault_is_found(task: type[Task], severity: str, text: str) -> None:
+    result = run(task)
+    found = " | ".join(texts(result, severity))
+    assert re.search(text, found), result.findings
+    assert result.failed == bool(texts(result, "error"))
+
+
+def test_equal_starts_and_short_episodes_are_notes() -> None:
+    class Still(Cart):
+        reset = Task.reset
+
+        def terminated(self, state: Any) -> torch.Tensor:
+            return state.qpos.abs()[:, 0] > 0.01
+
+    result = check(Still, {"max_episode_steps": 1000}, num_envs=32, steps=60, seed=0)
+    notes = " | ".join(texts(result, "note"))
+    assert "every episode begins with the same observation" in notes
+    assert re.search(r"episodes of random actions last \d+ of 1,000 steps", notes)
+
+
+def test_options_reach_the_task() -> None:
+    result = run(Cart, goal=3.0)
+    assert result.env is not None
+    assert result.rollout is not None
+    assert isinstance(result.env.task, Cart)
+    assert result.env.task.goal == 3.0
+    assert float(result.rollout.rewards.high[0]) < -1
+
+
+def test_ranges_are_those_of_all_world_steps() -> None:
+    rollout = run(Cart).rollout
+    assert rollout is not None
+    assert rollout.totals["steps"] == 32 * 60
+    assert rollout.totals["reward"] / rollout.totals["steps"] == pytest.approx(float(rollout.rewards.mean[0]))
+    assert rollout.lengths == [50] * 32
+    assert torch.all(rollout.observations.low <= rollout.observations.mean)
+    assert torch.all(rollout.observations.mean <= rollout.observations.high)
+    assert rollout.steps_per_second > 0
+    assert rollout.bare_steps_per_second > 0
+
+
+def test_saved_failure_fails_again_in_plain_mujoco(tmp_path: Path) -> None:
+    result = run(Diverges)
+    assert result.env is not None
+    assert result.rollout is not None
+    save_failure(result.rollout, tmp_path / "failure.npz")
+    file, model = np.load(tmp_path / "failure.npz"), result.env.task.model
+    data = mujoco.MjData(model)
+    mujoco.mj_setState(model, data, file["state"], mujoco.mjtState.mjSTATE_INTEGRATION)
+    data.ctrl[:] = file["ctrl"]
+    assert np.isfinite(data.qpos).all()
+    for _ in range(result.env.task.frame_skip):
+        mujoco.mj_step(model, data)
+    kinds = (mujoco.mjtWarning.mjWARN_BADQPOS, mujoco.mjtWarning.mjWARN_BADQVEL, mujoco.mjtWarning.mjWARN_BADQACC)
+    assert any(data.warning[kind].number for kind in kinds)
+
+
+FILE = """
+from dataclasses import dataclass
+from saltus import Task
+import torch
+
+@dataclass
+class Slide(Task):
+    mjcf = '''{mjcf}'''
+    max_episode_steps: int = 20
+    weight: float = 1.0
+
+    def observation(self, state):
+        return torch.cat([state.qpos, state.qvel], dim=-1)
+
+    def reward(self, state, action, next_state):
+        return self.weight * next_state.qpos[:, 0]{fault}
+"""
+
+
+@pytest.fixture
+def slide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "slide.py").write_text(FILE.format(mjcf=CART.format(actuators=""), fault=""))
+    return "slide.py:Slide"
+
+
+@pytest.fixture(autouse=True)
+def no_rendering(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenGL must be chosen before MuJoCo is imported: only a new process renders."""
+    monkeypatch.setattr(command_module, "draw", lambda env, rollout, path: path.write_bytes(b""))
+
+
+def command(*arguments: str) -> str:
+    output = StringIO()
+    check_task(list(arguments), Console(file=output, width=200))
+    return output.getvalue()
+
+
+def test_command_prints_the_report_and_writes_new_files(slide: str, tmp_path: Path) -> None:
+    output = command(slide, "--steps", "30", "--task.weight", "2", "--json", "check.json")
+    for part in ("1 positions", "actuators: push", "100 actions per second", "observation 1", "32 episodes ended"):
+        assert part in output
+    assert output.index("no errors and no warnings") > output.index("note: every episode begins")
+    content = json.loads((tmp_path / "check.json").read_text())
+    assert content["verdict"] in output
+    assert len(content["observations"]["mean"]) == 2
+    command(slide, "--steps", "2")
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == ["check-Slide-2.png", "check-Slide.png"]
+
+
+@pytest.mark.slow
+def test_picture_shows_three_moments(slide: str, tmp_path: Path) -> None:
+    arguments = [sys.executable, "-m", "saltus", "check", slide, "--steps", "20", "--picture", "cart.png"]
+    process = subprocess.run(arguments, capture_output=True, text=True, cwd=tmp_path, check=True)
+    if "no picture: no OpenGL" in process.stdout:
+        pytest.skip("no OpenGL")
+    picture = np.asarray(Image.open(tmp_path / "cart.png"))
+    assert picture.shape == (480, 3 * 640, 3)
+    assert picture.std() > 5
+    first, last = picture[:, :640], picture[:, -640:]
+    assert not np.array_equal(first, last)
+
+
+def test_command_ends_with_1_if_there_are_errors(slide: str, tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text(FILE.format(mjcf=CART.format(actuators=""), fault=" * torch.nan"))
+    with pytest.raises(SystemExit) as ended:
+        command("broken.py:Slide")
+    assert ended.value.code == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ([], "name the task first, as in `saltus check Hopper-v5"),
+        (["Hoper-v5"], "Hopper-v5"),
+        (["{task}", "--num-envs", "1"], "--num-envs is 1; it must be at least 2"),
+        (["{task}", "--steps", "0"], "--steps is 0; it must be at least 2"),
+        (["{task}", "--seed", "-1"], "--seed is -1; it must be at least 0"),
+        (["{task}", "--picture", "no/a.png"], "there is no directory no"),
+        (["{task}", "--picture", "a.jpg"], "must end in .png"),
+        (["{task}", "--json", "no/a.json"], "--json no/a.json: there is no directory no"),
+    ],
+)
+def test_impossible_options_are_refused(slide: str, arguments: list[str], text: str) -> None:
+    with pytest.raises(SaltusError, match=text):
+        command(*(argument.format(task=slide) for argument in arguments))
