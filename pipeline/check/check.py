@@ -133,7 +133,8 @@ def _diverging_part(env: BatchEnv, failure: Failure) -> str:
     """The body or joint at which MuJoCo found the state of a failure diverged, by repeating the step."""
     env.physics.set_state(failure.before)
     data, model = env.physics.mj_data(failure.world), env.physics.world_model(failure.world)
-    data.ctrl[:] = failure.control.numpy()
+    for name, values in failure.inputs.items():
+        getattr(data, name)[...] = values.numpy()
     for _ in range(env.task.frame_skip):
         try:
             mujoco.mj_step(model, data)

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from envs import BatchEnv, Task
 from envs.physics.warp_model import missing_packages, put_model, require_supported_flags, with_supported_solver
+from envs.task_functions import defines
 from pipeline.check.findings import Finding, Findings
+from pipeline.check.rollout import control_inputs
 from saltus.device.synchronizations import Synchronizations
 from saltus.errors import SaltusError
 
@@ -35,7 +37,7 @@ def probe_model(env: BatchEnv) -> Findings:
             f"{task.frame_skip}): 20 to 100 are common. Change frame_skip",
         )
     yield from _deep_contacts(env)
-    yield from _actuators_without_effect(env)
+    yield from _actions_without_effect(env)
 
 
 def _deep_contacts(env: BatchEnv) -> Findings:
@@ -58,29 +60,33 @@ def _geom(model: mujoco.MjModel, index: int) -> str:
     return f"geom {geom.name or f'#{index}'} of body {model.body(int(geom.bodyid[0])).name}"
 
 
-def _actuators_without_effect(env: BatchEnv) -> Findings:
-    """Actuators whose lowest and highest control lead to the same state after one control step."""
+def _actions_without_effect(env: BatchEnv) -> Findings:
+    """Actions whose lowest and highest value lead to the same state after one control step."""
     physics, start = env.physics, env.physics.get_state()
-    control = torch.zeros(env.num_envs, env.action_dim)
-    control += (env.control_low + env.control_high) / 2
     idle = []
     for index in range(env.action_dim):
         results = []
-        for bound in (env.control_low, env.control_high):
+        for bound in (-1.0, 1.0):
+            action = torch.zeros(env.num_envs, env.action_dim)
+            action[:, index] = bound
             physics.set_state(start)
-            changed = control.clone()
-            changed[:, index] = bound[index]
-            physics.step(changed, env.task.frame_skip)
+            physics.step(None, env.task.frame_skip, control_inputs(env, action))
             results.append(_mechanical_state(env))
         if torch.equal(*results):
-            idle.append(env.task.model.actuator(index).name or f"#{index}")
+            idle.append(_name_of_action(env, index))
     physics.set_state(start)
     if idle:
         yield Finding(
             "warning",
-            f"actuators that change nothing from the initial states, whatever their control: {', '.join(idle)}. Check "
-            "their gear and joints",
+            f"actions that change nothing from the initial states: {', '.join(idle)}. Check the actuators' gear and "
+            "joints, and `control`",
         )
+
+
+def _name_of_action(env: BatchEnv, index: int) -> str:
+    if defines(env.task, "control"):
+        return f"#{index}"
+    return env.task.model.actuator(index).name or f"#{index}"
 
 
 def _mechanical_state(env: BatchEnv) -> Tensor:
@@ -141,6 +147,8 @@ def _waits(env: BatchEnv) -> Findings:
         "observation": lambda: task.observation(state),
         "reward": lambda: task.reward(state, action, state),
         "terminated": lambda: task.terminated(state),
+        "control": lambda: task.control(state, action),
+        "advance": lambda: task.advance(state, action, torch.Generator().manual_seed(0)),
     }
     places: list[str] = []
     for name, call in calls.items():

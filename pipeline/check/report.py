@@ -120,14 +120,14 @@ def draw(env: BatchEnv, rollout: Rollout, path: Path) -> None:
 
 
 def save_failure(rollout: Rollout, path: Path) -> None:
-    """Write the state before the first failure, and its controls, to an npz file.
+    """Write the state before the first failure, and the inputs of its step, to an npz file.
 
     ``mujoco.mj_setState(model, data, file["state"], mujoco.mjtState.mjSTATE_INTEGRATION)`` restores it.
     """
     failure = rollout.first_failure
     assert failure is not None
     state = failure.before["integration"][failure.world].numpy()
-    np.savez(path, state=state, ctrl=failure.control.numpy())
+    np.savez(path, state=state, **{name: values.numpy() for name, values in failure.inputs.items()})
 
 
 def _print(console: Console, text: str) -> None:

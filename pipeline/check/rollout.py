@@ -14,6 +14,7 @@ from torch import Tensor
 
 from envs import BatchEnv
 from envs.physics.cpu import available_cores
+from envs.task_functions import defines, inputs_of
 from pipeline.seeding import derive_seed
 
 PICTURES = 3
@@ -58,14 +59,14 @@ class Failure:
         world, step: where and when.
         unstable: the physics failed.
         before: the physics' state before the step, of all worlds.
-        control: (action_dim,) the controls.
+        inputs: the fields that the action set, of this world: ``ctrl``, or those of `Task.control`.
     """
 
     world: int
     step: int
     unstable: bool
     before: TensorDict
-    control: Tensor
+    inputs: dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class Rollout:
         first_failure: the first failed world-step.
         states: the physics' states at the beginning, in the middle and at the end.
         steps_per_second: env steps per second of `BatchEnv.step`.
-        bare_steps_per_second: those of `mujoco.batch` alone, from the same states with the same controls.
+        bare_steps_per_second: those of `mujoco.batch` alone, from the same states.
     """
 
     observations: Range
@@ -96,12 +97,12 @@ class Rollout:
 
 
 def roll_out(env: BatchEnv, steps: int, seed: int) -> Rollout:
-    """Take `steps` control steps with uniformly random controls in every world.
+    """Take `steps` control steps with uniformly random actions in every world.
 
     Args:
         env: an environment of the CPU engine, with normalized actions.
         steps: control steps.
-        seed: of the controls.
+        seed: of the actions.
     """
     generator = torch.Generator().manual_seed(derive_seed(seed, "check"))
     observations, rewards, terms = _Columns(), _Columns(), dict[str, _Columns]()
@@ -112,11 +113,11 @@ def roll_out(env: BatchEnv, steps: int, seed: int) -> Rollout:
     pictured = [round(number * (steps - 1) / (PICTURES - 1)) for number in range(PICTURES)]
     for step in range(steps):
         action = 2 * torch.rand(env.num_envs, env.action_dim, generator=generator) - 1
-        control = (env.control_low + env.control_high) / 2 + (env.control_high - env.control_low) / 2 * action
+        inputs = control_inputs(env, action)
         before, unstable = env.physics.get_state(), env.statistics()["unstable"]
         if step in pictured:
             states.append(before)
-        bare.step(before, control)
+        bare.step(before)
         began = time.perf_counter()
         transition, _ = env.step(action)
         seconds += time.perf_counter() - began
@@ -127,7 +128,8 @@ def roll_out(env: BatchEnv, steps: int, seed: int) -> Rollout:
             terms.setdefault(name, _Columns()).add(value[stable, None])
         if failure is None and env.failed.any():
             world = int(env.failed.nonzero()[0])
-            failure = Failure(world, step, env.statistics()["unstable"] > unstable, before, control[world])
+            of_world = {name: values[world] for name, values in inputs.items()}
+            failure = Failure(world, step, env.statistics()["unstable"] > unstable, before, of_world)
         elapsed += 1
         done = transition["next", "done"].flatten()
         lengths += elapsed[done].tolist()
@@ -146,6 +148,14 @@ def roll_out(env: BatchEnv, steps: int, seed: int) -> Rollout:
     )
 
 
+def control_inputs(env: BatchEnv, action: Tensor) -> dict[str, Tensor]:
+    """The fields that actions in [-1, 1] set in the present states, (N, ...) by name."""
+    control = (env.control_low + env.control_high) / 2 + (env.control_high - env.control_low) / 2 * action
+    if not defines(env.task, "control"):
+        return {"ctrl": control}
+    return {name: values.clone() for name, values in inputs_of(env.task.control(env.state, control)).items()}
+
+
 def _difference(after: Mapping[str, float], before: Mapping[str, float]) -> dict[str, float]:
     return {name: value - before[name] for name, value in after.items()}
 
@@ -157,10 +167,9 @@ class _Bare:
         self._frame_skip, self.seconds = env.task.frame_skip, 0.0
         self._batch = Batch(env.physics.model, env.num_envs, available_cores())
 
-    def step(self, state: TensorDict, control: Tensor) -> None:
-        """Take a control step from a state of the physics."""
+    def step(self, state: TensorDict) -> None:
+        """Take a control step from a state of the physics, which has the controls of the step before."""
         self._batch.state[...] = state["integration"].numpy()
-        self._batch.bind("ctrl")[...] = control.numpy()
         began = time.perf_counter()
         with suppress(SimulationError):  # the environment meets and counts it as well
             self._batch.step(nstep=self._frame_skip)

@@ -241,7 +241,7 @@ class NoAction(Cart):
         (ConstantObservation, "warning", "observations that never change: 0 of 1"),
         (ConstantReward, "warning", "the reward is always 1"),
         (HugeReward, "warning", r"rewards reach .*e\+0[56] per step"),
-        (IdleActuator, "warning", "actuators that change nothing.*: idle"),
+        (IdleActuator, "warning", "actions that change nothing from the initial states: idle"),
         (Overlap, "warning", "geom floor of body world and geom box of body cart overlap by 0.1 m"),
         (SlowControl, "warning", "acts 1 times per second"),
         (
