@@ -123,8 +123,8 @@ class Config(Simulation):
     """Final learning rates as a fraction of the initial ones; 1: constant."""
     adam_beta1: float = 0.5
     """Adam's beta1 for actor and critics."""
-    alpha_init: float = 0.01
-    """Initial temperature."""
+    alpha_init: float | Literal["auto"] = "auto"
+    """Initial temperature. auto: 0.2 divided by the number of action dimensions."""
     target_entropy: float | Literal["auto"] = "auto"
     """Target entropy of the policy. auto: minus the action dimension times target_entropy_scale."""
     target_entropy_scale: float = 1.0
@@ -168,12 +168,13 @@ class Config(Simulation):
             "num_atoms", "num_critics", "policy_delay",
             "log_every", "eval_every", "eval_episodes", "checkpoint_every",
         )  # fmt: skip
-        positive = ("utd_ratio", "actor_lr", "critic_lr", "alpha_lr", "alpha_init", "value_range")
+        positive = ("utd_ratio", "actor_lr", "critic_lr", "alpha_lr", "value_range")
         rules: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
             (at_least_1, lambda x: type(x) is int and x >= 1, "a whole number, at least 1"),
             (("n_step", "noise_repeat"), _is_auto_or_at_least_1, "a whole number, at least 1, or auto"),
             (("seed", "target_subset"), lambda x: type(x) is int and x >= 0, "a whole number, 0 or more"),
             (positive, lambda x: math.isfinite(x) and x > 0, "a finite number above 0"),
+            (("alpha_init",), lambda x: x == "auto" or (math.isfinite(x) and x > 0), "a finite number above 0, or auto"),
             (("gamma", "dropout", "adam_beta1"), lambda x: 0 <= x < 1, "in [0, 1)"),
             (("tau", "lr_final_fraction"), lambda x: 0 < x <= 1, "in (0, 1]"),
             (("eval_policy_averaging",), lambda x: 0 <= x <= 1, "in [0, 1]"),
@@ -349,6 +350,15 @@ class Config(Simulation):
         if self.noise_repeat == "auto":
             return max(1, min(16, int(0.128 / control_step + 1e-6)))
         return self.noise_repeat
+
+    def initial_temperature(self, action_dim: int) -> float:
+        """`alpha_init`; ``"auto"`` depends on the width of actions.
+
+        The entropy's share of the returns is then about the same at first, whatever the width.
+        """
+        if self.alpha_init == "auto":
+            return 0.2 / action_dim
+        return self.alpha_init
 
     @property
     def updates_per_round(self) -> int:

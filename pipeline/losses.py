@@ -197,7 +197,7 @@ def make_loss(
         critics,
         num_qvalue_nets=config.num_critics,
         loss_function="l2",
-        alpha_init=config.alpha_init,
+        alpha_init=config.initial_temperature(action_dim),
         target_entropy=target_entropy,
         deactivate_vmap=device.type == "cpu" if batched_critics is None else not batched_critics,
         **options,

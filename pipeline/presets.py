@@ -39,6 +39,7 @@ _CATEGORICAL: dict[str, Any] = {
     "critic_norm": "batch",
     "norm_order": "before",
     "adam_beta1": 0.9,
+    "alpha_init": 0.01,
 }
 _FLASHSAC: dict[str, Any] = {
     **_CATEGORICAL,

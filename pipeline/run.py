@@ -123,7 +123,8 @@ class Run:
         target_entropy = float(self.agent.loss.target_entropy)
         limit = self.env.task.max_episode_steps
         config = self.config
-        return Health(limit, config.total_env_steps, config.minutes, target_entropy, config.alpha_init)
+        initial = config.initial_temperature(self.env.action_dim)
+        return Health(limit, config.total_env_steps, config.minutes, target_entropy, initial)
 
     def _describe_memory(self, dimensions: tuple[int, int]) -> str:
         """Memory of replay buffer and agent, with the options that set it."""

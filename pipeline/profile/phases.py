@@ -103,7 +103,7 @@ def _methods(run: Run, logger: Logger) -> list[tuple[str, Any, tuple[str, ...]]]
         ("act", run, ("act",)),
         ("transition", run, ("step",)),
         ("physics", run.env.physics, ("step", "read", "unstable", "overflowed")),
-        ("task functions", run.env, ("_observe", "_reward", "_terminated")),
+        ("task functions", run.env._functions, ("observation", "reward", "terminated", "control", "advance")),
         ("reset", run.env, ("_begin_episodes",)),
         ("buffer write", run.buffer, ("extend",)),
         ("sample", run.buffer, ("sample",)),

@@ -12,7 +12,7 @@ import pytest
 import torch
 from env_helpers import Actions, equal, same_bits
 from graph_recorder import record_on_cpu
-from synchronizations import Synchronizations
+from saltus.device.synchronizations import Synchronizations
 from torch import Tensor
 
 import envs

@@ -132,6 +132,12 @@ def test_automatic_settings_have_bounds() -> None:
     assert [config.rewards_per_target(dimensions) for dimensions in (1, 8, 9, 100)] == [3, 3, 1, 1]
 
 
+def test_initial_temperature_follows_the_action_dimensions() -> None:
+    config = Config("Hopper-v5")
+    assert [config.initial_temperature(dimensions) for dimensions in (1, 2, 5, 20)] == [0.2, 0.1, 0.04, 0.01]
+    assert dataclasses.replace(config, alpha_init=0.3).initial_temperature(5) == 0.3
+
+
 @pytest.mark.parametrize(
     ("name", "value", "accepted"),
     [
