@@ -174,7 +174,7 @@ class Config(Simulation):
             (("n_step", "noise_repeat"), _is_auto_or_at_least_1, "a whole number, at least 1, or auto"),
             (("seed", "target_subset"), lambda x: type(x) is int and x >= 0, "a whole number, 0 or more"),
             (positive, lambda x: math.isfinite(x) and x > 0, "a finite number above 0"),
-            (("alpha_init",), lambda x: x == "auto" or (math.isfinite(x) and x > 0), "a finite number above 0, or auto"),
+            (("alpha_init",), _is_auto_or_positive, "a finite number above 0, or auto"),
             (("gamma", "dropout", "adam_beta1"), lambda x: 0 <= x < 1, "in [0, 1)"),
             (("tau", "lr_final_fraction"), lambda x: 0 < x <= 1, "in (0, 1]"),
             (("eval_policy_averaging",), lambda x: 0 <= x <= 1, "in [0, 1]"),
@@ -397,6 +397,10 @@ class Config(Simulation):
 
 def _is_auto_or_at_least_1(value: object) -> bool:
     return value == "auto" or (type(value) is int and value >= 1)
+
+
+def _is_auto_or_positive(value: Any) -> bool:
+    return value == "auto" or (math.isfinite(value) and value > 0)
 
 
 def _refuse(name: str, value: object, accepted: str) -> NoReturn:

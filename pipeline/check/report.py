@@ -126,8 +126,8 @@ def save_failure(rollout: Rollout, path: Path) -> None:
     """
     failure = rollout.first_failure
     assert failure is not None
-    state = failure.before["integration"][failure.world].numpy()
-    np.savez(path, state=state, **{name: values.numpy() for name, values in failure.inputs.items()})
+    inputs: dict[str, Any] = {name: values.numpy() for name, values in failure.inputs.items()}
+    np.savez(path, state=failure.before["integration"][failure.world].numpy(), **inputs)
 
 
 def _print(console: Console, text: str) -> None:

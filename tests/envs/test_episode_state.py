@@ -12,11 +12,11 @@ import pytest
 import torch
 from env_helpers import Actions, equal, same_bits
 from graph_recorder import record_on_cpu
-from saltus.device.synchronizations import Synchronizations
 from torch import Tensor
 
 import envs
 from envs import BatchEnv, Simulation, State, Task
+from saltus.device.synchronizations import Synchronizations
 from saltus.errors import SaltusError
 
 # An arm with a muscle and a position servo, a mocap body that pulls the arm by a weld, a keyframe.
