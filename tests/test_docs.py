@@ -27,6 +27,7 @@ from pipeline.train_options import parse_options, parse_train
 
 ROOT = Path(__file__).parent.parent
 PARSED = ("saltus train ", "saltus profile ", "python -m benchmarks ")
+EXECUTED = ("saltus evaluate ", "saltus play ", "saltus resume ", "saltus check ")
 SALTUS = (sys.executable, "-m", "saltus")
 README = (ROOT / "README.md").read_text()
 RECIPES = (ROOT / "docs" / "recipes.md").read_text()
@@ -138,7 +139,7 @@ def test_every_block_is_run_or_says_why_not(fence: Fence):
     if fence.language == "bash" and not fence.not_run:
         assert fence.commands
         for command in fence.commands:
-            assert command.startswith((*PARSED, "saltus evaluate ", "saltus play ", "saltus resume ")), (
+            assert command.startswith((*PARSED, *EXECUTED)), (
                 f"no test runs {command!r}: mark the block with <!-- not run: the reason -->"
             )
 
@@ -169,9 +170,7 @@ def test_the_profiles_shown_are_accepted(command: str, folder: Path, monkeypatch
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "command", commands("saltus evaluate ") + commands("saltus play ") + commands("saltus resume ")
-)
+@pytest.mark.parametrize("command", [command for start in EXECUTED for command in commands(start)])
 def test_the_other_commands_shown_run(command: str, trained: Path):
     run(shlex.split(command, comments=True)[1:], trained)
 
