@@ -11,7 +11,7 @@ import numpy as np
 from envs.batch_env import BatchEnv
 from saltus.errors import SaltusError
 
-_DISTANCE = 4.0  # of the camera, in radii of what it shows: half of the picture's height with MuJoCo's field of view
+_DISTANCE = 3.0  # of the camera, in radii of what it shows: most of the picture's height, with room to move
 
 
 class RenderError(SaltusError):
@@ -56,18 +56,16 @@ class Renderer:
 
 
 def following_camera(model: mujoco.MjModel) -> mujoco.MjvCamera:
-    """A camera that follows the first body that moves, at a distance that shows all bodies that move with it."""
+    """A camera that follows the first body with a joint, at a distance that shows all bodies that move."""
     camera = mujoco.MjvCamera()
     mujoco.mjv_defaultFreeCamera(model, camera)
-    moving = np.flatnonzero(model.body_weldid)  # 0: welded to the world
-    if not len(moving):
+    if not model.nv:
         return camera
-    camera.type, camera.trackbodyid = mujoco.mjtCamera.mjCAMERA_TRACKING, int(moving[0])
+    camera.type, camera.trackbodyid = mujoco.mjtCamera.mjCAMERA_TRACKING, int(model.dof_bodyid[0])
     data = mujoco.MjData(model)
     mujoco.mj_forward(model, data)
-    tree = np.isin(model.geom_bodyid, np.flatnonzero(model.body_rootid == model.body_rootid[moving[0]]))
-    geoms = np.flatnonzero(tree & (model.geom_bodyid > 0))
-    if len(geoms):
-        reach = np.linalg.norm(data.geom_xpos[geoms] - data.xpos[moving[0]], axis=1) + model.geom_rbound[geoms]
-        camera.distance = _DISTANCE * float(reach.max())
+    moving = np.flatnonzero(model.body_weldid[model.geom_bodyid])  # 0: fixed to the world
+    if len(moving):
+        offsets = data.geom_xpos[moving] - data.xpos[camera.trackbodyid]
+        camera.distance = _DISTANCE * float((np.linalg.norm(offsets, axis=1) + model.geom_rbound[moving]).max())
     return camera

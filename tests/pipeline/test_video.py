@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import imageio.v2 as imageio
+import mujoco
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 import envs
+from envs.render import following_camera
 from pipeline import video
 from saltus import SaltusError
 
@@ -125,3 +127,30 @@ def test_symbolic_link_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "play.mp4").symlink_to(tmp_path / "target")
     record(tmp_path / "play.mp4")
     assert (tmp_path / "target").read_bytes() == b"mine"
+
+
+ROBOT = """
+<mujoco>
+  <worldbody>
+    <geom type="plane" size="50 50 1"/>
+    <body name="goal" mocap="true" pos="0 0.5 0"><geom size="0.1"/></body>
+    <body name="mount" pos="3 0 0"><geom size="0.1"/>
+      <body name="arm"><joint axis="0 1 0"/><geom type="capsule" fromto="0 0 0 0 0 1" size="0.1"/></body>
+    </body>
+  </worldbody>
+</mujoco>
+"""
+
+
+def test_camera_follows_the_first_body_with_a_joint_and_shows_all_that_move() -> None:
+    model = mujoco.MjModel.from_xml_string(ROBOT)
+    camera = following_camera(model)
+    assert camera.type == mujoco.mjtCamera.mjCAMERA_TRACKING
+    assert model.body(camera.trackbodyid).name == "arm"
+    distance_of_the_goal = float(np.hypot(3, 0.5)) + 0.1
+    assert camera.distance == pytest.approx(3 * distance_of_the_goal)
+
+
+def test_camera_of_a_model_in_which_nothing_moves_is_free() -> None:
+    model = mujoco.MjModel.from_xml_string("<mujoco><worldbody><geom size='1'/></worldbody></mujoco>")
+    assert following_camera(model).type == mujoco.mjtCamera.mjCAMERA_FREE
