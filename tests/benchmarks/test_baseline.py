@@ -92,7 +92,7 @@ def test_environment_is_compared_with_a_baseline(tmp_path: Path) -> None:
     baseline = f"saltus at {checkout.label(commit)}"
     assert found.settings["baseline"] == commit
     assert [row["case"] for row in found.measurements][:2] == ["saltus", baseline]
-    assert [len(row["rates"]) for row in found.measurements][:2] == [2, 2]
+    assert [len(row["rates"]) for row in found.measurements[:2]] == [2, 2]
 
 
 def test_server_builds_updates() -> None:
