@@ -51,6 +51,7 @@ class Campaign:
         missing: Sequence[Row] = (),
         every: float = 0.0,
     ):
+        result.require_name(path)
         self.path, self._benchmark, self._settings, self._missing = path, benchmark, settings, list(missing)
         self._complete = complete or (lambda row: not failed(row) and "missing" not in row)
         self._every, self._said = every, -every
@@ -60,7 +61,8 @@ class Campaign:
         done = [key for key, row in self._rows.items() if self._complete(row)]
         self._remaining = {key: job for key, job in self.jobs.items() if key not in done}
         try:
-            self.result = self.write()
+            # A complete file keeps the date, commit and machine of its measurements.
+            self.result = self.write() if self._remaining or not path.exists() else result.read(path)
         except OSError as error:
             raise SystemExit(f"{path} cannot be written ({error.strerror}): name a file with --output") from error
 

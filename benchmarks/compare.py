@@ -65,11 +65,13 @@ def comparison(a: Result, b: Result) -> Table:
 
 
 def _rates(a: Result, b: Result) -> Table:
-    pairs = {(row["task"], row["case"]): row["rates"] for row in a.measurements if row.get("rates")}
+    of_b = {(row["task"], row["case"]): row.get("rates") for row in b.measurements}
     rows: list[list[Cell]] = []
-    for row in b.measurements:
-        before, after = pairs.get((row["task"], row["case"])), row.get("rates")
-        if before and after:
+    for row in a.measurements:
+        before, after = row.get("rates"), of_b.get((row["task"], row["case"]), [])
+        if before and after is None:
+            rows.append([f"{row['task']}, {row['case']}", median(before), "failed or missing", None, None, SLOWER])
+        elif before and after:
             ratio = median(after) / median(before)
             overlap = min(before) <= max(after) and min(after) <= max(before)
             same = overlap or abs(ratio - 1) <= NOISE
@@ -87,6 +89,9 @@ def _training(a: Result, b: Result) -> Table:
         if key not in groups[0]:
             continue
         before = groups[0][key][0]
+        shares = [sum(run.exit_code == 0 for run in runs) / len(runs) for runs in (before, after)]
+        if shares[1] < shares[0]:
+            rows.append([f"{key}: runs that did not fail", *(f"{share:.0%}" for share in shares), SLOWER])
         if threshold is not None:
             for unit, column in (("s", "wall_seconds"), ("env steps", "env_steps")):
                 times = [median_time(times_to(runs, threshold, column)) for runs in (before, after)]

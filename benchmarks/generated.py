@@ -14,8 +14,11 @@ from benchmarks.result import Result
 from benchmarks.table import Cell, Table, markdown
 from benchmarks.training_run import task_name
 
-PACKAGES = ("torch", "mujoco", "mujoco-warp", "envpool", "stable-baselines3", "sbx-rl")  # versions that captions name
-PEERS = {"environment": ("envpool",), "update": ("stable-baselines3", "sbx-rl"), "training": PACKAGES[4:]}
+# Packages besides torch and mujoco whose versions captions name.
+PEERS = {
+    "environment": ("envpool",), "update": ("stable-baselines3", "sbx-rl"), "training": ("stable-baselines3", "sbx-rl"),
+    "gpu": ("mujoco-warp",), "probes": ("mujoco-warp",),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -148,8 +151,9 @@ def _longest(page: Page, _argument: str) -> str:
 def _readme(page: Page, _argument: str) -> str:
     rows: list[list[Cell]] = []
     for measurement, result, value in headlines.headlines(page.of):
-        rows.append([measurement, result.machine, result.commit_label, result.date[:10], value])
-    return markdown(Table("", ["measurement", "machine", "commit", "date", "result"], rows))
+        origin = [result.versions.get("saltus"), result.machine, result.commit_label, result.date[:10]]
+        rows.append([measurement, *origin, value])
+    return markdown(Table("", ["measurement", "saltus", "machine", "commit", "date", "result"], rows))
 
 
 GENERATED: dict[str, Callable[[Page, str], str]] = {

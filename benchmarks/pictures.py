@@ -16,6 +16,8 @@ def draw(result: Result) -> Path | None:
     if not rows:
         return None
     path = result.path.with_suffix(".png")
+    if path.exists() and curves.drawn_digest(path) is None:
+        raise SaltusError(f"{path} is another picture: move it away, or name another result file with --output")
     curves.draw(path, rows)
     return path
 

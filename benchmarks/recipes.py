@@ -140,7 +140,7 @@ def recipes(
 
     jobs = [(recipe, seed) for seed in seeds for recipe in parsed]
     settings = {"task": task, "options": options, "recipes": recipes, "seeds": seeds, "eval_every": eval_every}
-    path = result.replaceable(output or result.default_path(f"recipes-{name}"), "recipes")
+    path = result.replaceable(output or result.default_path(f"recipes-{name}"), "recipes", output is not None)
     runs: list[Curve] = []
 
     def add(curve: Curve) -> None:

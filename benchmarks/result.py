@@ -176,12 +176,26 @@ def write(path: Path, benchmark: str, settings: Mapping[str, Any], measurements:
     return read(path)
 
 
-def replaceable(path: Path, benchmark: str) -> Path:
-    """Return a path whose file, if there is one, is a result of the same benchmark.
+def require_name(path: Path) -> None:
+    """Raise SystemExit unless a path is one of a result file, next to which a picture may be drawn."""
+    if path.suffix != SUFFIX:
+        raise SystemExit(f"{path}: the name of a result file ends in {SUFFIX}")
+
+
+def replaceable(path: Path, benchmark: str, named: bool) -> Path:
+    """Return a path whose file, if there is one, is a result of the same benchmark, and was named.
+
+    Args:
+        path: the file.
+        benchmark: the benchmark that is to replace it.
+        named: the user named the file.
 
     Raises:
-        SystemExit: it is another file.
+        SystemExit: it is another file, or one that would be replaced without having been named.
     """
+    require_name(path)
+    if path.exists() and not named:
+        raise SystemExit(f"{path} exists: name it with --output to replace it, or name another file")
     if path.exists():
         try:
             found = read(path)

@@ -156,7 +156,13 @@ def train(case: Case) -> Trained:
     """
     with TemporaryDirectory(prefix="saltus-", ignore_cleanup_errors=True) as folder:  # a compiler may still write there
         run_dir, cache = Path(folder) / "run", Path(folder) / "cache" if case.at_once == 1 else None
-        return (_train if case.system == "saltus" else _train_peer)(case, run_dir, cache)
+        started = time.monotonic()
+        try:
+            return (_train if case.system == "saltus" else _train_peer)(case, run_dir, cache)
+        except (OSError, ValueError, KeyError) as error:  # such as a full disk, or a table that is cut short
+            output = [f"{type(error).__name__}: {error}".replace(str(run_dir), "RUN")]
+            seconds = time.monotonic() - started
+            return Trained(**asdict(case), exit_code=1, seconds=seconds, curve={}, best=None, last=None, output=output)
 
 
 def _train(case: Case, run_dir: Path, cache: Path | None) -> Trained:

@@ -12,7 +12,7 @@ class ActionSpace:
     """Actions, (N, action_dim) float32, and their scaling to the actuators' units.
 
     Args:
-        control_low, control_high: (action_dim,) control ranges of the actuators.
+        control_low, control_high: (action_dim,) bounds in the units of the task or its actuators.
         normalized: whether actions lie in [-1, 1] and ``control = center + half_range * action``; otherwise actions are
             controls.
         device: the physics' device, on which controls are computed.

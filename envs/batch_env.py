@@ -115,6 +115,7 @@ class BatchEnv:
         where, worlds = self.physics.device, self.num_envs
         self._started = False
         self._fields = self.physics.read()
+        self._checked_own = shapes.start.own
         self._own = {name: value.clone() for name, value in shapes.start.own.items()}
         self._state = State({**self._fields, **self._own}, self._names)
         self._observation = torch.zeros(worlds, self.observation_dim, device=where)
@@ -248,9 +249,11 @@ class BatchEnv:
             # A second reset would slow down every step. Instead the world fails at its next step and restarts then.
             first = torch.where(failed[:, None], 0.0, first)
         elif failed.any():
+            for name, own in self._own.items():
+                own[failed] = self._checked_own[name][failed]
             first = self._place(failed, Start(*Task.reset(self.task, self.num_envs, self._generator)))
             if not torch.isfinite(first[failed]).all():
-                raise SaltusError(f"{type(self.task).__name__}.observation is not finite at the model's default state")
+                raise SaltusError(f"{type(self.task).__name__}.observation is not finite at the default initial state")
         self._observation.copy_(torch.where(mask[:, None], first, self._observation))
         self._elapsed.masked_fill_(mask, 0)
         self._return.masked_fill_(mask, 0.0)

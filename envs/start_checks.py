@@ -113,6 +113,8 @@ def _check_fields(checked: Expectation, function: str, physics: Physics, fields:
         field = getattr(data, name)
         shape = (physics.num_worlds, *getattr(field, "shape", ()))
         checked(f"{function} ({name})", values, shape, "floating-point")
+        if 0 in shape:
+            raise checked.error(f"{function} ({name})", "sets a field that is empty in this model: leave it out")
 
 
 def check_control(

@@ -32,7 +32,7 @@ def check_functions(
     not change.
 
     Args:
-        low, high: (nu,) bounds of the controls.
+        low, high: (action_dim,) bounds of actions.
         forms_only: check the types, shapes, dtypes and devices of results at initial states only.
 
     Raises:

@@ -50,5 +50,5 @@ class Push(Task):
     def reward(self, state, action, next_state):
         """Minus the distances of the box from (0.3, 0) and of the pusher from the box."""
         box, pusher = next_state.qpos[:, -2:], next_state.qpos[:, :2]
-        distance = (box - torch.tensor([0.3, 0.0]).to(box)).norm(dim=-1)
+        distance = torch.stack([box[:, 0] - 0.3, box[:, 1]], dim=-1).norm(dim=-1)
         return -distance - 0.2 * (box - pusher).norm(dim=-1), {"distance": distance}

@@ -400,7 +400,7 @@ def _is_auto_or_at_least_1(value: object) -> bool:
 
 
 def _is_auto_or_positive(value: Any) -> bool:
-    return value == "auto" or (math.isfinite(value) and value > 0)
+    return value == "auto" or (isinstance(value, int | float) and math.isfinite(value) and value > 0)
 
 
 def _refuse(name: str, value: object, accepted: str) -> NoReturn:

@@ -52,7 +52,7 @@ def gpu(minutes: float = 8.5, sections: tuple[str, ...] = (), output: Path | Non
     name = torch.cuda.get_device_name().lower().replace(" ", "-") if on_gpu else "reduced"
     path = output or result.RESULTS / f"gpu-{name}{result.SUFFIX}"
     chosen = {section: SECTIONS[section] for section in sections or SECTIONS}
-    run_kit(chosen, ON_GPU if on_gpu else REDUCED, minutes, result.replaceable(path, "gpu"))
+    run_kit(chosen, ON_GPU if on_gpu else REDUCED, minutes, result.replaceable(path, "gpu", output is not None))
 
 
 def run_kit(sections: Mapping[str, Section], sizes: Sizes, minutes: float, path: Path) -> None:

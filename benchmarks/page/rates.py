@@ -97,7 +97,7 @@ def _ratio_chart(name: str, title: str, found: Mapping[str, Spread]) -> str:
     axes.axvline(1, color=MUTED, linewidth=1)
     axes.set_yticks(range(len(found)), [*found])
     axes.set_ylim(len(found) - 0.4, -0.75)
-    axes.set_xlim(0, 1.06 * max(1.0, *(spread.high for spread in found.values())))
+    axes.set_xlim(0, 1.06 * max([1.0, *(spread.high for spread in found.values())]))
     frame(chart)
     return figure(chart, name, title)
 

@@ -68,7 +68,7 @@ def population(
         "processes": num_processes,
         "config": members[0].config.to_dict(),
     }
-    path = result.replaceable(output or result.default_path(f"population-{name}"), "population")
+    path = result.replaceable(output or result.default_path(f"population-{name}"), "population", output is not None)
     with EvaluationPool([member.config for member in members], num_processes) as pool:
         _train(trainer, pool, partial(_save, path, settings, members, pool))
     _save(path, settings, members, pool)

@@ -24,6 +24,7 @@ SCALES = 1000.0  # ratio of observations' magnitudes above which they are worth 
 LARGE = 1e4  # of a reward per step: mean squared errors of its values overflow float32's useful range
 SHORT = 0.05  # of the time limit
 FAILED = 0.01  # share of world-steps
+ROUNDING = 1e-9  # of the largest magnitude: smaller deviations are rounding
 SLOW = 0.5  # of the bare engine's rate
 
 
@@ -94,9 +95,10 @@ def _make(task: type[Task], options: dict[str, Any], num_envs: int, seed: int, f
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         warn_once.cache_clear()
-        env = envs.make(task, num_envs, seed=seed, physics="cpu", **options)
-    findings += [Finding("warning", str(one.message)) for one in caught if one.category is UserWarning]
-    return env
+        try:
+            return envs.make(task, num_envs, seed=seed, physics="cpu", **options)
+        finally:
+            findings += [Finding("warning", str(one.message)) for one in caught if one.category is UserWarning]
 
 
 def _check_options(task: type[Task], options: dict[str, Any]) -> Findings:
@@ -109,13 +111,18 @@ def _check_options(task: type[Task], options: dict[str, Any]) -> Findings:
 
 def _failures(env: BatchEnv, rollout: Rollout) -> Findings:
     failure, totals = rollout.first_failure, rollout.totals
+    count = totals["unstable"] + totals["nonfinite"]
+    if failure is None and count:
+        yield Finding(
+            "error",
+            f"{count:,.0f} initial states failed and were replaced by the default one: check `reset`",
+        )
     if failure is not None:
-        count = totals["unstable"] + totals["nonfinite"]
         share = count / totals["steps"]
         if failure.unstable:
             where, reason = _diverging_part(env, failure), f"physics failed: {env.physics.failure_advice}"
         else:
-            where, reason = "", "observation or reward was not finite"
+            where, reason = "", "control, observation or reward was not finite"
         yield Finding(
             "error" if share > FAILED else "warning",
             f"{count:,.0f} of {totals['steps']:,.0f} world-steps failed ({share:.2%}), the first in world "
@@ -151,13 +158,15 @@ def _diverging_part(env: BatchEnv, failure: Failure) -> str:
 
 def _observations(_env: BatchEnv, rollout: Rollout) -> Findings:
     ranges = rollout.observations
+    if not ranges.known:
+        return
     constant = (ranges.high == ranges.low).nonzero().flatten().tolist()
     if constant:
         yield Finding(
             "warning" if len(constant) == len(ranges.low) else "note",
             f"observations that never change: {_listed(constant)} of {len(ranges.low)}",
         )
-    scale = ranges.std[ranges.std > 0]
+    scale = ranges.std[ranges.std > ROUNDING * ranges.scale]
     if len(scale) and scale.max() / scale.min() > SCALES:
         yield Finding(
             "warning",
@@ -170,6 +179,8 @@ def _observations(_env: BatchEnv, rollout: Rollout) -> Findings:
 
 
 def _rewards(_env: BatchEnv, rollout: Rollout) -> Findings:
+    if not rollout.rewards.known:
+        return
     low, high = float(rollout.rewards.low[0]), float(rollout.rewards.high[0])
     if low == high:
         yield Finding("warning", f"the reward is always {low:g}: nothing can be learned from it")
@@ -186,7 +197,7 @@ def _episodes(env: BatchEnv, rollout: Rollout) -> Findings:
     if not len(lengths):
         return
     at_once = float((lengths <= 1).double().mean())
-    if at_once > 0.01:
+    if at_once > 0.01 and limit > 1:
         yield Finding("error", f"{at_once:.0%} of the episodes end after one step: check `terminated` and `reset`")
     elif float(lengths.median()) < SHORT * limit:
         yield Finding(

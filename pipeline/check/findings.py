@@ -1,4 +1,4 @@
-"""Findings: what a check has to say, by severity."""
+"""Findings of a check, by severity."""
 
 from __future__ import annotations
 

@@ -34,6 +34,11 @@ class Range:
         """The largest magnitude of each column."""
         return torch.maximum(self.low.abs(), self.high.abs())
 
+    @property
+    def known(self) -> bool:
+        """Whether there were any numbers."""
+        return not bool(self.low.isnan().all())
+
 
 class _Columns:
     """Collects the ranges of columns."""
@@ -47,6 +52,9 @@ class _Columns:
 
     def range(self) -> Range:
         rows = torch.cat(self._rows)
+        if not len(rows):  # every world-step failed
+            unknown = torch.full(rows.shape[1:], torch.nan, dtype=torch.float64)
+            return Range(unknown, unknown, unknown, unknown)
         low, high = rows.aminmax(dim=0)
         return Range(low, high, rows.mean(dim=0), rows.std(dim=0, correction=0))
 
@@ -150,7 +158,7 @@ def roll_out(env: BatchEnv, steps: int, seed: int) -> Rollout:
 
 def control_inputs(env: BatchEnv, action: Tensor) -> dict[str, Tensor]:
     """The fields that actions in [-1, 1] set in the present states, (N, ...) by name."""
-    control = (env.control_low + env.control_high) / 2 + (env.control_high - env.control_low) / 2 * action
+    control = env._actions.to_control(action)
     if not defines(env.task, "control"):
         return {"ctrl": control}
     return {name: values.clone() for name, values in inputs_of(env.task.control(env.state, control)).items()}

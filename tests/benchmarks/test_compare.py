@@ -31,6 +31,22 @@ def test_a_case_has_changed_if_its_turns_do_not_overlap() -> None:
     ]
 
 
+def test_a_case_that_fails_in_the_second_result_is_slower() -> None:
+    before, after = rates("a", one=[10.0], two=[10.0]), rates("b", one=[10.0], two=[10.0])
+    after.measurements[1] = {"task": "T", "case": "two", "error": "it crashed"}
+    assert [(row[0], row[2], row[-1]) for row in comparison(before, after).rows] == [
+        ("T, one", 10.0, SAME),
+        ("T, two", "failed or missing", SLOWER),
+    ]
+
+
+def test_training_of_which_more_runs_fail_is_slower() -> None:
+    found = read(RESULTS / "training-Hopper-v5-check-cpu1.jsonl")
+    runs = [row | {"exit_code": 1} if row["seed"] == 200 else row for row in found.measurements]
+    rows = comparison(found, Result(**{**vars(found), "measurements": runs})).rows
+    assert [row[1:] for row in rows if "did not fail" in str(row[0])] == [["100%", "90%", SLOWER]]
+
+
 def test_training_is_compared_by_its_intervals() -> None:
     found = read(RESULTS / "training-Hopper-v5-check-cpu1.jsonl")
     same = comparison(found, found)

@@ -143,3 +143,16 @@ def test_commits_are_shown_in_short_form() -> None:
     assert labelled(None) == "not recorded"
     assert labelled("019ba7232bbc821f951f91e485ae6f897b47ca6b") == "019ba7232b"
     assert labelled("019ba7232bbc821f951f91e485ae6f897b47ca6b-dirty") == "019ba7232b-dirty"
+
+
+def test_only_named_results_of_the_same_benchmark_are_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "result.jsonl"
+    assert result.replaceable(path, "gpu", named=False) == path
+    result.write(path, "gpu", {}, [])
+    assert result.replaceable(path, "gpu", named=True) == path
+    with pytest.raises(SystemExit, match="exists: name it with --output to replace it"):
+        result.replaceable(path, "gpu", named=False)
+    with pytest.raises(SystemExit, match="is a result of gpu, not of recipes"):
+        result.replaceable(path, "recipes", named=True)
+    with pytest.raises(SystemExit, match=r"x.png: the name of a result file ends in .jsonl"):
+        result.replaceable(tmp_path / "x.png", "gpu", named=True)

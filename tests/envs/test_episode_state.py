@@ -507,3 +507,28 @@ def test_name_close_to_a_field_is_warned_about():
 def test_randomness_of_its_own_is_warned_about():
     with pytest.warns(UserWarning, match=r"advance returns other values for the same state"):
         make(task_with(advance=lambda self, s, a, g: {"goal": torch.rand_like(s.goal)}))
+
+
+class SometimesBad(Arm):
+    """Draws a goal that is not finite in one world, but not when the environment is made."""
+
+    max_episode_steps = 1
+    calls = 0
+
+    def reset(self, num_envs: int, generator: torch.Generator) -> Any:
+        start = super().reset(num_envs, generator)
+        SometimesBad.calls += 1
+        if SometimesBad.calls > 4:
+            start["goal"] = start["goal"].clone()
+            start["goal"][1] = torch.nan
+        return start
+
+
+def test_world_whose_own_tensor_is_not_finite_starts_from_a_checked_one() -> None:
+    env = BatchEnv(SometimesBad(), WORLDS)
+    env.reset()
+    for _ in range(5):
+        _, observation = env.step(torch.zeros(WORLDS, env.action_dim))
+        assert torch.isfinite(observation).all()
+        assert torch.isfinite(env.state.goal).all()
+    assert env.statistics()["nonfinite"] > 0

@@ -213,6 +213,25 @@ class NotFiniteLater(Cart):
         return torch.where(next_state.qvel[:, 0] > 0.5, torch.nan, next_state.qpos[:, 0])
 
 
+class FailsAlways(Cart):
+    mjcf = CART.replace('damping="1"', 'damping="-1e10"').format(actuators="")
+
+    def reset(self, num_envs: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        qpos, qvel = super().reset(num_envs, generator)
+        return qpos, qvel + 1
+
+
+class BadStarts(Cart):
+    def reset(self, num_envs: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        qpos, qvel = super().reset(num_envs, generator)
+        return torch.where(qpos > 0.8, 1e12, qpos), qvel
+
+
+@dataclass
+class OneStep(Cart):
+    max_episode_steps: int = 1
+
+
 class NoAction(Cart):
     mjcf = "<mujoco><worldbody><body><joint/><geom size='1'/></body></worldbody></mujoco>"
 
@@ -250,7 +269,9 @@ class NoAction(Cart):
             "error",
             r"world-steps failed \(.*%\), the first in world \d+ at step \d+, at body cart, where physics",
         ),
-        (NotFiniteLater, "error", "where observation or reward was not finite"),
+        (NotFiniteLater, "error", "where control, observation or reward was not finite"),
+        (FailsAlways, "error", r"world-steps failed \(100.00%\), the first in world 0 at step 0, at body cart"),
+        (BadStarts, "error", r"\d+ initial states failed and were replaced"),
     ],
 )
 def test_planted_fault_is_found(task: type[Task], severity: str, text: str) -> None:
@@ -271,6 +292,10 @@ def test_equal_starts_and_short_episodes_are_notes() -> None:
     notes = " | ".join(texts(result, "note"))
     assert "every episode begins with the same observation" in notes
     assert re.search(r"episodes of random actions last \d+ of 1,000 steps", notes)
+
+
+def test_task_of_one_step_is_no_mistake() -> None:
+    assert texts(run(OneStep), "error") == []
 
 
 def test_options_reach_the_task() -> None:
