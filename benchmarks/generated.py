@@ -151,9 +151,8 @@ def _longest(page: Page, _argument: str) -> str:
 def _readme(page: Page, _argument: str) -> str:
     rows: list[list[Cell]] = []
     for measurement, result, value in headlines.headlines(page.of):
-        origin = [result.versions.get("saltus"), result.machine, result.commit_label, result.date[:10]]
-        rows.append([measurement, *origin, value])
-    return markdown(Table("", ["measurement", "saltus", "machine", "commit", "date", "result"], rows))
+        rows.append([measurement, result.machine, result.commit_label, result.date[:10], value])
+    return markdown(Table("", ["measurement", "machine", "commit", "date", "result"], rows))
 
 
 GENERATED: dict[str, Callable[[Page, str], str]] = {

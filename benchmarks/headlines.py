@@ -95,6 +95,8 @@ def _time(when: float | None) -> str:
 
 def _rates(result: Result, subject: str, title: str) -> Iterator[Headline]:
     for task, rows in rates.by_task(result).items():
+        if task not in environment.TARGETS:
+            continue  # docs/results.md has the others
         values = {row["case"]: row["rates"] for row in rows if row.get("rates")}
         if subject not in values:
             continue

@@ -176,7 +176,7 @@ def test_time_that_is_left_is_that_of_finished_runs_or_the_limit(fake: Fake, cap
 def test_result_file_that_cannot_be_written_is_refused_before_the_first_run(fake: Fake) -> None:
     fake.file.write_text("")
     with pytest.raises(SystemExit, match=r"cannot be written \(.*\): name a file with --output"):
-        fake.run(output=fake.file / "result.json")
+        fake.run(output=fake.file / "result.jsonl")
     assert fake.began() == []
 
 
