@@ -1,4 +1,4 @@
-"""Values that others published, to be shown as marks beside our results."""
+"""Published values of other systems, which the page shows as marks."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class Start:
 
 @dataclass(frozen=True)
 class TaskShapes:
-    """What the task's functions returned when they were checked.
+    """Forms of the task's results when they were checked.
 
     Attributes:
         observation_dim: the observation's width.

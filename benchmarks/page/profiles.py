@@ -1,4 +1,4 @@
-"""Bars of profiles: the time of each phase of a vector step, beside the machine's limit."""
+"""Bars of profiles: the time of each phase of a vector step, and the machine's limit."""
 
 from __future__ import annotations
 

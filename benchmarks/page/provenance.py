@@ -1,4 +1,4 @@
-"""Where every number of the page comes from: each result file's command, commit, machine, versions and settings."""
+"""Provenance: the command, commit, machine, versions and settings of each result file."""
 
 from __future__ import annotations
 

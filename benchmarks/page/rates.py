@@ -1,4 +1,4 @@
-"""Env steps/s and updates/s: ratios between systems with their spread, and rates on a GPU beside published ones."""
+"""Env steps/s and updates/s: ratios between systems with their spread, and rates on a GPU with published ones."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from pipeline.check.rollout import Failure, Rollout, roll_out
 from saltus.errors import SaltusError, warn_once
 
 SCALES = 1000.0  # ratio of observations' magnitudes above which they are worth normalising
-LARGE = 1e4  # of a reward per step: mean squared errors of its values overflow float32's useful range
+LARGE = 1e4  # of a reward per step: values are then about a million, and squared errors of them far larger
 SHORT = 0.05  # of the time limit
 FAILED = 0.01  # share of world-steps
 ROUNDING = 1e-9  # of the largest magnitude: smaller deviations are rounding
@@ -51,7 +51,7 @@ class Check:
 def check(task: type[Task], options: dict[str, Any], num_envs: int, steps: int, seed: int) -> Check:
     """Make worlds of a task, try its functions, and roll out random actions.
 
-    Warnings that training would give at its start are findings, too.
+    Warnings that the environment gives when it is made are findings as well.
 
     Args:
         task: the class.
