@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 
 import torch
@@ -86,12 +86,16 @@ class Learner:
         Metrics are scalars on the device. If rounds are captured, the next round overwrites them.
         """
         metrics: Metrics = {}
-        with _tf32_products() if self._config.matmul_dtype == "tf32" else nullcontext():
+        with self.product_precision():
             for done in range(0, num_updates, BATCHES_PER_SAMPLE):
                 count = min(BATCHES_PER_SAMPLE, num_updates - done)
                 metrics |= self._run_updates(buffer, count)
                 self.gradient_steps += count
         return metrics
+
+    def product_precision(self) -> AbstractContextManager[None]:
+        """Context in which float32 matrix products have the precision of the updates."""
+        return _tf32_products() if self._config.matmul_dtype == "tf32" else nullcontext()
 
     def _run_updates(self, buffer: ReplayBuffer, count: int) -> Metrics:
         """Run `count` updates on batches sampled at once, captured if all of them are compiled."""

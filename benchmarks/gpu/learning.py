@@ -59,22 +59,22 @@ SAC = "saltus sac"
 
 
 def update_cases(context: SectionContext) -> list[UpdateCase]:
-    """The cases of `updates`: all ways of updating for the first task and batch size, the main ones for the others."""
+    """The cases of `updates`: all ways of updating for the first task and batch size, some for the others."""
     first, *others = context.sizes.updates
     task, *other_tasks = context.sizes.worlds
     cases = []
     for name, preset, options in (
         (SAC, "sac", {}),
-        (f"{SAC}, bfloat16 products", "sac", {"matmul_dtype": "bfloat16"}),
         (f"{SAC}, TF32 products", "sac", {"matmul_dtype": "tf32"}),
+        (f"{SAC}, bfloat16 products", "sac", {"matmul_dtype": "bfloat16"}),
         ("saltus fast", "fast", {}),
         ("LeanRL's way", None, {}),
-        (f"{SAC}, not compiled", "sac", {"compile": False}),
     ):
         where = [(task, *first)]
-        if preset is not None and options.get("compile", True):
-            where += [(task, *other) for other in others if preset == "sac"]
-            where += [(other, *first) for other in other_tasks if not options]
+        if name == SAC or "tf32" in options.values():
+            where += [(task, *other) for other in others]
+        if preset is not None and not options:
+            where += [(other, *first) for other in other_tasks]
         for one, batch_size, count in where:
             table = f"{one}: updates/s, batch {batch_size}, {count} a round"
             if context.device.type == "cuda" or options.get("matmul_dtype") != "tf32":
@@ -96,7 +96,7 @@ def compilation(context: SectionContext) -> None:
     One after another they would take most of the kit's time. Their code is cached on disk.
     """
     os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "2"  # of each process
-    cases = [case for case in update_cases(context) if case.options.get("compile", True)]
+    cases = update_cases(context)
     with ThreadPoolExecutor(min(len(cases), available_cores())) as pool:
         list(pool.map(partial(_compile, context), cases))
 

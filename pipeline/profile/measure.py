@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 import envs
+from envs.physics.cpu import CpuPhysics
 from pipeline.config import Config
 from pipeline.logger import Logger
 from pipeline.profile.cuda import EventTimer, count_kernels, find_waits, node_seconds, split_rounds
@@ -43,6 +44,8 @@ class Measurement:
     """Vector steps, cold start, roofs and failures of a profiled run.
 
     Attributes:
+        device: of the updates.
+        physics: the engine that simulated, "cpu" or "warp".
         cold_start: seconds of each part of the time before the measurement.
         wall_clock: seconds of the blocks, by a clock of their own.
         roofs: seconds of each phase's roof per vector step.
@@ -54,6 +57,7 @@ class Measurement:
 
     config: Config
     device: str
+    physics: str
     cold_start: dict[str, float] = field(default_factory=dict)
     steps: list[Step] = field(default_factory=list)
     wall_clock: float = 0.0
@@ -105,7 +109,7 @@ def measure(
         temporary = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="saltus_profile_")))
         run = _TimedRun(config, temporary)
         made = time.monotonic()
-        result = Measurement(config, str(run.device))
+        result = Measurement(config, str(run.device), "cpu" if isinstance(run.env.physics, CpuPhysics) else "warp")
         kernels = getattr(run.env.physics, "load_seconds", 0.0)
         result.cold_start = {
             "imports": imported - started,

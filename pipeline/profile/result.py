@@ -39,7 +39,12 @@ def summarize(measured: Measurement) -> Result:
         "task": config.task,
         "config": config.to_dict(),
         "versions": versions(),
-        "machine": {"processor": _processor(), "device": measured.device, "threads": torch.get_num_threads()},
+        "machine": {
+            "processor": _processor(),
+            "device": measured.device,
+            "threads": torch.get_num_threads(),
+            "physics": measured.physics,
+        },
         "cold_start": measured.cold_start,
         "vector_steps": len(steps),
         "updates": sum(step.updates for step in steps),

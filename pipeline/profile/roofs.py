@@ -17,21 +17,23 @@ from envs import transition as transitions
 from envs.physics.cpu import available_cores
 from envs.task_functions import defines
 from pipeline.run import Run
+from saltus.device.cuda_graph import CapturedFunction
 
 TURN = 0.2  # seconds of each roof's turn
-_COPY = 64 * 2**20  # bytes: more than caches hold
+_COPY = {"cpu": 64 * 2**20, "cuda": 512 * 2**20}  # bytes: more than caches hold, and than launches hide
 _aten = torch.ops.aten
 _PRODUCTS = {_aten.mm.default: 0, _aten.addmm.default: 1, _aten.bmm.default: 0, _aten.baddbmm.default: 1}
 
-Shapes = list[tuple[tuple[int, ...], tuple[int, ...]]]
+# Shapes and dtype of both factors of a matrix product.
+Product = tuple[tuple[int, ...], tuple[int, ...], torch.dtype]
 
 
 class Roofs:
     """Measures roofs in turns, between blocks of the loop, on the run's own states, sizes and threads.
 
     Bare physics: `mujoco.batch` (or Warp's captured control step) from the run's states with its last controls; no task
-    functions, no reset. Matrix products: those of the updates alone, one after another. Memory: the bytes that sampling
-    and writing move, at the bandwidth of a large copy.
+    functions, no reset. Matrix products: those of the updates alone, one after another, on CUDA in a graph. Memory: the
+    bytes that sampling and writing move, at the bandwidth of a large copy.
     """
 
     def __init__(self, run: Run):
@@ -64,8 +66,8 @@ class Roofs:
             "physics": _bare_warp(self._run) if hasattr(self._run.env.physics, "advance") else _bare_batch(self._run),
             "copy": partial(_time_per_byte, self._run.device),
             **{
-                name: partial(_time, _products(shapes, self._run.device), lambda: None, self._run.device)
-                for name, shapes in _product_shapes(self._run).items()
+                name: partial(_time, _products(products, self._run), lambda: None, self._run.device)
+                for name, products in _recorded_products(self._run).items()
             },
         }
 
@@ -85,9 +87,10 @@ def _time(call: Callable[[], Any], prepare: Callable[[], Any], device: torch.dev
 
 
 def _time_per_byte(device: torch.device) -> float:
-    source = torch.ones(_COPY, dtype=torch.uint8, device=device)
+    size = _COPY[device.type]
+    source = torch.ones(size, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    return _time(lambda: target.copy_(source), lambda: None, device) / (2 * _COPY)
+    return _time(lambda: target.copy_(source), lambda: None, device) / (2 * size)
 
 
 def _synchronize(device: torch.device) -> None:
@@ -132,20 +135,20 @@ def _random_controls(run: Run) -> Tensor | None:
 
 
 class _RecordProducts(TorchDispatchMode):
-    """Records the shapes of both factors of every matrix product."""
+    """Records every matrix product."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.shapes: Shapes = []
+        self.products: list[Product] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in _PRODUCTS:
             left, right = args[_PRODUCTS[func] :][:2]
-            self.shapes.append((tuple(left.shape), tuple(right.shape)))
+            self.products.append((tuple(left.shape), tuple(right.shape), left.dtype))
         return func(*args, **(kwargs or {}))
 
 
-def _product_shapes(run: Run) -> dict[str, Shapes]:
+def _recorded_products(run: Run) -> dict[str, list[Product]]:
     """Matrix products of each update, from an eager call whose changes are undone."""
     agent, state = run.agent, list(run.agent.tensors())
     values = [tensor.detach().clone() for tensor in state]
@@ -158,18 +161,18 @@ def _product_shapes(run: Run) -> dict[str, Shapes]:
         for name, update in updates.items():
             with _RecordProducts() as record:
                 update(run.buffer.sample(run.config.batch_size)[0])
-            found[name] = record.shapes
+            found[name] = record.products
     with torch.no_grad():
         for tensor, value in zip(state, values, strict=True):
             tensor.copy_(value)
     return found
 
 
-def _products(shapes: Shapes, device: torch.device) -> Callable[[], None]:
-    """Matrix products of random factors; on the CPU those of matrices by oneDNN, as in compiled updates."""
-    calls: list[Callable[[], Tensor]] = []
-    for left_shape, right_shape in shapes:
-        left, right = torch.randn(left_shape, device=device), torch.randn(right_shape, device=device)
+def _products(products: list[Product], run: Run) -> Callable[[], object]:
+    """Matrix products of random factors, as in compiled updates: on the CPU by oneDNN, on CUDA in a graph."""
+    device, calls = run.device, []
+    for left_shape, right_shape, dtype in products:
+        left, right = (torch.randn(shape, device=device, dtype=dtype) for shape in (left_shape, right_shape))
         if device.type == "cpu" and left.dim() == 2 and torch.backends.mkldnn.is_available():
             transposed = right.t().contiguous()
             linear = torch.ops.mkldnn._linear_pointwise.default
@@ -177,8 +180,10 @@ def _products(shapes: Shapes, device: torch.device) -> Callable[[], None]:
         else:
             calls.append(partial(torch.matmul, left, right))
 
-    def work() -> None:
-        for call in calls:
-            call()
+    def work() -> dict[str, Tensor]:
+        with run.learner.product_precision():
+            return {str(number): call() for number, call in enumerate(calls)}
 
-    return work
+    if device.type == "cpu":
+        return work
+    return CapturedFunction(work, "the matrix products of an update", device)

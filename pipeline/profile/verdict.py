@@ -60,9 +60,12 @@ def _bound(group: str, share: float, result: dict[str, Any]) -> str:
         if not result["config"]["compile"]:
             turn = "drop --no-compile"
         return f"Updates bound the run: {share:.0%} of a vector step{known}. The rest is {rest}: {turn}."
+    worlds = "Raise --num-envs: a step of Warp takes little longer for more worlds"
+    if result["machine"]["physics"] == "cpu":
+        worlds = "Raise --num-threads if cores are idle, try --solver newton"
     advice = {
-        "simulation": "Raise --num-threads if cores are idle, try --solver newton, or raise --utd-ratio: updates cost "
-        "little here. A larger timestep or a simpler model helps most",
+        "simulation": f"{worlds}, or raise --utd-ratio: updates cost little here. A larger timestep or a simpler model "
+        "helps most",
         "memory": "Lower --batch-size or --utd-ratio, or the observation's width",
         "host": "Raise --num-envs: the host's work per vector step hardly grows with it",
         "waiting": "Raise --num-envs or lower --utd-ratio, so that the GPU is done when the host needs its actions",

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from cli_helpers import Command
 from pipeline_helpers import small_arguments, small_config
 from rich.console import Console
 
 from pipeline.profile import command as command_module
-from pipeline.profile import cuda
+from pipeline.profile import cuda, roofs
 from pipeline.profile.measure import Measurement, Step, measure
 from pipeline.profile.options import warmup_rounds
 from pipeline.profile.phases import PHASES, PhaseTimer
@@ -26,6 +27,7 @@ from pipeline.profile.report import report
 from pipeline.profile.result import compare, load, summarize
 from pipeline.profile.sweep import knee
 from pipeline.profile.verdict import verdict
+from pipeline.run import Run
 from saltus.errors import SaltusError
 
 
@@ -159,13 +161,15 @@ def test_result_survives_its_file(measured: tuple[Measurement, Path], tmp_path: 
     assert compare(result, result) == ([], False)
 
 
-def constructed(physics: float, update: float, jitter: float = 0.001, **overrides: Any) -> dict[str, Any]:
+def constructed(
+    physics: float, update: float, jitter: float = 0.001, engine: str = "cpu", **overrides: Any
+) -> dict[str, Any]:
     """A result with phases of these seconds per vector step."""
     steps = [
         Step(block, {"physics": physics * (1 + jitter * block), "critic update": update, "rest": 0.0}, 1)
         for block in range(5)
     ]
-    return summarize(Measurement(small_config(**overrides), "cpu", steps=steps, wall_clock=1.0))
+    return summarize(Measurement(small_config(**overrides), "cpu", engine, steps=steps, wall_clock=1.0))
 
 
 @pytest.mark.parametrize(
@@ -201,6 +205,26 @@ def test_compare_names_settings_that_differ():
 )
 def test_verdict_names_the_bound_and_an_option(physics: float, update: float, overrides: Any, words: str):
     assert words in verdict(constructed(physics, update, **overrides))[0]
+
+
+def test_verdict_advises_for_the_engine():
+    on_cpu, on_gpu = (verdict(constructed(3, 1, engine=engine))[0] for engine in ("cpu", "warp"))
+    assert "Raise --num-threads if cores are idle" in on_cpu
+    assert "Raise --num-envs: a step of Warp takes little longer for more worlds" in on_gpu
+    assert "--num-threads" not in on_gpu
+
+
+def test_roofs_record_products_with_the_precision_of_the_updates(tmp_path: Path):
+    run = Run(small_config(matmul_dtype="bfloat16"), tmp_path)
+    while run.env_steps < 64:
+        run.buffer.extend(run.step(run.act()))
+    products = [one for found in roofs._recorded_products(run).values() for one in found]
+    assert {dtype for *_, dtype in products} == {torch.float32, torch.bfloat16}
+    for name, found in roofs._recorded_products(run).items():
+        results = roofs._products(found, run)()
+        assert len(results) == len(found), name
+        shapes = [(*left[:-1], right[-1]) for left, right, _ in found]
+        assert [tuple(one.shape) for one in results.values()] == shapes
 
 
 def test_verdict_predicts_rates():
