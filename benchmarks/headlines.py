@@ -34,6 +34,10 @@ def headlines(of: ResultsOf) -> Iterator[Headline]:
             if runs and key not in seen:
                 seen.add(key)
                 yield from _training(result, key[0], runs, threshold)
+    for result in of("training", gpu=True):
+        for title, runs, threshold, _ in training.by_task(result):
+            if len(runs) > 1:  # one seed shows little
+                yield from _new(seen, _training(result, title.partition(",")[0], runs, threshold))
     for result in of("environment"):
         yield from _new(seen, _rates(result, environment.SALTUS, "env steps/s, {num_envs} worlds of {task}"))
     for result in of("update"):
@@ -59,6 +63,9 @@ def _training(result: Result, task: str, runs: Sequence[Trained], threshold: flo
     limit = "" if settings["minutes"] is None else f", {settings['minutes']:g} minutes"
     cores = settings["cores_per_run"]
     setting = f"{limit} on {cores} {'core' if cores == 1 else 'cores'}"
+    if result.hardware.get("gpu"):
+        at_once = settings["runs_at_once"]
+        setting += " and a GPU" if at_once == 1 else f" and 1/{at_once} of a GPU"
     systems = by_system(runs)
     if len(systems) > 1:
         finals = {name: _interquartile([run.last["mean"] for run in own if run.last]) for name, own in systems.items()}

@@ -56,7 +56,7 @@ def gpu(minutes: float = 8.5, sections: tuple[str, ...] = (), output: Path | Non
 
 
 def run_kit(sections: Mapping[str, Section], sizes: Sizes, minutes: float, path: Path) -> None:
-    """Run sections on the GPU, or on the CPU without one; write a result file and show its tables.
+    """Run sections on the GPU, or on the CPU without one; write each finding to a result file, and show its tables.
 
     Raises:
         SystemExit: a section failed, or did not run to its end.
@@ -66,12 +66,16 @@ def run_kit(sections: Mapping[str, Section], sizes: Sizes, minutes: float, path:
     device = torch.device("cuda" if on_gpu else "cpu")
     settings = {"minutes": minutes, "device": str(device), "reduced": not on_gpu}
     found: list[Finding] = []
+
+    def keep(finding: Finding) -> None:
+        found.append(finding)
+        result.write(path, "gpu", settings, found)
+
     for name, section in sections.items():
         start = time.monotonic()
         print(f"== {name} ({deadline - start:.0f} s left)", flush=True)
-        outcome = run_isolated(section, device, sizes, deadline, found.append)
-        found.append({"section": "outcome", "of": name, "outcome": outcome, "seconds": time.monotonic() - start})
-        result.write(path, "gpu", settings, found)
+        outcome = run_isolated(section, device, sizes, deadline, keep)
+        keep({"section": "outcome", "of": name, "outcome": outcome, "seconds": time.monotonic() - start})
     show(tables(result.read(path)), path)
     if any(one["outcome"] != "done" for one in found if one["section"] == "outcome"):
         raise SystemExit(1)

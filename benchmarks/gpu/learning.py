@@ -49,8 +49,12 @@ class UpdateCase:
 
     def make(self, context: SectionContext) -> runner.Work:
         """Its work; LeanRL's runs in a process of its own."""
+        return runner.isolated(partial(self.make_here, context)) if self.preset is None else self.make_here(context)
+
+    def make_here(self, context: SectionContext) -> runner.Work:
+        """Its work, in this process."""
         if self.preset is None:
-            return runner.isolated(partial(_leanrl, context, self.task, self.batch_size, self.count))
+            return peers.leanrl(_data(context, self.task), self.batch_size, HIDDEN, self.count)
         options = {"batch_size": self.batch_size, "compile": context.sizes.compile, **self.options}
         return learning(self.task, _data(context, self.task), self.count, self.preset, **options)
 
@@ -112,17 +116,13 @@ def _compile(context: SectionContext, case: UpdateCase) -> None:
 
 
 def _run_once(context: SectionContext, case: UpdateCase) -> runner.Work:
-    case.make(context)()
+    case.make_here(context)()
     return lambda: 0
 
 
 def _data(context: SectionContext, task: str) -> TensorDict:
     env = envs.make(task, 1)
     return random_transitions(context.sizes.buffer, env.observation_dim, env.action_dim).to(context.device)
-
-
-def _leanrl(context: SectionContext, task: str, batch_size: int, count: int) -> runner.Work:
-    return peers.leanrl(_data(context, task), batch_size, HIDDEN, count)
 
 
 def synchronization(context: SectionContext) -> None:

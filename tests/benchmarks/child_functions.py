@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,6 +14,17 @@ if TYPE_CHECKING:
 
 def measures(context: SectionContext) -> None:
     context.note("measures", value=1.0)
+
+
+def waits_for_its_finding(context: SectionContext) -> None:
+    """Ends when the result file, whose path is in the environment, has what it reported."""
+    context.note("waits", value=5.0)
+    until = time.monotonic() + 30
+    file = Path(os.environ["RESULT"])
+    while not file.exists() or '"waits"' not in file.read_text():
+        if time.monotonic() > until:
+            raise TimeoutError
+        time.sleep(0.01)
 
 
 def misses(context: SectionContext) -> None:

@@ -132,6 +132,14 @@ def test_failing_sections_are_reported_and_others_run(tmp_path: Path, capsys: py
 
 
 @pytest.mark.slow
+def test_findings_are_in_the_file_before_their_section_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "result.jsonl"
+    monkeypatch.setenv("RESULT", str(file))
+    run_kit({"waits": child_functions.waits_for_its_finding}, TINY, 5, file)
+    assert [one["section"] for one in result.read(file).measurements] == ["waits", "outcome"]
+
+
+@pytest.mark.slow
 def test_hanging_section_is_stopped_at_the_deadline(tmp_path: Path) -> None:
     file = tmp_path / "result.jsonl"
     start = time.monotonic()
