@@ -126,7 +126,7 @@ class Campaign:
         elif found.machine != here:
             differences.append(f"machine {found.machine} instead of {here}")
         elif same_settings:
-            differences = _differences(found.settings, _plain(self._settings))
+            differences = result.differences(result.plain(self._settings), found.settings)
         if differences:
             raise SystemExit(f"{self.path} holds other measurements ({'; '.join(differences)}): {instead}")
         rows: dict[str, Row] = {}
@@ -147,24 +147,10 @@ class Campaign:
         """The values of a job that no job of this command has."""
         parts = []
         for name, value in job.items():
-            expected = {str(_plain(one[name])) for one in self.jobs.values()}
+            expected = {str(result.plain(one[name])) for one in self.jobs.values()}
             if str(value) not in expected:
                 parts.append(f"{name} {value} instead of {', '.join(sorted(expected))}")
         return "; ".join(parts) or ", ".join(map(str, job.values()))
-
-
-def _plain(value: Any) -> Any:
-    """A value as it is read from a result file."""
-    return result.parse(result.encode({"value": value}))["value"]
-
-
-def _differences(found: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
-    names = dict.fromkeys([*expected, *found])
-    return [
-        f"{name} {found.get(name)} instead of {expected.get(name)}"
-        for name in names
-        if found.get(name) != expected.get(name)
-    ]
 
 
 def failed(row: Mapping[str, Any]) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks import result, training
-from benchmarks.installed import install_command, is_installed
+from benchmarks.installed import require_statistics
 from benchmarks.result import Result
 from benchmarks.statistics import InterquartileMean, interquartile_mean, median_time
 from benchmarks.table import Cell, Table, show, span, text
@@ -37,6 +37,8 @@ def compare(a: Path, b: Path, /) -> None:
         raise SystemExit(str(error)) from error
     if first.machine != second.machine or first.hardware != second.hardware:
         print(f"WARNING: the hardware differs: {first.hardware} and {second.hardware}. Rates and times depend on it.")
+    for difference in result.differences(first.settings, second.settings):
+        print(f"WARNING: the settings differ: {difference}")
     show([table], b)
     slower = [row[0] for row in table.rows if row[-1] == SLOWER]
     if slower:
@@ -54,8 +56,7 @@ def comparison(a: Result, b: Result) -> Table:
     if a.benchmark in ("environment", "update"):
         table = _rates(a, b)
     elif a.benchmark == "training":
-        if not is_installed("scipy"):
-            raise SaltusError(f"the statistics need scipy: {install_command('scipy')}")
+        require_statistics()
         table = _training(a, b)
     else:
         raise SaltusError(f"results of {a.benchmark} cannot be compared: name two of environment, update or training")

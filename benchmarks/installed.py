@@ -16,3 +16,9 @@ def install_command(module: str) -> str:
 def is_installed(module: str) -> bool:
     """Whether a module can be imported."""
     return find_spec(module) is not None
+
+
+def require_statistics() -> None:
+    """Raise SystemExit if the package that computes statistics over seeds is missing."""
+    if not is_installed("scipy"):
+        raise SystemExit(f"the statistics need scipy: {install_command('scipy')}")

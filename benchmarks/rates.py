@@ -6,7 +6,7 @@ A measurement has the case's labels, its name as ``case`` and its ``rates``, one
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
@@ -74,10 +74,14 @@ def measure(campaign: Campaign, task: str, makers: Makers, repeats: int, seconds
 
 def describe_progress(campaign: Campaign, repeats: int, seconds: float) -> str:
     """The number of turns that are done, and the time that the others will take."""
-    left = sum(repeats - len(campaign.find(job).get("rates", ())) for job in campaign.remaining)
-    total = len(campaign.jobs) * repeats
+
+    def turns(of: Iterable[Row]) -> int:
+        return sum(len(campaign.find(job).get("rates", ())) for job in of)
+
+    left = len(campaign.remaining) * repeats - turns(campaign.remaining)
+    done, total = turns(campaign.jobs.values()), len(campaign.jobs) * repeats
     failures = sum(map(failed, campaign.rows))
-    return progress(total - left, total, "turns", failures, left * seconds)
+    return progress(done, total, "turns", failures, left * seconds)
 
 
 def by_task(found: Result) -> dict[str, list[Row]]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from benchmarks import checkout, pictures, published, result
 from benchmarks.generated import GENERATED, Page, generate
+from benchmarks.installed import require_statistics
 from benchmarks.page import profiles
 from benchmarks.page.page import page as make_page
 from benchmarks.result import Result
@@ -31,6 +32,7 @@ def report(check: bool = False, page: Path | None = None) -> None:
         check: write nothing; exit with code 1 and the lines that differ if a document or picture is not up to date.
         page: instead, write all results into this file, as one HTML page without scripts or other files.
     """
+    require_statistics()
     if page is not None:
         write_page(page)
         return

@@ -34,6 +34,19 @@ _HEADER: dict[str, type | tuple[type, ...]] = {
     "benchmark": str, "command": str, "date": str, "commit": (str, type(None)), "hardware": dict, "versions": dict,
     "settings": dict,
 }  # fmt: skip
+# What every measurement of a benchmark has.
+_NAMES: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("environment", "update"), ("task", "case")),
+    **dict.fromkeys(("gpu", "probes"), ("section",)),
+    "memory": ("task", "transitions"),
+    "population": ("variant", "seed", "curve"),
+    "recipes": ("recipe", "seed", "total_env_steps", "exit_code", "curve", "last"),
+    "search": ("task", "label", "seed", "changed", "curve"),
+    "training": (
+        "system", "task", "preset", "options", "seed", "minutes", "episodes", "cores", "at_once", "code", "machine",
+        "exit_code", "seconds", "curve", "best", "last", "output",
+    ),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -96,11 +109,11 @@ def read(path: Path) -> Result:
     measurements = []
     for number, line in enumerate(rest, start=2):
         row = parse(line)
-        if not isinstance(row, dict):
-            raise SaltusError(
-                f"{path} is damaged: line {number} is no measurement, which is a JSON object. "
-                f"{_again(header['command'])}"
-            )
+        wrong = [] if isinstance(row, dict) else ["no measurement, which is a JSON object"]
+        if not wrong and "missing" not in row:
+            wrong = [f"a measurement without {name}" for name in _NAMES.get(header["benchmark"], ()) if name not in row]
+        if wrong:
+            raise SaltusError(f"{path} is damaged: line {number} is {wrong[0]}. {_again(header['command'])}")
         measurements.append(row)
     return Result(**{name: header[name] for name in _HEADER}, measurements=measurements, path=path)
 
@@ -132,6 +145,21 @@ def parse(text: str) -> Any:
         return json.loads(text)
     except ValueError:
         return None
+
+
+def plain(value: Any) -> Any:
+    """A value as it is read from a result file."""
+    return parse(encode({"value": value}))["value"]
+
+
+def differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+    """What differs between two sets of settings, as ``name VALUE instead of VALUE``."""
+    names = dict.fromkeys([*expected, *found])
+    return [
+        f"{name} {found.get(name)} instead of {expected.get(name)}"
+        for name in names
+        if found.get(name) != expected.get(name)
+    ]
 
 
 def _again(command: object) -> str:

@@ -14,7 +14,7 @@ from benchmarks import pictures, result
 from benchmarks.campaign import Campaign, failed, progress
 from benchmarks.cores import core_sets, run_pinned
 from benchmarks.hardware import hardware
-from benchmarks.installed import install_command, is_installed
+from benchmarks.installed import install_command, is_installed, require_statistics
 from benchmarks.seeds import Seeds
 from benchmarks.statistics import first_reached
 from benchmarks.table import Cell, Table, show
@@ -168,8 +168,7 @@ def check(settings: Settings) -> None:
             raise SystemExit(
                 f"{name} has {len(values)} values for {len(settings.tasks)} tasks: give one, or one a task"
             )
-    if not is_installed("scipy"):
-        raise SystemExit(f"the statistics need scipy: {install_command('scipy')}")
+    require_statistics()
 
 
 def not_installed(systems: Sequence[System]) -> dict[str, str]:

@@ -11,6 +11,7 @@ from typing import Any
 import tyro
 
 from benchmarks import result, training_run
+from benchmarks.installed import require_statistics
 from benchmarks.population.evaluation import EvaluationPool
 from benchmarks.population.members import Member, make_members
 from benchmarks.population.trainer import Trainer
@@ -50,6 +51,7 @@ def population(
         processes: processes that evaluate; by default one per core, except for one core.
         output: the file to write; by default benchmarks/results/population-<task>-cpu<cores>.jsonl.
     """
+    require_statistics()
     num_processes = max(1, available_cores() - 1) if processes is None else processes
     if num_processes < 1:
         raise SystemExit(f"--processes {processes}: give at least 1")

@@ -73,8 +73,12 @@ def test_slower_cases_end_with_exit_code_1_and_other_hardware_is_said(
     a, b = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
     write(a, "update", {}, rates("a", one=[10.0, 11.0]).measurements)
     write(b, "update", {}, rates("b", one=[5.0, 6.0]).measurements)
+    other = tmp_path / "other.jsonl"
+    write(other, "update", {"batch_size": 512}, rates("c", one=[10.0, 11.0]).measurements)
     compare(a, a)
     assert "WARNING" not in capsys.readouterr().out
+    compare(a, other)
+    assert "WARNING: the settings differ: batch_size 512 instead of None" in capsys.readouterr().out
     with pytest.raises(SystemExit, match=r"^slower or worse: T, one$"):
         compare(a, b)
     b.write_text(b.read_text().replace('"cores":', '"cores":9', 1))

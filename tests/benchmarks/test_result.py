@@ -24,7 +24,7 @@ ROWS: list[dict[str, Any]] = [
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(sys, "argv", ["benchmarks", "memory", "--output", "a b"])
     path = tmp_path / "result.jsonl"
-    write(path, "memory", {"seconds": 1.5, "tasks": ("x",)}, ROWS)
+    write(path, "measured", {"seconds": 1.5, "tasks": ("x",)}, ROWS)
     return path
 
 
@@ -34,7 +34,7 @@ def lines(path: Path) -> list[str]:
 
 def test_a_file_is_read_as_it_was_written(file: Path) -> None:
     found = read(file)
-    assert (found.benchmark, found.path, found.commit) == ("memory", file, result.COMMIT)
+    assert (found.benchmark, found.path, found.commit) == ("measured", file, result.COMMIT)
     assert found.command == "python -m benchmarks memory --output 'a b'"
     assert found.settings == {"seconds": 1.5, "tasks": ["x"]}
     assert found.hardware["cores"] >= 1
@@ -49,7 +49,7 @@ def test_a_file_is_read_as_it_was_written(file: Path) -> None:
 
 def test_a_file_has_a_header_and_a_line_per_measurement(file: Path) -> None:
     header, *rows = lines(file)
-    assert header.startswith(f'{{"format":"{FORMAT}","benchmark":"memory","command":')
+    assert header.startswith(f'{{"format":"{FORMAT}","benchmark":"measured","command":')
     assert rows == ['{"case":"a","rates":[1.23457,2]}', '{"case":"b","curve":{"env_steps":[50048],"return":[-0.5]}}']
     names = {"format", "benchmark", "command", "date", "commit", "hardware", "versions", "settings"}
     assert set(json.loads(header)) == names
@@ -104,6 +104,8 @@ def test_a_damaged_file_is_refused_with_its_line(file: Path) -> None:
     assert refused(file, f"{header}\n[1]\n{second}\n").startswith("FILE is damaged: line 2 is no measurement")
     assert refused(file, f"{header}\n{first}\n{second}") == f"FILE is damaged: its last line, 3, has no end. {again}"
     assert refused(file, header) == f"FILE is damaged: its last line, 1, has no end. {again}"
+    rates = header.replace('"benchmark":"measured"', '"benchmark":"update"')
+    assert refused(file, f"{rates}\n{first}\n") == f"FILE is damaged: line 2 is a measurement without task. {again}"
     broken = json.dumps(json.loads(header) | {"settings": [], "date": 1})
     assert refused(file, f"{broken}\n") == "FILE is damaged: its header, line 1, has no valid date, settings"
 
@@ -118,7 +120,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_a_file_is_written_whole_or_not_at_all(file: Path) -> None:
     before = file.read_bytes()
     with pytest.raises(TypeError):
-        write(file, "memory", {}, [{"case": object()}])
+        write(file, "measured", {}, [{"case": object()}])
     assert file.read_bytes() == before
     assert [path.name for path in file.parent.iterdir()] == ["result.jsonl"]
 

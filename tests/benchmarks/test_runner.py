@@ -5,17 +5,22 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from child_functions import not_installed, one_unit
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import checkout, rates, result, runner
+from benchmarks import checkout, installed, rates, result, runner
 from benchmarks.campaign import Campaign
 from benchmarks.data import random_transitions
 from benchmarks.environment import environment
+from benchmarks.population.population import population
+from benchmarks.report import report
 from benchmarks.update import PRODUCTS, _make, product_shapes, update
 
 
@@ -130,6 +135,27 @@ def test_commit_is_marked_dirty_if_files_differ(tmp_path: Path, monkeypatch: pyt
     assert checkout.commit(tmp_path) == git("rev-parse", "HEAD")
     (tmp_path / "file").write_text("2")
     assert checkout.commit(tmp_path) == git("rev-parse", "HEAD") + "-dirty"
+
+
+def test_turns_of_a_failed_case_do_not_count_as_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    groups = {"T": ["good", "bad"]}
+    campaign = Campaign(tmp_path / "result.jsonl", "update", {}, rates.jobs(groups), every=0.0)
+    calls = iter([1, 0])
+
+    def fails_at_its_second_turn() -> int:
+        return 1 // next(calls)
+
+    makers: dict[str, Callable[[], runner.Work]] = {"good": lambda: lambda: 1, "bad": lambda: fails_at_its_second_turn}
+    rates.measure(campaign, "T", makers, repeats=3, seconds=1e-9, warmup_calls=0)
+    assert rates.describe_progress(campaign, 3, 1.0) == "4 of 6 turns done, 1 failed"
+    assert "T, bad failed: ZeroDivisionError" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", [partial(report, check=True), partial(population, "Hopper-v5")])
+def test_statistics_without_scipy_are_refused_at_once(command: Callable[[], None], monkeypatch: Any) -> None:
+    monkeypatch.setattr(installed, "is_installed", lambda module: module != "scipy")
+    with pytest.raises(SystemExit, match=r"^the statistics need scipy: pip install -c constraints.txt scipy$"):
+        command()
 
 
 def test_environment_without_envpool_is_interrupted_and_continued(tmp_path, capsys, monkeypatch, without_packages):
