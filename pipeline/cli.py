@@ -1,4 +1,4 @@
-"""The `saltus` command: train, resume, evaluate, play, profile, check."""
+"""The `saltus` command: train, resume, evaluate, play, export, profile, check."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ USAGE = """usage: saltus COMMAND ...
   saltus resume RUN             continue a run from its last checkpoint
   saltus evaluate RUN           play episodes with a run's policy, print their returns
   saltus play RUN               write a video of a run's policy
+  saltus export RUN             write a run's policy as files that need no saltus
   saltus profile TASK [options] measure where the time of training goes
   saltus check TASK [options]   try a task for mistakes, and report its numbers
   saltus --version              print the version
@@ -47,7 +48,8 @@ def main() -> None:
     """
     command, arguments = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("", [])
     commands = {
-        "train": train, "resume": resume, "evaluate": evaluate, "play": play, "profile": profile, "check": check,
+        "train": train, "resume": resume, "evaluate": evaluate, "play": play, "export": export, "profile": profile,
+        "check": check,
     }  # fmt: skip
     console = Console()
     for package in ("torch", "tensordict", "torchrl"):  # their warnings address developers
@@ -162,6 +164,26 @@ def play(arguments: list[str], console: Console) -> None:
     with show_progress(console, "rendering", len(recording.states), "frames") as report:
         write_video(recording, env, path, camera, size, report)
     _print(console, str(path))
+
+
+def export(arguments: list[str], console: Console) -> None:
+    """``saltus export RUN``."""
+    from pipeline.export import check_folder, export_policy
+    from pipeline.policy import load_policy
+    from pipeline.run_dir import refuse_links
+    from pipeline.run_options import Export, parse
+
+    options = parse(Export, arguments)
+    folder = options.output.expanduser() if options.output else options.run
+    check_folder(folder)
+    with _log_to(console):
+        policy = load_policy(options.run, options.policy, task=options.task, trust=options.trust)
+        if options.output is None:
+            refuse_links(options.run)
+        paths = export_policy(policy, folder)
+    _print(console, _describe(policy))
+    for path in paths:
+        _print(console, str(path))
 
 
 def profile(arguments: list[str], console: Console) -> None:

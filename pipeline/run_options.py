@@ -62,6 +62,17 @@ class Play(OfRun):
     """best: the policy with the highest mean return in the run's evaluations. last: the latest policy."""
 
 
+@dataclass(frozen=True)
+class Export(OfRun):
+    """Write a run's deterministic policy as files that need no saltus: policy.pt2 (torch.export), policy.onnx,
+    policy.json (names of observations and actions) and policy.mjb (the model)."""
+
+    output: Path | None = None
+    """Folder to write to. None: the run's directory."""
+    policy: Literal["best", "last"] = "best"
+    """best: the policy with the highest mean return in the run's evaluations. last: the latest policy."""
+
+
 Options = TypeVar("Options", bound=OfRun)
 
 

@@ -68,7 +68,7 @@ def assert_refused(outcome: Any, message: str) -> None:
 def test_without_a_command_usage_lists_commands_and_tasks(command: Command) -> None:
     outcome = command()
     assert outcome.code == 2
-    for name in ("train", "resume", "evaluate", "play", *envs.list_tasks()):
+    for name in ("train", "resume", "evaluate", "play", "export", *envs.list_tasks()):
         assert name in outcome.out
 
 
@@ -86,7 +86,7 @@ def test_unknown_command_is_refused_with_usage(command: Command) -> None:
     assert "saltus train TASK" in outcome.out
 
 
-@pytest.mark.parametrize("name", ["train", "resume", "evaluate", "play"])
+@pytest.mark.parametrize("name", ["train", "resume", "evaluate", "play", "export"])
 def test_every_command_has_help(command: Command, name: str) -> None:
     outcome = command(name, "--help")
     assert outcome.code == 0
@@ -129,12 +129,12 @@ def test_empty_run_dir_is_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert_refused(command("train", "InvertedPendulum-v5", *small_arguments(), *flags), "--run-dir is empty")
-    for name in ("resume", "evaluate", "play"):
+    for name in ("resume", "evaluate", "play", "export"):
         assert_refused(command(name, ""), "an argument is empty: name a run's directory")
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["resume", "evaluate", "play"])
+@pytest.mark.parametrize("name", ["resume", "evaluate", "play", "export"])
 @pytest.mark.parametrize("flags", [["--task", ""], ["--task="]])
 def test_empty_option_is_named(command: Command, name: str, flags: list[str]) -> None:
     assert_refused(command(name, "run", *flags), "the argument after --task is empty (is a shell variable unset?)")
@@ -184,7 +184,7 @@ def test_complete_run_of_minutes_is_called_complete(command: Command, tmp_path: 
     assert "the run is complete" in outcome.text
 
 
-@pytest.mark.parametrize("name", ["resume", "evaluate", "play"])
+@pytest.mark.parametrize("name", ["resume", "evaluate", "play", "export"])
 def test_folder_without_a_run_is_refused(command: Command, tmp_path: Path, name: str) -> None:
     for folder in (tmp_path, tmp_path / "nowhere"):
         assert_refused(command(name, folder), f"{folder} is not a run's directory: it has no config.json")
@@ -203,7 +203,7 @@ def test_config_with_values_of_other_types_is_refused(
     assert_refused(command("resume", tmp_path), "config.json is damaged")
 
 
-@pytest.mark.parametrize("name", ["resume", "evaluate", "play"])
+@pytest.mark.parametrize("name", ["resume", "evaluate", "play", "export"])
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"config": 3}', '{"config": {"task": "Hopper-v5"}}'])
 def test_damaged_config_is_refused_by_name(command: Command, tmp_path: Path, name: str, content: str) -> None:
     (tmp_path / "config.json").write_text(content)
@@ -288,7 +288,7 @@ def old_run(copied: Path) -> Path:
     return copied
 
 
-@pytest.mark.parametrize("name", ["resume", "evaluate", "play"])
+@pytest.mark.parametrize("name", ["resume", "evaluate", "play", "export"])
 def test_run_of_an_older_version_is_refused_with_the_version_to_use(command: Command, old_run: Path, name: str) -> None:
     before = contents(old_run)
     current = versions_module.versions()["saltus"]
@@ -521,7 +521,7 @@ def test_home_is_expanded_in_the_path_of_a_video(
     assert written == [tmp_path / "x.mp4"]
 
 
-@pytest.mark.parametrize("name", ["evaluate", "play"])
+@pytest.mark.parametrize("name", ["evaluate", "play", "export"])
 def test_unknown_policy_is_refused(command: Command, run_dir: Path, name: str) -> None:
     assert command(name, run_dir, "--policy", "first").code == 2
 
