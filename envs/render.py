@@ -11,6 +11,8 @@ import numpy as np
 from envs.batch_env import BatchEnv
 from saltus.errors import SaltusError
 
+FOLLOW = "follow"
+_TRACK = "track"  # the camera of Gymnasium's models
 _DISTANCE = 3.0  # of the camera, in radii of what it shows: most of the picture's height, with room to move
 
 
@@ -19,19 +21,25 @@ class RenderError(SaltusError):
 
 
 class Renderer:
-    """Renders worlds of a BatchEnv, from the model's camera ``track`` if it exists, else from one that follows it.
+    """Renders worlds of a BatchEnv.
+
+    Args:
+        env: the environment.
+        height, width: of the frames, in pixels.
+        camera: a result of `choose_camera`; None: its default.
 
     Raises:
         RenderError: no OpenGL.
     """
 
-    def __init__(self, env: BatchEnv, height: int = 480, width: int = 640):
+    def __init__(
+        self, env: BatchEnv, height: int = 480, width: int = 640, camera: str | mujoco.MjvCamera | None = None
+    ):
         self._physics = env.physics
         model = env.physics.model
         model.vis.global_.offwidth = max(model.vis.global_.offwidth, width)
         model.vis.global_.offheight = max(model.vis.global_.offheight, height)
-        names = [model.camera(i).name for i in range(model.ncam)]
-        self._camera = "track" if "track" in names else following_camera(model)
+        self._camera = choose_camera(model) if camera is None else camera
         try:
             self._renderer = mujoco.Renderer(model, height, width)
         except Exception as error:  # OpenGL backends raise different types
@@ -53,6 +61,30 @@ class Renderer:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._renderer.close()
+
+
+def choose_camera(model: mujoco.MjModel, name: str | None = None) -> str | mujoco.MjvCamera:
+    """The camera to render a model from.
+
+    Args:
+        model: the model.
+        name: a camera of the model, or ``"follow"``: `following_camera`. None: the model's camera ``track`` if it
+            exists, else `following_camera`.
+
+    Raises:
+        SaltusError: the model has no such camera; the message names those that exist.
+    """
+    names = [found for index in range(model.ncam) if (found := model.camera(index).name)]
+    if name is None:
+        name = _TRACK if _TRACK in names else FOLLOW
+    if name in names:
+        return name
+    if name == FOLLOW:
+        return following_camera(model)
+    known = f"its cameras are {', '.join(names)}" if names else "it has no camera with a name"
+    raise SaltusError(
+        f"the model has no camera {name!r}: {known}; {FOLLOW!r} is a camera that follows the first body that moves"
+    )
 
 
 def following_camera(model: mujoco.MjModel) -> mujoco.MjvCamera:

@@ -1,9 +1,8 @@
-"""The `saltus` command: train, resume, evaluate, play, profile, check."""
+"""The `saltus` command: train, resume, evaluate, play, export, profile, check."""
 
 from __future__ import annotations
 
 import ctypes.util
-import dataclasses
 import json
 import logging
 import os
@@ -11,16 +10,13 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any
 
-import tyro
 from rich.console import Console
 
-from pipeline.display import tolerate_lost_output
+from pipeline.display import show_progress, tolerate_lost_output
 from pipeline.file_names import EVALUATION, VIDEO
 from saltus.errors import SaltusError
 
@@ -34,6 +30,7 @@ USAGE = """usage: saltus COMMAND ...
   saltus resume RUN             continue a run from its last checkpoint
   saltus evaluate RUN           play episodes with a run's policy, print their returns
   saltus play RUN               write a video of a run's policy
+  saltus export RUN             write a run's policy as files that need no saltus
   saltus profile TASK [options] measure where the time of training goes
   saltus check TASK [options]   try a task for mistakes, and report its numbers
   saltus --version              print the version
@@ -41,48 +38,6 @@ USAGE = """usage: saltus COMMAND ...
 TASK is one of {tasks}, or path/to/file.py:ClassName. RUN is a run's directory.
 saltus COMMAND --help lists the options.
 """
-
-
-@dataclass(frozen=True)
-class _OfRun:
-    run: tyro.conf.Positional[Path]
-    """The run's directory."""
-    task: str | None = None
-    """The task, if it has moved: a registered name, or path/to/file.py:ClassName. None: the one in config.json."""
-    trust: bool = False
-    """Execute a task's file that lies in the run's directory, or the run's copy of a missing one."""
-
-
-@dataclass(frozen=True)
-class Resume(_OfRun):
-    """Continue a run from its last checkpoint."""
-
-
-@dataclass(frozen=True)
-class Evaluate(_OfRun):
-    """Play whole episodes with a run's deterministic policy; write evaluation.json to the run's directory."""
-
-    episodes: int = 100
-    """Number of episodes, played in parallel."""
-    seed: int = 0
-    """Seed of the initial states."""
-    policy: Literal["best", "last"] = "best"
-    """best: the policy with the highest mean return in the run's evaluations. last: the latest policy."""
-
-
-@dataclass(frozen=True)
-class Play(_OfRun):
-    """Record one episode of a run's deterministic policy as an mp4."""
-
-    output: Path | None = None
-    """File to write. None: play.mp4 in the run's directory."""
-    seed: int = 0
-    """Seed of the initial state."""
-    policy: Literal["best", "last"] = "best"
-    """best: the policy with the highest mean return in the run's evaluations. last: the latest policy."""
-
-
-OfRun = TypeVar("OfRun", bound=_OfRun)
 
 
 @tolerate_lost_output()
@@ -93,7 +48,8 @@ def main() -> None:
     """
     command, arguments = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("", [])
     commands = {
-        "train": train, "resume": resume, "evaluate": evaluate, "play": play, "profile": profile, "check": check,
+        "train": train, "resume": resume, "evaluate": evaluate, "play": play, "export": export, "profile": profile,
+        "check": check,
     }  # fmt: skip
     console = Console()
     for package in ("torch", "tensordict", "torchrl"):  # their warnings address developers
@@ -138,8 +94,9 @@ def train(arguments: list[str], console: Console) -> None:
 def resume(arguments: list[str], console: Console) -> None:
     """``saltus resume RUN``."""
     from pipeline.run_dir import locked, open_run, require_run
+    from pipeline.run_options import Resume, parse
 
-    options = _parse(Resume, arguments)
+    options = parse(Resume, arguments)
     require_run(options.run)
     with locked(options.run):
         with _log_to(console):
@@ -155,10 +112,11 @@ def evaluate(arguments: list[str], console: Console) -> None:
     from pipeline.config import MAXIMA
     from pipeline.evaluate import evaluate as play_episodes
     from pipeline.policy import load_policy
+    from pipeline.run_options import Evaluate, parse, require_within
 
-    options = _parse(Evaluate, arguments)
-    _require_within("episodes", options.episodes, 1, MAXIMA["eval_episodes"])
-    _require_within("seed", options.seed, 0, MAXIMA["seed"])
+    options = parse(Evaluate, arguments)
+    require_within("episodes", options.episodes, 1, MAXIMA["eval_episodes"])
+    require_within("seed", options.seed, 0, MAXIMA["seed"])
     with _log_to(console):
         policy = load_policy(options.run, options.policy, task=options.task, trust=options.trust)
         result = play_episodes(policy, policy.make_env(options.episodes, options.seed))
@@ -179,13 +137,18 @@ def evaluate(arguments: list[str], console: Console) -> None:
 def play(arguments: list[str], console: Console) -> None:
     """``saltus play RUN``."""
     _choose_opengl()
+    from envs.render import choose_camera
     from pipeline.config import MAXIMA
     from pipeline.policy import load_policy
     from pipeline.run_dir import refuse_links
-    from pipeline.video import check_name, play_episode, write_video
+    from pipeline.run_options import Play, parse, require_within
+    from pipeline.video import MAX_STEPS, check_name, parse_size, record, write_video
 
-    options = _parse(Play, arguments)
-    _require_within("seed", options.seed, 0, MAXIMA["seed"])
+    options = parse(Play, arguments)
+    require_within("seed", options.seed, 0, MAXIMA["seed"])
+    if options.steps is not None:
+        require_within("steps", options.steps, 1, MAX_STEPS)
+    size = parse_size(options.size)
     path = options.output.expanduser() if options.output else options.run / VIDEO
     check_name(path)
     with _log_to(console):
@@ -193,11 +156,34 @@ def play(arguments: list[str], console: Console) -> None:
         if options.output is None:
             refuse_links(options.run)
         env = policy.make_env(1, options.seed)
-        episode = play_episode(policy, env)
-    seconds = episode.length * env.task.dt
-    _print(console, f"{_describe(policy)}: return {episode.total:.1f} in {episode.length} steps ({seconds:.1f} s)")
-    write_video(episode, env, path)
+        camera = choose_camera(env.physics.model, options.camera)
+        steps = options.steps or env.task.max_episode_steps
+        with show_progress(console, "playing", steps, "steps") as report:
+            recording = record(policy, env, options.steps, report=report)
+    _print(console, f"{_describe(policy)}: {recording.summary()} ({recording.length * env.task.dt:.1f} s)")
+    with show_progress(console, "rendering", len(recording.states), "frames") as report:
+        write_video(recording, env, path, camera, size, report)
     _print(console, str(path))
+
+
+def export(arguments: list[str], console: Console) -> None:
+    """``saltus export RUN``."""
+    from pipeline.export import check_folder, export_policy
+    from pipeline.policy import load_policy
+    from pipeline.run_dir import refuse_links
+    from pipeline.run_options import Export, parse
+
+    options = parse(Export, arguments)
+    folder = options.output.expanduser() if options.output else options.run
+    check_folder(folder)
+    with _log_to(console):
+        policy = load_policy(options.run, options.policy, task=options.task, trust=options.trust)
+        if options.output is None:
+            refuse_links(options.run)
+        paths = export_policy(policy, folder)
+    _print(console, _describe(policy))
+    for path in paths:
+        _print(console, str(path))
 
 
 def profile(arguments: list[str], console: Console) -> None:
@@ -215,24 +201,6 @@ def check(arguments: list[str], console: Console) -> None:
 
     with _log_to(console):
         check_task(arguments, console)
-
-
-def _parse(command: type[OfRun], arguments: list[str]) -> OfRun:
-    """Parse the arguments of a command on a run."""
-    from pipeline.train_options import split_words
-
-    for before, word in pairwise(["", *split_words(arguments)]):
-        if not word and before.startswith("-"):
-            raise SaltusError(f"the argument after {before} is empty (is a shell variable unset?)")
-        if not word:
-            raise SaltusError("an argument is empty: name a run's directory (is a shell variable unset?)")
-    options = tyro.cli(command, args=arguments, prog=f"saltus {command.__name__.lower()}")
-    return dataclasses.replace(options, run=options.run.expanduser())
-
-
-def _require_within(name: str, value: int, low: int, high: float) -> None:
-    if not low <= value <= high:
-        raise SaltusError(f"{name} is {value}; it must be at least {low} and at most {high:,}")
 
 
 def _run(config: Config, run_dir: Path | None, console: Console, content: dict[str, Any] | None = None) -> None:

@@ -6,7 +6,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO, cast
 
@@ -41,11 +41,8 @@ class Display:
     def __init__(self, console: Console, total: int, minutes: float | None = None):
         self._console, self._total, self._minutes = console, total, minutes
         self._done = 0.0
-        self._is_live = console.file.isatty() and console.is_terminal and not console.is_dumb_terminal
-        self._progress = Progress(
-            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(),
-            TimeRemainingColumn(elapsed_when_finished=True), console=console,
-        )  # fmt: skip
+        self._is_live = _can_be_live(console)
+        self._progress = _progress_bar(console)
         self._bar = self._progress.add_task("starting", total=1.0)
         self._values: dict[str, float] = {}
         self._live = Live(get_renderable=self._render, console=console, refresh_per_second=4)
@@ -102,6 +99,47 @@ class Display:
             if name in self._values:
                 table.add_row(label, f"{self._values[name]:,.4g}")
         return Group(self._progress, table)
+
+
+@contextmanager
+def show_progress(console: Console, activity: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+    """Show the progress of an activity: a bar on a terminal, until it ends; a line every ten seconds elsewhere.
+
+    Args:
+        console: where to print.
+        activity: its name.
+        total: its length in `unit`.
+        unit: the plural of what is counted.
+
+    Yields:
+        A function to call with the number that is done.
+    """
+    if _can_be_live(console):
+        with _progress_bar(console, transient=True) as bar:
+            task = bar.add_task(activity, total=total)
+            yield lambda done: bar.update(task, completed=done)
+        return
+    last_line = time.monotonic()
+
+    def report(done: int) -> None:
+        nonlocal last_line
+        if time.monotonic() - last_line >= _PLAIN_INTERVAL:
+            last_line = time.monotonic()
+            line = f"{activity}: {done:,} of {total:,} {unit}"
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    yield report
+
+
+def _can_be_live(console: Console) -> bool:
+    return console.file.isatty() and console.is_terminal and not console.is_dumb_terminal
+
+
+def _progress_bar(console: Console, transient: bool = False) -> Progress:
+    return Progress(
+        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True), console=console, transient=transient,
+    )  # fmt: skip
 
 
 @contextmanager

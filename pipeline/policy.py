@@ -28,21 +28,22 @@ class Policy:
         which: ``"best"`` or ``"last"``.
         env_steps: env steps of the run after which the policy was saved.
         device: the observations' device.
+        agent: the agent that acts.
     """
 
     def __init__(self, config: Config, agent: Agent, which: Which, env_steps: int):
         self.config, self.which, self.env_steps, self.device = config, which, env_steps, agent.device
-        self._agent = agent
+        self.agent = agent
 
     def __call__(self, observation: Tensor) -> Tensor:
-        width = self._agent.observation_dim
+        width = self.agent.observation_dim
         is_tensor = isinstance(observation, Tensor)
         if not is_tensor or observation.dtype != torch.float32 or observation.shape[1:] != (width,):
             got = (
                 f"{observation.dtype} of shape {tuple(observation.shape)}" if is_tensor else type(observation).__name__
             )
             raise SaltusError(f"the observation is {got}; expected a float32 tensor of shape (N, {width})")
-        return self._agent.policy(observation)
+        return self.agent.policy(observation)
 
     @property
     def task(self) -> str:

@@ -32,7 +32,7 @@ def store(run_dir: Path, task: str, model: mujoco.MjModel) -> dict[str, Any]:
     if ref.file is not None and ref.text is not None:
         files.write(folder / ref.file.name, ref.text)
         record |= {"file": f"{FOLDER}/{ref.file.name}", "sha256": _hash(ref.text.encode())}
-    binary = _to_binary(model)
+    binary = to_binary(model)
     files.write(folder / MODEL, binary)
     return {**record, "model": f"{FOLDER}/{MODEL}", "model_sha256": _hash(binary)}
 
@@ -99,7 +99,7 @@ def _changed_lines(before: str, after: str) -> list[str]:
 
 
 def _model_changes(run_dir: Path, record: dict[str, Any], model: mujoco.MjModel) -> Iterator[str]:
-    if "model_sha256" not in record or _hash(_to_binary(model)) == record["model_sha256"]:
+    if "model_sha256" not in record or _hash(to_binary(model)) == record["model_sha256"]:
         return
     stored = _read_model(run_dir / record["model"], record["model_sha256"])
     if stored is None:
@@ -142,7 +142,8 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names[:_LISTED]) + more
 
 
-def _to_binary(model: mujoco.MjModel) -> bytes:
+def to_binary(model: mujoco.MjModel) -> bytes:
+    """A compiled model as the content of an mjb file."""
     buffer = np.empty(mujoco.mj_sizeModel(model), np.uint8)
     mujoco.mj_saveModel(model, None, buffer)
     return buffer.tobytes()

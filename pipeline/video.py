@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import imageio.v2 as imageio
+import mujoco
 import torch
 from tensordict import TensorDict
 from torch import Tensor
@@ -21,66 +23,130 @@ from pipeline.file_names import VIDEO
 from saltus.errors import SaltusError
 
 CONTAINERS = (".mp4", ".mkv", ".mov", ".avi")
+MAX_STEPS = 100_000
+DEFAULT_SIZE = (640, 480)
+_SIZES = range(64, 4097, 2)  # even: the encoder halves the resolution of colours
+
+Report = Callable[[int], None]
+"""Called with the number of steps or frames that are done."""
+
+
+def _ignore(_done: int) -> None:
+    pass
 
 
 @dataclass(frozen=True)
-class Episode:
-    """An episode of one world.
+class Recording:
+    """Episodes of one world, one after the other.
 
     Attributes:
-        total: its return.
-        length: its control steps.
+        returns: the return of each episode, so far if it did not end.
+        ended: whether the last episode ended.
+        length: control steps of all episodes.
         states: states of the physics, one for each frame of a video.
         stride: control steps between two of them.
     """
 
-    total: float
+    returns: list[float]
+    ended: bool
     length: int
     states: list[TensorDict]
     stride: int
 
+    def summary(self) -> str:
+        """Returns and length in one line of text."""
+        steps = f"in {self.length:,} steps"
+        if len(self.returns) == 1:
+            return f"return {self.returns[0]:.1f}{'' if self.ended else ' of an unfinished episode'} {steps}"
+        whole = self.returns if self.ended else self.returns[:-1]
+        mean, episodes = sum(whole) / len(whole), "1 episode" if len(whole) == 1 else f"{len(whole):,} episodes"
+        return f"mean return {mean:.1f} of {episodes}{'' if self.ended else ' and an unfinished one'} {steps}"
+
 
 @torch.no_grad()
-def play_episode(policy: Callable[[Tensor], Tensor], env: BatchEnv, max_fps: float = 60) -> Episode:
-    """Play one episode in an environment of one world, which is reset.
+def record(
+    policy: Callable[[Tensor], Tensor],
+    env: BatchEnv,
+    steps: int | None = None,
+    *,
+    max_fps: float = 60,
+    report: Report = _ignore,
+) -> Recording:
+    """Play in an environment of one world, which is reset.
 
     Args:
         policy: observation (1, obs_dim) -> action (1, action_dim) in [-1, 1].
         env: an environment with normalized actions.
+        steps: number of control steps, in as many episodes as they take. None: one episode.
         max_fps: maximum frames per second. A task with more steps per second has only every k-th state kept.
+        report: called after each step.
 
     Raises:
         SaltusError: the environment's actions are not normalized.
     """
     require_normalized_actions(env)
     stride = max(1, round(1 / (env.task.dt * max_fps)))
-    observation, states, rewards = env.reset(), list[TensorDict](), list[float]()
-    for step in range(env.task.max_episode_steps):
-        if step % stride == 0:
+    observation, states, returns, ended, length = env.reset(), list[TensorDict](), list[float](), True, 0
+    while length < (steps or env.task.max_episode_steps):
+        if ended:
+            returns.append(0.0)
+        if length % stride == 0:
             states.append(env.physics.get_state())
         transition, observation = env.step(policy(observation))
-        rewards.append(float(transition["next", "reward"][0]))
-        if transition["next", "done"][0]:
+        returns[-1] += float(transition["next", "reward"][0])
+        ended = bool(transition["next", "done"][0])
+        length += 1
+        report(length)
+        if ended and steps is None:
             break
-    return Episode(sum(rewards), len(rewards), states, stride)
+    return Recording(returns, ended, length, states, stride)
 
 
-def write_video(episode: Episode, env: BatchEnv, path: Path) -> None:
-    """Write an episode as a real-time video.
+def write_video(
+    recording: Recording,
+    env: BatchEnv,
+    path: Path,
+    camera: str | mujoco.MjvCamera | None = None,
+    size: tuple[int, int] = DEFAULT_SIZE,
+    report: Report = _ignore,
+) -> None:
+    """Write a recording as a real-time video.
 
     Args:
-        episode: the episode.
+        recording: the recording.
         env: the environment in which it was played; its state changes.
         path: the file, whose ending selects the container (see `check_name`).
+        camera: a result of `envs.render.choose_camera`; None: its default.
+        size: width and height in pixels (see `parse_size`).
+        report: called after each frame.
 
     Raises:
         SaltusError: the file cannot be written.
         RenderError: no OpenGL.
     """
-    with Renderer(env) as renderer, _writer(path, 1 / (env.task.dt * episode.stride)) as writer:
-        for state in episode.states:
+    width, height = size
+    fps = 1 / (env.task.dt * recording.stride)
+    with Renderer(env, height, width, camera) as renderer, _writer(path, fps) as writer:
+        for done, state in enumerate(recording.states, 1):
             env.physics.set_state(state)
             writer.append_data(renderer.frame(0))
+            report(done)
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Width and height of a video, from text such as ``"1280x720"``.
+
+    Raises:
+        SaltusError: other text, or numbers that no video is made of.
+    """
+    found = re.fullmatch(r"([0-9]{1,9})x([0-9]{1,9})", text)
+    width, height = (int(found[1]), int(found[2])) if found else (0, 0)
+    if width not in _SIZES or height not in _SIZES:
+        raise SaltusError(
+            f"size is {text!r}; it must be WIDTHxHEIGHT in pixels, such as 1280x720: even numbers from {_SIZES[0]} to "
+            f"{_SIZES[-1]:,}"
+        )
+    return width, height
 
 
 def check_name(path: Path) -> None:
@@ -101,7 +167,7 @@ def _writer(path: Path, fps: float) -> Iterator[Any]:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.unlink(missing_ok=True)
         partial.touch(exist_ok=False)  # ffmpeg's own message would be a page long
-        with imageio.get_writer(partial, format="FFMPEG", fps=fps, macro_block_size=16) as writer:
+        with imageio.get_writer(partial, format="FFMPEG", fps=fps, macro_block_size=2) as writer:
             yield writer
         os.replace(partial, path)
     except OSError as error:

@@ -12,10 +12,10 @@ import subprocess
 import sys
 from contextlib import nullcontext
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import imageio.v2 as imageio
+import mujoco
 import pytest
 import torch
 from cli_helpers import SWINGER, SWINGER_XML, Command
@@ -68,7 +68,7 @@ def assert_refused(outcome: Any, message: str) -> None:
 def test_without_a_command_usage_lists_commands_and_tasks(command: Command) -> None:
     outcome = command()
     assert outcome.code == 2
-    for name in ("train", "resume", "evaluate", "play", *envs.list_tasks()):
+    for name in ("train", "resume", "evaluate", "play", "export", *envs.list_tasks()):
         assert name in outcome.out
 
 
@@ -86,7 +86,7 @@ def test_unknown_command_is_refused_with_usage(command: Command) -> None:
     assert "saltus train TASK" in outcome.out
 
 
-@pytest.mark.parametrize("name", ["train", "resume", "evaluate", "play"])
+@pytest.mark.parametrize("name", ["train", "resume", "evaluate", "play", "export"])
 def test_every_command_has_help(command: Command, name: str) -> None:
     outcome = command(name, "--help")
     assert outcome.code == 0
@@ -129,12 +129,12 @@ def test_empty_run_dir_is_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert_refused(command("train", "InvertedPendulum-v5", *small_arguments(), *flags), "--run-dir is empty")
-    for name in ("resume", "evaluate", "play"):
+    for name in ("resume", "evaluate", "play", "export"):
         assert_refused(command(name, ""), "an argument is empty: name a run's directory")
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["resume", "evaluate", "play"])
+@pytest.mark.parametrize("name", ["resume", "evaluate", "play", "export"])
 @pytest.mark.parametrize("flags", [["--task", ""], ["--task="]])
 def test_empty_option_is_named(command: Command, name: str, flags: list[str]) -> None:
     assert_refused(command(name, "run", *flags), "the argument after --task is empty (is a shell variable unset?)")
@@ -184,7 +184,7 @@ def test_complete_run_of_minutes_is_called_complete(command: Command, tmp_path: 
     assert "the run is complete" in outcome.text
 
 
-@pytest.mark.parametrize("name", ["resume", "evaluate", "play"])
+@pytest.mark.parametrize("name", ["resume", "evaluate", "play", "export"])
 def test_folder_without_a_run_is_refused(command: Command, tmp_path: Path, name: str) -> None:
     for folder in (tmp_path, tmp_path / "nowhere"):
         assert_refused(command(name, folder), f"{folder} is not a run's directory: it has no config.json")
@@ -203,7 +203,7 @@ def test_config_with_values_of_other_types_is_refused(
     assert_refused(command("resume", tmp_path), "config.json is damaged")
 
 
-@pytest.mark.parametrize("name", ["resume", "evaluate", "play"])
+@pytest.mark.parametrize("name", ["resume", "evaluate", "play", "export"])
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"config": 3}', '{"config": {"task": "Hopper-v5"}}'])
 def test_damaged_config_is_refused_by_name(command: Command, tmp_path: Path, name: str, content: str) -> None:
     (tmp_path / "config.json").write_text(content)
@@ -288,7 +288,7 @@ def old_run(copied: Path) -> Path:
     return copied
 
 
-@pytest.mark.parametrize("name", ["resume", "evaluate", "play"])
+@pytest.mark.parametrize("name", ["resume", "evaluate", "play", "export"])
 def test_run_of_an_older_version_is_refused_with_the_version_to_use(command: Command, old_run: Path, name: str) -> None:
     before = contents(old_run)
     current = versions_module.versions()["saltus"]
@@ -494,17 +494,17 @@ def test_play_uses_the_policy_and_the_file_asked_for(
 ) -> None:
     recorded = []
 
-    def play_episode(policy: Policy, env: BatchEnv) -> video.Episode:
-        recorded.append((policy.which, env.num_envs))
-        return video.Episode(12.3, 4, [], 1)
+    def record(policy: Policy, env: BatchEnv, steps: int | None, **_: Any) -> video.Recording:
+        recorded.append((policy.which, env.num_envs, steps))
+        return video.Recording([12.3], True, 4, [], 1)
 
-    monkeypatch.setattr(video, "play_episode", play_episode)
-    monkeypatch.setattr(video, "write_video", lambda _episode, _env, path: recorded.append(path))
+    monkeypatch.setattr(video, "record", record)
+    monkeypatch.setattr(video, "write_video", lambda _recording, _env, path, *_: recorded.append(path))
     monkeypatch.setenv("MUJOCO_GL", "egl")
     flags = () if output is None else ("--output", tmp_path / output)
     outcome = command("play", run_dir, *arguments, *flags)
     path = run_dir / "play.mp4" if output is None else tmp_path / output
-    assert recorded == [(expected, 1), path]
+    assert recorded == [(expected, 1, None), path]
     assert f"Hopper-v5, {expected} policy (after 200 env steps): return 12.3 in 4 steps (0.0 s)" in outcome.out
     assert str(path) in outcome.out
 
@@ -513,15 +513,15 @@ def test_home_is_expanded_in_the_path_of_a_video(
     command: Command, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written = []
-    monkeypatch.setattr(video, "play_episode", lambda policy, env: SimpleNamespace(total=1.0, length=1))
-    monkeypatch.setattr(video, "write_video", lambda episode, env, path: written.append(path))
+    monkeypatch.setattr(video, "record", lambda *_, **__: video.Recording([1.0], True, 1, [], 1))
+    monkeypatch.setattr(video, "write_video", lambda _recording, _env, path, *_: written.append(path))
     monkeypatch.setenv("MUJOCO_GL", "egl")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert command("play", run_dir, "--output=~/x.mp4").code == 0
     assert written == [tmp_path / "x.mp4"]
 
 
-@pytest.mark.parametrize("name", ["evaluate", "play"])
+@pytest.mark.parametrize("name", ["evaluate", "play", "export"])
 def test_unknown_policy_is_refused(command: Command, run_dir: Path, name: str) -> None:
     assert command(name, run_dir, "--policy", "first").code == 2
 
@@ -538,6 +538,10 @@ def test_evaluate_refuses_zero_episodes(command: Command, run_dir: Path) -> None
         ("evaluate", ["--seed", -1], "seed is -1; it must be at least 0"),
         ("evaluate", ["--seed", 2**63], f"seed is {2**63}; it must be at least 0 and at most"),
         ("play", ["--seed", -1], "seed is -1; it must be at least 0"),
+        ("play", ["--steps", 0], "steps is 0; it must be at least 1"),
+        ("play", ["--steps", 10**6], "steps is 1000000; it must be at least 1 and at most 100,000"),
+        ("play", ["--size", "641x480"], "size is '641x480'; it must be WIDTHxHEIGHT in pixels"),
+        ("play", ["--camera", "front"], "the model has no camera 'front': its cameras are track; 'follow' is"),
     ],
 )
 def test_numbers_beyond_sense_are_refused(
@@ -565,7 +569,7 @@ def test_play_prints_its_result_where_it_cannot_write(
     def no_opengl(*_: object) -> None:
         raise RenderError("no OpenGL to render with")
 
-    monkeypatch.setattr(video, "Renderer", no_opengl if fails == "open" else lambda _env: nullcontext())
+    monkeypatch.setattr(video, "Renderer", no_opengl if fails == "open" else lambda *_: nullcontext())
     monkeypatch.setenv("MUJOCO_GL", "egl")
     (tmp_path / "file").touch()
     path = tmp_path / "file" / "play.mp4"
@@ -579,6 +583,18 @@ def test_play_refuses_a_name_that_is_no_videos_at_once(command: Command, run_dir
     outcome = command("play", run_dir, "--output", "play.txt")
     assert_refused(outcome, "play.txt is no name of a video")
     assert outcome.out == ""
+
+
+def test_play_records_as_asked(command: Command, run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[Any] = []
+    monkeypatch.setattr(video, "write_video", lambda recording, _env, _path, *rest: written.extend([recording, *rest]))
+    monkeypatch.setenv("MUJOCO_GL", "egl")
+    outcome = command("play", run_dir, "--steps", 30, "--camera", "track", "--size", "320x200")
+    recording, camera, size, _ = written
+    assert (recording.length, camera, size) == (30, "track", (320, 200))
+    assert f"best policy (after 200 env steps): {recording.summary()} (0.2 s)" in outcome.out
+    assert command("play", run_dir, "--camera", "follow").code == 0
+    assert written[5].type == mujoco.mjtCamera.mjCAMERA_TRACKING
 
 
 def test_resume_says_where_it_continues(command: Command, copied: Path) -> None:

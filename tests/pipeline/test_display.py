@@ -8,14 +8,15 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from pipeline_helpers import saltus, small_arguments
 from rich.console import Console
 
-from pipeline import checkpoint
-from pipeline.display import Display, tolerate_lost_output
+from pipeline import checkpoint, display
+from pipeline.display import Display, show_progress, tolerate_lost_output
 
 ROW = {"env_steps_per_second": 100.0, "gradient_steps_per_second": 25.0, "alpha": 0.5}
 
@@ -70,6 +71,23 @@ def test_display_is_live_on_terminals_only(file: io.StringIO, environment: dict[
             "500 of 1,000 env steps: env steps/s 100, gradient steps/s 25, alpha 0.5",
             "a line [/] with brackets",
         ]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, seconds = Terminal() if terminal else io.StringIO(), iter([0.0, 9.0, 10.0, 19.0, 25.0])
+    monkeypatch.setattr(display, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    clock = [next(seconds)]
+    with show_progress(Console(file=file, width=100, _environ={"TERM": "xterm"}), "playing", 4000, "steps") as report:
+        for done, now in enumerate(seconds, 1):
+            clock[0] = now
+            report(done * 1000)
+    shown = file.getvalue()
+    if terminal:
+        assert "playing" in shown
+        assert shown.endswith("\x1b[2K"), "the bar is erased"
+    else:
+        assert shown.splitlines() == ["playing: 2,000 of 4,000 steps", "playing: 4,000 of 4,000 steps"]
 
 
 def without_reader() -> io.TextIOWrapper:

@@ -372,7 +372,7 @@ def test_run_of_a_registered_task_keeps_its_model(finished: Path) -> None:
     assert sorted(record) == ["model", "model_sha256"]
 
 
-@pytest.mark.parametrize("name", ["resume", "evaluate", "play"])
+@pytest.mark.parametrize("name", ["resume", "evaluate", "play", "export"])
 def test_moved_run_asks_for_its_tasks_file(command: Command, moved: Path, name: str) -> None:
     outcome = command(name, moved / "run")
     assert outcome.code == 1
@@ -464,7 +464,7 @@ def test_file_in_the_runs_directory_is_executed_with_trust_only(command: Command
     flags = ["--task", task] if task else []
     if task is None:
         record_task(run, f"{path}:Swinger")
-    for name in ("resume", "evaluate", "play"):
+    for name in ("resume", "evaluate", "play", "export"):
         outcome = command(name, run, *flags)
         assert outcome.code == 1
         assert "lies in the run's directory, and saltus would execute it" in outcome.err
@@ -516,7 +516,7 @@ def test_wrong_name_of_a_task_is_explained(
 ) -> None:
     """The path of a file is printed exactly if the file is executed, as it is to list its classes."""
     monkeypatch.chdir(project)
-    for name in ("resume", "evaluate", "play"):
+    for name in ("resume", "evaluate", "play", "export"):
         outcome = command(name, "run", "--task", task)
         assert outcome.code == 1
         assert said.format(project) in outcome.err

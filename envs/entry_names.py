@@ -1,0 +1,111 @@
+"""Names of the entries of observations and actions, for programs that use a policy without saltus."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mujoco
+import numpy as np
+import torch
+from torch import Tensor
+
+from envs.batch_env import BatchEnv
+from envs.state import NameIndex, State
+from envs.task_functions import defines
+
+_WORLDS = 64
+_INSIDE = 4  # equal random numbers, of _WORLDS, that are no coincidence
+_COUNTS = {
+    "body": "nbody", "joint": "njnt", "geom": "ngeom", "site": "nsite", "camera": "ncam", "actuator": "nu",
+    "tendon": "ntendon", "sensor": "nsensor",
+}  # fmt: skip
+_TARGETS = {
+    mujoco.mjtTrn.mjTRN_JOINT: "joint",
+    mujoco.mjtTrn.mjTRN_JOINTINPARENT: "joint",
+    mujoco.mjtTrn.mjTRN_TENDON: "tendon",
+    mujoco.mjtTrn.mjTRN_SITE: "site",
+    mujoco.mjtTrn.mjTRN_BODY: "body",
+}
+
+
+def action_names(env: BatchEnv) -> list[str]:
+    """The name of each action: its actuator's, else that of the joint, tendon, site or body that the actuator moves.
+
+    Actions of a task with a `control` of its own are no actuators' and are named by their index.
+    """
+    if defines(env.task, "control"):
+        return [f"action {index}" for index in range(env.action_dim)]
+    return [_actuator_name(env.task.model, index) for index in range(env.action_dim)]
+
+
+def _actuator_name(model: mujoco.MjModel, index: int) -> str:
+    name = model.actuator(index).name
+    kind = _TARGETS.get(mujoco.mjtTrn(int(model.actuator_trntype[index])))
+    if not name and kind is not None:
+        name = getattr(model, kind)(int(model.actuator_trnid[index, 0])).name
+    return name or f"actuator {index}"
+
+
+@torch.no_grad()
+def observation_entries(env: BatchEnv) -> list[dict[str, Any] | None]:
+    """The number of MjData that each entry of the observation is, clipped or not.
+
+    The task's `observation` is called for states of random numbers, all of which differ. The environment is reset.
+
+    Returns:
+        For each entry a dict: ``name``, such as ``"joint hinge qpos"``; ``field`` and ``index`` into the flattened
+        field of MjData. An entry of the task's own tensors has the name alone; a computed entry is None.
+    """
+    env.reset()
+    generator = torch.Generator().manual_seed(0)
+    values = {name: value[:1].repeat(_WORLDS, *[1] * (value.dim() - 1)) for name, value in env.state.values().items()}
+    for name, value in values.items():
+        if value.is_floating_point():
+            noise = torch.randn(value.shape, generator=generator, dtype=torch.float64)
+            values[name] = value + noise.to(value)
+    task = env.task
+    try:
+        observation = task.observation(State(values, NameIndex(task.model, task.fields))).float().cpu()
+    except Exception:  # a task may refuse states that its physics never reaches
+        return [None] * env.observation_dim
+    numbers = torch.cat([value.reshape(_WORLDS, -1).double() for value in values.values()], dim=1).float().cpu()
+    places = [(name, index) for name, value in values.items() for index in range(value[0].numel())]
+    names = _element_names(task.model, task.fields)
+    found = (_find(column, numbers) for column in observation.unbind(-1))
+    return [None if one is None else _describe(*places[one], names, task.fields) for one in found]
+
+
+def _find(column: Tensor, numbers: Tensor) -> int | None:
+    """The column of `numbers` (N, K) that `column` (N,) equals after clipping, if one does."""
+    low, high = column.min(), column.max()
+    inside = (column > low) & (column < high)
+    if int(inside.sum()) < _INSIDE:
+        return None
+    equal = (numbers.clamp(low, high) == column[:, None]).all(dim=0).nonzero()
+    return int(equal[0]) if len(equal) else None
+
+
+def _describe(field: str, index: int, names: dict[tuple[str, int], str], fields: tuple[str, ...]) -> dict[str, Any]:
+    if field not in fields:
+        return {"name": f"{field} {index}"}
+    return {"name": names.get((field, index), f"{field} {index}"), "field": field, "index": index}
+
+
+def _element_names(model: mujoco.MjModel, fields: tuple[str, ...]) -> dict[tuple[str, int], str]:
+    """Names such as ``"body torso xpos 2"`` by field of MjData and index into it, of all named objects."""
+    data, located, found = mujoco.MjData(model), NameIndex(model, fields), dict[tuple[str, int], str]()
+    for kind, count in _COUNTS.items():
+        for number in range(getattr(model, count)):
+            view = getattr(data, kind)(number)
+            for attribute in dir(view):
+                part = getattr(view, attribute, None)
+                if not view.name or not isinstance(part, np.ndarray) or not part.size:
+                    continue
+                try:
+                    field, offset, _ = located.locate(kind, view.name, attribute)
+                except AttributeError:  # computed by the view, as an actuator's moment
+                    continue
+                for index in range(part.size if field in fields else 0):
+                    component = f" {index}" if part.size > 1 else ""
+                    found.setdefault((field, offset + index), f"{kind} {view.name} {attribute}{component}")
+    return found

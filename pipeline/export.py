@@ -1,0 +1,177 @@
+"""Files of a policy for programs without saltus: torch.export, ONNX, the names of its numbers, and the model."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import json
+import os
+import tempfile
+import warnings
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from envs import BatchEnv
+from envs.entry_names import action_names, observation_entries
+from envs.task_functions import defines
+from pipeline import files
+from pipeline.file_names import POLICY_FACTS, POLICY_MODEL, POLICY_ONNX, POLICY_PROGRAM
+from pipeline.networks import set_matmul_dtype
+from pipeline.normalize import EPSILON
+from pipeline.policy import Policy
+from pipeline.stored_task import to_binary
+from saltus.errors import SaltusError
+from saltus.versions import versions
+
+_NAMES = (POLICY_FACTS, POLICY_PROGRAM, POLICY_ONNX, POLICY_MODEL)
+_WRITER = "saltus export"
+_OPSET = 17  # of ONNX; the first with layer normalisation
+
+
+class ExportedPolicy(nn.Module):
+    """A deterministic policy: observation (N, obs_dim) float32 -> action (N, action_dim) float32 in the task's units.
+
+    Normalises the observation, and scales and limits the action. All matrix products are in float32, also those of a
+    run with ``matmul_dtype`` bfloat16.
+
+    Args:
+        policy: the policy.
+        low, high: (action_dim,) bounds of the task's actions.
+    """
+
+    mean: Tensor
+    scale: Tensor
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, policy: Policy, low: Tensor, high: Tensor):
+        super().__init__()
+        self.actor = deepcopy(policy.agent.eval_actor).cpu().eval().requires_grad_(False)
+        set_matmul_dtype(self.actor, torch.float32)
+        self.register_buffer("low", low.cpu())
+        self.register_buffer("high", high.cpu())
+        normalizer = policy.agent.normalizers.observations
+        self.normalizes = normalizer is not None
+        if normalizer is not None:
+            self.register_buffer("mean", normalizer.moments.mean.float().cpu())
+            self.register_buffer("scale", torch.rsqrt(normalizer.moments.variance.float().cpu() + EPSILON))
+
+    def forward(self, observation: Tensor) -> Tensor:
+        if self.normalizes:
+            observation = (observation - self.mean) * self.scale
+        action = torch.tanh(self.actor(observation)[0])
+        center, half_range = (self.low + self.high) / 2, (self.high - self.low) / 2
+        # The limits hold in spite of the rounding of the scaling.
+        return torch.clamp(center + half_range * action, self.low, self.high)
+
+
+def export_policy(policy: Policy, folder: Path) -> list[Path]:
+    """Write a policy's files to a folder, which is made if it does not exist; replace those of an earlier export.
+
+    ``policy.onnx`` needs the package onnx: without it the file is left out, with a warning.
+
+    Args:
+        policy: the policy.
+        folder: where to write.
+
+    Returns:
+        The files.
+
+    Raises:
+        SaltusError: see `check_folder`.
+    """
+    check_folder(folder)
+    env = policy.make_env(1)
+    module = ExportedPolicy(policy, env.control_low, env.control_high)
+    example = torch.zeros(2, env.observation_dim)
+    contents = {
+        POLICY_FACTS: (json.dumps(_facts(policy, env), indent=1) + "\n").encode(),  # first: it marks the others as ours
+        POLICY_PROGRAM: _to_program(module, example),
+        POLICY_MODEL: to_binary(env.task.model),
+    }
+    if importlib.util.find_spec("onnx") is None:
+        warnings.warn(f"{POLICY_ONNX} is not written: it needs pip install 'saltus[export]'", stacklevel=2)
+        (folder / POLICY_ONNX).unlink(missing_ok=True)  # of another policy
+    else:
+        contents[POLICY_ONNX] = _to_onnx(module, example)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in contents.items():
+        files.write(folder / name, content)
+    return [folder / name for name in _NAMES if name in contents]
+
+
+def check_folder(folder: Path) -> None:
+    """Check that an export overwrites nothing but an earlier export.
+
+    Raises:
+        SaltusError: a file instead of a folder, or one that holds other files under the names of an export's.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise SaltusError(f"{folder} is a file, not a folder: choose another --output")
+    taken = [name for name in _NAMES if os.path.lexists(folder / name)]
+    if taken and not _is_own(folder / POLICY_FACTS):
+        raise SaltusError(
+            f"{folder} holds {', '.join(taken)}, which `saltus export` did not write and would overwrite: choose "
+            "another folder with --output"
+        )
+
+
+def _is_own(file: Path) -> bool:
+    try:
+        return file.is_file() and json.loads(file.read_text())["written_by"] == _WRITER
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False
+
+
+def _to_program(module: nn.Module, example: Tensor) -> bytes:
+    """The program that ``torch.export.load`` reads."""
+    shapes = {"observation": {0: torch.export.Dim("batch")}}
+    program = torch.export.export(module, (example,), dynamic_shapes=shapes)
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # paths of this machine
+    file = io.BytesIO()
+    torch.export.save(program, file)
+    return file.getvalue()
+
+
+def _to_onnx(module: nn.Module, example: Tensor) -> bytes:
+    """The ONNX model, with the input ``observation`` and the output ``action``."""
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch prefers its newer exporter, which needs onnxscript
+        path = Path(folder) / POLICY_ONNX
+        torch.onnx.export(
+            module, (example,), path, dynamo=False, opset_version=_OPSET,
+            input_names=["observation"], output_names=["action"],
+            dynamic_axes={"observation": {0: "batch"}, "action": {0: "batch"}},
+        )  # fmt: skip
+        return path.read_bytes()
+
+
+def _facts(policy: Policy, env: BatchEnv) -> dict[str, Any]:
+    """The names of a policy's numbers, and what a program needs to know to simulate its task."""
+    task, start = env.task, env.task.data0
+    return {
+        "written_by": _WRITER,
+        "task": policy.config.task_name,
+        "task_options": policy.config.task_options,
+        "policy": policy.which,
+        "env_steps": policy.env_steps,
+        "observation": observation_entries(env),
+        "action": [
+            {"name": name, "low": low, "high": high}
+            for name, low, high in zip(
+                action_names(env), env.control_low.tolist(), env.control_high.tolist(), strict=True
+            )
+        ],
+        "action_is_ctrl": not defines(task, "control"),
+        "model": POLICY_MODEL,
+        "timestep": task.model.opt.timestep,
+        "frame_skip": task.frame_skip,
+        "max_episode_steps": task.max_episode_steps,
+        "start": {name: getattr(start, name).tolist() for name in ("qpos", "qvel", "act", "ctrl")},
+        "versions": versions(),
+    }
