@@ -109,7 +109,7 @@ def resume(arguments: list[str], console: Console) -> None:
 def evaluate(arguments: list[str], console: Console) -> None:
     """``saltus evaluate RUN``."""
     from pipeline import files
-    from pipeline.config import MAXIMA
+    from pipeline.config_checks import MAXIMA
     from pipeline.evaluate import evaluate as play_episodes
     from pipeline.policy import load_policy
     from pipeline.run_options import Evaluate, parse, require_within
@@ -138,7 +138,7 @@ def play(arguments: list[str], console: Console) -> None:
     """``saltus play RUN``."""
     _choose_opengl()
     from envs.render import choose_camera
-    from pipeline.config import MAXIMA
+    from pipeline.config_checks import MAXIMA
     from pipeline.policy import load_policy
     from pipeline.run_dir import refuse_links
     from pipeline.run_options import Play, parse, require_within

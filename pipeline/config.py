@@ -4,30 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
 import tyro
 
 from envs.simulation import Simulation
+from pipeline import config_checks
 from saltus.errors import SaltusError
-
-# Larger values are mistakes: they need more memory or time than any machine has, or overflow float32.
-MAXIMA: dict[str, float] = {
-    **dict.fromkeys(("total_env_steps", "learning_starts", "buffer_size"), 10**15),
-    **dict.fromkeys(("num_envs", "batch_size"), 10**7),
-    **dict.fromkeys(("steps_per_round", "policy_delay", "max_contacts", "max_constraints"), 10**6),
-    **dict.fromkeys(("eval_episodes", "num_atoms"), 10**5),
-    **dict.fromkeys(("n_step", "noise_repeat", "num_threads", "utd_ratio"), 10**4),
-    "num_critics": 10**3,
-    "minutes": 10**7,
-    **dict.fromkeys(("actor_lr", "critic_lr", "alpha_lr", "alpha_init", "value_range"), 1e30),
-    "seed": 2**63 - 1,
-}
-_KINDS = {str: "a string", bool: "true or false", dict: "a dictionary", tuple: "a list of numbers"}
-_MAX_WIDTH, _MAX_LAYERS, _MAX_UPDATES_PER_ROUND = 10**5, 100, 10**6
 
 
 @dataclass(frozen=True)
@@ -148,157 +132,7 @@ class Config(Simulation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check_choices()
-        self._check_numbers()
-        self._check_buffer()
-        self._check_round()
-        self._check_recipe()
-
-    def _check_choices(self) -> None:
-        for name, hint in get_type_hints(type(self)).items():
-            value, kind = getattr(self, name), get_origin(hint) or hint
-            if kind is Literal and value not in get_args(hint):
-                _refuse(name, repr(value), f"one of {', '.join(get_args(hint))}")
-            if kind in _KINDS and not isinstance(value, kind):
-                _refuse(name, repr(value), _KINDS[kind])
-
-    def _check_numbers(self) -> None:
-        at_least_1 = (
-            "num_envs", "total_env_steps", "learning_starts", "steps_per_round", "buffer_size", "batch_size",
-            "num_atoms", "num_critics", "policy_delay",
-            "log_every", "eval_every", "eval_episodes", "checkpoint_every",
-        )  # fmt: skip
-        positive = ("utd_ratio", "actor_lr", "critic_lr", "alpha_lr", "value_range")
-        rules: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
-            (at_least_1, lambda x: type(x) is int and x >= 1, "a whole number, at least 1"),
-            (("n_step", "noise_repeat"), _is_auto_or_at_least_1, "a whole number, at least 1, or auto"),
-            (("seed", "target_subset"), lambda x: type(x) is int and x >= 0, "a whole number, 0 or more"),
-            (positive, lambda x: math.isfinite(x) and x > 0, "a finite number above 0"),
-            (("alpha_init",), _is_auto_or_positive, "a finite number above 0, or auto"),
-            (("gamma", "dropout", "adam_beta1"), lambda x: 0 <= x < 1, "in [0, 1)"),
-            (("tau", "lr_final_fraction"), lambda x: 0 < x <= 1, "in (0, 1]"),
-            (("eval_policy_averaging",), lambda x: 0 <= x <= 1, "in [0, 1]"),
-            (("minutes",), lambda x: x is None or (math.isfinite(x) and x > 0), "a finite number above 0, or None"),
-            (("target_entropy_scale",), math.isfinite, "a finite number"),
-            (("target_entropy",), lambda x: x == "auto" or math.isfinite(x), "a finite number, or auto"),
-            (("actor_hidden", "critic_hidden"), lambda x: min(x, default=0) >= 1, "widths, each at least 1"),
-            (
-                ("actor_hidden", "critic_hidden"),
-                lambda x: all(type(width) is int and width <= _MAX_WIDTH for width in x) and len(x) <= _MAX_LAYERS,
-                f"at most {_MAX_LAYERS} widths, each a whole number and at most {_MAX_WIDTH:,}",
-            ),
-            (("target_entropy", "target_entropy_scale"), lambda x: x == "auto" or abs(x) <= 1e30, "at most 1e30"),
-        )
-        for names, holds, accepted in rules:
-            for name in names:
-                if not holds(value := getattr(self, name)):
-                    _refuse(name, value, accepted)
-
-        for name, maximum in MAXIMA.items():
-            if (value := getattr(self, name)) not in (None, "auto") and value > maximum:
-                _refuse(name, value, f"at most {maximum:,g}" if maximum > 10**9 else f"at most {maximum:,}")
-
-    def _check_buffer(self) -> None:
-        if self.capacity < self.num_envs:
-            raise SaltusError(
-                f"the replay buffer holds {self.capacity} transitions and {self.num_envs} worlds add more per step: "
-                f"raise buffer_size{'' if self.minutes else ' and total_env_steps'}, or lower num_envs"
-            )
-        if self.minutes is None and self.rounds < 1:
-            raise SaltusError(
-                f"learning_starts is {self.learning_starts} and total_env_steps is {self.total_env_steps}: the run "
-                "would end before its first update. Raise total_env_steps, or lower learning_starts, num_envs or "
-                "steps_per_round"
-            )
-        stored = min(self.learning_starts, self.capacity)
-        if stored < self.batch_size:
-            raise SaltusError(
-                f"the first update samples batch_size = {self.batch_size} transitions, but only {stored} are stored by "
-                f"then: raise learning_starts ({self.learning_starts}) and buffer_size ({self.buffer_size}), or lower "
-                "batch_size"
-            )
-
-    def _check_round(self) -> None:
-        steps = self.num_envs * self.steps_per_round
-        updates = self.utd_ratio * steps
-        if abs(updates - round(updates)) > 1e-6 * max(1.0, updates) or round(updates) < 1:
-            near = sorted({max(1, math.floor(updates)), max(1, math.ceil(updates))})
-            ratios = " or ".join(f"{count / steps:.12g}" for count in near)
-            raise SaltusError(
-                f"utd_ratio {self.utd_ratio:g} gives {updates:g} updates per round of {self.steps_per_round} vector "
-                f"steps of {self.num_envs} worlds; it must be a whole number, at least 1. The nearest valid ratios are "
-                f"{ratios}; or change num_envs or steps_per_round"
-            )
-        if updates > _MAX_UPDATES_PER_ROUND:
-            raise SaltusError(
-                f"utd_ratio {self.utd_ratio:g} gives {updates:,.0f} updates per round of {self.steps_per_round} vector "
-                f"steps of {self.num_envs} worlds; it must be at most {_MAX_UPDATES_PER_ROUND:,}"
-            )
-
-    def _check_recipe(self) -> None:
-        """Refuse combinations that do not work; the message names some that do."""
-        mse, batch_norm = self.critic_loss == "mse", self.critic_norm == "batch"
-        residual = self.network == "residual"
-        for holds, reason in (
-            (
-                self.num_critics >= self.target_subset,
-                f"target_subset is {self.target_subset} and num_critics is only {self.num_critics}: raise num_critics "
-                "or lower target_subset",
-            ),
-            (
-                self.target_network or batch_norm,
-                "without target networks critics are stable only with batch norm: set --target-network or "
-                "--critic-norm batch",
-            ),
-            (
-                not (mse and self.target_network and batch_norm),
-                "batch-normalised critics with target networks need --critic-loss categorical (as in XQC); with "
-                "--critic-loss mse, drop --target-network (CrossQ) or choose another --critic-norm",
-            ),
-            (
-                self.clipped_double_q or (mse and self.target_network),
-                "--target-subset and --actor-value mean need --critic-loss mse and --target-network",
-            ),
-            (
-                self.dropout == 0 or (mse and not batch_norm),
-                "--dropout needs --critic-loss mse and --critic-norm layer or none",
-            ),
-            (
-                self.actor_norm == "none" or not mse,
-                "--actor-norm batch needs --critic-loss categorical (as in XQC and FlashSAC)",
-            ),
-            (
-                not residual or (self.actor_norm == "batch" and batch_norm),
-                "--network residual needs --actor-norm batch and --critic-norm batch",
-            ),
-            (
-                not residual or len({*self.actor_hidden}) == len({*self.critic_hidden}) == 1,
-                "--network residual needs blocks of equal width: give --actor-hidden and --critic-hidden equal numbers",
-            ),
-            (
-                self.weight_normalization == "none" or batch_norm,
-                "--weight-normalization needs --critic-norm batch: without it, critics cannot represent large values",
-            ),
-            (
-                self.weight_normalization != "all" or not mse,
-                "--weight-normalization all bounds the critics' outputs: it needs --critic-loss categorical",
-            ),
-            (
-                "batch" not in (self.actor_norm, self.critic_norm) or self.batch_size >= 2,
-                "batch norm needs a batch_size of at least 2",
-            ),
-            (
-                mse or self.num_atoms >= 2,
-                f"a categorical critic needs num_atoms of at least 2, not {self.num_atoms}",
-            ),
-            (
-                mse or self.reward_scaling != "none" or self.value_range != Config.value_range,
-                f"a categorical critic's values lie in [-{self.value_range:g}, {self.value_range:g}], and returns are "
-                "usually larger: set --reward-scaling bounded or std, or set --value-range to the largest return",
-            ),
-        ):
-            if not holds:
-                raise SaltusError(reason)
+        config_checks.check(self)
 
     def unused_settings(self) -> dict[str, str]:
         """Settings that have no effect in this configuration, each with the options that it needs."""
@@ -393,15 +227,3 @@ class Config(Simulation):
             name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
         }
         return cls(**{**fields, "task_options": {**values["task_options"]}})
-
-
-def _is_auto_or_at_least_1(value: object) -> bool:
-    return value == "auto" or (type(value) is int and value >= 1)
-
-
-def _is_auto_or_positive(value: Any) -> bool:
-    return value == "auto" or (isinstance(value, int | float) and math.isfinite(value) and value > 0)
-
-
-def _refuse(name: str, value: object, accepted: str) -> NoReturn:
-    raise SaltusError(f"{name} is {value}; it must be {accepted}")

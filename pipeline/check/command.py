@@ -14,7 +14,7 @@ from envs.render import RenderError
 from pipeline import files
 from pipeline.check.check import Check, check
 from pipeline.check.report import draw, report, save_failure, to_json
-from pipeline.config import MAXIMA
+from pipeline.config_checks import MAXIMA
 from pipeline.train_options import parse_task
 from saltus.errors import SaltusError
 
