@@ -58,14 +58,14 @@ class SaltusVecEnv(VecEnv):
         return [False for _ in self._get_indices(indices)]
 
 
-def train(task, steps, num_envs=16, **options):
+def train(task="InvertedPendulum-v5", steps=20_000, num_envs=16, **options):
     """Train SAC with half an update per env step; return the model and the mean return of the last episodes."""
     env = VecMonitor(SaltusVecEnv(GymnasiumVectorEnv(task, num_envs)))
     model = SAC("MlpPolicy", env, gradient_steps=num_envs // 2, seed=0, device="cpu", **options)
-    model.learn(steps, progress_bar=False)
+    model.learn(steps)
     return model, float(np.mean([episode["r"] for episode in model.ep_info_buffer]))
 
 
 if __name__ == "__main__":
-    _, mean_return = train(sys.argv[1], steps=20_000, verbose=1)
+    _, mean_return = train(*sys.argv[1:2], verbose=1)
     print(f"mean return of the last episodes: {mean_return:.0f}")

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from env_helpers import CartBall
+from env_helpers import WARP_MEMORY, CartBall
 from tensordict import TensorDict, TensorDictBase
 from torchrl.collectors import Collector
-from torchrl.envs import Compose, ObservationNorm, RewardSum, StepCounter, TransformedEnv
+from torchrl.envs import Compose, ObservationNorm, RewardSum, SerialEnv, StepCounter, TransformedEnv
 from torchrl.envs.utils import check_env_specs, step_mdp
 
 import envs
@@ -77,8 +77,10 @@ def lengths(env: TorchRLEnv) -> list[int]:
     return env.batch_env._elapsed.tolist()
 
 
-def test_a_mask_begins_episodes_also_before_their_end():
-    env = make(max_episode_steps=10)
+@pytest.mark.parametrize("physics", ["cpu", "warp"])
+def test_a_mask_begins_episodes_also_before_their_end(physics: str):
+    memory = WARP_MEMORY["Hopper-v5"] if physics == "warp" else {}
+    env = make(max_episode_steps=10, physics=physics, **memory)
     before = act(env, act(env, env.reset()))
     kept = before.clone()
     after = env.reset(before.set("_reset", mask_of(0, 3)))
@@ -206,6 +208,15 @@ def test_transforms_and_collector_see_whole_episodes():
     ends = done.clone()
     ends[:, -1] = True
     assert data["next", "step_count"].squeeze(-1)[ends].sum() == 60 * WORLDS
+
+
+def test_environments_stack():
+    env = SerialEnv(2, lambda: make(num_envs=3, max_episode_steps=5))
+    check_env_specs(env)
+    done = env.rollout(20, break_when_any_done=False)["next", "done"].squeeze(-1)
+    assert done.shape == (2, 3, 20)
+    assert done[..., 4::5].all()
+    assert done.sum() == 24
 
 
 def test_wrong_actions_are_refused():
