@@ -64,7 +64,8 @@ class TorchRLEnv(EnvBase):
             self._ended = self._fresh
             return successor
         self._ended = (self._ended & ~stepped) | self._fresh
-        return successor.where(stepped, self._skip_tensordict(tensordict).select(*successor.keys()))
+        unchanged = tensordict.select("observation", *_FLAGS).set("reward", torch.zeros_like(successor["reward"]))
+        return successor.where(stepped, unchanged)
 
     def _stepped(self, tensordict: TensorDictBase) -> torch.Tensor | None:
         """The worlds to step, (N,) bool; None: all.
@@ -87,14 +88,15 @@ class TorchRLEnv(EnvBase):
     def _reset(self, tensordict: TensorDictBase | None = None) -> TensorDictBase:
         mask = None if tensordict is None else tensordict.get("_reset", None)
         if mask is None:
-            self._observation = self.batch_env.reset()
-            self._fresh = self._ended = torch.zeros_like(self._ended)
+            begin = mask = torch.ones_like(self._ended)
         else:
             mask = mask.reshape(self.batch_env.num_envs)
             begin = mask & ~self._fresh
-            if begin.any():
-                self._observation = self.batch_env.reset(begin)
-            self._fresh, self._ended = self._fresh & ~mask, self._ended & ~mask
+        if begin.all():
+            self._observation = self.batch_env.reset()
+        elif begin.any():
+            self._observation = self.batch_env.reset(begin)
+        self._fresh, self._ended = self._fresh & ~mask, self._ended & ~mask
         flags = {name: torch.zeros_like(self._ended)[:, None] for name in _FLAGS}
         observation = self._observation.clone()  # TorchRL may write into what it gets
         return TensorDict({"observation": observation, **flags}, batch_size=self.batch_size, device=self.device)

@@ -116,6 +116,13 @@ def test_a_reset_without_a_mask_begins_all_episodes():
         assert not fresh["done"].any()
 
 
+def test_the_first_reset_may_have_a_mask_of_all_worlds():
+    first = make().reset(TensorDict({"_reset": ~mask_of()}, [WORLDS]))
+    assert torch.equal(first["observation"], make().reset()["observation"])
+    with pytest.raises(RuntimeError, match=r"call reset\(\) before reset\(mask\)"):
+        make().reset(TensorDict({"_reset": mask_of(1)}, [WORLDS]))
+
+
 def test_what_reset_returns_is_the_callers():
     env = make(max_episode_steps=3)
     first = env.reset()
