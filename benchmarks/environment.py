@@ -27,6 +27,8 @@ from envs.task import load_model
 
 SALTUS, BARE, ENVPOOL, GYMNASIUM = "saltus", "bare mujoco.batch", "EnvPool", "Gymnasium SyncVectorEnv"
 PEERS = (BARE, ENVPOOL, GYMNASIUM)
+AS_GYMNASIUM, AS_TORCHRL = "saltus as GymnasiumVectorEnv", "saltus as TorchRLEnv"
+INTERFACES = (AS_GYMNASIUM, AS_TORCHRL)
 TARGETS = {
     "Hopper-v5": {BARE: 0.9, ENVPOOL: 1.1, GYMNASIUM: 2.0},
     "Humanoid-v5": {ENVPOOL: 1.0, GYMNASIUM: 2.0},
@@ -48,6 +50,7 @@ def environment(
     repeats: int = 10,
     seconds: float = 3.0,
     warmup_steps: int = 100,
+    interfaces: bool = False,
     baseline: Path | None = None,
     output: Path | None = None,
 ) -> None:
@@ -62,6 +65,7 @@ def environment(
         repeats: turns of each case.
         seconds: length of a turn.
         warmup_steps: vector steps before the first turn, so that episodes are at mixed stages.
+        interfaces: measure saltus also through the interfaces of Gymnasium and TorchRL.
         baseline: another checkout of saltus, to measure too; then both checkouts run in processes of their own.
         output: the file to write or to continue; by default benchmarks/results/environment-cpu<cores>.jsonl.
     """
@@ -81,7 +85,10 @@ def environment(
     baselines = {task: against(SALTUS, baseline, served | {"task": task}) for task in tasks}
     campaign = Campaign(
         output or result.default_path("environment"), "environment", settings,
-        rates.jobs({task: [*({SALTUS: None} | baselines[task]), *_peers(task)] for task in tasks}),
+        rates.jobs({
+            task: [*({SALTUS: None} | baselines[task]), *(INTERFACES if interfaces else ()), *_peers(task)]
+            for task in tasks
+        }),
         complete=lambda row: rates.is_complete(row, repeats), every=rates.PROGRESS_EVERY,
     )  # fmt: skip
     with campaign.interruptible(lambda: rates.describe_progress(campaign, repeats, seconds)):
@@ -93,6 +100,9 @@ def environment(
                 ENVPOOL: partial(_envpool, task, num_envs, threads, actions),
                 GYMNASIUM: partial(_gymnasium, task, num_envs, actions),
             }
+            if interfaces:
+                makers[AS_GYMNASIUM] = partial(_as_gymnasium, task, num_envs, threads, actions)
+                makers[AS_TORCHRL] = partial(_as_torchrl, task, num_envs, threads, actions)
             if BARE in _peers(task):
                 makers[BARE] = partial(_bare, task, num_envs, threads, actions)
             rates.measure(campaign, task, makers, repeats, seconds, warmup_steps)
@@ -129,6 +139,36 @@ def _saltus(task: str, num_envs: int, threads: int, actions: np.ndarray) -> runn
 
     def step() -> int:
         env.step(next(upcoming))
+        return num_envs
+
+    return step
+
+
+def _as_gymnasium(task: str, num_envs: int, threads: int, actions: np.ndarray) -> runner.Work:
+    from envs.gymnasium_env import GymnasiumVectorEnv
+
+    env = GymnasiumVectorEnv(task, num_envs, num_threads=threads)
+    upcoming = itertools.cycle(actions)
+    env.reset()
+
+    def step() -> int:
+        env.step(next(upcoming))
+        return num_envs
+
+    return step
+
+
+def _as_torchrl(task: str, num_envs: int, threads: int, actions: np.ndarray) -> runner.Work:
+    """Steps and resets as in TorchRL's collectors."""
+    from envs.torchrl_env import TorchRLEnv
+
+    env = TorchRLEnv(task, num_envs, num_threads=threads)
+    upcoming = itertools.cycle(torch.from_numpy(actions))
+    state = env.reset()
+
+    def step() -> int:
+        nonlocal state
+        _, state = env.step_and_maybe_reset(state.set("action", next(upcoming)))
         return num_envs
 
     return step

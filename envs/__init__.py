@@ -77,6 +77,24 @@ def make(
     )
 
 
+def as_batch_env(task: str | Task | type[Task] | BatchEnv, num_envs: int | None, options: dict[str, Any]) -> BatchEnv:
+    """The BatchEnv that an environment of another library's interface steps: a given one, or one that `make` makes.
+
+    Actions are in the actuators' units by default, as in Gymnasium.
+
+    Raises:
+        SaltusError: options for a BatchEnv that exists, no number of worlds for another task, or an error of `make`.
+    """
+    if isinstance(task, BatchEnv):
+        given = sorted(options if num_envs is None else {"num_envs": num_envs, **options})
+        if given:
+            raise SaltusError(f"pass {given} to the BatchEnv itself, or a task in its place")
+        return task
+    if num_envs is None:
+        raise SaltusError("num_envs is missing: pass the number of worlds after the task, or a BatchEnv")
+    return make(task, num_envs, **{"normalized_actions": False, **options})
+
+
 def _instantiate(task: type[Task], options: dict[str, Any]) -> Task:
     signature = inspect.signature(task)
     try:

@@ -21,11 +21,13 @@ from envs.task_functions import Start, TaskFunctions, TaskShapes
 from envs.validation import (
     action_bounds,
     check_arguments,
+    check_mask,
     check_placement,
     check_qpos_qvel,
     check_state,
     randomized_fields,
 )
+from envs.whole_numbers import require_whole
 from saltus.device import one_torch_thread, resolve_device
 from saltus.device.cuda_graph import CapturedFunction
 from saltus.errors import SaltusError
@@ -140,11 +142,33 @@ class BatchEnv:
 
     @one_torch_thread()
     @torch.no_grad()
-    def reset(self) -> Tensor:
-        """Start a new episode in every world; return its first observation, (N, obs_dim) float32."""
-        self._begin_episodes(torch.ones(self.num_envs, dtype=torch.bool, device=self.physics.device))
+    def reset(self, mask: Tensor | None = None) -> Tensor:
+        """Start a new episode in every world, or in those of `mask`, (N,) bool; episodes cut short are not counted.
+
+        Returns:
+            The observation of every world to act on next, (N, obs_dim) float32.
+
+        Raises:
+            SaltusError: a mask of another type, shape or dtype.
+            RuntimeError: a mask before the first `reset`.
+        """
+        if mask is None:
+            mask = torch.ones(self.num_envs, dtype=torch.bool, device=self.physics.device)
+        else:
+            self._require_started("reset(mask)")
+            check_mask(mask, self.num_envs)
+        self._begin_episodes(mask.to(self.physics.device))
         self._started = True
         return _to_device(self._observation.clone(), self.device)
+
+    def seed(self, seed: int) -> None:
+        """Seed the initial states of all episodes from the next `reset` on; fields of `Task.randomize` stay.
+
+        Raises:
+            SaltusError: not a whole number, or a negative one.
+        """
+        require_whole("seed", seed, at_least=0)
+        self._generator.manual_seed(_hash_seed(seed))
 
     @one_torch_thread()
     @torch.no_grad()
@@ -319,8 +343,12 @@ class BatchEnv:
 
 
 def _make_generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
-    # torch's CPU generator uses only the low 32 bits of a seed, so the seed is hashed into them.
-    return torch.Generator(device).manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
+    return torch.Generator(device).manual_seed(_hash_seed(seed))
+
+
+def _hash_seed(seed: int) -> int:
+    """Hash a seed into 32 bits: torch's CPU generator uses only the low 32 bits of its seed."""
+    return int(np.random.SeedSequence(seed).generate_state(1)[0])
 
 
 def _to_device(value: Tensor, device: torch.device) -> Tensor:

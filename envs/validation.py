@@ -42,6 +42,16 @@ def check_qpos_qvel(physics: Physics, qpos: Tensor, qvel: Tensor) -> None:
         raise SaltusError(f"qpos and qvel are {tuple(qpos.shape)} and {tuple(qvel.shape)}; expected {shapes}")
 
 
+def check_mask(mask: Any, num_envs: int) -> None:
+    """Raise SaltusError unless a mask of worlds is a tensor of bool and shape (N,)."""
+    if not isinstance(mask, Tensor):
+        raise SaltusError(f"the mask is a {type(mask).__name__}; expected a torch.bool tensor of shape ({num_envs},)")
+    if mask.shape != (num_envs,) or mask.dtype != torch.bool:
+        raise SaltusError(
+            f"the mask is {mask.dtype} of shape {tuple(mask.shape)}; expected torch.bool of shape ({num_envs},)"
+        )
+
+
 def check_placement(qpos: Tensor, qvel: Tensor) -> None:
     """Raise SaltusError for a state that MuJoCo would take for diverged: it would reset the world instead."""
     for name, values in (("qpos", qpos), ("qvel", qvel)):

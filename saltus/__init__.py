@@ -17,11 +17,13 @@ from saltus.errors import SaltusError
 
 if TYPE_CHECKING:
     from envs import BatchEnv, Simulation, State, Task, list_tasks, make, register, scale_masses
+    from envs.gymnasium_env import GymnasiumVectorEnv
+    from envs.torchrl_env import TorchRLEnv
     from pipeline.evaluate import evaluate
     from pipeline.policy import load_policy
 
 __all__ = [
-    "BatchEnv", "SaltusError", "Simulation", "State", "Task",
+    "BatchEnv", "GymnasiumVectorEnv", "SaltusError", "Simulation", "State", "Task", "TorchRLEnv",
     "evaluate", "list_tasks", "load_policy", "make", "register", "scale_masses",
 ]  # fmt: skip
 
@@ -29,6 +31,8 @@ _HOMES = {
     **dict.fromkeys(
         ("BatchEnv", "Simulation", "State", "Task", "list_tasks", "make", "register", "scale_masses"), "envs"
     ),
+    "GymnasiumVectorEnv": "envs.gymnasium_env",
+    "TorchRLEnv": "envs.torchrl_env",
     "evaluate": "pipeline.evaluate",
     "load_policy": "pipeline.policy",
 }

@@ -113,6 +113,11 @@ def test_envs_do_not_import_learning(module: str):
         assert not within(imports_of(module), "torchrl")
 
 
+@pytest.mark.parametrize("module", modules_of("saltus", "envs", "pipeline"))
+def test_interfaces_of_other_libraries_are_imported_at_their_first_use(module: str):
+    assert not within(imports_of(module, lazy=False), "envs.torchrl_env", "envs.gymnasium_env")
+
+
 @pytest.mark.parametrize("module", SOURCES)
 def test_warp_is_imported_lazily_in_files_named_after_it(module: str):
     named_after_warp = module.startswith("envs.physics.warp")

@@ -189,6 +189,17 @@ def test_environment_without_envpool_is_interrupted_and_continued(tmp_path, caps
     assert path.read_bytes() == content
 
 
+@pytest.mark.usefixtures("without_packages")
+def test_environment_through_the_interfaces_of_other_libraries(tmp_path):
+    path = tmp_path / "environment.jsonl"
+    environment(
+        ("InvertedPendulum-v5",), num_envs=4, num_threads=1, repeats=1, seconds=0.01, warmup_steps=9, interfaces=True,
+        output=path,
+    )  # fmt: skip
+    cases = {"saltus", "saltus as GymnasiumVectorEnv", "saltus as TorchRLEnv", "Gymnasium SyncVectorEnv"}
+    check(path, cases, 1, "EnvPool", "pip install -c constraints.txt envpool")
+
+
 def test_update_without_stable_baselines(tmp_path, monkeypatch, without_packages):
     monkeypatch.setattr(torch._inductor, "standalone_compile", lambda traced, *_, **__: traced)  # compiling is slow
     monkeypatch.setattr(runner, "isolated", lambda make: make())

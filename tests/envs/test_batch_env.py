@@ -288,6 +288,29 @@ def test_every_episode_draws_its_own_initial_state(task: Any):
     assert len(drawn.unique(dim=0)) == len(drawn)
 
 
+@pytest.mark.parametrize("task", ["Hopper-v5", "HalfCheetah-v5", "Pusher-v5", CartBall])
+def test_a_mask_begins_episodes_in_its_worlds_only(task: Any):
+    env, reference = (make(task, 4, seed=2, max_episode_steps=9) for _ in range(2))
+    draw, mask = Actions(env), torch.tensor([True, False, True, False])
+    env.reset()
+    reference.reset()
+    for _ in range(3):
+        action = draw()
+        _, before = env.step(action)
+        reference.step(action)
+    after = env.reset(mask)
+    assert torch.equal(after[~mask], before[~mask])
+    assert (after[mask] != before[mask]).any(dim=1).all()
+    ends = torch.zeros(4, dtype=torch.int64)
+    for step in range(1, 7):
+        action = draw()
+        (ours, _), (theirs, _) = env.step(action), reference.step(action)
+        assert torch.equal(ours["next", "observation"][~mask], theirs["next", "observation"][~mask])
+        ends = torch.where((ends == 0) & ours["next", "truncated"].squeeze(-1), step, ends)
+    assert not ends[mask].any()
+    assert (ends[~mask] == 6).all()
+
+
 # Seeds
 
 
@@ -302,6 +325,19 @@ def test_seed_reproduces_everything_on_any_number_of_threads(task: Any):
         assert equal(ours, theirs)
         assert torch.equal(obs, their_obs)
     assert one.statistics() == other.statistics()
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_seed_after_some_steps_equals_that_of_a_new_environment(task: Any):
+    one, other = (make(task, 4, seed=seed, max_episode_steps=5) for seed in (1, 2**40))
+    draw = Actions(one)
+    one.reset()
+    one.step(draw())
+    one.seed(2**40)
+    assert torch.equal(one.reset(), other.reset())
+    for _ in range(12):
+        action = draw()
+        assert torch.equal(one.step(action)[1], other.step(action)[1])
 
 
 def test_seeds_share_no_initial_state():

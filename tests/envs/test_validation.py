@@ -325,6 +325,27 @@ def test_placement_of_another_type_is_refused():
     refused(lambda: env.set_qpos_qvel(np.zeros((1, 9)), torch.zeros(1, 8)), "qpos is a ndarray", "tensor")
 
 
+@pytest.mark.parametrize(
+    ("mask", "found"),
+    [
+        (np.ones(3, bool), "the mask is a ndarray"),
+        (torch.ones(3), "the mask is torch.float32 of shape (3,)"),
+        (torch.ones(3, 1, dtype=torch.bool), "the mask is torch.bool of shape (3, 1)"),
+    ],
+)
+def test_impossible_masks_are_refused(mask: Any, found: str):
+    env = envs.make(CartBall, 3)
+    with pytest.raises(RuntimeError, match=r"call reset\(\) before reset\(mask\)"):
+        env.reset(torch.ones(3, dtype=torch.bool))
+    env.reset()
+    refused(lambda: env.reset(mask), found, "torch.bool", "(3,)")
+
+
+def test_impossible_seeds_are_refused():
+    env = envs.make(CartBall, 1)
+    refused(lambda: env.seed(-1), "seed is -1", "whole number, 0 or more")
+
+
 # Bounds of actuators
 
 HINGE = (
