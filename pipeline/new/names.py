@@ -43,8 +43,13 @@ def actuator_label(model: mujoco.MjModel, index: int) -> str:
     name = model.actuator(index).name
     if name or model.actuator_trntype[index] != mujoco.mjtTrn.mjTRN_JOINT:
         return label(name, index)
-    joint = int(model.actuator_trnid[index, 0])
-    return f"#{index} of {label(model.joint(joint).name, joint)}"
+    return f"#{index} of {joint_label(model, int(model.actuator_trnid[index, 0]))}"
+
+
+def joint_label(model: mujoco.MjModel, index: int) -> str:
+    """A joint's name, or its index and its body's name."""
+    name, body = model.joint(index).name, model.body(int(model.jnt_bodyid[index])).name
+    return label(name, index) if name or not body else f"#{index} of {one_line(body)}"
 
 
 def one_line(text: str) -> str:
@@ -79,7 +84,7 @@ def _list(kind: str, items: Sequence[str], width: int) -> str:
 def _joint(model: mujoco.MjModel, index: int) -> str:
     low, high = model.jnt_range[index]
     limits = f" {low:.3g}..{high:.3g}" if model.jnt_limited[index] else ""
-    return f"{label(model.joint(index).name, index)}{_KINDS[mujoco.mjtJoint(model.jnt_type[index])]}{limits}"
+    return f"{joint_label(model, index)}{_KINDS[mujoco.mjtJoint(model.jnt_type[index])]}{limits}"
 
 
 def _actuator(model: mujoco.MjModel, index: int) -> str:

@@ -13,6 +13,7 @@ from saltus.errors import SaltusError
 
 CONTROL_RATE = 50.0  # Hz
 FALL_SECONDS = 2.0  # in which a model that starts above the ground lands
+FALL_STEPS = 4000  # at most
 MOCAP_STEP = 0.02  # of the model's extent, or of 1 m: 1 m/s at 50 Hz
 SERVO_SHARE = 0.3  # of half a servo's range, on both sides of its home position
 
@@ -144,7 +145,7 @@ def _find_travel(model: mujoco.MjModel, data: mujoco.MjData, dofs: list[int], tr
         first = int(model.dof_jntid[model.tree_dofadr[tree]])
         start, dof = int(model.jnt_qposadr[first]), int(model.jnt_dofadr[first])
         if model.jnt_type[first] == mujoco.mjtJoint.mjJNT_FREE:
-            height = _height_on_ground(model, data, start + 2)
+            height = _height_on_ground(model, data, start + 2, tree)
             return Travel(dof, start, start + 2, rounded(0.5 * height) if height > 0 else 0.0)
         stop = first
         while stop < model.njnt and _is_planar_root(model, data, stop, tree, dofs):
@@ -165,14 +166,16 @@ def _is_planar_root(model: mujoco.MjModel, data: mujoco.MjData, joint: int, tree
     )
 
 
-def _height_on_ground(model: mujoco.MjModel, data: mujoco.MjData, index: int) -> float:
-    """qpos[index], a height, when the model first touches the world; at the start if it does not."""
+def _height_on_ground(model: mujoco.MjModel, data: mujoco.MjData, index: int, tree: int) -> float:
+    """qpos[index], a height, when the tree first touches the world; at the start if it does not."""
     start = float(data.qpos[index])
     falling = mujoco.MjData(model)
     mujoco.mj_copyData(falling, model, data)
-    for _ in range(int(FALL_SECONDS / model.opt.timestep)):
-        bodies = model.geom_bodyid[falling.contact.geom]
-        if ((model.body_weldid[bodies] == 0) & (falling.contact.geom >= 0)).any():
+    for _ in range(min(int(FALL_SECONDS / model.opt.timestep), FALL_STEPS)):
+        geoms = falling.contact.geom
+        bodies = model.geom_bodyid[geoms[(geoms >= 0).all(axis=1)]]
+        on_world, of_tree = model.body_weldid[bodies] == 0, model.body_treeid[bodies] == tree
+        if (on_world.any(axis=1) & of_tree.any(axis=1)).any():
             return min(start, float(falling.qpos[index]))
         mujoco.mj_step(model, falling)
     return start

@@ -85,8 +85,8 @@ def _goal(plan: Plan) -> tuple[str, str, str]:
     goal, term = (("Reaches out along x", "x"), ("Reaches out along y", "y"), ("Rises", "height"))[axis]
     center = f"of body {label(plan.model.body(body).name, body)} and its children"
     value = f"next_state.subtree_com[:, {body}, {axis}]"
-    comment = f"  # m, {center}"
-    return goal, term, value + (comment if len(value + comment) < WIDTH - 20 else "  # m")
+    line = f"{value}  # m, {center}"
+    return goal, term, line if len(line) <= WIDTH - len(f"        {term} = ") else f"{value}  # m"
 
 
 def _attributes(plan: Plan, mjcf: str) -> list[str]:
@@ -142,10 +142,17 @@ def _action_bounds(plan: Plan) -> list[str]:
         line = "# Choose bounds for {}: no usable ctrlrange."
         lines.append(line.format(shortened(names, WIDTH - 4 - len(line))))
     if plan.mocap:
-        lines.append(f"# The last {len(moves)} actions move mocap bodies, in m.")
+        names = [_mocap_label(model, index) for index in plan.mocap]
+        who = f"The last {len(moves)} actions" if model.nu else "Actions"
+        lines.append(f"# {who} move, in m: {shortened(names, WIDTH - 40)}.")
     for name, values in zip(("action_low", "action_high"), np.concatenate([bounds, moves]).T, strict=True):
         lines += _assignment(name, [float(f"{value:.4g}") for value in values], one_number=not plan.mocap)
     return lines
+
+
+def _mocap_label(model: mujoco.MjModel, mocap: int) -> str:
+    body = int(np.flatnonzero(model.body_mocapid == mocap)[0])
+    return label(model.body(body).name, body)
 
 
 def _assignment(name: str, values: list[float], one_number: bool) -> list[str]:
@@ -153,9 +160,10 @@ def _assignment(name: str, values: list[float], one_number: bool) -> list[str]:
     groups = [(value, len(list(equal))) for value, equal in groupby(values)]
     if one_number and len(groups) == 1:
         return [f"{name} = {values[0]}"]
-    line = f"{name} = {' + '.join(f'({value},) * {count}' for value, count in groups)}"
-    if len(line) <= WIDTH - 4:
-        return [line]
+    runs = " + ".join(f"({value},) * {count}" for value, count in groups)
+    for line in (f"{name} = ({', '.join(map(str, values))}{',' * (len(values) == 1)})", f"{name} = {runs}"):
+        if len(line) <= WIDTH - 4:
+            return [line]
     rows = textwrap.wrap(", ".join(map(str, values)) + ",", WIDTH - 8)
     return [f"{name} = (", *(f"    {row}" for row in rows), ")  # fmt: skip"]
 

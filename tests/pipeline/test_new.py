@@ -163,6 +163,13 @@ def test_floating_base_moves_forward_from_its_keyframe_and_must_not_fall(tmp_pat
     assert torch.equal(reward, terms["forward"] + task.alive_bonus)
 
 
+def test_objects_on_the_floor_do_not_count_as_landing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = written(tmp_path, "quadruped").task.min_height
+    puck = '<body pos="1 0 0.05"><joint type="slide" axis="1 0 0"/><geom size="0.06"/></body>'
+    monkeypatch.setitem(MODELS, "puck", QUADRUPED.replace(FLOOR, FLOOR + puck).replace('qpos="', 'qpos="0 '))
+    assert written(tmp_path, "puck").task.min_height == alone
+
+
 def test_actions_of_servos_are_offsets_from_the_keyframe(tmp_path: Path) -> None:
     new = written(tmp_path, "quadruped")
     action = torch.tensor([[1.0, -1.0, 0.0, 0.5]])
@@ -174,7 +181,9 @@ def test_names_ranges_and_cameras_are_in_comments(tmp_path: Path) -> None:
     text = written(tmp_path, "quadruped").text
     for part in ("root (free)", "fl -1.05..1.05", "fl -1.5..1.5", "gyro (3)", "Cameras: track", "Keyframes: stand"):
         assert part in text
-    assert "Mocap bodies: goal, hand" in written(tmp_path, "mocap").text
+    mocap = written(tmp_path, "mocap").text
+    for part in ("#0 of box (free)", "Mocap bodies: goal, hand", "# Actions move, in m: hand.", "of body pusher and"):
+        assert part in mocap
     assert "servo (no ctrlrange)" in written(tmp_path, "unbounded").text
 
 
