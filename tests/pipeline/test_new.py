@@ -50,7 +50,7 @@ ARM = """<mujoco>
     <body name="lower" pos="0.3 0 0"><joint name="elbow" axis="0 1 0" range="-90 90" damping="1"/>
       <geom type="capsule" fromto="0 0 0 0.3 0 0" size="0.03"/><site name="tip" pos="0.3 0 0"/></body>
   </body></worldbody>
-  <actuator><muscle name="flexor" joint="shoulder" gear="-1" force="50"/>
+  <actuator><muscle name="flexor" joint="shoulder" force="50"/>
     <motor name="elbow" joint="elbow" gear="5" ctrlrange="-2 2"/></actuator>
   <sensor><framepos name="tip" objtype="site" objname="tip"/><jointvel joint="elbow"/></sensor>
 </mujoco>"""
