@@ -122,7 +122,7 @@ def _control_bounds(model: mujoco.MjModel, task_name: str, device: torch.device)
             f"the model of task {task_name} has no actuators. Give it some, or set action_low and action_high, a "
             "number for each action, and define control(self, state, action): it may move mocap bodies and apply forces"
         )
-    faults = [fault for index in range(model.nu) if (fault := _bounds_fault(model, index))]
+    faults = [fault for index in range(model.nu) if (fault := bounds_fault(model, index))]
     if faults:
         raise SaltusError(
             f"actuators of task {task_name} without usable bounds: {'; '.join(faults)}. Actions are scaled to the "
@@ -135,7 +135,7 @@ def _control_bounds(model: mujoco.MjModel, task_name: str, device: torch.device)
     return low.clone(), high.clone()
 
 
-def _bounds_fault(model: mujoco.MjModel, index: int) -> str | None:
+def bounds_fault(model: mujoco.MjModel, index: int) -> str | None:
     """Why an actuator's control range cannot scale actions; None if it can."""
     low, high = model.actuator_ctrlrange[index]
     fault = None

@@ -1,4 +1,4 @@
-"""The `saltus` command: train, resume, evaluate, play, export, profile, check."""
+"""The `saltus` command: train, resume, evaluate, play, export, new, profile, check."""
 
 from __future__ import annotations
 
@@ -33,9 +33,11 @@ USAGE = """usage: saltus COMMAND ...
   saltus export RUN             write a run's policy as files that need no saltus
   saltus profile TASK [options] measure where the time of training goes
   saltus check TASK [options]   try a task for mistakes, and report its numbers
+  saltus new MODEL              write a task's file for a MuJoCo model
   saltus --version              print the version
 
 TASK is one of {tasks}, or path/to/file.py:ClassName. RUN is a run's directory.
+MODEL is the path of an MJCF file.
 saltus COMMAND --help lists the options.
 """
 
@@ -49,7 +51,7 @@ def main() -> None:
     command, arguments = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("", [])
     commands = {
         "train": train, "resume": resume, "evaluate": evaluate, "play": play, "export": export, "profile": profile,
-        "check": check,
+        "check": check, "new": new,
     }  # fmt: skip
     console = Console()
     for package in ("torch", "tensordict", "torchrl"):  # their warnings address developers
@@ -201,6 +203,13 @@ def check(arguments: list[str], console: Console) -> None:
 
     with _log_to(console):
         check_task(arguments, console)
+
+
+def new(arguments: list[str], console: Console) -> None:
+    """``saltus new MODEL``."""
+    from pipeline.new.command import new_task
+
+    _print(console, new_task(arguments))
 
 
 def _run(config: Config, run_dir: Path | None, console: Console, content: dict[str, Any] | None = None) -> None:

@@ -1,0 +1,1 @@
+"""``saltus new``: writes a task for a model."""

@@ -1,0 +1,93 @@
+"""Comments that list the names in a model."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+
+import mujoco
+
+LINES = 2  # of a list, at most
+
+_KINDS = {
+    mujoco.mjtJoint.mjJNT_FREE: " (free)",
+    mujoco.mjtJoint.mjJNT_BALL: " (ball)",
+    mujoco.mjtJoint.mjJNT_SLIDE: " (slide)",
+    mujoco.mjtJoint.mjJNT_HINGE: "",
+}
+
+
+def names_comment(model: mujoco.MjModel, width: int) -> str:
+    """Comment lines with the names, sizes and ranges of a model's parts, each line at most `width` wide if possible."""
+    bodies = [index for index in range(model.nbody) if model.body_mocapid[index] >= 0]
+    parts = {
+        "Joints (rad, m)": [_joint(model, index) for index in range(model.njnt)],
+        "Actuators": [_actuator(model, index) for index in range(model.nu)],
+        "Sensors (size)": [
+            f"{label(model.sensor(index).name, index)} ({model.sensor_dim[index]})" for index in range(model.nsensor)
+        ],
+        "Cameras": [label(model.camera(index).name, index) for index in range(model.ncam)],
+        "Keyframes": [label(model.key(index).name, index) for index in range(model.nkey)],
+        "Mocap bodies": [label(model.body(index).name, index) for index in bodies],
+    }
+    return "".join(_list(kind, items, width) + "\n" for kind, items in parts.items() if items)
+
+
+def label(name: str, index: int) -> str:
+    """A name on one line, or the index of a part without one."""
+    return one_line(name) or f"#{index}"
+
+
+def actuator_label(model: mujoco.MjModel, index: int) -> str:
+    """An actuator's name, or its index and its joint's name."""
+    name = model.actuator(index).name
+    if name or model.actuator_trntype[index] != mujoco.mjtTrn.mjTRN_JOINT:
+        return label(name, index)
+    return f"#{index} of {joint_label(model, int(model.actuator_trnid[index, 0]))}"
+
+
+def joint_label(model: mujoco.MjModel, index: int) -> str:
+    """A joint's name, or its index and its body's name."""
+    name, body = model.joint(index).name, model.body(int(model.jnt_bodyid[index])).name
+    return label(name, index) if name or not body else f"#{index} of {one_line(body)}"
+
+
+def one_line(text: str) -> str:
+    """The text with single spaces between its words."""
+    return " ".join(text.split())
+
+
+def shortened(items: Sequence[str], length: int) -> str:
+    """The items separated by commas: as many as fit into `length` characters, and the number of the others."""
+    for shown in range(len(items), 0, -1):
+        text = _joined(items, shown)
+        if len(text) <= length:
+            return text
+    return _joined(items, 1)
+
+
+def _joined(items: Sequence[str], shown: int) -> str:
+    more = f" and {len(items) - shown} more" if shown < len(items) else ""
+    return ", ".join(items[:shown]) + more
+
+
+def _list(kind: str, items: Sequence[str], width: int) -> str:
+    unbroken = [item.replace(" ", "\xa0") for item in items]  # lines break between items only
+    for shown in range(len(items), 0, -1):
+        text = f"{kind}: {_joined(unbroken, shown)}"
+        rows = textwrap.wrap(text, width - 4, break_long_words=False, break_on_hyphens=False)
+        if len(rows) <= LINES:
+            break
+    return "# " + "\n#   ".join(rows).replace("\xa0", " ")
+
+
+def _joint(model: mujoco.MjModel, index: int) -> str:
+    low, high = model.jnt_range[index]
+    limits = f" {low:.3g}..{high:.3g}" if model.jnt_limited[index] else ""
+    return f"{joint_label(model, index)}{_KINDS[mujoco.mjtJoint(model.jnt_type[index])]}{limits}"
+
+
+def _actuator(model: mujoco.MjModel, index: int) -> str:
+    low, high = model.actuator_ctrlrange[index]
+    limits = f"{low:.3g}..{high:.3g}" if model.actuator_ctrllimited[index] else "(no ctrlrange)"
+    return f"{actuator_label(model, index)} {limits}"
