@@ -11,28 +11,23 @@ LEG = """<body pos="{x} {y} 0">
   <geom type="capsule" fromto="0 0 0 0 0 -0.2" size="0.03" mass="0.3"/>
   <body pos="0 0 -0.2"><joint name="knee{i}" axis="0 1 0" damping="0.5" range="-120 0"/>
     <geom type="capsule" fromto="0 0 0 0 0 -0.2" size="0.025" mass="0.2" friction="1.2"/></body></body>"""
-PLACES = [(0.2, 0.12), (0.2, -0.12), (-0.2, 0.12), (-0.2, -0.12)]
-LEGS = "".join(LEG.format(x=x, y=y, i=i) for i, (x, y) in enumerate(PLACES))
+LEGS = "".join(LEG.format(x=0.2 - 0.4 * (i // 2), y=0.12 - 0.24 * (i % 2), i=i) for i in range(4))
 SERVOS = "".join(f'<position joint="{joint}{i}" kp="40"/>' for i in range(4) for joint in ("hip", "knee"))
 
 
 @dataclass
 class Walk(Task):
-    """Targets of the joints are the pose of the keyframe, plus the action."""
+    """The servos' targets are the pose of the keyframe, plus the action."""
 
-    mjcf = f"""<mujoco>
-      <option timestep="0.005"/>
+    mjcf = f"""<mujoco><option timestep="0.005"/>
       <worldbody><geom type="plane" size="50 50 0.1"/>
         <body name="trunk" pos="0 0 0.36"><freejoint/><geom type="box" size="0.25 0.1 0.05" mass="4"/>{LEGS}</body>
       </worldbody>
       <actuator>{SERVOS}</actuator>
       <keyframe><key name="stand" qpos="0 0 0.36 1 0 0 0 {"0.5 -1 " * 4}" ctrl="{"0.5 -1 " * 4}"/></keyframe>
     </mujoco>"""
-    fields = ("qpos", "qvel")
-    home = "stand"
-    settle_steps = 200
-    action_low = -0.5
-    action_high = 0.5
+    home, settle_steps = "stand", 200
+    action_low, action_high = -0.5, 0.5
     frame_skip: int = 4
     max_episode_steps: int = 250
 
@@ -48,7 +43,6 @@ class Walk(Task):
         return {"command": torch.where(changes, new, state.command), "previous": action}
 
     def control(self, state, action):
-        """Position targets of the servos."""
         return self.ctrl0 + action
 
     def observation(self, state):
