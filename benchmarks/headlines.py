@@ -14,6 +14,11 @@ from benchmarks.table import Cell, Table, text
 from benchmarks.training_run import Trained, task_name
 from benchmarks.training_tables import by_system, times_to
 
+# Options with a value that do not change what a run learns, or that a table shows in another way.
+_NEUTRAL = (
+    "--device", "--physics", "--num-threads", "--total-env-steps", "--eval-every", "--eval-episodes", "--log-every",
+    "--checkpoint-every",
+)  # fmt: skip
 Headline = tuple[str, Result, str]
 
 
@@ -46,7 +51,7 @@ def headlines(of: ResultsOf) -> Iterator[Headline]:
             yield from _new(
                 seen, _rates(result, subject, f"updates/s of {subject}, sizes of {{task}}, batch {{batch_size}}")
             )
-    for result in of("gpu", gpu=True):
+    for result in [one for one in of("gpu", gpu=True) if "note" not in one.settings]:
         yield from _new(seen, _gpu_steps(result))
 
 
@@ -60,6 +65,7 @@ def _new(seen: set[tuple[str, ...]], found: Iterator[Headline]) -> Iterator[Head
 
 def _training(result: Result, task: str, runs: Sequence[Trained], threshold: float | None) -> Iterator[Headline]:
     settings = result.settings
+    task = " ".join([task, *recipe_options(settings["options"])])
     limit = "" if settings["minutes"] is None else f", {settings['minutes']:g} minutes"
     cores = settings["cores_per_run"]
     setting = f"{limit} on {cores} {'core' if cores == 1 else 'cores'}"
@@ -129,6 +135,12 @@ def _gpu_steps(result: Result) -> Iterator[Headline]:
         yield f"env steps/s, {count:,} worlds of {task}", result, value
 
 
+def recipe_options(options: Sequence[str]) -> list[str]:
+    """The options of a run that change what is learned: not its device, its length, or its intervals."""
+    pairs = list(zip(options[::2], options[1::2], strict=False))
+    return [word for pair in pairs if pair[0] not in _NEUTRAL for word in pair]
+
+
 def longest(result: Result) -> Table:
     """The longest training of one run, for each preset and task."""
     columns = ["preset", "task", "longest run, env steps", "seeds"]
@@ -149,4 +161,5 @@ def _runs(result: Result) -> Iterator[tuple[str, str, int, dict[str, Any]]]:
         if result.benchmark == "recipes" and row["recipe"] != "stable-baselines3":
             yield row["recipe"], task_name(result.settings["task"]), row["seed"], row
         elif row.get("system") == "saltus" and "missing" not in row:
-            yield row["preset"] or "fast", task_name(row["task"]), row["seed"], row
+            preset = " ".join([row["preset"] or "fast", *recipe_options(row["options"])])
+            yield preset, task_name(row["task"]), row["seed"], row

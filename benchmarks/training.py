@@ -267,7 +267,7 @@ def curves_table(found: result.Result) -> Table:
                 None if first is None else round(run.column(name)[first]) for name in ("wall_seconds", "env_steps")
             ]
             best = max(run.returns, default=None)
-            done = max(run.column("env_steps"), default=None)
+            done = max([*run.column("env_steps"), (run.last or {}).get("env_steps", 0)])
             level = None if threshold is None else f"{threshold:,g}"
             rows.append([title.partition(",")[0], run.label, str(run.seed), level, *reached, best, done])
     return Table("", columns, rows)

@@ -14,6 +14,7 @@ from envs.state import NameIndex, State
 from envs.task_functions import defines
 
 _WORLDS = 64
+_SCALES = 10.0 ** (torch.arange(_WORLDS) % 4 - 1)  # small and large numbers: an entry may be computed at some only
 _INSIDE = 4  # equal random numbers, of _WORLDS, that are no coincidence
 _COUNTS = {
     "body": "nbody", "joint": "njnt", "geom": "ngeom", "site": "nsite", "camera": "ncam", "actuator": "nu",
@@ -50,7 +51,8 @@ def _actuator_name(model: mujoco.MjModel, index: int) -> str:
 def observation_entries(env: BatchEnv) -> list[dict[str, Any] | None]:
     """The number of MjData that each entry of the observation is, clipped or not.
 
-    The task's `observation` is called for states of random numbers, all of which differ. The environment is reset.
+    The task's `observation` is called for states of random numbers from 0.1 to 100, all of which differ. The environment
+    is reset.
 
     Returns:
         For each entry a dict: ``name``, such as ``"joint hinge qpos"``; ``field`` and ``index`` into the flattened
@@ -62,7 +64,7 @@ def observation_entries(env: BatchEnv) -> list[dict[str, Any] | None]:
     for name, value in values.items():
         if value.is_floating_point():
             noise = torch.randn(value.shape, generator=generator, dtype=torch.float64)
-            values[name] = value + noise.to(value)
+            values[name] = value + (_SCALES.reshape(-1, *[1] * (value.dim() - 1)) * noise).to(value)
     task = env.task
     try:
         observation = task.observation(State(values, NameIndex(task.model, task.fields))).float().cpu()

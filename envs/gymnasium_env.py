@@ -15,6 +15,7 @@ from envs import as_batch_env
 from envs.batch_env import BatchEnv
 from envs.render import Renderer
 from envs.task import Task
+from envs.validation import check_mask
 from saltus.errors import SaltusError
 
 
@@ -94,6 +95,8 @@ class GymnasiumVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         mask = (options or {}).get("reset_mask")
         if isinstance(mask, np.ndarray):
             mask = torch.from_numpy(mask.copy())
+        if mask is not None:
+            check_mask(mask, self.num_envs)  # before the seed, which a refused call leaves as it was
         if seed is not None:
             self.batch_env.seed(seed)
             super().reset(seed=int(seed))

@@ -164,10 +164,20 @@ def load_model(task: Task) -> mujoco.MjModel:
             f"(got {type(mjcf).__name__})"
         )
     path = _find_file(mjcf, name, folder)
+    if not _is_utf8(path):
+        raise SaltusError(f"the path of task {name}'s model, {str(path)!r}, is not UTF-8, as MuJoCo needs: rename it")
     try:
         return mujoco.MjModel.from_xml_path(str(path))
     except ValueError as error:
         raise _not_compiled(name, error) from error
+
+
+def _is_utf8(path: Path) -> bool:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _not_compiled(name: str, error: ValueError, hint: str = "") -> SaltusError:

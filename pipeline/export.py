@@ -82,7 +82,7 @@ def export_policy(policy: Policy, folder: Path) -> list[Path]:
         The files.
 
     Raises:
-        SaltusError: see `check_folder`.
+        SaltusError: see `check_folder`; or the files cannot be written.
     """
     check_folder(folder)
     env = policy.make_env(1)
@@ -98,9 +98,12 @@ def export_policy(policy: Policy, folder: Path) -> list[Path]:
         (folder / POLICY_ONNX).unlink(missing_ok=True)  # of another policy
     else:
         contents[POLICY_ONNX] = _to_onnx(module, example)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in contents.items():
-        files.write(folder / name, content)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in contents.items():
+            files.write(folder / name, content)
+    except OSError as error:
+        raise SaltusError(f"could not write to {folder}: {error.strerror}. Choose another --output") from error
     return [folder / name for name in _NAMES if name in contents]
 
 
@@ -112,7 +115,8 @@ def check_folder(folder: Path) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise SaltusError(f"{folder} is a file, not a folder: choose another --output")
-    taken = [name for name in _NAMES if os.path.lexists(folder / name)]
+    names = (*_NAMES, Path(POLICY_FACTS).with_suffix(".partial").name)  # the last while a file is written
+    taken = [name for name in names if os.path.lexists(folder / name)]
     if taken and not _is_own(folder / POLICY_FACTS):
         raise SaltusError(
             f"{folder} holds {', '.join(taken)}, which `saltus export` did not write and would overwrite: choose "

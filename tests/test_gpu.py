@@ -79,7 +79,7 @@ def test_captured_steps_and_resets_equal_the_cpus(task: str, tolerance: float) -
     assert gpu.captured
 
 
-@pytest.mark.parametrize("example", ["reach.py:Reach", "push.py:Push", "walk.py:Walk"])
+@pytest.mark.parametrize("example", ["lift.py:Lift", "reach.py:Reach", "push.py:Push", "walk.py:Walk"])
 def test_captured_episode_state_and_controls_equal_eager_ones(example: str) -> None:
     """Tasks that draw goals, renew tensors of their own, and map actions to controls."""
     task = envs.find_task(f"{Path(__file__).parents[1]}/examples/{example}")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import builtins
 import keyword
 import os
 import re
 import shlex
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -39,12 +41,15 @@ def new_task(arguments: list[str]) -> str:
         SaltusError: no such model, a model that cannot be used, an impossible name, or an existing output.
         SystemExit: help was asked for (code 0), or tyro refused an option (code 2).
     """
+    if "" in arguments:
+        raise SaltusError("an argument is empty: name the file of a model (is a shell variable unset?)")
     options = tyro.cli(New, args=arguments, prog="saltus new")
     model_file = options.model.expanduser()
     if not model_file.is_file():
         found = "is a folder" if model_file.is_dir() else "does not exist"
         raise SaltusError(f"the model {model_file} {found}; expected the path of an MJCF file: saltus new robot.xml")
-    words = [word for word in re.split(r"[\W_]+|(?<=[a-z0-9])(?=[A-Z])", model_file.stem) if word]
+    stem = unicodedata.normalize("NFKC", model_file.stem)  # as Python reads names
+    words = [word for word in re.split(r"[\W_]+|(?<=[a-z0-9])(?=[A-Z])", stem) if word]
     name = _class_name(words) if options.name is None else _checked_name(options.name)
     output = _output(options.output, words)
     model = _load(model_file, name)
@@ -52,25 +57,41 @@ def new_task(arguments: list[str]) -> str:
         text = task_file(make_plan(model, name), _path_from(output, model_file), name)
     except SaltusError as error:
         raise SaltusError(f"no task was written for {model_file}: {error}") from error
-    try:
-        with output.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except OSError as error:
-        raise SaltusError(f"could not write {output}: {error.strerror}. Choose another file by --output") from error
+    _write(output, text)
     task = shlex.quote(f"{output}:{name}")
     return f"{output}\nNext: look at its reward, then\n  saltus check {task}\n  saltus train {task}"
 
 
 def _class_name(words: list[str]) -> str:
     name = "".join(word[0].upper() + word[1:] for word in words)
-    usable = name.isidentifier() and not keyword.iskeyword(name) and name != Task.__name__
-    return name if usable else f"Model{name}"
+    return next((one for one in (name, f"Model{name}") if _is_free(one)), "Model")
 
 
-def _checked_name(name: str) -> str:
-    if not name.isidentifier() or keyword.iskeyword(name) or name in (Task.__name__, "dataclass", "torch"):
-        raise SaltusError(f"--name is {name!r}; expected the name of a class, such as MyRobot")
+def _checked_name(given: str) -> str:
+    name = unicodedata.normalize("NFKC", given)
+    if not _is_free(name):
+        raise SaltusError(f"--name is {given!r}; expected the name of a class, such as MyRobot")
     return name
+
+
+def _is_free(name: str) -> bool:
+    """Whether a class of this name can be written, and hides nothing that its file uses."""
+    taken = {*dir(builtins), Task.__name__, "dataclass", "torch"}
+    return name.isidentifier() and not keyword.iskeyword(name) and name not in taken
+
+
+def _write(output: Path, text: str) -> None:
+    """Write a new file, whole or not at all."""
+    try:
+        with output.open("x", encoding="utf-8") as file:
+            try:
+                file.write(text)
+                file.flush()
+            except OSError:
+                output.unlink()
+                raise
+    except OSError as error:
+        raise SaltusError(f"could not write {output}: {error.strerror}. Choose another file by --output") from error
 
 
 def _output(given: Path | None, words: list[str]) -> Path:
@@ -95,7 +116,7 @@ def _load(file: Path, name: str) -> mujoco.MjModel:
 
 
 def _path_from(output: Path, model_file: Path) -> str:
-    """The model's path in the task's file: relative if both lie in the current folder, or the model beside the task."""
+    """The model's path in the task's file: relative if both lie in the current folder, or the model in the task's."""
     folder, current = output.parent.resolve(), Path.cwd().resolve()
     model = model_file.parent.resolve() / model_file.name
     together = model.is_relative_to(current) and folder.is_relative_to(current)

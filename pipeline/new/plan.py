@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import mujoco
 import numpy as np
 
 from envs.home import default_data
 from envs.validation import bounds_fault
+from pipeline.new.names import one_line
 from saltus.errors import SaltusError
 
 CONTROL_RATE = 50.0  # Hz
@@ -59,9 +60,9 @@ class Plan:
     bounds: np.ndarray
     unbounded: list[int]
     servo_scale: float | None
-    mocap: list[int] = field(default_factory=list)
-    mocap_step: float = 0.0
-    mocap_reach: float = 0.0
+    mocap: list[int]
+    mocap_step: float
+    mocap_reach: float
 
 
 def make_plan(model: mujoco.MjModel, name: str) -> Plan:
@@ -92,7 +93,7 @@ def make_plan(model: mujoco.MjModel, name: str) -> Plan:
         travel = _find_travel(model, data, dofs, [tree for tree in trees if tree not in held])
         goal = _choose_goal(model, data, [*trees, *held])
     except mujoco.FatalError as error:
-        raise SaltusError(f"MuJoCo cannot step the model: {' '.join(str(error).split())}") from error
+        raise SaltusError(f"MuJoCo cannot step the model: {one_line(str(error))}") from error
     extent = min(float(model.stat.extent), 1.0)
     unbounded = [index for index in range(model.nu) if bounds_fault(model, index)]
     bounds = np.array(model.actuator_ctrlrange)
@@ -199,6 +200,8 @@ def _is_servo(model: mujoco.MjModel, index: int) -> bool:
     """Whether an actuator's control is the position that it pulls to."""
     gain, bias = model.actuator_gainprm[index], model.actuator_biasprm[index]
     kinds = (model.actuator_gaintype[index], model.actuator_biastype[index])
+    if model.actuator_dyntype[index] == mujoco.mjtDyn.mjDYN_INTEGRATOR:  # its control is the position's rate
+        return False
     return kinds == (mujoco.mjtGain.mjGAIN_FIXED, mujoco.mjtBias.mjBIAS_AFFINE) and gain[0] == -bias[1] > 0
 
 
@@ -207,8 +210,8 @@ def _guess_bounds(model: mujoco.MjModel, index: int) -> tuple[float, float]:
     joint = int(model.actuator_trnid[index, 0])
     on_joint = model.actuator_trntype[index] == mujoco.mjtTrn.mjTRN_JOINT
     if on_joint and _is_servo(model, index) and model.jnt_limited[joint]:
-        low, high = model.jnt_range[joint]
-        return rounded(low), rounded(high)
+        low, high = sorted(model.actuator_gear[index, 0] * model.jnt_range[joint])
+        return float(f"{low:.4g}"), float(f"{high:.4g}")
     return -1.0, 1.0
 
 

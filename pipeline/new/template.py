@@ -14,9 +14,10 @@ from pipeline.new.plan import Plan
 
 WIDTH = 88  # ruff's default
 
-HEAD = '''\
-"""A task for {file}: change what it observes and rewards, and when episodes end."""
+HEAD = '"""A task for {file}: change what it observes and rewards, and when episodes end."""'
+SHORT_HEAD = '"""A task for the model below: change what it observes and rewards, and its end."""'
 
+IMPORTS = '''
 from dataclasses import dataclass
 
 import torch
@@ -62,7 +63,10 @@ def task_file(plan: Plan, mjcf: str, class_name: str) -> str:
     """
     goal, term, value = _goal(plan)
     file, names = one_line(mjcf.rpartition("/")[2]), names_comment(plan.model, WIDTH)
-    text = HEAD.format(file=file.replace("\\", "/").replace('"', "'"), names=names, class_name=class_name, goal=goal)
+    title = HEAD.format(file=file.replace("\\", "/").replace('"', "'"))
+    if len(title) > WIDTH:
+        title = SHORT_HEAD
+    text = f"{title}\n" + IMPORTS.format(names=names, class_name=class_name, goal=goal)
     text += textwrap.indent("\n".join(_attributes(plan, mjcf)) + "\n", "    ")
     text += RESET + _control(plan) + _observation(plan)
     action = f"action[:, :{plan.model.nu}]" if plan.mocap and plan.model.nu else "action"
@@ -107,12 +111,13 @@ def _attributes(plan: Plan, mjcf: str) -> list[str]:
         f"max_episode_steps: int = 500  # {500 * step:.3g} s",
     ]
     if min_height:
-        lines.append(f"min_height: float = {min_height}  # m, half of the start's; below it an episode ends")
+        lines.append(f"min_height: float = {min_height}  # m; below it an episode ends")
         lines.append("alive_bonus: float = 1.0  # per step")
     lines.append(f"effort_cost: float = {_effort_cost(plan)}  # an option: --task.effort-cost")
     lines.append("reset_noise: float = 0.1  # of velocities")
     if plan.servo_scale is not None:
-        lines.append(f"action_scale: float = {plan.servo_scale}  # of servos, around home")
+        guess = "; a guess: no usable ctrlrange" if plan.unbounded else ""
+        lines.append(f"action_scale: float = {plan.servo_scale}  # of servos, around home{guess}")
     if plan.mocap:
         lines.append(f"mocap_reach: float = {plan.mocap_reach}  # m, the largest coordinate")
     return lines
@@ -175,13 +180,14 @@ def _control(plan: Plan) -> str:
         body = f"        return {ctrl}\n" if plan.servo_scale is not None else ""
     else:
         moves = f"action[:, {nu}:]" if nu else "action"
-        inputs = f'"ctrl": {ctrl}[:, :{nu}], "mocap_pos": place' if nu else '"mocap_pos": place'
+        inputs = '"ctrl": ctrl, "mocap_pos": place' if nu else '"mocap_pos": place'
         body = (
             "        place = state.mocap_pos.clone()\n"
             f"        for index, move in zip({tuple(plan.mocap)}, {moves}.split(3, dim=-1), strict=True):\n"
             "            place[:, index] += move\n"
             "        place = place.clamp(-self.mocap_reach, self.mocap_reach)\n"
-            f"        return {{{inputs}}}\n"
+            + (f"        ctrl = {ctrl}[:, :{nu}]\n" if nu else "")
+            + f"        return {{{inputs}}}\n"
         )
     return body and f"\n    def control(self, state, action):\n{body}"
 

@@ -144,7 +144,9 @@ def compare(before: Result, after: Result) -> tuple[list[str], bool]:
     rate, or for a phase of the vector step.
     """
     lines = [f"settings differ: {change}" for change in _differences(before["config"], after["config"])]
-    lines += [f"machine differs: {change}" for change in _differences(before["machine"], after["machine"])]
+    known = before["machine"].keys() & after["machine"].keys()  # an older result has fewer
+    machines = [{name: one["machine"][name] for name in sorted(known)} for one in (before, after)]
+    lines += [f"machine differs: {change}" for change in _differences(*machines)]
     slower = False
     for name, old in before["block_rates"].items():
         new = after["block_rates"][name]

@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks import report as command
 from benchmarks import result
+from benchmarks.headlines import recipe_options
 from benchmarks.report import BEGIN, PART, documents, report, update
 from benchmarks.table import Table, markdown
 from saltus.errors import SaltusError
@@ -79,6 +80,13 @@ def test_a_part_without_results_says_so(tmp_path: Path) -> None:
     assert update(page, []) == (
         "a\n<!-- generated: memory -->\nNo result file has this measurement yet.\n<!-- end of generated -->\nb\n"
     )
+
+
+def test_options_that_change_a_recipe_are_named() -> None:
+    options = ["--device", "cuda", "--utd-ratio", "0.125", "--eval-every", "200000", "--gamma", "0.9"]
+    assert recipe_options(options) == ["--utd-ratio", "0.125", "--gamma", "0.9"]
+    readme = (ROOT / "README.md").read_text()
+    assert "| Humanoid-v5 --utd-ratio 0.125, 6.1 minutes on 5 cores and 1/3 of a GPU, 3 seeds |" in readme
 
 
 def test_tables_in_markdown_are_rounded_and_escaped() -> None:

@@ -16,7 +16,7 @@ from envs.entry_names import action_names, observation_entries
 EXAMPLES = Path(__file__).parents[2] / "examples"
 TASKS = [
     *envs.list_tasks(),
-    *(f"{EXAMPLES / name}.py:{name.title()}" for name in ("push", "reach", "walk")),
+    *(f"{EXAMPLES / name}.py:{name.title()}" for name in ("lift", "push", "reach", "walk")),
 ]
 MODEL = """
 <mujoco>
@@ -87,6 +87,22 @@ class Controlled(Named):
 
 def test_actions_of_a_tasks_own_have_numbers() -> None:
     assert action_names(envs.make(Controlled, 1)) == ["action 0", "action 1"]
+
+
+class Bent(Named):
+    """Computes entries from large, or from small, numbers only."""
+
+    def observation(self, state):
+        large = torch.where(state.qvel.abs() > 5, 0.5 * state.qvel, state.qvel)
+        small = torch.where(state.qvel.abs() < 0.01, 0 * state.qvel, state.qvel)
+        return torch.cat([large, small, state.qvel], dim=-1)
+
+
+def test_entries_computed_at_some_numbers_only_have_no_names() -> None:
+    entries = observation_entries(envs.make(Bent, 1))
+    computed = 2 * len(entries) // 3
+    assert entries[:computed] == [None] * computed
+    assert None not in entries[computed:]
 
 
 class Particular(Named):

@@ -300,10 +300,12 @@ def test_options_for_a_batch_env_are_refused():
     ],
 )
 def test_impossible_resets_are_refused(arguments: dict[str, Any], message: str):
-    env = make()
-    env.reset()
+    env, untouched = make(), make()
+    for one in (env, untouched):
+        one.reset()
     with pytest.raises(SaltusError, match=message):
-        env.reset(**arguments)
+        env.reset(**{"seed": 7, **arguments})
+    assert np.array_equal(env.reset()[0], untouched.reset()[0]), "a refused reset has seeded the environment"
 
 
 def test_wrong_order_and_actions_are_refused():

@@ -68,7 +68,7 @@ def assert_refused(outcome: Any, message: str) -> None:
 def test_without_a_command_usage_lists_commands_and_tasks(command: Command) -> None:
     outcome = command()
     assert outcome.code == 2
-    for name in ("train", "resume", "evaluate", "play", "export", *envs.list_tasks()):
+    for name in ("train", "resume", "evaluate", "play", "export", "profile", "check", "new", *envs.list_tasks()):
         assert name in outcome.out
 
 

@@ -203,7 +203,7 @@ def test_command_writes_to_the_runs_directory_again_and_again(command: Command, 
     assert json.loads((run_dir / "policy.json").read_text())["policy"] == which
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", [*FILES, "policy.partial"])
 @pytest.mark.parametrize("content", ["mine", '{"written_by": "me"}', "[]"])
 def test_files_of_others_are_not_overwritten(
     command: Command, run_dir: Path, tmp_path: Path, name: str, content: str
@@ -223,6 +223,12 @@ def test_file_is_no_folder_to_write_to(command: Command, run_dir: Path, tmp_path
     (tmp_path / "file").touch()
     outcome = command("export", run_dir, "--output", tmp_path / "file")
     assert outcome.err == f"saltus: {tmp_path}/file is a file, not a folder: choose another --output\n"
+
+
+def test_folder_that_cannot_be_made_is_named(command: Command, run_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    outcome = command("export", run_dir, "--output", tmp_path / "file" / "x")
+    assert outcome.err == (f"saltus: could not write to {tmp_path}/file/x: Not a directory. Choose another --output\n")
 
 
 def test_symbolic_link_in_the_folder_is_refused(run_dir: Path, tmp_path: Path) -> None:

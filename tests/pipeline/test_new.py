@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import resource
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -81,7 +83,22 @@ UNBOUNDED = f"""<mujoco>
     <motor name="bounded" joint="b" ctrlrange="-0.5 0.5"/></actuator>
 </mujoco>"""
 
-MODELS = {"quadruped": QUADRUPED, "arm": ARM, "mocap": MOCAP, "gripper": GRIPPER, "unbounded": UNBOUNDED}
+# A finger's servo on a hand that a mocap body pulls, in a file with a long name.
+SERVO_HAND = HAND.format(
+    finger='<body pos="0.05 0 0"><joint name="finger" damping="0.1"/><geom size="0.02"/></body>',
+    actuator='<actuator><position joint="finger" kp="2"/></actuator><keyframe><key ctrl="0.1" '
+    'mpos="0.3 0 0.1 0 0 0.1" qpos="0.3 0 0.05 1 0 0 0 0 0 0.1 1 0 0 0 0"/></keyframe>',
+)
+LONG_NAME = "a_model_whose_name_is_long_enough_for_two_lines"
+
+MODELS = {
+    LONG_NAME: SERVO_HAND,
+    "quadruped": QUADRUPED,
+    "arm": ARM,
+    "mocap": MOCAP,
+    "gripper": GRIPPER,
+    "unbounded": UNBOUNDED,
+}
 OF_GYMNASIUM = ("ant", "half_cheetah", "hopper", "humanoid", "inverted_pendulum", "pusher_v5", "reacher", "swimmer")
 
 
@@ -210,8 +227,28 @@ def test_horizontal_slides_at_the_root_count_as_travel(tmp_path: Path, name: str
 def test_bounds_are_asked_for_where_they_lack(tmp_path: Path) -> None:
     new = written(tmp_path, "unbounded")
     assert "# Choose bounds for servo, torque: no usable ctrlrange." in new.text
-    assert new.env.control_low.tolist() == pytest.approx([-0.52, -1.0, -0.5])  # the servo's: its joint's range
-    assert new.env.control_high.tolist() == pytest.approx([1.6, 1.0, 0.5])
+    assert new.env.control_low.tolist() == pytest.approx([-0.5236, -1.0, -0.5])  # the servo's: its joint's range
+    assert new.env.control_high.tolist() == pytest.approx([1.571, 1.0, 0.5])
+    assert "action_scale: float = 0.3  # of servos, around home; a guess" in written(tmp_path, LONG_NAME).text
+
+
+@pytest.mark.parametrize(
+    ("actuator", "joint_range", "bounds"),
+    [
+        ('<position joint="b" gear="10"/>', "0 60", [0.0, 10.47]),
+        ('<position joint="b" gear="-2"/>', "0 60", [-2.094, 0.0]),
+        ('<position joint="b"/>', "59.6 60.1", [1.04, 1.049]),
+        ('<intvelocity joint="b" actrange="0 1"/>', "0 60", [-1.0, 1.0]),  # its control is a velocity
+    ],
+)
+def test_bounds_of_servos_are_in_the_units_of_their_controls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, actuator: str, joint_range: str, bounds: list[float]
+) -> None:
+    text = re.sub("<actuator>.*</actuator>", f"<actuator>{actuator}</actuator>", UNBOUNDED, flags=re.S)
+    text = text.replace('name="b" axis="0 1 0"', f'name="b" axis="0 1 0" range="{joint_range}"')
+    monkeypatch.setitem(MODELS, "servo", text)
+    env = written(tmp_path, "servo").env
+    assert [float(env.control_low[0]), float(env.control_high[0])] == pytest.approx(bounds)
 
 
 @pytest.mark.parametrize(("name", "controls"), [("mocap", 0), ("gripper", 1)])
@@ -264,7 +301,7 @@ def test_names_of_file_and_class_come_from_the_model(tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     for stem, file, name in (
         ("MyRobot-v2", "my_robot_v2", "MyRobotV2"), ("3 legs", "3_legs", "Model3Legs"), ("task", "task", "ModelTask"),
-        ("--", "model", "Model"),
+        ("--", "model", "Model"), ("m²", "m2", "M2"), ("ªrm", "arm", "Arm"), ("ⅻ{x}", "xii_x", "XiiX"),
     ):  # fmt: skip
         Path(f"./{stem}.xml").write_text(ARM)
         printed = new_task([f"./{stem}.xml"])
@@ -303,9 +340,28 @@ def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
     assert_refused("expected the name of a Python file, such as robot.py", arm, "--output", tmp_path / "arm.txt")
     assert_refused("there is no folder", arm, "--output", tmp_path / "none" / "arm.py")
     assert_refused("--name is 'my-arm'; expected the name of a class, such as MyRobot", arm, "--name", "my-arm")
+    assert_refused("--name is 'super'; expected the name of a class", arm, "--name", "super")
+    assert_refused("an argument is empty: name the file of a model", "")
+    latin = tmp_path / os.fsdecode(b"arm\xff.xml")
+    latin.write_text(ARM)
+    assert_refused("is not UTF-8, as MuJoCo needs: rename it", latin, "--output", output)
+    assert not output.exists()
     output.write_text("mine")
     assert_refused("exists already, and is not overwritten: choose another file by --output", arm, "--output", output)
     assert output.read_text() == "mine"
+
+
+def test_a_file_that_cannot_be_written_whole_is_removed(tmp_path: Path) -> None:
+    arm, output = tmp_path / "arm.xml", tmp_path / "arm.py"
+    arm.write_text(ARM)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        assert_refused("could not write", arm, "--output", output)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not output.exists()
+    new_task([str(arm), "--output", str(output)])
 
 
 @pytest.mark.parametrize(

@@ -194,6 +194,12 @@ def test_compare_ignores_changes_within_the_noise():
     assert compare(constructed(1, 1, jitter=0.2), constructed(1.2, 1, jitter=0.2)) == ([], False)
 
 
+def test_compare_ignores_what_an_older_result_does_not_have():
+    before, after = constructed(1, 1), constructed(1, 1)
+    del before["machine"]["physics"]
+    assert compare(before, after) == ([], False)
+
+
 def test_compare_names_settings_that_differ():
     lines, _ = compare(constructed(1, 1), constructed(1, 1, num_envs=8))
     assert "settings differ: num_envs 4 -> 8" in lines
