@@ -51,8 +51,8 @@ def _actuator_name(model: mujoco.MjModel, index: int) -> str:
 def observation_entries(env: BatchEnv) -> list[dict[str, Any] | None]:
     """The number of MjData that each entry of the observation is, clipped or not.
 
-    The task's `observation` is called for states of random numbers from 0.1 to 100, all of which differ. The environment
-    is reset.
+    The task's `observation` is called for states of random numbers from 0.1 to 100, all of which differ. The
+    environment is reset.
 
     Returns:
         For each entry a dict: ``name``, such as ``"joint hinge qpos"``; ``field`` and ``index`` into the flattened
