@@ -48,7 +48,8 @@ def machine(found: Mapping[str, Any]) -> str:
     Args:
         found: from `hardware`.
     """
+    cores = "core" if found["cores"] == 1 else "cores"
     if found.get("gpu"):
-        return f"{found['gpu'].partition(',')[0]}, {found['cores']} CPU cores"
+        return f"{found['gpu'].partition(',')[0]}, {found['cores']} CPU {cores}"
     model = found.get("cpu_family_and_model", "").replace(", ", "/")
-    return f"{found['cpu']}{f' {model}' if model else ''}, {found['cores']} cores"
+    return f"{found['cpu']}{f' {model}' if model else ''}, {found['cores']} {cores}"
