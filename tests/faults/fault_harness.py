@@ -27,7 +27,7 @@ from file_operations import Listener, Operation
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT = 60.0
-NUMBER = int(os.environ.get("SALTUS_FAULTS", "6"))  # of faults in each test that draws them
+NUMBER = int(os.environ.get("SALTUS_FAULTS", "4"))  # of faults in each test that draws them
 
 PENDULUM = '''
 """A pendulum that a torque swings up."""
