@@ -7,7 +7,7 @@ steps. A call in which a vector environment only resets a world does not count a
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -134,26 +134,22 @@ def _actions(task: str, num_envs: int) -> np.ndarray:
 
 def _saltus(task: str, num_envs: int, threads: int, actions: np.ndarray) -> runner.Work:
     env = envs.make(task, num_envs, num_threads=threads, normalized_actions=False)
-    upcoming = itertools.cycle(torch.from_numpy(actions))
-    env.reset()
-
-    def step() -> int:
-        env.step(next(upcoming))
-        return num_envs
-
-    return step
+    return _stepping(env, torch.from_numpy(actions))
 
 
 def _as_gymnasium(task: str, num_envs: int, threads: int, actions: np.ndarray) -> runner.Work:
     from envs.gymnasium_env import GymnasiumVectorEnv
 
-    env = GymnasiumVectorEnv(task, num_envs, num_threads=threads)
+    return _stepping(GymnasiumVectorEnv(task, num_envs, num_threads=threads), actions)
+
+
+def _stepping(env: Any, actions: Iterable[Any]) -> runner.Work:
     upcoming = itertools.cycle(actions)
     env.reset()
 
     def step() -> int:
         env.step(next(upcoming))
-        return num_envs
+        return int(env.num_envs)
 
     return step
 

@@ -34,7 +34,7 @@ _HEADER: dict[str, type | tuple[type, ...]] = {
     "benchmark": str, "command": str, "date": str, "commit": (str, type(None)), "hardware": dict, "versions": dict,
     "settings": dict,
 }  # fmt: skip
-# What every measurement of a benchmark has.
+# Names that every measurement of a benchmark has.
 _NAMES: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("environment", "update"), ("task", "case")),
     **dict.fromkeys(("gpu", "probes"), ("section",)),
@@ -153,7 +153,7 @@ def plain(value: Any) -> Any:
 
 
 def differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
-    """What differs between two sets of settings, as ``name VALUE instead of VALUE``."""
+    """The differences between two sets of settings, as ``name VALUE instead of VALUE``."""
     names = dict.fromkeys([*expected, *found])
     return [
         f"{name} {found.get(name)} instead of {expected.get(name)}"

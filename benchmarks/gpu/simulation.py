@@ -112,7 +112,7 @@ def _bare_steps(env: envs.BatchEnv, at_once: int) -> runner.Work:
     """The engine's captured control step alone: no reading, no reward, no reset.
 
     Every second step starts from the same states: worlds that are never reset fall, and contacts slow the solver down.
-    Setting them is timed, too, which lowers this rate a little.
+    The rate includes the time of setting them.
     """
     physics, frame_skip = env.physics, env.task.frame_skip
     assert isinstance(physics, WarpPhysics)
