@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from envs.home import default_data
+from envs.package_files import find_in_package, is_in_package
 from envs.state import State
 from saltus.errors import SaltusError
 
@@ -25,7 +26,8 @@ class Task:
 
     Attributes:
         mjcf: the model: the path of an XML file, an XML string, or a ``mujoco.MjSpec``. Relative paths, also those of
-            meshes, start at the folder of the file that defines the task.
+            meshes, start at the folder of the file that defines the task. ``"package:dm_control/suite/quadruped.xml"``
+            is a file inside an installed Python package.
         frame_skip: physics steps per control step.
         max_episode_steps: control steps after which an episode is truncated.
         fields: names of the MjData fields that the functions read, e.g. ``("qpos", "qvel", "xpos")``.
@@ -222,6 +224,11 @@ def _compile_spec(spec: mujoco.MjSpec, folder: Path) -> mujoco.MjModel:
 
 
 def _find_file(mjcf: str | Path, name: str, folder: Path) -> Path:
+    if is_in_package(mjcf):
+        try:
+            return find_in_package(str(mjcf))
+        except SaltusError as error:
+            raise SaltusError(f"the model of task {name} is missing: {error}") from None
     path = folder / Path(mjcf).expanduser()
     if not path.is_file():
         raise SaltusError(
