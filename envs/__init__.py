@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 import envs.opengl  # noqa: F401  (first, for its message)
+from envs import rewards
 from envs.batch_env import BatchEnv
 from envs.randomization import draw_fields, offset, scale, scale_masses
 from envs.simulation import Simulation
@@ -24,7 +25,7 @@ from saltus.errors import SaltusError
 
 __all__ = [
     "BatchEnv", "Simulation", "State", "Task", "draw_fields", "find_task", "list_tasks", "make", "offset", "register",
-    "scale", "scale_masses",
+    "rewards", "scale", "scale_masses",
 ]  # fmt: skip
 
 

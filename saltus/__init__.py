@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from saltus.errors import SaltusError
 
 if TYPE_CHECKING:
-    from envs import BatchEnv, Simulation, State, Task, list_tasks, make, register
+    from envs import BatchEnv, Simulation, State, Task, list_tasks, make, register, rewards
     from envs.gymnasium_env import GymnasiumVectorEnv
     from envs.randomization import draw_fields, offset, scale, scale_masses
     from envs.torchrl_env import TorchRLEnv
@@ -25,12 +25,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BatchEnv", "GymnasiumVectorEnv", "SaltusError", "Simulation", "State", "Task", "TorchRLEnv",
-    "draw_fields", "evaluate", "list_tasks", "load_policy", "make", "offset", "register", "scale", "scale_masses",
+    "draw_fields", "evaluate", "list_tasks", "load_policy", "make", "offset", "register", "rewards", "scale",
+    "scale_masses",
 ]  # fmt: skip
 
 _OF_ENVS = (
-    "BatchEnv", "Simulation", "State", "Task", "draw_fields", "list_tasks", "make", "offset", "register", "scale",
-    "scale_masses",
+    "BatchEnv", "Simulation", "State", "Task", "draw_fields", "list_tasks", "make", "offset", "register", "rewards",
+    "scale", "scale_masses",
 )  # fmt: skip
 _HOMES = {
     **dict.fromkeys(_OF_ENVS, "envs"),
