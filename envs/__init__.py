@@ -12,8 +12,9 @@ from typing import Any
 import torch
 
 import envs.opengl  # noqa: F401  (first, for its message)
+from envs import rewards
 from envs.batch_env import BatchEnv
-from envs.randomization import scale_masses
+from envs.randomization import draw_fields, offset, scale, scale_masses
 from envs.simulation import Simulation
 from envs.state import State
 from envs.task import Task
@@ -22,7 +23,10 @@ from envs.task_options import check_options
 from envs.task_ref import find_task, is_task, list_tasks, register
 from saltus.errors import SaltusError
 
-__all__ = ["BatchEnv", "Simulation", "State", "Task", "find_task", "list_tasks", "make", "register", "scale_masses"]
+__all__ = [
+    "BatchEnv", "Simulation", "State", "Task", "draw_fields", "find_task", "list_tasks", "make", "offset", "register",
+    "rewards", "scale", "scale_masses",
+]  # fmt: skip
 
 
 def make(

@@ -95,7 +95,7 @@ class BatchEnv:
         task.bind(model, dtype, where)
         self._generator = _make_generator(seed, where)
         on_cpu = self._generator if where.type == "cpu" else _make_generator(seed)
-        model_fields = randomized_fields(task, num_envs, on_cpu)
+        model_fields = randomized_fields(task, task.model_variants or num_envs, on_cpu)
         self.physics = simulation.make_physics(task, num_envs, model_fields, self.device)
         self._names = NameIndex(model, task.fields)
         bounds = self.control_low, self.control_high
@@ -126,6 +126,9 @@ class BatchEnv:
         self._statistics = EpisodeStatistics(type(self.task).__name__, self.physics, shapes.reward_terms)
         episodes = {"observation": self._observation, "elapsed": self._elapsed, "return": self._return}
         own: dict[str, Any] = {"own": self._own} if self._own else {}
+        if self.task.model_variants:
+            self._models = torch.zeros_like(self._elapsed)
+            own["models"] = self._models
         self._persistent = {**episodes, "fields": self._fields, "totals": self._statistics.totals, **own}
         self.failed = torch.zeros(worlds, dtype=torch.bool, device=self.device)
         self.reward_terms: dict[str, Tensor] = {}
@@ -162,7 +165,7 @@ class BatchEnv:
         return _to_device(self._observation.clone(), self.device)
 
     def seed(self, seed: int) -> None:
-        """Seed the initial states of all episodes from the next `reset` on; fields of `Task.randomize` stay.
+        """Seed the initial states, and models, of all episodes from the next `reset` on; results of `randomize` stay.
 
         Raises:
             SaltusError: not a whole number, or a negative one.
@@ -265,6 +268,8 @@ class BatchEnv:
         start = self._functions.reset()
         for name, own in self._own.items():
             own.copy_(torch.where(mask.reshape(-1, *[1] * (own.dim() - 1)), start.own[name], own))
+        if self.task.model_variants:
+            self._draw_models(mask)
         first = self._place(mask, start)
         diverged = mask & self.physics.unstable()
         failed = diverged | (mask & ~torch.isfinite(first).all(dim=-1))
@@ -281,6 +286,12 @@ class BatchEnv:
         self._observation.copy_(torch.where(mask[:, None], first, self._observation))
         self._elapsed.masked_fill_(mask, 0)
         self._return.masked_fill_(mask, 0.0)
+
+    def _draw_models(self, mask: Tensor) -> None:
+        """Draw one of the task's models for each world of `mask`, (N,) bool."""
+        rows = torch.empty_like(self._models).random_(self.task.model_variants, generator=self._generator)
+        self._models.copy_(torch.where(mask, rows, self._models))
+        self.physics.set_models(self._models)
 
     def _place(self, mask: Tensor, start: Start) -> Tensor:
         """Reset the physics of the worlds of `mask`; return the observation of every world, (N, obs_dim)."""
@@ -311,8 +322,10 @@ class BatchEnv:
             SaltusError: the state of another number of worlds, task or engine.
         """
         check_state(state, self._all_state())
-        self.physics.set_state(state["physics"])
         _copy(state, self._persistent)
+        if self.task.model_variants:
+            self.physics.set_models(self._models)
+        self.physics.set_state(state["physics"])
         self._generator.set_state(state["generator"].cpu().clone())
         self._started = True
 

@@ -1,12 +1,26 @@
-"""Per-world model fields for `Task.randomize`."""
+"""Fields of models for `Task.randomize`."""
 
 from __future__ import annotations
 
+import difflib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import mujoco
+import numpy as np
 import torch
+from mujoco.batch import MODEL_FIELDS
 from torch import Tensor
 
 from saltus.errors import SaltusError
+
+# The kind of named object that a field belongs to, by the first word of its name.
+_KINDS = {
+    "actuator": "actuator", "body": "body", "cam": "camera", "dof": "joint", "eq": "equality", "geom": "geom",
+    "jnt": "joint", "light": "light", "mat": "material", "pair": "pair", "sensor": "sensor", "site": "site",
+    "tendon": "tendon",
+}  # fmt: skip
 
 
 def scale_masses(model: mujoco.MjModel, factor: Tensor) -> dict[str, Tensor]:
@@ -33,3 +47,172 @@ def scale_masses(model: mujoco.MjModel, factor: Tensor) -> dict[str, Tensor]:
     factor = factor.double().reshape(len(factor), -1)
     mass, inertia = (torch.as_tensor(values, device=factor.device) for values in (model.body_mass, model.body_inertia))
     return {"body_mass": factor * mass, "body_inertia": factor.unsqueeze(-1) * inertia}
+
+
+@dataclass(frozen=True)
+class FieldChange:
+    """A random change of one field of MjModel; made by `scale` and `offset`, drawn by `draw_fields`."""
+
+    function: str
+    field: str
+    low: float
+    high: float
+    names: tuple[str, ...] | None
+    shared: bool
+
+    def __str__(self) -> str:
+        return f"{self.function}({self.field!r}, {self.low:g}, {self.high:g})"
+
+
+def scale(
+    field: str, low: float, high: float, names: str | Sequence[str] | None = None, shared: bool = False
+) -> FieldChange:
+    """Multiply a field of MjModel by random factors, uniform in [low, high].
+
+    All numbers of an object have one factor: the three frictions of a geom, the three entries of ``opt.gravity``.
+    ``body_mass`` scales ``body_inertia`` too, as a change of density does. ``actuator_gainprm`` scales
+    ``actuator_biasprm`` too: all of the actuator's force, so that a servo's target stays.
+
+    Args:
+        field: a floating-point field, such as ``"geom_friction"`` or ``"dof_damping"``; of MjOption ``"opt.gravity"``.
+        low, high: the factors' range; not negative.
+        names: names of the objects to change: bodies, joints (also for ``dof_...``), geoms, ...; None: all.
+        shared: whether the objects of a model have one factor in common.
+
+    Raises:
+        SaltusError: an impossible range. Unknown fields and names are found by `draw_fields`.
+    """
+    return _change("scale", field, low, high, names, shared, least=0.0)
+
+
+def offset(
+    field: str, low: float, high: float, names: str | Sequence[str] | None = None, shared: bool = False
+) -> FieldChange:
+    """Add random numbers, uniform in [low, high], to a field of MjModel; each number of an object has its own.
+
+    No other field follows: an offset of ``body_mass`` is a point mass at the body's centre of mass.
+
+    Args:
+        field, names: as in `scale`.
+        low, high: the range, in the field's units.
+        shared: whether the objects of a model have one offset in common.
+
+    Raises:
+        SaltusError: an impossible range. Unknown fields and names are found by `draw_fields`.
+    """
+    return _change("offset", field, low, high, names, shared, least=-math.inf)
+
+
+def _change(
+    function: str,
+    field: str,
+    low: float,
+    high: float,
+    names: str | Sequence[str] | None,
+    shared: bool,
+    least: float,
+) -> FieldChange:
+    if not (math.isfinite(low) and math.isfinite(high) and least <= low <= high):
+        expected = "two finite numbers, the lower one first" + (", neither negative" if least == 0 else "")
+        raise SaltusError(f"{function}({field!r}, {low!r}, {high!r}): expected {expected}")
+    names = (names,) if isinstance(names, str) else None if names is None else tuple(names)
+    return FieldChange(function, field, float(low), float(high), names, shared)
+
+
+def draw_fields(
+    model: mujoco.MjModel, num_models: int, generator: torch.Generator, *changes: FieldChange
+) -> dict[str, Tensor]:
+    """Draw fields of models for `Task.randomize`. Changes of one field apply one after the other.
+
+    Args:
+        model: the model that they vary, ``self.model`` in a task.
+        num_models: number of models, ``num_envs`` in `Task.randomize`.
+        generator: a CPU generator.
+        changes: results of `scale` and `offset`.
+
+    Returns:
+        The changed fields, (num_models, ...) float64 each, by name.
+
+    Raises:
+        SaltusError: a field or a name that the model does not have, a field that a change would spoil (indices, unit
+            quaternions, parameters of muscles), or a factor of numbers that are all zero.
+    """
+    fields: dict[str, Tensor] = {}
+    for change in changes:
+        rows = _rows(model, change)
+        names = change.field, *_followers(model, change, rows)
+        values, *followers = (_objects(model, change, name, num_models, fields) for name in names)
+        size = num_models, 1 if change.shared else len(rows), values.shape[2] if change.function == "offset" else 1
+        drawn = torch.empty(size, dtype=torch.float64).uniform_(change.low, change.high, generator=generator)
+        if change.function == "offset":
+            values[:, rows] += drawn
+            continue
+        if not values[:, rows].any():
+            raise SaltusError(f"{change} has no effect: these numbers are all 0. Use offset, or set them in the MJCF")
+        for scaled in (values, *followers):
+            scaled[:, rows] *= drawn
+    return fields
+
+
+def _objects(
+    model: mujoco.MjModel, change: FieldChange, name: str, num_models: int, fields: dict[str, Tensor]
+) -> Tensor:
+    """A view of a field of `fields`, (num_models, objects, numbers of an object); enters the field if it is new."""
+    if name not in fields:
+        original = torch.as_tensor(_original(model, change, name))
+        fields[name] = original.repeat(num_models, *[1] * original.dim())
+    return fields[name].view(num_models, 1 if name.startswith("opt.") else fields[name].shape[1], -1)
+
+
+def _followers(model: mujoco.MjModel, change: FieldChange, rows: list[int]) -> tuple[str, ...]:
+    """Fields that scale with the field of a change."""
+    if change.function == "offset" or change.field not in ("actuator_gainprm", "body_mass"):
+        return ()
+    if change.field == "body_mass":
+        return ("body_inertia",)
+    linear = int(mujoco.mjtGain.mjGAIN_FIXED), int(mujoco.mjtGain.mjGAIN_AFFINE)
+    for row in rows:
+        if model.actuator_gaintype[row] not in linear:
+            name = model.actuator(row).name or f"#{row}"
+            raise SaltusError(
+                f"{change}: the parameters of actuator {name} are not gains that can be scaled. Name the "
+                "other actuators, or return its actuator_gainprm from randomize yourself"
+            )
+    return ("actuator_biasprm",)
+
+
+def _original(model: mujoco.MjModel, change: FieldChange, name: str) -> np.ndarray:
+    """A field's values in the model."""
+    owner, attribute = (model.opt, name[4:]) if name.startswith("opt.") else (model, name)
+    values = np.asarray(getattr(owner, attribute, None))
+    if name not in MODEL_FIELDS or values.dtype != np.float64:
+        found = difflib.get_close_matches(name, MODEL_FIELDS, n=3)
+        hint = f" (did you mean {', '.join(found)}?)" if found else ""
+        raise SaltusError(
+            f"{change}: MjModel has no floating-point field {name!r} that can differ between worlds{hint}"
+        )
+    if name.endswith("quat"):
+        raise SaltusError(f"{change}: {name} holds unit quaternions; return rotated ones from randomize yourself")
+    if not values.size:
+        raise SaltusError(f"{change}: {name} is empty in this model")
+    return values
+
+
+def _rows(model: mujoco.MjModel, change: FieldChange) -> list[int]:
+    """Rows of a field that a change applies to."""
+    values = _original(model, change, change.field)
+    if change.names is None:
+        return [0] if change.field.startswith("opt.") else list(range(len(values)))
+    prefix = change.field.split("_")[0]
+    if prefix not in _KINDS:
+        raise SaltusError(f"{change} has names={list(change.names)}, and {change.field} has no named objects")
+    return [row for name in change.names for row in _rows_of(model, change, prefix, name)]
+
+
+def _rows_of(model: mujoco.MjModel, change: FieldChange, prefix: str, name: str) -> list[int]:
+    kind = _KINDS[prefix]
+    try:
+        index = getattr(model, kind)(name).id
+    except KeyError as error:
+        raise SaltusError(f"{change}: the model has no {kind} {name!r}. MuJoCo: {error.args[0]}") from None
+    return np.flatnonzero(model.dof_jntid == index).tolist() if prefix == "dof" else [index]

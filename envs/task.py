@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from envs.home import default_data
+from envs.package_files import find_in_package, is_in_package
 from envs.state import State
 from saltus.errors import SaltusError
 
@@ -25,7 +26,8 @@ class Task:
 
     Attributes:
         mjcf: the model: the path of an XML file, an XML string, or a ``mujoco.MjSpec``. Relative paths, also those of
-            meshes, start at the folder of the file that defines the task.
+            meshes, start at the folder of the file that defines the task. ``"package:dm_control/suite/quadruped.xml"``
+            is a file inside an installed Python package.
         frame_skip: physics steps per control step.
         max_episode_steps: control steps after which an episode is truncated.
         fields: names of the MjData fields that the functions read, e.g. ``("qpos", "qvel", "xpos")``.
@@ -35,6 +37,7 @@ class Task:
             once, when an environment is made.
         action_low, action_high: bounds of actions: sequences of action_dim numbers, or numbers for all actuators. None:
             the actuators' control ranges.
+        model_variants: models that `randomize` draws, of which each episode draws one; 0: one for each world, for good.
         recompute_derived: True: fields that MuJoCo derives from positions and velocities (``xpos``, ``cvel``, ...) are
             recomputed from the state after the step. False: they lag one physics step, as ``mj_step`` leaves them and
             as Gymnasium's tasks read them. Fields and sensors that depend on accelerations or forces always describe
@@ -53,6 +56,7 @@ class Task:
     recompute_derived: ClassVar[bool] = True
     home: Any = None
     settle_steps = 0
+    model_variants = 0
     action_low: Any = None
     action_high: Any = None
 
@@ -120,13 +124,17 @@ class Task:
         return torch.zeros(len(state), dtype=torch.bool, device=self.qpos0.device)
 
     def randomize(self, num_envs: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """Per-world values of MjModel fields, (num_envs, ...) by name, e.g. ``"geom_friction"``, ``"opt.gravity"``.
+        """Draw MjModel fields of `num_envs` models, (num_envs, ...) by name, e.g. ``"body_mass"``, ``"opt.gravity"``.
 
-        Called when an environment is made; by default none. It works on the CPU, whatever the device: `generator` is a
-        CPU generator, `model` is NumPy, and results are CPU tensors, which are copied to the physics' device.
+        Called when an environment is made; by default none. With `model_variants` 0 each world has a model of its own.
+        Otherwise `num_envs` is `model_variants`, and each episode draws one of these models. `envs.draw_fields` draws
+        common fields.
 
-        The constants of ``mj_setConst`` (subtree masses, inverse weights, ...) are recomputed. Other fields keep the
-        values of `model`: a new ``body_mass`` does not change ``body_inertia``. `envs.scale_masses` scales both.
+        It works on the CPU, whatever the device: `generator` is a CPU generator, `model` is NumPy, and results are CPU
+        tensors, which are copied to the physics' device.
+
+        The constants of ``mj_setConst`` (subtree masses, inverse weights, ...) are recomputed, in float64. Other fields
+        keep the values of `model`: a new ``body_mass`` does not change ``body_inertia``.
         """
         return {}
 
@@ -216,6 +224,11 @@ def _compile_spec(spec: mujoco.MjSpec, folder: Path) -> mujoco.MjModel:
 
 
 def _find_file(mjcf: str | Path, name: str, folder: Path) -> Path:
+    if is_in_package(mjcf):
+        try:
+            return find_in_package(str(mjcf))
+        except SaltusError as error:
+            raise SaltusError(f"the model of task {name} is missing: {error}") from None
     path = folder / Path(mjcf).expanduser()
     if not path.is_file():
         raise SaltusError(

@@ -28,8 +28,8 @@ SIGNATURES = {
     "bind": ("model", "dtype", "device"),
 }
 ATTRIBUTES = (
-    "mjcf", "frame_skip", "max_episode_steps", "fields", "recompute_derived", "home", "settle_steps", "action_low",
-    "action_high", *SIGNATURES,
+    "mjcf", "frame_skip", "max_episode_steps", "fields", "recompute_derived", "home", "settle_steps", "model_variants",
+    "action_low", "action_high", *SIGNATURES,
 )  # fmt: skip
 
 
@@ -126,7 +126,7 @@ def _check_fields(task: type[Task]) -> None:
 
 
 def _check_step_counts(task: type[Task]) -> None:
-    for name in ("frame_skip", "max_episode_steps", "settle_steps"):
+    for name in ("frame_skip", "max_episode_steps", "settle_steps", "model_variants"):
         value = inspect.getattr_static(task, name)
         if isinstance(value, int | float | str | None) and not is_whole(value):
             raise SaltusError(f"{task.__name__}.{name} is {value!r}; expected a whole number of steps")

@@ -32,7 +32,8 @@ def check_arguments(task: Task, num_envs: int, seed: int, execution: str) -> Non
         raise SaltusError(f"{name}.fresh is now recompute_derived")
     for attribute in ("frame_skip", "max_episode_steps"):
         require_whole(f"{attribute} of task {name}", getattr(task, attribute), at_least=1)
-    require_whole(f"settle_steps of task {name}", task.settle_steps, at_least=0)
+    for attribute in ("settle_steps", "model_variants"):
+        require_whole(f"{attribute} of task {name}", getattr(task, attribute), at_least=0)
 
 
 def check_qpos_qvel(physics: Physics, qpos: Tensor, qvel: Tensor) -> None:
@@ -153,20 +154,26 @@ def bounds_fault(model: mujoco.MjModel, index: int) -> str | None:
     return f'{name} (its ctrlrange, "{low:g} {high:g}", {fault})'
 
 
-def randomized_fields(task: Task, num_envs: int, generator: torch.Generator) -> dict[str, Tensor]:
-    """Call the task's `randomize` and check what it returns.
+def randomized_fields(task: Task, num_models: int, generator: torch.Generator) -> dict[str, Tensor]:
+    """Call the task's `randomize` for a number of models and check what it returns.
 
     Raises:
-        SaltusError: not a dict, an unknown field, or values of a wrong type or shape, or not finite.
+        SaltusError: not a dict, an unknown field, or values of a wrong type or shape, or not finite; no field, of a
+            task with `model_variants`.
     """
     state = generator.get_state()
-    fields = task.randomize(num_envs, generator)
-    again = task.randomize(num_envs, torch.Generator(generator.device).set_state(state))
+    fields = task.randomize(num_models, generator)
+    again = task.randomize(num_models, torch.Generator(generator.device).set_state(state))
     function = f"{type(task).__name__}.randomize"
     if not isinstance(fields, dict):
         raise SaltusError(f"{function} returned a {type(fields).__name__}; expected a dict of tensors")
+    if task.model_variants and not fields:
+        raise SaltusError(
+            f"model_variants of task {type(task).__name__} is {task.model_variants}, and {function} draws no field of "
+            "these models: return some from randomize(self, num_envs, generator), or set model_variants to 0"
+        )
     for name, values in fields.items():
-        if fault := _field_fault(task.model, num_envs, name, values):
+        if fault := _field_fault(task.model, num_models, name, values):
             raise SaltusError(
                 f"{function} gave {name!r} as a {type(values).__name__} of shape "
                 f"{tuple(getattr(values, 'shape', ()))}; {fault}"
@@ -179,7 +186,7 @@ def randomized_fields(task: Task, num_envs: int, generator: torch.Generator) -> 
     return fields
 
 
-def _field_fault(model: mujoco.MjModel, num_envs: int, name: str, values: Any) -> str | None:
+def _field_fault(model: mujoco.MjModel, num_models: int, name: str, values: Any) -> str | None:
     """What is wrong with per-world values of a model field; None if nothing is."""
     if name == "opt.timestep":
         return "worlds share one timestep, which Task.dt follows from"
@@ -191,8 +198,8 @@ def _field_fault(model: mujoco.MjModel, num_envs: int, name: str, values: Any) -
         return "MjModel has no such field" + _similar(name, MODEL_FIELDS)
     if not np.issubdtype(field.dtype, np.floating):
         return "it holds indices, types or flags, which MuJoCo trusts: only floating-point fields can differ"
-    if not isinstance(values, Tensor) or tuple(values.shape) != (num_envs, *field.shape):
-        return f"expected a tensor of shape {(num_envs, *field.shape)}"
+    if not isinstance(values, Tensor) or tuple(values.shape) != (num_models, *field.shape):
+        return f"expected a tensor of shape {(num_models, *field.shape)}"
     if not torch.isfinite(values).all():
         return "it holds values that are not finite"
     if name in ("body_mass", "body_inertia") and (values < 0).any():

@@ -16,21 +16,25 @@ from typing import TYPE_CHECKING, Any
 from saltus.errors import SaltusError
 
 if TYPE_CHECKING:
-    from envs import BatchEnv, Simulation, State, Task, list_tasks, make, register, scale_masses
+    from envs import BatchEnv, Simulation, State, Task, list_tasks, make, register, rewards
     from envs.gymnasium_env import GymnasiumVectorEnv
+    from envs.randomization import draw_fields, offset, scale, scale_masses
     from envs.torchrl_env import TorchRLEnv
     from pipeline.evaluate import evaluate
     from pipeline.policy import load_policy
 
 __all__ = [
     "BatchEnv", "GymnasiumVectorEnv", "SaltusError", "Simulation", "State", "Task", "TorchRLEnv",
-    "evaluate", "list_tasks", "load_policy", "make", "register", "scale_masses",
+    "draw_fields", "evaluate", "list_tasks", "load_policy", "make", "offset", "register", "rewards", "scale",
+    "scale_masses",
 ]  # fmt: skip
 
+_OF_ENVS = (
+    "BatchEnv", "Simulation", "State", "Task", "draw_fields", "list_tasks", "make", "offset", "register", "rewards",
+    "scale", "scale_masses",
+)  # fmt: skip
 _HOMES = {
-    **dict.fromkeys(
-        ("BatchEnv", "Simulation", "State", "Task", "list_tasks", "make", "register", "scale_masses"), "envs"
-    ),
+    **dict.fromkeys(_OF_ENVS, "envs"),
     "GymnasiumVectorEnv": "envs.gymnasium_env",
     "TorchRLEnv": "envs.torchrl_env",
     "evaluate": "pipeline.evaluate",

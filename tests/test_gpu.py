@@ -102,6 +102,30 @@ def test_captured_episode_state_and_controls_equal_eager_ones(example: str) -> N
     assert ended >= 2 * NUM_ENVS
 
 
+class Varied(Hopper):
+    """Each episode draws one of 50 models."""
+
+    model_variants = 50
+
+    def randomize(self, num_envs: int, generator: torch.Generator) -> dict[str, Tensor]:
+        changes = envs.scale("body_mass", 0.7, 1.3), envs.scale("geom_friction", 0.5, 1.5)
+        return envs.draw_fields(self.model, num_envs, generator, *changes)
+
+
+def test_captured_episodes_run_the_models_that_they_draw() -> None:
+    env = envs.BatchEnv(Varied(max_episode_steps=3), NUM_ENVS, device="cuda", simulation=WARP)
+    env.reset()
+    before = env._models.clone()
+    for action in sample_actions(env, 9):
+        env.step(action)
+    assert env.captured
+    assert len((rows := env._models).unique()) > 10
+    assert not torch.equal(rows, before)
+    physics = env.physics
+    for name, view in physics._model_views.items():
+        assert torch.equal(view, physics._model_tables[name][rows]), name
+
+
 class Synchronizing(Hopper):
     """Hopper, with a reward that reads a value."""
 

@@ -58,6 +58,13 @@ class Physics(Protocol):
         """
         ...
 
+    def set_models(self, rows: Tensor) -> None:
+        """Give each world one of the models of `model_fields`, by its row, (N,) int64, before a reset or `set_state`.
+
+        World i has model i at first, or i modulo their number.
+        """
+        ...
+
     def unstable(self) -> Tensor:
         """Worlds whose physics raised or diverged in the last `step` or `reset`, (N,) bool."""
         ...

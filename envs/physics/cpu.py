@@ -13,12 +13,13 @@ from typing import Any
 import mujoco
 import numpy as np
 import torch
-from mujoco.batch import DATA_FIELDS, MODEL_FIELDS, Batch, SimulationError
+from mujoco.batch import DATA_FIELDS, Batch, SimulationError
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from envs.home import HOME_FIELDS
 from envs.physics import DIVERGENCE_ADVICE, POST_CONSTRAINT
+from envs.physics.model_fields import with_constants
 from saltus.errors import SaltusError, warn_once
 
 _NONE, _VELOCITY = int(mujoco.mjtStage.mjSTAGE_NONE), int(mujoco.mjtStage.mjSTAGE_VEL)
@@ -87,7 +88,7 @@ class CpuPhysics:
         num_worlds: number of worlds.
         fields: names of the MjData fields that `read` returns.
         recompute_derived: see `Task.recompute_derived`.
-        model_fields: MjModel fields that differ between worlds, (num_worlds, ...) by name.
+        model_fields: MjModel fields of the models that worlds run, (number of models, ...) by name; see `set_models`.
         num_threads: number of threads; 0: one per core.
         home: the state that worlds start from; None: the model's defaults.
 
@@ -136,7 +137,10 @@ class CpuPhysics:
         self._in_child = False
         _instances.add(self)
         self._recompute_derived = recompute_derived
-        self._expand(model_fields or {})
+        self._model_fields = with_constants(self.model, model_fields or {}, self._batch.nthread)
+        self._models = np.full(num_worlds, -1)
+        if self._model_fields:
+            self.set_models(torch.arange(num_worlds) % len(next(iter(self._model_fields.values()))))
         self._batch.reset(stage=_NONE)
         if home is not None:
             for field in HOME_FIELDS:
@@ -146,7 +150,6 @@ class CpuPhysics:
         self._ctrl, self._ncon = self._batch.bind("ctrl"), self._batch.bind("ncon")
         self._bound = {field: self._batch.bind(field) for field in fields if field not in self._post_constraint}
         self._data, self._scratch_model = mujoco.MjData(model), copy.copy(self.model)
-        self._world_models = bool(model_fields)
         self._computed = {
             field: np.zeros((num_worlds, *getattr(self._data, field).shape)) for field in self._post_constraint
         }
@@ -156,14 +159,11 @@ class CpuPhysics:
         self._error = ""  # what MuJoCo raised at the last failure; empty: a world diverged
         self._clear_failures()
 
-    def _expand(self, model_fields: Mapping[str, Tensor]) -> None:
-        """Give worlds model fields of their own, and recompute the constants that follow from them."""
-        if unknown := sorted(set(model_fields) - MODEL_FIELDS):
-            raise SaltusError(f"model fields that cannot differ between worlds: {', '.join(unknown)}")
-        for name, values in model_fields.items():
-            self._batch.expand(name)[...] = values.cpu().numpy()
-        if model_fields:
-            self._batch.set_const()
+    def set_models(self, rows: Tensor) -> None:
+        changed = rows.numpy() != self._models
+        self._models = rows.numpy().copy()
+        for name, values in self._model_fields.items():
+            self._batch.expand(name)[changed] = values[self._models[changed]]
 
     def disable(self) -> None:
         """Refuse further use, in a forked child process that lacks the engine's threads."""
@@ -226,7 +226,7 @@ class CpuPhysics:
             self._computed["cfrc_ext"][...] = 0
         for world in worlds:
             self._batch.get_data(world, self._data)
-            if self._world_models:
+            if self._model_fields:
                 self._batch.get_model(world, self._scratch_model)
             mujoco.mj_rnePostConstraint(self._scratch_model, self._data)
             for field, values in self._computed.items():

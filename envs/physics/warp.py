@@ -24,11 +24,14 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from envs.physics import DIVERGENCE_ADVICE, POST_CONSTRAINT
+from envs.physics.model_fields import with_constants
 from envs.physics.warp_graph import WarpGraph
 from envs.physics.warp_memory import ccd_workspace_bytes, estimate_capacity, num_bytes, release_memory
 from envs.physics.warp_model import (
     modules,
+    per_world_fields,
     put_model,
+    require_per_world,
     require_supported_flags,
     require_warp,
     with_supported_solver,
@@ -65,7 +68,7 @@ class WarpPhysics:
         num_worlds: number of worlds.
         fields: names of the MjData fields that `read` returns.
         recompute_derived: see `Task.recompute_derived`.
-        model_fields: MjModel fields that differ between worlds, (num_worlds, ...) by name.
+        model_fields: MjModel fields of the models that worlds run, (number of models, ...) by name; see `set_models`.
         device: ``cuda``, or ``cpu`` for tests.
         max_contacts: contacts per world to allocate memory for, shared by all worlds; 0: estimated by a rollout with
             random controls (`estimate_capacity`).
@@ -120,11 +123,14 @@ class WarpPhysics:
                 f"{max_contacts}, --max-constraints {max_constraints})"
             )
             self._require_memory(self.num_bytes + self.working_bytes)
-            self._warp_model = put_model(self.model, num_worlds, self._model_fields, self.device)
+            require_per_world(self.model, self._model_fields)
+            tables = with_constants(self.model, self._model_fields)
+            require_per_world(self.model, (), derived=tables)
+            self._warp_model = put_model(self.model, num_worlds, tables, self.device)
             self._data = self._mujoco_warp.make_data(
                 self.model, nworld=num_worlds, nconmax=max_contacts, njmax=max_constraints
             )
-            self._set_model_fields()
+            self._make_model_views(tables)
             self._views = {field: self._view(field) for field in fields}
             self._state = {field: view for field in _STATE if (view := self._view(field)).numel()}
             self._make_inputs()
@@ -176,12 +182,22 @@ class WarpPhysics:
                 f"({self.max_constraints}) or max_contacts ({self.max_contacts})"
             )
 
-    def _set_model_fields(self) -> None:
-        for name, values in self._model_fields.items():
+    def _make_model_views(self, tables: Mapping[str, np.ndarray]) -> None:
+        """View the worlds' models as tensors; copy the models that they may run to the device."""
+        self._model_views: dict[str, Tensor] = {}
+        self._model_tables: dict[str, Tensor] = {}
+        for name in tables.keys() & per_world_fields(self.model):
             view = self._warp.to_torch(attrgetter(name)(self._warp_model))
-            view.copy_(values.to(self.device, self.dtype).reshape(view.shape))
-        if self._model_fields:
-            self._mujoco_warp.set_const(self._warp_model, self._data)
+            table = torch.as_tensor(tables[name], dtype=self.dtype, device=self.device)
+            self._model_views[name], self._model_tables[name] = view, table.reshape(-1, *view.shape[1:])
+        self._models = torch.arange(self.num_worlds, device=self.device)
+        if tables:
+            self.set_models(self._models % len(next(iter(tables.values()))))
+
+    def set_models(self, rows: Tensor) -> None:
+        self._models.copy_(rows)
+        for name, view in self._model_views.items():
+            view.copy_(self._model_tables[name][self._models])
 
     def _view(self, field: str) -> Tensor:
         """One of Warp's arrays as a tensor, without copying: (num_worlds, *shape of MjData's field)."""
@@ -369,9 +385,9 @@ class WarpPhysics:
     def world_model(self, world: int) -> mujoco.MjModel:
         if not self._model_fields:
             return self.model
-        model = copy.copy(self.model)
+        model, row = copy.copy(self.model), int(self._models[world])
         for name, values in self._model_fields.items():
             owner, attribute = (model.opt, name[4:]) if name.startswith("opt.") else (model, name)
-            setattr(owner, attribute, values[world].cpu().numpy())
+            setattr(owner, attribute, values[row].cpu().numpy())
         mujoco.mj_setConst(model, mujoco.MjData(model))
         return model

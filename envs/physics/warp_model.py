@@ -17,12 +17,7 @@ import torch
 from saltus.device.warm_start import temporary_cache_folder
 from saltus.errors import SaltusError
 
-# Model fields that MuJoCo derives from others: they differ between worlds where the others do.
-_DERIVED = (
-    "body_subtreemass", "body_invweight0", "dof_invweight0", "geom_aabb", "geom_rbound", "eq_data", "cam_pos0",
-    "cam_poscom0", "cam_mat0", "light_pos0", "light_poscom0", "light_dir0", "tendon_length0", "tendon_invweight0",
-    "actuator_acc0",
-)  # fmt: skip
+_UNUSED = {"dof_length"}  # Warp reads it for sleeping alone, which it cannot have here
 
 
 def modules() -> tuple[Any, Any]:
@@ -95,28 +90,48 @@ def with_supported_solver(model: mujoco.MjModel) -> mujoco.MjModel:
     return model
 
 
+def per_world_fields(model: mujoco.MjModel) -> set[str]:
+    """Fields of a model that may differ between worlds in Warp, those of its options as ``opt.<name>``."""
+    _, mjw = modules()
+    fields = _batched(mjw.Model) | {f"opt.{name}" for name in _batched(mjw.Option)} - {"opt.timestep"}
+    if not (model.opt.wind.any() or model.opt.density > 0 or model.opt.viscosity > 0):
+        fields -= {"opt.wind", "opt.density", "opt.viscosity"}  # Warp omits a medium that the model lacks
+    return fields
+
+
+def require_per_world(model: mujoco.MjModel, given: Collection[str], derived: Collection[str] = ()) -> None:
+    """Raise SaltusError for fields that Warp shares between worlds.
+
+    Args:
+        model: the model.
+        given: fields that are to differ between worlds.
+        derived: fields that follow from them; those that Warp does not have are ignored.
+    """
+    _, mjw = modules()
+    possible = per_world_fields(model)
+    shared = {item.name for item in dataclasses.fields(mjw.Model)} - possible - _UNUSED
+    if unknown := sorted(set(given) - possible | set(derived) & shared):
+        raise SaltusError(
+            f"model fields that cannot differ between worlds in Warp: {', '.join(unknown)}. Remove them, or those that "
+            "they follow from, from randomize, or choose physics cpu; possible fields are "
+            + ", ".join(sorted(possible))
+        )
+
+
 def put_model(model: mujoco.MjModel, num_worlds: int, per_world: Collection[str], device: torch.device) -> Any:
     """Copy a model to Warp's current device, as a ``mujoco_warp.Model``.
 
     Args:
         model: a model with a supported solver.
         num_worlds: number of worlds.
-        per_world: model fields that differ between worlds; they get an axis of worlds, as do fields derived from them.
+        per_world: fields that differ between worlds; of these `per_world_fields` get an axis of worlds.
         device: Warp's current device.
 
     Raises:
-        SaltusError: a field that cannot differ between worlds, or a model that Warp cannot simulate.
+        SaltusError: a model that Warp cannot simulate.
     """
     wp, mjw = modules()
-    batched = _batched(mjw.Model) | {f"opt.{name}" for name in _batched(mjw.Option)} - {"opt.timestep"}
-    if not (model.opt.wind.any() or model.opt.density > 0 or model.opt.viscosity > 0):
-        batched -= {"opt.wind", "opt.density", "opt.viscosity"}  # Warp omits a medium that the model lacks
-    if unknown := sorted(set(per_world) - batched):
-        raise SaltusError(
-            f"model fields that cannot differ between worlds in Warp: {', '.join(unknown)}. Remove them from "
-            f"randomize, or choose physics cpu; possible fields are {', '.join(sorted(batched))}"
-        )
-    expanded = {*per_world, *_DERIVED} & batched if per_world else set()
+    expanded = {*per_world} & per_world_fields(model)
     options = {name for name in expanded if name.startswith("opt.")}
     try:
         warp_model = mjw.put_model(model, batch_sizes={name: num_worlds for name in sorted(expanded - options)})

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar
 
+from envs.package_files import find_in_package, is_in_package
 from envs.task import Task
 from saltus.errors import SaltusError, warn_once
 
@@ -13,8 +14,9 @@ from saltus.errors import SaltusError, warn_once
 class GymnasiumTask(Task):
     """A task of Gymnasium's.
 
-    `xml_file` is the name of one of Gymnasium's models, or the path of an XML file; a relative path starts at the
-    current folder. A subclass that sets `mjcf` does not use it. Derived fields lag one physics step, as in Gymnasium.
+    `xml_file` is the name of one of Gymnasium's models, ``package:NAME/PATH`` of a file inside an installed package, or
+    the path of an XML file; a relative path starts at the current folder. A subclass that sets `mjcf` does not use it.
+    Derived fields lag one physics step, as in Gymnasium.
     """
 
     xml_file: str
@@ -40,6 +42,8 @@ def _find_model(xml_file: str) -> Path:
     Raises:
         SaltusError: there is no such file.
     """
+    if is_in_package(xml_file):
+        return find_in_package(xml_file)
     own, gymnasium = Path(xml_file).expanduser().absolute(), _gymnasium_assets() / xml_file
     if is_gymnasium_model(xml_file):
         if own.is_file() and own.read_bytes() != gymnasium.read_bytes():

@@ -15,6 +15,7 @@ from typing import Annotated
 import mujoco
 import tyro
 
+from envs.package_files import find_in_package, is_in_package
 from envs.task import Task, load_model
 from pipeline.new.names import one_line
 from pipeline.new.plan import make_plan
@@ -27,7 +28,7 @@ class New:
     """Write a task's file for a MuJoCo model: a start that trains at once, to be changed."""
 
     model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
-    """The path of an MJCF file."""
+    """The path of an MJCF file, or package:NAME/PATH of one inside an installed package."""
     output: Path | None = None
     """File to write. None: the model's name as <name>.py, in the current folder."""
     name: str | None = None
@@ -44,7 +45,8 @@ def new_task(arguments: list[str]) -> str:
     if "" in arguments:
         raise SaltusError("an argument is empty: name the file of a model (is a shell variable unset?)")
     options = tyro.cli(New, args=arguments, prog="saltus new")
-    model_file = options.model.expanduser()
+    reference = str(options.model)
+    model_file = find_in_package(reference) if is_in_package(reference) else options.model.expanduser()
     if not model_file.is_file():
         found = "is a folder" if model_file.is_dir() else "does not exist"
         raise SaltusError(f"the model {model_file} {found}; expected the path of an MJCF file: saltus new robot.xml")
@@ -54,7 +56,8 @@ def new_task(arguments: list[str]) -> str:
     output = _output(options.output, words)
     model = _load(model_file, name)
     try:
-        text = task_file(make_plan(model, name), _path_from(output, model_file), name)
+        mjcf = reference if is_in_package(reference) else _path_from(output, model_file)
+        text = task_file(make_plan(model, name), mjcf, name)
     except SaltusError as error:
         raise SaltusError(f"no task was written for {model_file}: {error}") from error
     _write(output, text)

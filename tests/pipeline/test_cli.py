@@ -443,11 +443,15 @@ def test_model_by_relative_path_is_found_from_another_folder(
 ) -> None:
     (tmp_path / "mine.xml").write_text(Hopper().mjcf.read_text())
     monkeypatch.chdir(tmp_path)
-    arguments = [*small_arguments(total_env_steps=60), "--task.xml-file", "./mine.xml", "--run-dir", "run"]
+    arguments = [*small_arguments(), "--task.xml-file", "mine.xml", "--run-dir", "run"]
     assert command("train", "Hopper-v5", *arguments).code == 0
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert command("evaluate", "../run", "--episodes", 1).code == 0
+    before, last = checkpoint.find(tmp_path / "run" / "checkpoints")
+    last.unlink()
+    assert f"continuing from ../run/checkpoints/{before.name}" in command("resume", "../run").out
+    assert last.exists()
 
 
 # Evaluating and playing
