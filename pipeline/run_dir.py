@@ -292,10 +292,9 @@ def require_same_dimensions(content: dict[str, Any], env: BatchEnv) -> None:
         SaltusError: the task has observations, privileged observations or actions of other widths.
     """
     stored = content["state"]["buffer"]["stored"]
-    names = {"observation": "observations", "action": "actions", "privileged": "privileged observations"}
-    run = {names[name]: stored[name].shape[1] for name in names if name in stored}
-    task = {"observations": env.observation_dim, "actions": env.action_dim, names["privileged"]: env.privileged_dim}
-    found, expected = (_describe_dimensions(dimensions) for dimensions in (task, run))
+    run = (stored[name].shape[1] if name in stored else 0 for name in ("observation", "privileged", "action"))
+    found = _describe_dimensions(env.observation_dim, env.privileged_dim, env.action_dim)
+    expected = _describe_dimensions(*run)
     if found != expected:
         raise SaltusError(
             f"task {type(env.task).__name__} has {found}, and the run has {expected}: it is not the run's task, or its "
@@ -303,8 +302,9 @@ def require_same_dimensions(content: dict[str, Any], env: BatchEnv) -> None:
         )
 
 
-def _describe_dimensions(dimensions: dict[str, int]) -> str:
-    return " and ".join(f"{width} {name}" for name, width in dimensions.items() if width)
+def _describe_dimensions(observation_dim: int, privileged_dim: int, action_dim: int) -> str:
+    privileged = f", {privileged_dim} privileged observations" if privileged_dim else ""
+    return f"{observation_dim} observations{privileged} and {action_dim} actions"
 
 
 def require_same_state(run_dir: Path, model: mujoco.MjModel) -> None:

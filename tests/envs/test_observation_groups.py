@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from env_helpers import WARP_MEMORY, Actions, CartBall, equal, overwrite
-from graph_recorder import record_on_cpu
+from env_helpers import Actions, CartBall, Noisy, equal, overwrite
 from torch import Tensor
 from torchrl.envs.utils import check_env_specs
 
@@ -15,7 +14,6 @@ import envs
 from envs import BatchEnv, State, transition
 from envs.entry_names import observation_entries
 from envs.gymnasium_env import GymnasiumVectorEnv
-from envs.simulation import Simulation
 from envs.torchrl_env import TorchRLEnv
 from saltus.errors import SaltusError
 
@@ -28,20 +26,6 @@ class Grouped(CartBall):
     def observation(self, state: State) -> Any:
         whole = super().observation(state)
         return {"critic": whole[:, SPLIT:], "policy": whole[:, :SPLIT]}
-
-
-class Noisy(CartBall):
-    """CartBall whose policy observes positions with noise, and whose critics observe them without."""
-
-    def reset(self, num_envs: int, generator: torch.Generator) -> Any:
-        qpos, qvel = super().reset(num_envs, generator)
-        return {"qpos": qpos, "qvel": qvel, "error": torch.empty_like(qpos).normal_(generator=generator)}
-
-    def advance(self, state: State, action: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        return {"error": torch.empty_like(state.error).normal_(generator=generator)}
-
-    def observation(self, state: State) -> Any:
-        return {"policy": state.qpos + 0.1 * state.error, "critic": state.qpos}
 
 
 def make(task: type[CartBall], execution: Any = "host", seed: int = 0, **options: Any) -> BatchEnv:
@@ -218,21 +202,3 @@ def test_noise_is_drawn_once_for_each_state():
     noise = torch.stack(errors)
     assert 0.07 < float(noise.std()) < 0.13
     assert float((noise[1:] - noise[:-1]).abs().min()) > 0
-
-
-def test_a_recorded_graph_draws_the_noise_of_eager_steps(monkeypatch: pytest.MonkeyPatch):
-    record_on_cpu(monkeypatch)
-    simulation = Simulation(physics="warp", **WARP_MEMORY[CartBall])
-    eager, captured = (
-        BatchEnv(Noisy(max_episode_steps=4), WORLDS, simulation=simulation, execution=execution)
-        for execution in ("device", "captured")
-    )
-    draw = Actions(eager)
-    assert torch.equal(eager.reset(), captured.reset())
-    for _ in range(9):
-        action = draw()
-        (expected, expected_obs), (found, obs) = eager.step(action), captured.step(action)
-        assert equal(expected, found)
-        assert torch.equal(obs, expected_obs)
-        assert torch.equal(eager.privileged, captured.privileged)
-    assert captured.captured
