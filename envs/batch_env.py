@@ -60,6 +60,7 @@ class BatchEnv:
 
     Attributes:
         num_envs, observation_dim, action_dim: sizes.
+        privileged_dim: width of the group "critic" of `Task.observation`; 0 without one.
         action_low, action_high: (action_dim,) float32 bounds of the actions that `step` takes. MuJoCo clamps controls
             to their range, so an action beyond its bound acts like the bound, unless the task defines `control`.
         control_low, control_high: (action_dim,) float32 bounds in the task's units: `Task.action_low` and
@@ -100,7 +101,8 @@ class BatchEnv:
         self._names = NameIndex(model, task.fields)
         bounds = self.control_low, self.control_high
         shapes = check_functions(task, self.physics, self._names, *bounds, forms_only=not check_task)
-        self.action_dim, self.observation_dim = len(self.control_low), shapes.observation_dim
+        self.action_dim, self.observation_dim = len(self.control_low), shapes.observation["policy"]
+        self.privileged_dim = shapes.observation.get("critic", 0)
         self._actions = ActionSpace(self.control_low, self.control_high, normalized_actions, where)
         self.action_low, self.action_high = self._actions.low, self._actions.high
         self._functions = TaskFunctions(task, self.physics, shapes, self._generator)
@@ -120,7 +122,8 @@ class BatchEnv:
         self._checked_own = shapes.start.own
         self._own = {name: value.clone() for name, value in shapes.start.own.items()}
         self._state = State({**self._fields, **self._own}, self._names)
-        self._observation = torch.zeros(worlds, self.observation_dim, device=where)
+        # All groups of the observation, side by side.
+        self._observation = torch.zeros(worlds, self.observation_dim + self.privileged_dim, device=where)
         self._elapsed = torch.zeros(worlds, dtype=torch.int64, device=where)
         self._return = torch.zeros(worlds, dtype=torch.float64, device=where)
         self._statistics = EpisodeStatistics(type(self.task).__name__, self.physics, shapes.reward_terms)
@@ -137,6 +140,11 @@ class BatchEnv:
     def state(self) -> State:
         """The worlds' current fields and own tensors. The next step overwrites them: clone them to keep them."""
         return self._state
+
+    @property
+    def privileged(self) -> Tensor:
+        """The group "critic" of the current observation, (N, privileged_dim) float32 on `device`; a copy."""
+        return _to_device(self._observation[:, self.observation_dim :].clone(), self.device)
 
     @property
     def captured(self) -> bool:
@@ -162,7 +170,7 @@ class BatchEnv:
             check_mask(mask, self.num_envs)
         self._begin_episodes(mask.to(self.physics.device))
         self._started = True
-        return _to_device(self._observation.clone(), self.device)
+        return _to_device(self._policy_group(self._observation.clone()), self.device)
 
     def seed(self, seed: int) -> None:
         """Seed the initial states, and models, of all episodes from the next `reset` on; results of `randomize` stay.
@@ -197,13 +205,20 @@ class BatchEnv:
             result = self._step(action)
         else:  # the next replay overwrites the graph's outputs
             result = {name: value.clone() for name, value in self._graph(action).items()}
-        self.failed, next_obs = (_to_device(result.pop(name), self.device) for name in ("failed", "next_obs"))
+        self.failed = _to_device(result.pop("failed"), self.device)
+        next_obs = _to_device(self._policy_group(result.pop("next_obs")), self.device)
         terms = [name for name in result if name.startswith(REWARD_TERM)]
         self.reward_terms = {name.removeprefix(REWARD_TERM): result.pop(name) for name in terms}
         transition = transitions.make(**result)
+        if self.privileged_dim:
+            transitions.split_privileged(transition, self.observation_dim)
         if self.device != self.physics.device:
             transition = transition.apply(lambda value: _to_device(value, self.device), device=self.device)
         return transition, next_obs
+
+    def _policy_group(self, observation: Tensor) -> Tensor:
+        """The group "policy" of observations whose groups are side by side."""
+        return observation[:, : self.observation_dim].contiguous() if self.privileged_dim else observation
 
     def _step(self, action: Tensor) -> dict[str, Tensor]:
         """Take a step; return the parts of its transition, ``failed``, ``next_obs`` and the reward's terms."""
@@ -294,7 +309,7 @@ class BatchEnv:
         self.physics.set_models(self._models)
 
     def _place(self, mask: Tensor, start: Start) -> Tensor:
-        """Reset the physics of the worlds of `mask`; return the observation of every world, (N, obs_dim)."""
+        """Reset the physics of the worlds of `mask`; return the observation of every world, all groups."""
         check_qpos_qvel(self.physics, start.qpos, start.qvel)
         self.physics.reset(mask, start.qpos, start.qvel, start.fields)
         self.physics.read(out=self._fields)

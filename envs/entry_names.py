@@ -11,7 +11,7 @@ from torch import Tensor
 
 from envs.batch_env import BatchEnv
 from envs.state import NameIndex, State
-from envs.task_functions import defines
+from envs.task_functions import defines, split_observation
 
 _WORLDS = 64
 _SCALES = 10.0 ** (torch.arange(_WORLDS) % 4 - 1)  # small and large numbers: an entry may be computed at some only
@@ -49,7 +49,7 @@ def _actuator_name(model: mujoco.MjModel, index: int) -> str:
 
 @torch.no_grad()
 def observation_entries(env: BatchEnv) -> list[dict[str, Any] | None]:
-    """The number of MjData that each entry of the observation is, clipped or not.
+    """The number of MjData that each entry of the policy's observation is, clipped or not.
 
     The task's `observation` is called for states of random numbers from 0.1 to 100, all of which differ. The
     environment is reset.
@@ -67,7 +67,8 @@ def observation_entries(env: BatchEnv) -> list[dict[str, Any] | None]:
             values[name] = value + (_SCALES.reshape(-1, *[1] * (value.dim() - 1)) * noise).to(value)
     task = env.task
     try:
-        observation = task.observation(State(values, NameIndex(task.model, task.fields))).float().cpu()
+        state = State(values, NameIndex(task.model, task.fields))
+        observation = split_observation(task.observation(state))["policy"].float().cpu()
     except Exception:  # a task may refuse states that its physics never reaches
         return [None] * env.observation_dim
     numbers = torch.cat([value.reshape(_WORLDS, -1).double() for value in values.values()], dim=1).float().cpu()

@@ -34,6 +34,9 @@ class GymnasiumVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     ``_<key>``                    (N,) bool, the worlds that have the key
     ============================  =======================================================================
 
+    If the task's `observation` returns the group "critic", the infos of `reset` and `step` have it as ``privileged``,
+    (N, privileged_dim) float32. ``final_info`` has that of the last observations.
+
     Args:
         task: a task as for `saltus.make`, or a BatchEnv.
         num_envs: number of worlds; None with a BatchEnv.
@@ -83,7 +86,7 @@ class GymnasiumVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             options: ``reset_mask``, (N,) bool: start episodes in these worlds only.
 
         Returns:
-            The observation of every world, (N, obs_dim) float32, and no infos.
+            The observation of every world, (N, obs_dim) float32, and infos.
 
         Raises:
             SaltusError: an impossible seed, another option, or a mask of a wrong type, shape or dtype.
@@ -100,7 +103,7 @@ class GymnasiumVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         if seed is not None:
             self.batch_env.seed(seed)
             super().reset(seed=int(seed))
-        return _to_numpy(self.batch_env.reset(mask)), {}
+        return _to_numpy(self.batch_env.reset(mask)), self._privileged_infos()
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Take one control step in every world.
@@ -122,14 +125,22 @@ class GymnasiumVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             successor[key][:, 0] for key in ("reward", "terminated", "truncated", "done")
         )
         terms = {name: _to_numpy(term) for name, term in self.batch_env.reward_terms.items()}
-        infos = _infos(terms, ~done)
+        infos = _infos(terms, ~done) | self._privileged_infos()
         if done.any():
             final = np.full(self.num_envs, None, dtype=object)
             for world in np.flatnonzero(done):
                 final[world] = successor["observation"][world]
             infos |= {"final_obs": final, "_final_obs": done.copy()}
+            if self.batch_env.privileged_dim:
+                terms["privileged"] = successor["privileged"]
             infos |= {"final_info": _infos(terms, done), "_final_info": done.copy()}
         return _to_numpy(observation), reward.astype(np.float64), terminated, truncated, infos
+
+    def _privileged_infos(self) -> dict[str, Any]:
+        """The group "critic" of the current observations; nothing without one."""
+        if not self.batch_env.privileged_dim:
+            return {}
+        return {"privileged": _to_numpy(self.batch_env.privileged), "_privileged": np.ones(self.num_envs, dtype=bool)}
 
     def render(self) -> tuple[np.ndarray, ...]:
         """Render the current state of every world, N frames of (height, width, 3) uint8.
@@ -154,8 +165,10 @@ def _to_numpy(value: torch.Tensor) -> np.ndarray:
 
 
 def _infos(terms: dict[str, np.ndarray], worlds: np.ndarray) -> dict[str, Any]:
-    """The terms of some worlds, and zeros elsewhere, with their masks; nothing for no worlds."""
+    """The values of some worlds, and zeros elsewhere, with their masks; nothing for no worlds."""
     if not worlds.any():
         return {}
-    values: dict[str, Any] = {name: np.where(worlds, term, 0.0) for name, term in terms.items()}
+    values: dict[str, Any] = {
+        name: np.where(worlds if term.ndim == 1 else worlds[:, None], term, 0.0) for name, term in terms.items()
+    }
     return values | {f"_{name}": worlds.copy() for name in terms}

@@ -104,8 +104,13 @@ class Task:
         """
         return action
 
-    def observation(self, state: State) -> Tensor:
-        """The policy's observation of a state, (N, obs_dim)."""
+    def observation(self, state: State) -> Tensor | dict[str, Tensor]:
+        """The observation of a state, (N, obs_dim), or a dict of two groups.
+
+        The group ``"policy"``, (N, obs_dim), is what the actor sees. The optional group ``"critic"``,
+        (N, privileged_dim), is what the critics see in addition (Pinto et al. 2017, arXiv 1710.06542). Every call must
+        return the same groups.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no observation(state)")
 
     def reward(self, state: State, action: Tensor, next_state: State) -> Tensor | tuple[Tensor, dict[str, Tensor]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +14,15 @@ from envs.start_checks import Expectation, check_advance, check_control, check_s
 from envs.state import NameIndex, State
 from envs.statistics import check_terms
 from envs.task import Task
-from envs.task_functions import Start, TaskShapes, defines, inputs_of, split_reward
+from envs.task_functions import (
+    Start,
+    TaskShapes,
+    defines,
+    group_label,
+    inputs_of,
+    split_observation,
+    split_reward,
+)
 from saltus.errors import SaltusError, warn_once
 
 _ROUNDING = 64  # multiples of the dtype's epsilon: vectorised functions may round a lane by its neighbours' values
@@ -120,12 +129,7 @@ def _check_forms(
 ) -> TaskShapes:
     """Check types, shapes, dtypes and devices."""
     num_envs = len(action)
-    observation = task.observation(snapshot.state())
-    checked("observation", observation, (num_envs, "obs_dim"), "floating-point")
-    if observation.shape[1] == 0:
-        raise checked.error("observation", "is empty")
-    if not torch.isfinite(observation.float()).all():
-        raise checked.error("observation", "is not finite in float32 at an initial state")
+    groups = _check_groups(checked, task.observation(snapshot.state()), num_envs)
     returned = task.reward(snapshot.state(), action, snapshot.state())
     is_pair = isinstance(returned, tuple) and len(returned) == 2 and isinstance(returned[1], dict)
     if not (isinstance(returned, Tensor) or is_pair):
@@ -141,7 +145,28 @@ def _check_forms(
             raise checked.error("reward", f"has a term named {name!r}; expected a printable name of a column")
         checked(f"reward (term {name!r})", term, (num_envs,), "floating-point")
     checked("terminated", task.terminated(snapshot.state()), (num_envs,), "bool")
-    return TaskShapes(observation.shape[1], list(terms), start, inputs)
+    return TaskShapes(groups, list(terms), start, inputs)
+
+
+def _check_groups(checked: Expectation, returned: Any, num_envs: int) -> dict[str, int]:
+    """Check an observation at initial states; return the widths of its groups, with "policy" first."""
+    groups = split_observation(returned)
+    if "policy" not in groups or groups.keys() - {"policy", "critic"}:
+        raise checked.error(
+            "observation",
+            f"returned the groups {list(groups)}; expected 'policy', what the actor sees, and optionally 'critic', "
+            "what the critics see in addition",
+        )
+    widths: dict[str, int] = {group: 0 for group in ("policy", "critic") if group in groups}
+    for group in widths:
+        label, values = group_label(group, groups), groups[group]
+        checked(label, values, (num_envs, "obs_dim"), "floating-point")
+        widths[group] = values.shape[1]
+        if not torch.isfinite(values.float()).all():
+            raise checked.error(label, "is not finite in float32 at an initial state")
+    if widths["policy"] == 0:
+        raise checked.error(group_label("policy", groups), "is empty")
+    return widths
 
 
 def _check_values(
@@ -154,11 +179,12 @@ def _check_values(
     stable: Tensor,
 ) -> None:
     """Check that the terms are the same after a step, and that results are finite in the worlds of `stable`."""
-    observation = task.observation(after.state())
+    groups = split_observation(task.observation(after.state()))
+    observations = {group_label(group, groups): values for group, values in groups.items()}
     reward, terms = split_reward(task.reward(before.state(), control.clone(), after.state()))
     check_terms(type(task).__name__, terms, shapes.reward_terms)
     named_terms = {f"reward (term {name!r})": term for name, term in terms.items()}
-    for function, value in {"observation": observation, "reward": reward, **named_terms}.items():
+    for function, value in {**observations, "reward": reward, **named_terms}.items():
         if not torch.isfinite(value[stable].float()).all():
             raise checked.error(function, "is not finite in float32 after one step with random controls")
 
@@ -173,7 +199,7 @@ def _check_purity(
         return [reward, *terms.values()]
 
     calls: dict[str, _Call] = {
-        "observation": lambda state, action, next_state: [task.observation(next_state)],
+        "observation": lambda state, action, next_state: [*split_observation(task.observation(next_state)).values()],
         "reward": rewards,
         "terminated": lambda state, action, next_state: [task.terminated(next_state)],
     }

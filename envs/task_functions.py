@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,13 +39,13 @@ class TaskShapes:
     """Forms of the task's results when they were checked.
 
     Attributes:
-        observation_dim: the observation's width.
+        observation: widths of the observation's groups, by name; a tensor is the group "policy".
         reward_terms: names of the reward's terms.
         start: initial states.
         inputs: the result of `control`, by field; empty if the task does not define it.
     """
 
-    observation_dim: int
+    observation: dict[str, int]
     reward_terms: list[str]
     start: Start
     inputs: dict[str, Tensor]
@@ -59,6 +59,16 @@ def defines(task: Task, function: str) -> bool:
 def split_reward(returned: Tensor | tuple[Tensor, dict[str, Tensor]]) -> tuple[Tensor, dict[str, Tensor]]:
     """Split the result of `Task.reward` into the reward and its terms; no terms if it is a tensor."""
     return returned if isinstance(returned, tuple) else (returned, {})
+
+
+def split_observation(returned: Tensor | dict[str, Tensor]) -> dict[str, Tensor]:
+    """The result of `Task.observation`, by group: "policy", and "critic" if there is one."""
+    return returned if isinstance(returned, dict) else {"policy": returned}
+
+
+def group_label(group: str, groups: Collection[str]) -> str:
+    """The name of one of the observation's groups in messages."""
+    return f"observation (group {group!r})" if len(groups) > 1 else "observation"
 
 
 def split_start(task: Task, returned: Any, num_envs: int) -> Start:
@@ -107,18 +117,29 @@ class TaskFunctions:
         self._task, self._num_envs, self._generator = task, physics.num_worlds, generator
         self.controls, self.advances = defines(task, "control"), defines(task, "advance")
         per_world = torch.Size([self._num_envs])
+        self._groups = {group: group_label(group, shapes.observation) for group in shapes.observation}
         self._shapes = {
-            "observation": (torch.Size([self._num_envs, shapes.observation_dim]), False),
             "reward": (per_world, False),
             "terminated": (per_world, True),
+            **{
+                self._groups[group]: (torch.Size([self._num_envs, width]), False)
+                for group, width in shapes.observation.items()
+            },
         }
         self._own = _forms(shapes.start.own)
         self._start = {**_forms(shapes.start.fields), **self._own}
         self._inputs = {name: value.shape for name, value in shapes.inputs.items()}
 
     def observation(self, state: State) -> Tensor:
-        """The observation, (N, obs_dim) float32."""
-        return self._same_form("observation", self._task.observation(state)).float()
+        """The observation, (N, obs_dim + privileged_dim) float32: the groups "policy" and "critic", side by side."""
+        groups = split_observation(self._task.observation(state))
+        if groups.keys() != self._groups.keys():
+            raise SaltusError(
+                f"{type(self._task).__name__}.observation returned the groups {sorted(groups)}, and "
+                f"{sorted(self._groups)} when the environment was made: return the same groups in every step"
+            )
+        parts = [self._same_form(label, groups[group]).float() for group, label in self._groups.items()]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     def reward(self, state: State, action: Tensor, next_state: State) -> tuple[Tensor, dict[str, Tensor]]:
         """The reward, (N,) float32, and its terms."""

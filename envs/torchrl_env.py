@@ -26,6 +26,8 @@ class TorchRLEnv(EnvBase):
     middle of an episode. Worlds step together: `step` skips only worlds whose episode has ended (``"_step"``, as
     ``rollout(break_when_all_done=True)`` does).
 
+    A task with the observation group "critic" has the entry ``privileged`` next to ``observation``.
+
     Args:
         task: a task as for `saltus.make`, or a BatchEnv.
         num_envs: number of worlds; None with a BatchEnv.
@@ -43,9 +45,11 @@ class TorchRLEnv(EnvBase):
         worlds, device = env.num_envs, env.device
         super().__init__(device=device, batch_size=[worlds])
         self.batch_env = env
-        self.observation_spec = Composite(
-            observation=Unbounded((worlds, env.observation_dim), device=device), shape=[worlds], device=device
-        )
+        widths = {"observation": env.observation_dim}
+        if env.privileged_dim:
+            widths["privileged"] = env.privileged_dim
+        observations = {name: Unbounded((worlds, width), device=device) for name, width in widths.items()}
+        self.observation_spec = Composite(observations, shape=[worlds], device=device)
         low, high = (bound.repeat(worlds, 1) for bound in (env.action_low, env.action_high))
         self.action_spec = Bounded(low, high, device=device)
         self.reward_spec = Unbounded((worlds, 1), device=device)
@@ -64,7 +68,9 @@ class TorchRLEnv(EnvBase):
             self._ended = self._fresh
             return successor
         self._ended = (self._ended & ~stepped) | self._fresh
-        unchanged = tensordict.select("observation", *_FLAGS).set("reward", torch.zeros_like(successor["reward"]))
+        unchanged = tensordict.select(*self.observation_spec, *_FLAGS).set(
+            "reward", torch.zeros_like(successor["reward"])
+        )
         return successor.where(stepped, unchanged)
 
     def _stepped(self, tensordict: TensorDictBase) -> torch.Tensor | None:
@@ -98,8 +104,10 @@ class TorchRLEnv(EnvBase):
             self._observation = self.batch_env.reset(begin)
         self._fresh, self._ended = self._fresh & ~mask, self._ended & ~mask
         flags = {name: torch.zeros_like(self._ended)[:, None] for name in _FLAGS}
-        observation = self._observation.clone()  # TorchRL may write into what it gets
-        return TensorDict({"observation": observation, **flags}, batch_size=self.batch_size, device=self.device)
+        groups = {"observation": self._observation.clone()}  # TorchRL may write into what it gets
+        if self.batch_env.privileged_dim:
+            groups["privileged"] = self.batch_env.privileged
+        return TensorDict({**groups, **flags}, batch_size=self.batch_size, device=self.device)
 
     def _set_seed(self, seed: int | None) -> None:
         self.batch_env.seed(secrets.randbits(32) if seed is None else seed)

@@ -14,6 +14,9 @@ key                         shape            dtype    meaning
 ``("next", "truncated")``   (N, 1)           bool     a time limit or failure ended it: bootstrap
 ``("next", "done")``        (N, 1)           bool     ``terminated | truncated``
 ==========================  ===============  =======  ==================================================
+
+If the task's `observation` returns the group "critic", a transition also has ``privileged`` and
+``("next", "privileged")``, (N, privileged_dim) float32: what the critics see in addition to the observation.
 """
 
 from __future__ import annotations
@@ -27,8 +30,12 @@ from saltus.errors import SaltusError
 Key = str | tuple[str, str]
 
 
-def layout(observation_dim: int, action_dim: int) -> dict[Key, tuple[int, torch.dtype]]:
+def layout(observation_dim: int, action_dim: int, privileged_dim: int = 0) -> dict[Key, tuple[int, torch.dtype]]:
     """Width and dtype of every entry of a transition, by key."""
+    privileged: dict[Key, tuple[int, torch.dtype]] = {
+        "privileged": (privileged_dim, torch.float32),
+        ("next", "privileged"): (privileged_dim, torch.float32),
+    }
     return {
         "observation": (observation_dim, torch.float32),
         "action": (action_dim, torch.float32),
@@ -37,18 +44,22 @@ def layout(observation_dim: int, action_dim: int) -> dict[Key, tuple[int, torch.
         ("next", "terminated"): (1, torch.bool),
         ("next", "truncated"): (1, torch.bool),
         ("next", "done"): (1, torch.bool),
+        **(privileged if privileged_dim else {}),
     }
 
 
-def num_bytes(observation_dim: int, action_dim: int) -> int:
+def num_bytes(observation_dim: int, action_dim: int, privileged_dim: int = 0) -> int:
     """Bytes that one world's transition takes."""
-    return sum(width * dtype.itemsize for width, dtype in layout(observation_dim, action_dim).values())
+    entries = layout(observation_dim, action_dim, privileged_dim).values()
+    return sum(width * dtype.itemsize for width, dtype in entries)
 
 
-def zeros(size: int, observation_dim: int, action_dim: int, device: torch.device | str = "cpu") -> TensorDict:
+def zeros(
+    size: int, observation_dim: int, action_dim: int, device: torch.device | str = "cpu", privileged_dim: int = 0
+) -> TensorDict:
     """A transition of zeros, of batch size ``[size]``."""
     transition = TensorDict({}, batch_size=[size], device=device)
-    for key, (width, dtype) in layout(observation_dim, action_dim).items():
+    for key, (width, dtype) in layout(observation_dim, action_dim, privileged_dim).items():
         transition[key] = torch.zeros(size, width, dtype=dtype, device=device)
     return transition
 
@@ -72,12 +83,20 @@ def make(
     )
 
 
-def check(transition: TensorDictBase, observation_dim: int, action_dim: int) -> None:
+def split_privileged(transition: TensorDict, observation_dim: int) -> None:
+    """Move the columns of the observations beyond `observation_dim` to the entries ``privileged``."""
+    for part in (transition, transition["next"]):
+        whole = part["observation"]
+        part.set("observation", whole[:, :observation_dim].contiguous())
+        part.set("privileged", whole[:, observation_dim:].contiguous())
+
+
+def check(transition: TensorDictBase, observation_dim: int, action_dim: int, privileged_dim: int = 0) -> None:
     """Raise SaltusError, naming the entry, unless `transition` matches this module's table."""
     if transition.batch_dims != 1:
         raise SaltusError(f"a transition has batch size [num_envs], got {list(transition.batch_size)}")
     size = transition.batch_size[0]
-    for key, (width, dtype) in layout(observation_dim, action_dim).items():
+    for key, (width, dtype) in layout(observation_dim, action_dim, privileged_dim).items():
         entry = transition.get(key, None)
         if entry is None:
             raise SaltusError(f"the transition has no entry {key!r}; it has {sorted(map(str, transition.keys(True)))}")

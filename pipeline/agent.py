@@ -54,6 +54,7 @@ class Agent:
         observation_dim: width of observations.
         action_dim: width of actions.
         device: where networks, optimisers and statistics live.
+        privileged_dim: width of what the critics see in addition to the observation; the actor does not see it.
 
     Attributes:
         observation_dim: width of observations.
@@ -65,9 +66,18 @@ class Agent:
         normalizers: running statistics of observations and rewards, which `observe` updates.
     """
 
-    def __init__(self, config: Config, observation_dim: int, action_dim: int, device: torch.device | str = "cpu"):
+    def __init__(
+        self,
+        config: Config,
+        observation_dim: int,
+        action_dim: int,
+        device: torch.device | str = "cpu",
+        privileged_dim: int = 0,
+    ):
         self.config, self.device, self.observation_dim = config, torch.device(device), observation_dim
-        self.loss, self.actor = make_loss(config, observation_dim, action_dim, self.device)
+        self.loss, self.actor = make_loss(
+            config, observation_dim, action_dim, self.device, privileged_dim=privileged_dim
+        )
         averages = config.eval_policy_averaging > 0
         self.eval_actor = deepcopy(self.actor).requires_grad_(False) if averages else self.actor
         self._critic_params = critic_parameters(self.loss)
@@ -75,7 +85,7 @@ class Agent:
         self.progress = torch.zeros((), dtype=torch.float64, device=self.device)
         self.optimizers = self._make_optimizers()
         self._weight_normalizations = weight_normalizations(config, self.loss)
-        self.normalizers = Normalizers(config, observation_dim, self.device)
+        self.normalizers = Normalizers(config, observation_dim, self.device, privileged_dim)
         self._divergence = DivergenceMonitor(self.optimizers["critic"].step_count)
 
     def _make_optimizers(self) -> dict[str, Adam]:

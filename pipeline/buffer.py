@@ -32,6 +32,7 @@ class ReplayBuffer:
         n_step: number of rewards that a sampled transition sums.
         gamma: discount factor of that sum.
         capture: capture `extend` as a CUDA graph; None: on CUDA.
+        privileged_dim: width of privileged observations; 0: transitions have none.
 
     Attributes:
         num_bytes: size of the stored transitions at full capacity.
@@ -51,13 +52,15 @@ class ReplayBuffer:
         n_step: int = 1,
         gamma: float = 0.99,
         capture: bool | None = None,
+        privileged_dim: int = 0,
     ):
         self.capacity, self.device = capacity, resolve_device(device)
         self.n_step, self.gamma = n_step, gamma
-        self.num_bytes = capacity * transitions.num_bytes(observation_dim, action_dim)
+        dimensions = observation_dim, action_dim
+        self.num_bytes = capacity * transitions.num_bytes(*dimensions, privileged_dim)
         _require_memory(self.num_bytes, capacity, self.device)
-        self._storage = transitions.zeros(capacity, observation_dim, action_dim, self.device)
-        self._entries = {key: self._storage[key] for key in transitions.layout(observation_dim, action_dim)}
+        self._storage = transitions.zeros(capacity, *dimensions, self.device, privileged_dim)
+        self._entries = {key: self._storage[key] for key in transitions.layout(*dimensions, privileged_dim)}
         self._cursor = torch.zeros((), dtype=torch.int64, device=self.device)
         self._size = torch.zeros((), dtype=torch.int64, device=self.device)
         self._num_envs = 0

@@ -50,21 +50,21 @@ class EnsembleLoss(SACVariant):
             if self.target_subset < self.num_qvalue_nets:
                 subset = draw_subset(self.num_qvalue_nets, self.target_subset, after=log_prob)
                 targets = targets.apply(lambda value: value.index_select(0, subset), batch_size=[self.target_subset])
-            next_value = self._values(next_batch["observation"], next_action, targets).amin(0) - self.alpha * log_prob
+            next_value = self._values(next_batch, next_action, targets).amin(0) - self.alpha * log_prob
             target = self.value_estimator.value_estimate(batch, next_value=next_value.unsqueeze(-1)).squeeze(-1)
-        value = self._values(batch["observation"], batch["action"], self.qvalue_network_params)
+        value = self._values(batch, batch["action"], self.qvalue_network_params)
         loss = nn.functional.mse_loss(value, target.expand_as(value), reduction="none").sum(0).mean()
         return loss, {"td_error": (value - target).abs().detach().amax(0)}
 
     def actor_loss(self, batch: TensorDictBase) -> tuple[Tensor, dict[str, Tensor]]:
         action, log_prob = self.sample_action(batch, differentiable=True)
-        values = self._values(batch["observation"], action, self.frozen_critic_params)
+        values = self._values(batch, action, self.frozen_critic_params)
         value = values.mean(0) if self.actor_value == "mean" else values.amin(0)
         return (self.alpha * log_prob - value).mean(), {"log_prob": log_prob.detach()}
 
-    def _values(self, observation: Tensor, action: Tensor, params: TensorDictBase) -> Tensor:
+    def _values(self, batch: TensorDictBase, action: Tensor, params: TensorDictBase) -> Tensor:
         """The critics' values, (critics, B)."""
-        return self.critics(observation, action, params, "state_action_value").squeeze(-1)
+        return self.critics(batch, action, params, "state_action_value").squeeze(-1)
 
 
 def draw_subset(count: int, size: int, after: Tensor) -> Tensor:
@@ -95,12 +95,13 @@ class CategoricalLoss(SACVariant):
     def critic_loss(self, batch: TensorDictBase) -> tuple[Tensor, dict[str, Tensor]]:
         next_batch = batch["next"]
         next_action, log_prob = self.sample_action(next_batch, differentiable=False)
-        observations = torch.cat([batch["observation"], next_batch["observation"]])
+        observed = [key for key in self.qvalue_network.in_keys if key != "action"]
+        both = torch.cat([batch.select(*observed), next_batch.select(*observed)])
         actions = torch.cat([batch["action"], next_action])
-        logits, next_logits = self._logits(observations, actions, self.qvalue_network_params).chunk(2, dim=1)
+        logits, next_logits = self._logits(both, actions, self.qvalue_network_params).chunk(2, dim=1)
         with torch.no_grad():
             if self.delay_qvalue:
-                next_logits = self._logits(observations, actions, self.target_qvalue_network_params).chunk(2, dim=1)[1]
+                next_logits = self._logits(both, actions, self.target_qvalue_network_params).chunk(2, dim=1)[1]
             smallest = self._mean(next_logits).argmin(0)[None, :, None]
             probabilities = next_logits.softmax(-1).take_along_dim(smallest, 0).squeeze(0)
             steps = batch.get("steps_to_next_obs", torch.ones_like(next_batch["reward"]))
@@ -116,14 +117,14 @@ class CategoricalLoss(SACVariant):
         action, log_prob = self.sample_action(batch, differentiable=True)
         self.actor_network.eval()
         self.qvalue_network.eval()
-        logits = self._logits(batch["observation"], action, self.frozen_critic_params)
+        logits = self._logits(batch, action, self.frozen_critic_params)
         self.qvalue_network.train()
         value = self._mean(logits).amin(0)
         return (self.alpha * log_prob - value).mean(), {"log_prob": log_prob.detach()}
 
-    def _logits(self, observation: Tensor, action: Tensor, params: TensorDictBase) -> Tensor:
+    def _logits(self, batch: TensorDictBase, action: Tensor, params: TensorDictBase) -> Tensor:
         """The critics' logits, (critics, B, atoms)."""
-        return self.critics(observation, action, params, "logits")
+        return self.critics(batch, action, params, "logits")
 
     def _mean(self, logits: Tensor) -> Tensor:
         """The means of distributions, (critics, B)."""
@@ -161,6 +162,7 @@ def make_loss(
     action_dim: int,
     device: torch.device,
     batched_critics: bool | None = None,
+    privileged_dim: int = 0,
 ) -> tuple[Loss, Actor]:
     """The loss module of a configuration, and the actor whose parameters it trains.
 
@@ -171,6 +173,7 @@ def make_loss(
         device: where the networks live.
         batched_critics: compute all critics' matrix products as one batched product; None: on CUDA. On the CPU one
             product for each critic is faster.
+        privileged_dim: width of the batch's ``"privileged"``, which the critics see and the actor does not; 0: none.
     """
     actor = _make_actor(config, observation_dim, action_dim).to(device)
     policy = ProbabilisticActor(
@@ -183,10 +186,10 @@ def make_loss(
         return_log_prob=True,
     )
     cls, output_key, options = loss_class(config)
+    critic_keys = ["observation", *(["privileged"] if privileged_dim else []), "action"]
+    inputs = observation_dim + privileged_dim + action_dim
     critics = [
-        TensorDictModule(
-            _make_critic(config, observation_dim + action_dim).to(device), ["observation", "action"], [output_key]
-        )
+        TensorDictModule(_make_critic(config, inputs).to(device), critic_keys, [output_key])
         for _ in range(config.num_critics)
     ]
     target_entropy = config.target_entropy

@@ -157,16 +157,18 @@ class Actor(nn.Module):
 class Critic(nn.Module):
     """Value of an observation (B, obs_dim) and an action (B, action_dim) in [-1, 1].
 
+    A privileged observation (B, privileged_dim) may come between them.
+
     Args:
-        body: (B, obs_dim + action_dim) -> the value, (B, 1), or the logits of its distribution, (B, atoms).
+        body: all inputs concatenated -> the value, (B, 1), or the logits of its distribution, (B, atoms).
     """
 
     def __init__(self, body: nn.Module):
         super().__init__()
         self.body = body
 
-    def forward(self, observation: Tensor, action: Tensor) -> Tensor:
-        return self.body(torch.cat([observation, action], dim=-1))
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.body(torch.cat(inputs, dim=-1))
 
 
 def mlp(

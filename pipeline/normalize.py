@@ -130,14 +130,20 @@ class Normalizers:
 
     Attributes:
         observations: the normaliser of observations, or None.
+        privileged: that of privileged observations, or None.
         rewards: the scaler of rewards, or None.
     """
 
-    def __init__(self, config: Config, observation_dim: int, device: torch.device | str = "cpu"):
+    def __init__(
+        self, config: Config, observation_dim: int, device: torch.device | str = "cpu", privileged_dim: int = 0
+    ):
         self.observations: ObservationNormalizer | None = None
+        self.privileged: ObservationNormalizer | None = None
         self.rewards: RewardScaler | None = None
         if config.normalize_observations:
             self.observations = ObservationNormalizer(observation_dim, device)
+            if privileged_dim:
+                self.privileged = ObservationNormalizer(privileged_dim, device)
         if config.reward_scaling != "none":
             value_range = config.value_range if config.reward_scaling == "bounded" else None
             self.rewards = RewardScaler(config.num_envs, config.gamma, value_range, device)
@@ -146,6 +152,8 @@ class Normalizers:
         """Add a vector step's transition to the running statistics."""
         if self.observations is not None:
             self.observations.update(transition["observation"])
+        if self.privileged is not None:
+            self.privileged.update(transition["privileged"])
         if self.rewards is not None:
             self.rewards.update(transition["next", "reward"], transition["next", "done"])
 
@@ -156,21 +164,23 @@ class Normalizers:
     def normalize_batch(self, batch: TensorDict) -> TensorDict:
         """A shallow copy of a batch with normalised observations and scaled rewards."""
         batch = batch.copy()
-        if self.observations is not None:
-            for key in ("observation", ("next", "observation")):
-                batch.set(key, self.observations(batch[key]))
+        for name, normalizer in (("observation", self.observations), ("privileged", self.privileged)):
+            if normalizer is not None:
+                for key in (name, ("next", name)):
+                    batch.set(key, normalizer(batch[key]))
         if self.rewards is not None:
             batch.set(("next", "reward"), self.rewards(batch["next", "reward"]))
         return batch
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
         """The statistics by normaliser and name; not copies."""
-        parts = {"observations": self.observations, "rewards": self.rewards}
-        return {name: part.state_dict() for name, part in parts.items() if part is not None}
+        return {name: part.state_dict() for name, part in self._parts().items()}
 
     def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Copy the statistics of a `state_dict` into place."""
-        if self.observations is not None:
-            self.observations.load_state_dict(state["observations"])
-        if self.rewards is not None:
-            self.rewards.load_state_dict(state["rewards"])
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+
+    def _parts(self) -> dict[str, RunningStatistics]:
+        parts = {"observations": self.observations, "privileged": self.privileged, "rewards": self.rewards}
+        return {name: part for name, part in parts.items() if part is not None}

@@ -81,7 +81,7 @@ def load_policy(run_dir: Path | str, which: Which = "best", *, task: str | None 
     require_same_dimensions(content, sizes)
     model = config.simulation.load_model(sizes.task)  # with the run's solver, as it was stored
     compare_task(config, run_dir, model, "the policy plays, but not as it was trained")
-    agent = Agent(config, sizes.observation_dim, sizes.action_dim, device)
+    agent = Agent(config, sizes.observation_dim, sizes.action_dim, device, sizes.privileged_dim)
     state = content["state"]
     agent.load_state_dict(state["agent"])
     if which == "last" or not state["best"]:

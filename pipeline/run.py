@@ -78,12 +78,15 @@ class Run:
         self._task_options = decode_options(self._task, config.task_options)
         self.env = self._make_training_env()
         dimensions = self.env.observation_dim, self.env.action_dim
-        self.agent = Agent(config, *dimensions, self.device)
+        privileged_dim = self.env.privileged_dim
+        self.agent = Agent(config, *dimensions, self.device, privileged_dim)
         self.learner = Learner(self.agent)
-        _log.info(self._describe_memory(dimensions))
+        _log.info(self._describe_memory())
         seed = derive_seed(config.seed, "buffer")
         n_step = config.rewards_per_target(self.env.action_dim)
-        self.buffer = ReplayBuffer(config.capacity, *dimensions, self.device, seed, n_step, config.gamma)
+        self.buffer = ReplayBuffer(
+            config.capacity, *dimensions, self.device, seed, n_step, config.gamma, privileged_dim=privileged_dim
+        )
         longest_repeat = config.longest_repeat(self.env.task.dt)
         self.noise = RepeatedNoise(config.num_envs, self.env.action_dim, longest_repeat, self.device)
         self.observation = self.env.reset()
@@ -125,9 +128,11 @@ class Run:
         initial = self.config.initial_temperature(self.env.action_dim)
         return Health(limit, self.config.progress, target_entropy, initial)
 
-    def _describe_memory(self, dimensions: tuple[int, int]) -> str:
+    def _describe_memory(self) -> str:
         """Memory of replay buffer and agent, with the options that set it."""
-        size = self.config.capacity * transitions.num_bytes(*dimensions)
+        env = self.env
+        row = transitions.num_bytes(env.observation_dim, env.action_dim, env.privileged_dim)
+        size = self.config.capacity * row
         return (
             f"memory on {self.device}: replay buffer: {self.config.capacity:,} transitions, {size / 1e6:,.0f} MB "
             f"(--buffer-size); learner: {self.agent.num_bytes / 1e6:,.1f} MB (--actor-hidden, --critic-hidden)"

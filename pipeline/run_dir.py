@@ -289,16 +289,22 @@ def require_same_dimensions(content: dict[str, Any], env: BatchEnv) -> None:
     """Check that a checkpoint fits the task.
 
     Raises:
-        SaltusError: the task has observations or actions of other widths.
+        SaltusError: the task has observations, privileged observations or actions of other widths.
     """
     stored = content["state"]["buffer"]["stored"]
-    run = stored["observation"].shape[1], stored["action"].shape[1]
-    task = env.observation_dim, env.action_dim
-    if run != task:
+    run = (stored[name].shape[1] if name in stored else 0 for name in ("observation", "privileged", "action"))
+    found = _describe_dimensions(env.observation_dim, env.privileged_dim, env.action_dim)
+    expected = _describe_dimensions(*run)
+    if found != expected:
         raise SaltusError(
-            f"task {type(env.task).__name__} has {task[0]} observations and {task[1]} actions, and the run has "
-            f"{run[0]} and {run[1]}: it is not the run's task, or its file has changed. Name the run's with --task"
+            f"task {type(env.task).__name__} has {found}, and the run has {expected}: it is not the run's task, or its "
+            "file has changed. Name the run's with --task"
         )
+
+
+def _describe_dimensions(observation_dim: int, privileged_dim: int, action_dim: int) -> str:
+    privileged = f", {privileged_dim} privileged observations" if privileged_dim else ""
+    return f"{observation_dim} observations{privileged} and {action_dim} actions"
 
 
 def require_same_state(run_dir: Path, model: mujoco.MjModel) -> None:

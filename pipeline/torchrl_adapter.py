@@ -13,7 +13,7 @@ from importlib.metadata import version
 from typing import TypeAlias
 
 import torch
-from tensordict import TensorDict, TensorDictBase
+from tensordict import TensorDictBase
 from torch import Tensor
 from torchrl.modules import TanhNormal
 from torchrl.objectives import CrossQLoss, SACLoss
@@ -83,9 +83,9 @@ class SACVariant(SACLoss):
         with torch.set_grad_enabled(differentiable), self.actor_network_params.to_module(self.actor_network):
             return self.actor_network.get_dist(batch.select("observation")).rsample_and_log_prob()
 
-    def critics(self, observation: Tensor, action: Tensor, params: TensorDictBase, key: str) -> Tensor:
-        """The output `key` of every critic, (critics, B, ...)."""
-        pairs = TensorDict({"observation": observation, "action": action}, batch_size=observation.shape[:1])
+    def critics(self, batch: TensorDictBase, action: Tensor, params: TensorDictBase, key: str) -> Tensor:
+        """The output `key` of every critic, (critics, B, ...), for the observations of `batch` and other actions."""
+        pairs = batch.select(*self.qvalue_network.in_keys, strict=False).set("action", action)
         return self._vmap_qnetworkN0(pairs, params)[key]
 
 

@@ -17,7 +17,7 @@ from envs import BatchEnv, Task
 from envs.task_options import decode_options, encode_options, is_same
 from pipeline.check.findings import Finding, Findings
 from pipeline.check.probes import probe_functions, probe_model, probe_warp
-from pipeline.check.rollout import Failure, Rollout, roll_out
+from pipeline.check.rollout import Failure, Range, Rollout, roll_out
 from saltus.errors import SaltusError, warn_once
 
 SCALES = 1000.0  # ratio of observations' magnitudes above which they are worth normalising
@@ -157,25 +157,31 @@ def _diverging_part(env: BatchEnv, failure: Failure) -> str:
 
 
 def _observations(_env: BatchEnv, rollout: Rollout) -> Findings:
-    ranges = rollout.observations
-    if not ranges.known:
+    if not rollout.observations.known:
         return
+    yield from _ranges_of(rollout.observations, "observation")
+    if rollout.privileged is not None:
+        yield from _ranges_of(rollout.privileged, "privileged observation")
+    if not rollout.start_spread.any():
+        yield Finding("note", "every episode begins with the same observation: `reset` draws no random state")
+
+
+def _ranges_of(ranges: Range, entry: str) -> Findings:
+    """Findings about a group of observations, each called `entry`."""
     constant = (ranges.high == ranges.low).nonzero().flatten().tolist()
     if constant:
         yield Finding(
             "warning" if len(constant) == len(ranges.low) else "note",
-            f"observations that never change: {_listed(constant)} of {len(ranges.low)}",
+            f"{entry}s that never change: {_listed(constant)} of {len(ranges.low)}",
         )
     scale = ranges.std[ranges.std > ROUNDING * ranges.scale]
     if len(scale) and scale.max() / scale.min() > SCALES:
         yield Finding(
             "warning",
-            f"the standard deviations of observations differ by a factor of {scale.max() / scale.min():,.0f}, from "
-            f"{scale.min():.2g} to {scale.max():.2g} (observation {int(ranges.std.argmax())}): "
+            f"the standard deviations of {entry}s differ by a factor of {scale.max() / scale.min():,.0f}, from "
+            f"{scale.min():.2g} to {scale.max():.2g} ({entry} {int(ranges.std.argmax())}): "
             "--normalize-observations often helps, or scale them in `observation`",
         )
-    if not rollout.start_spread.any():
-        yield Finding("note", "every episode begins with the same observation: `reset` draws no random state")
 
 
 def _rewards(_env: BatchEnv, rollout: Rollout) -> Findings:

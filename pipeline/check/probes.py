@@ -127,12 +127,12 @@ _MISSING = object()
 
 
 def _states_after(env: BatchEnv, seed: int) -> Tensor:
-    """Observations of some steps, (steps, N, obs_dim), after which the environment is in its state of before."""
+    """Observations of some steps, (steps, N, all groups), after which the environment is in its state of before."""
     state, generator = env.get_state(), torch.Generator().manual_seed(seed)
     observations = []
     for _ in range(_STEPS):
         action = 2 * torch.rand(env.num_envs, env.action_dim, generator=generator) - 1
-        observations.append(env.step(action)[1])
+        observations.append(torch.cat([env.step(action)[1], env.privileged], dim=1))
     env.set_state(state)
     return torch.stack(observations)
 

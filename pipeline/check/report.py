@@ -43,13 +43,14 @@ def describe_model(env: BatchEnv) -> list[str]:
     keyframes = ", ".join(model.key(index).name or f"#{index}" for index in range(model.nkey)) or "none"
     integrator = mujoco.mjtIntegrator(model.opt.integrator).name.removeprefix("mjINT_").lower()
     solver = mujoco.mjtSolver(model.opt.solver).name.removeprefix("mjSOL_").lower()
+    privileged = f"{env.privileged_dim} privileged observations, " if env.privileged_dim else ""
     return [
         f"model: {model.nq} positions, {model.nv} degrees of freedom, {model.nbody - 1} bodies, {model.ngeom} geoms, "
         f"{model.nsensor} sensors; integrator {integrator}, solver {solver}",
         f"actuators: {names}; cameras: {cameras}; keyframes: {keyframes}",
         f"time: {1 / task.dt:.4g} actions per second ({task.frame_skip} physics steps of {model.opt.timestep:g} s); an "
         f"episode lasts at most {task.max_episode_steps:,} steps, {task.max_episode_steps * task.dt:.4g} s",
-        f"spaces: {env.observation_dim} observations, {env.action_dim} actions",
+        f"spaces: {env.observation_dim} observations, {privileged}{env.action_dim} actions",
     ]
 
 
@@ -61,7 +62,10 @@ def _ranges(rollout: Rollout) -> Table:
     for name, ranges in rollout.terms.items():
         _add_rows(table, ranges, [f"  {name}"])
     table.add_section()
-    _add_rows(table, rollout.observations, [f"observation {index}" for index in range(len(rollout.observations.low))])
+    groups = {"observation": rollout.observations, "privileged observation": rollout.privileged}
+    for entry, group in groups.items():
+        if group is not None:
+            _add_rows(table, group, [f"{entry} {index}" for index in range(len(group.low))])
     return table
 
 
@@ -91,6 +95,7 @@ def to_json(result: Check) -> dict[str, Any]:
         rollout = result.rollout
         content |= {
             "observations": _columns(rollout.observations),
+            **({"privileged": _columns(rollout.privileged)} if rollout.privileged is not None else {}),
             "reward": _columns(rollout.rewards),
             "reward_terms": {name: _columns(ranges) for name, ranges in rollout.terms.items()},
             "episode_lengths": rollout.lengths,

@@ -83,6 +83,7 @@ class Rollout:
 
     Attributes:
         observations, rewards, terms: ranges over all world-steps that did not fail; terms by name.
+        privileged: those of the group "critic", if the task has one.
         start_spread: (obs_dim,) standard deviation of the first observations over the worlds.
         totals: `BatchEnv.statistics` of the rollout.
         lengths: of the episodes that ended, in control steps.
@@ -93,6 +94,7 @@ class Rollout:
     """
 
     observations: Range
+    privileged: Range | None
     rewards: Range
     terms: dict[str, Range]
     start_spread: Tensor
@@ -113,7 +115,7 @@ def roll_out(env: BatchEnv, steps: int, seed: int) -> Rollout:
         seed: of the actions.
     """
     generator = torch.Generator().manual_seed(derive_seed(seed, "check"))
-    observations, rewards, terms = _Columns(), _Columns(), dict[str, _Columns]()
+    observations, privileged, rewards, terms = _Columns(), _Columns(), _Columns(), dict[str, _Columns]()
     lengths, states, failure, seconds = list[int](), list[TensorDict](), None, 0.0
     elapsed = torch.zeros(env.num_envs, dtype=torch.int64)
     bare = _Bare(env)
@@ -131,6 +133,8 @@ def roll_out(env: BatchEnv, steps: int, seed: int) -> Rollout:
         seconds += time.perf_counter() - began
         stable = ~env.failed
         observations.add(transition["next", "observation"][stable])
+        if env.privileged_dim:
+            privileged.add(transition["next", "privileged"][stable])
         rewards.add(transition["next", "reward"][stable])
         for name, value in env.reward_terms.items():
             terms.setdefault(name, _Columns()).add(value[stable, None])
@@ -144,6 +148,7 @@ def roll_out(env: BatchEnv, steps: int, seed: int) -> Rollout:
         elapsed[done] = 0
     return Rollout(
         observations=observations.range(),
+        privileged=privileged.range() if env.privileged_dim else None,
         rewards=rewards.range(),
         terms={name: columns.range() for name, columns in terms.items()},
         start_spread=start.double().std(dim=0, correction=0),

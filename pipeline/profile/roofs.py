@@ -52,7 +52,7 @@ class Roofs:
         config = self._run.config
         medians = {name: median(turns) for name, turns in self._turns.items()}
         env = self._run.env
-        row = transitions.num_bytes(env.observation_dim, env.action_dim)
+        row = transitions.num_bytes(env.observation_dim, env.action_dim, env.privileged_dim)
         per_byte = 2 * medians.pop("copy")  # a byte is read and written
         roofs = {"physics": medians["physics"], "buffer write": config.num_envs * row * per_byte}
         roofs["sample"] = updates * config.batch_size * row * per_byte

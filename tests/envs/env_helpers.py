@@ -84,6 +84,20 @@ class CartBall(Task):
         return state.qpos[:, 0].abs() > self.reach
 
 
+class Noisy(CartBall):
+    """CartBall whose policy observes positions with noise, and whose critics observe them without."""
+
+    def reset(self, num_envs: int, generator: torch.Generator) -> Any:
+        qpos, qvel = super().reset(num_envs, generator)
+        return {"qpos": qpos, "qvel": qvel, "error": torch.empty_like(qpos).normal_(generator=generator)}
+
+    def advance(self, state: State, action: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        return {"error": torch.empty_like(state.error).normal_(generator=generator)}
+
+    def observation(self, state: State) -> Any:
+        return {"policy": state.qpos + 0.1 * state.error, "critic": state.qpos}
+
+
 # Sizes of Warp's memory. Giving them skips the slow rollout that estimates them.
 WARP_MEMORY: dict[Any, dict[str, int]] = {
     "Ant-v5": {"max_contacts": 32, "max_constraints": 96},

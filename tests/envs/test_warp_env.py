@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from env_helpers import NAMES, WARP_MEMORY, Actions, CartBall, equal, is_finite, overwrite
+from env_helpers import NAMES, WARP_MEMORY, Actions, CartBall, Noisy, equal, is_finite, overwrite
+from graph_recorder import record_on_cpu
 from torch import Tensor
 
 import envs
@@ -246,3 +247,17 @@ def test_state_continues_bit_for_bit(task: Any):
         found, found_obs = other.step(action)
         assert equal(found, transition)
         assert torch.equal(found_obs, obs)
+
+
+def test_a_recorded_graph_draws_the_noise_of_eager_steps(monkeypatch: pytest.MonkeyPatch):
+    record_on_cpu(monkeypatch)
+    eager, captured = (make(Noisy, execution=execution, max_episode_steps=4) for execution in ("device", "captured"))
+    draw = Actions(eager)
+    assert torch.equal(eager.reset(), captured.reset())
+    for _ in range(9):
+        action = draw()
+        (expected, expected_obs), (found, obs) = eager.step(action), captured.step(action)
+        assert equal(expected, found)
+        assert torch.equal(obs, expected_obs)
+        assert torch.equal(eager.privileged, captured.privileged)
+    assert captured.captured

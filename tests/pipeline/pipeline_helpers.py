@@ -22,7 +22,7 @@ from pipeline.config import Config
 from pipeline.learner import Learner
 from pipeline.presets import preset as preset_config
 
-OBSERVATION_DIM, ACTION_DIM = 5, 3
+OBSERVATION_DIM, ACTION_DIM, PRIVILEGED_DIM = 5, 3, 2
 
 # Every loss and network. flashsac-parallel has those of flashsac.
 PRESETS = ["fast", "sac", "redq", "droq", "crossq", "xqc", "flashsac"]
@@ -73,11 +73,20 @@ def random_transition(size: int, seed: int = 0, observation_dim: int = OBSERVATI
     return transitions.make(observation, action, next_obs, reward, terminated, truncated)
 
 
-def make_agent(preset: str, seed: int = 0, **overrides: Any) -> Agent:
+def with_privileged(transition: TensorDict, seed: int = 0) -> TensorDict:
+    """The transition with random privileged observations."""
+    generator = torch.Generator().manual_seed(seed)
+    for part in (transition, transition["next"]):
+        part["privileged"] = torch.randn(*transition.batch_size, PRIVILEGED_DIM, generator=generator)
+    return transition
+
+
+def make_agent(preset: str, seed: int = 0, privileged_dim: int = 0, **overrides: Any) -> Agent:
     """A small agent with networks that depend on the seed alone."""
     torch.manual_seed(seed)
     overrides = {"actor_hidden": (16,), "critic_hidden": (16,), "policy_delay": 2, **overrides}
-    return Agent(small_config(preset=preset, **overrides), OBSERVATION_DIM, ACTION_DIM)
+    config = small_config(preset=preset, **overrides)
+    return Agent(config, OBSERVATION_DIM, ACTION_DIM, privileged_dim=privileged_dim)
 
 
 def make_learner(preset: str, seed: int = 0, capture: bool | None = None, **overrides: Any) -> Learner:

@@ -351,6 +351,25 @@ def test_an_n_step_batch_has_shapes_and_dtypes_of_a_transition_and_the_steps() -
         assert batch["steps_to_next_obs"].dtype == torch.float32
 
 
+def test_n_step_transitions_have_the_privileged_observations_of_their_ends() -> None:
+    """Those of both ends belong to the same vector steps as the observations."""
+    buffer = ReplayBuffer(40, 2, 1, n_step=3, privileged_dim=2)
+    for first in range(1, 61, 3):
+        transition = numbered(first, 3)
+        for part in (transition, transition["next"]):
+            part["privileged"] = 100 * part["observation"]
+        buffer.extend(transition)
+    assert buffer.num_bytes == 40 * transitions.num_bytes(2, 1, 2)
+    (batch,) = buffer.sample(40)
+    transitions.check(batch.exclude("steps_to_next_obs"), 2, 1, 2)
+    assert (batch["steps_to_next_obs"] > 1).any()
+    for part in (batch, batch["next"]):
+        assert torch.equal(part["privileged"], 100 * part["observation"])
+    other = ReplayBuffer(40, 2, 1, n_step=3, privileged_dim=2)
+    other.load_state_dict(buffer.state_dict())
+    assert differing(other.sample(40)[0].to_dict(), buffer.sample(40)[0].to_dict()) == []
+
+
 @pytest.mark.parametrize("steps", [2, 6])
 def test_loaded_buffer_joins_the_same_transitions(steps: int) -> None:
     original, loaded = (Worlds(10, 3, 3) for _ in range(2))

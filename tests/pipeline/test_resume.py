@@ -20,6 +20,7 @@ from pipeline.run import Run
 from pipeline.run_dir import open_run
 
 pytestmark = pytest.mark.filterwarnings("ignore:No target network updater")
+SEEK = f"{Path(__file__).parents[2]}/examples/seek.py:Seek"  # with privileged and noisy observations
 RUN: dict[str, Any] = {
     "num_envs": 8,
     "num_threads": 2,
@@ -105,6 +106,12 @@ CASES: list[tuple[str, str, dict[str, Any], tuple[int, ...]]] = [
     ("InvertedPendulum-v5", "crossq", {"steps_per_round": 3}, STOPS),
     ("InvertedPendulum-v5", "xqc", {"n_step": 3, "normalize_observations": True}, STOPS),
     ("InvertedPendulum-v5", "flashsac", {"num_atoms": 11}, STOPS),
+    (
+        SEEK,
+        "fast",
+        {"n_step": 3, "normalize_observations": True, "task_options": {"max_episode_steps": 9}},
+        (48, 100, 160),
+    ),
     ("Hopper-v5", "sac", {"n_step": 3, "normalize_observations": True, "noise_repeat": 16, "buffer_size": 70}, STOPS),
     ("Hopper-v5", "crossq", {"steps_per_round": 3, "reward_scaling": "bounded", "eval_policy_averaging": 0.5}, STOPS),
     ("Hopper-v5", "crossq", {"physics": "warp", "max_contacts": 20, "max_constraints": 80}, (48, 160)),

@@ -429,7 +429,7 @@ def test_task_of_other_dimensions_is_refused(command: Command, project: Path) ->
     for name in ("resume", "evaluate"):
         outcome = command(name, project / "run", "--task", "Hopper-v5")
         assert outcome.code == 1
-        assert "task Hopper has 11 observations and 3 actions, and the run has 3 and 1" in outcome.err
+        assert "Hopper has 11 observations and 3 actions, and the run has 3 observations and 1 actions" in outcome.err
     assert json.loads((project / "run" / "config.json").read_text())["config"]["task"].endswith("swinger.py:Swinger")
 
 
