@@ -56,6 +56,7 @@ class Health:
         minutes: length of the run in minutes, if it is that instead.
         target_entropy: target entropy of the policy.
         alpha_init: initial temperature.
+        learns_temperature: whether the temperature is learned; a fixed one gives no warning.
 
     Attributes:
         last: the last row of evaluation results; empty before the first.
@@ -63,7 +64,13 @@ class Health:
     """
 
     def __init__(
-        self, time_limit: int, total_env_steps: int, minutes: float | None, target_entropy: float, alpha_init: float
+        self,
+        time_limit: int,
+        total_env_steps: int,
+        minutes: float | None,
+        target_entropy: float,
+        alpha_init: float,
+        learns_temperature: bool = True,
     ):
         self._failures = _Failures()
         self._detectors = (
@@ -72,7 +79,7 @@ class Health:
             _EarlyEnds(time_limit, total_env_steps, minutes),
             _StandingStill(time_limit),
             _Critics(),
-            _Temperature(target_entropy, alpha_init),
+            *([_Temperature(target_entropy, alpha_init)] if learns_temperature else []),
         )
         self.last: Row = {}
 

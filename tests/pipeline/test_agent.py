@@ -10,6 +10,7 @@ from pipeline_helpers import (
     PRESETS,
     WITH_TARGETS,
     clone_state,
+    copied_parameters,
     differing,
     filled_buffer,
     make_agent,
@@ -32,14 +33,15 @@ def changed(agent: Agent, before: dict[str, Tensor]) -> set[str]:
 
 
 @every_recipe
-def test_update_critic_changes_only_critics_and_targets(preset: str) -> None:
+def test_update_critic_changes_only_critics_state_value_network_and_targets(preset: str) -> None:
     agent = make_agent(preset)
     before = clone_state(dict(agent.loss.state_dict()))
     metrics = agent.update_critic(random_transition(16))
-    assert metrics.keys() == {"critic_loss", "td_error"}
-    names = changed(agent, before)
-    assert {name.split("_")[0] for name in names} == {"qvalue", *(["target"] if preset in WITH_TARGETS else [])}
-    assert all(name.startswith(("qvalue_network", "target_qvalue_network")) for name in names)
+    has_value = agent.config.value_network
+    assert metrics.keys() == {"critic_loss", "td_error", *(["value_loss"] if has_value else [])}
+    targets = {"target_value" if has_value else "target_qvalue"} if preset in WITH_TARGETS else set()
+    expected = {"qvalue"} | ({"value"} if has_value else set()) | targets
+    assert {name.partition("_network")[0] for name in changed(agent, before)} == expected
 
 
 @every_recipe
@@ -49,7 +51,7 @@ def test_update_actor_changes_only_actor_and_temperature(preset: str) -> None:
     metrics = agent.update_actor(random_transition(16))
     assert metrics.keys() == {"actor_loss", "alpha_loss", "alpha", "entropy"}
     names = changed(agent, before)
-    assert "log_alpha" in names
+    assert ("log_alpha" in names) == agent.config.learns_temperature
     assert any(name.endswith("weight") for name in names)
     assert all(name.startswith("actor_network") for name in names - {"log_alpha"})
 
@@ -67,14 +69,14 @@ def test_update_is_critic_then_actor_update(preset: str) -> None:
 
 @pytest.mark.parametrize("preset", WITH_TARGETS)
 @pytest.mark.parametrize("tau", [0.005, 0.3, 1.0])
-def test_targets_move_by_tau_towards_the_updated_critics(preset: str, tau: float) -> None:
+def test_targets_move_by_tau_towards_the_updated_networks(preset: str, tau: float) -> None:
     agent = make_agent(preset, tau=tau)
     for seed in range(4):
         before = clone_state(target_parameters(agent.loss))
         agent.update_critic(random_transition(16, seed))
-        critics = critic_parameters(agent.loss)
+        networks = copied_parameters(agent.loss)
         for name, target in target_parameters(agent.loss).items():
-            expected = (1 - tau) * before[name] + tau * critics[name].detach()
+            expected = (1 - tau) * before[name] + tau * networks[name].detach()
             torch.testing.assert_close(target, expected, rtol=1e-6, atol=1e-7)
 
 
@@ -314,3 +316,25 @@ def test_finite_parameters_pass_and_a_bad_one_is_named() -> None:
         weight[0, 0] = float("inf")
     with pytest.raises(DivergenceError, match=rf"{name} is not finite at gradient step 1"):
         agent.check_parameters()
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_learning_rate_of_0_fixes_the_temperature(preset: str) -> None:
+    agent = make_agent(preset, alpha_lr=0.0, alpha_init=0.3)
+    before = agent.loss.log_alpha.detach().clone()
+    for seed in range(3):
+        metrics = agent.update(random_transition(16, seed))
+    assert torch.equal(agent.loss.log_alpha, before)
+    assert float(metrics["alpha"]) == pytest.approx(0.3)
+
+
+def test_the_updates_take_the_order_of_the_paper(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Haarnoja et al. 2018 (arXiv 1801.01290), algorithm 1: V, Q and pi on one batch, each with its own gradient."""
+    agent, steps = make_agent("sac-v1"), []
+    for name, optimizer in agent.optimizers.items():
+        minimize = optimizer.minimize
+        monkeypatch.setattr(
+            optimizer, "minimize", lambda loss, name=name, minimize=minimize: (steps.append(name), minimize(loss))
+        )
+    agent.update(random_transition(16))
+    assert steps == ["value", "critic", "actor", "alpha"]

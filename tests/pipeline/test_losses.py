@@ -1,6 +1,8 @@
 """Losses and gradients against the equations, in float64 and elementary tensor operations.
 
 SAC: Haarnoja et al. 2018, "Soft Actor-Critic Algorithms and Applications", eq. 5, 6, 7, 9 and 18.
+Its first form: Haarnoja et al. 2018, "Soft Actor-Critic: Off-Policy Maximum Entropy Deep Reinforcement Learning with a
+Stochastic Actor", eq. 5, 7, 8 and 12.
 REDQ: Chen et al. 2021, algorithm 1: a random subset of targets, and the mean of all critics for the actor.
 DroQ: Hiraoka et al. 2022: dropout, then layer norm, after each hidden linear layer of the critics.
 CrossQ: Bhatt et al. 2024: no target networks, and one pass of (s, a) and (s', a') together through batch norm.
@@ -23,6 +25,7 @@ from pipeline_helpers import (
     OBSERVATION_DIM,
     PRESETS,
     WITH_TARGETS,
+    copied_parameters,
     random_transition,
     small_config,
 )
@@ -30,9 +33,10 @@ from tensordict import TensorDict
 from torch import Tensor
 from torchrl.objectives import CrossQLoss, REDQLoss, SACLoss
 
-from pipeline import losses
+from pipeline import losses, presets
 from pipeline.config import Config
 from pipeline.networks import Actor
+from pipeline.state_value import StateValueLoss
 from pipeline.torchrl_adapter import (
     Loss,
     actor_loss,
@@ -41,10 +45,13 @@ from pipeline.torchrl_adapter import (
     critic_loss,
     critic_parameters,
     target_parameters,
+    value_loss,
+    value_parameters,
 )
 
 CATEGORICAL = ["xqc", "flashsac", "fast"]
-CASES = [
+SAME_LOSS = {"flashsac-parallel": "flashsac"}  # presets with the losses and networks of another
+CASES: list[tuple[str, dict[str, Any]]] = [
     (preset, {"num_critics": count}) for preset in PRESETS for count in (1, 2, 3) if (preset, count) != ("redq", 1)
 ]
 CASES += [
@@ -64,6 +71,7 @@ RESIDUAL = f"batch linear {BLOCK} {BLOCK} rms linear"
 ACTORS = {"xqc": BEFORE, "flashsac": RESIDUAL}
 CRITICS = {
     "sac": PLAIN,
+    "sac-v1": PLAIN,
     "redq": PLAIN,
     "droq": "linear dropout layer relu linear dropout layer relu linear",
     "crossq": "batch linear relu batch linear relu batch linear",
@@ -170,6 +178,7 @@ class Reference:
     preset: str
     actor: dict[str, Tensor]
     critic: dict[str, Tensor]
+    value: dict[str, Tensor]
     target: dict[str, Tensor]
     log_alpha: Tensor
     num_critics: int
@@ -181,8 +190,12 @@ class Reference:
         config = loss_config(preset, **overrides)
         actor, critic = to_double(loss.actor_network_params), to_double(loss.qvalue_network_params)
         target = to_double(loss.target_qvalue_network_params) if config.target_network else {}
+        value: dict[str, Tensor] = {}
+        if preset == "sac-v1":
+            value, target = to_double(loss.value_network_params), to_double(loss.target_value_network_params)
         log_alpha = loss.log_alpha.detach().double().requires_grad_()
-        return cls(preset, actor, critic, target, log_alpha, config.num_critics, config.gamma, config.actor_value)
+        numbers = config.num_critics, config.gamma, config.actor_value
+        return cls(preset, actor, critic, value, target, log_alpha, *numbers)
 
     @property
     def alpha(self) -> Tensor:
@@ -222,12 +235,17 @@ class Reference:
             values, next_values = self.critics(self.critic, both, True, masks).split(BATCH, dim=1)
             if self.target:
                 next_values = self.critics(self.target, both, True, masks)[:, BATCH:]
+        elif self.value:
+            next_values = output(PLAIN, self.target, next_obs, False).unsqueeze(0)
+            values = self.critics(self.critic, (obs, action), False, masks)
         else:
             next_values = self.critics(self.target, (next_obs, next_action), False, masks)
             values = self.critics(self.critic, (obs, action), False, masks)
         steps = batch.get("steps_to_next_obs", torch.ones(BATCH, 1, dtype=torch.float64))
         discount = self.gamma**steps * (1 - batch["next", "terminated"].double())
         reward, entropy = batch["next", "reward"], (-self.alpha * log_prob).unsqueeze(-1)
+        if self.value:
+            entropy = torch.zeros_like(entropy)  # V contains it
         if self.preset not in CATEGORICAL:
             target = reward + discount * (next_values.detach()[subset].min(0).values + entropy)
             return ((values - target) ** 2).mean(1).sum()
@@ -238,6 +256,14 @@ class Reference:
             target = split(smallest, reward[row] + discount[row] * (atoms + entropy[row]), atoms)
             loss = loss - (target * values[:, row].log_softmax(-1)).sum() / BATCH
         return loss
+
+    def value_loss(self, batch: TensorDict, noise: Tensor) -> Tensor:
+        """Twice J_V: the equation has a factor 1/2."""
+        obs = batch["observation"]
+        action, log_prob = (part.detach() for part in self.policy(obs, noise, training=False))
+        values = self.critics(self.critic, (obs, action), False, NO_MASKS).squeeze(-1).detach()
+        error = output(PLAIN, self.value, obs, False).squeeze(-1) - (values.min(0).values - self.alpha * log_prob)
+        return (error**2).mean()
 
     def actor_loss(self, batch: TensorDict, noise: Tensor, masks: Iterator[Tensor] = NO_MASKS) -> tuple[Tensor, Tensor]:
         action, log_prob = self.policy(batch["observation"], noise, training=True)
@@ -305,6 +331,7 @@ def assert_gradients_equal(
     ("preset", "cls", "has_targets", "batch_norms"),
     [
         ("sac", SACLoss, True, []),
+        ("sac-v1", StateValueLoss, True, []),
         ("redq", losses.EnsembleLoss, True, []),
         ("droq", losses.EnsembleLoss, True, []),
         ("crossq", CrossQLoss, False, [OBSERVATION_DIM + ACTION_DIM, 7, 5]),
@@ -318,9 +345,23 @@ def test_each_preset_has_its_loss_targets_and_batch_norms(
 ) -> None:
     loss = randomized_loss(preset)
     assert type(loss) is cls
-    assert list(target_parameters(loss)) == (list(critic_parameters(loss)) if has_targets else [])
+    assert list(target_parameters(loss)) == (list(copied_parameters(loss)) if has_targets else [])
     critic = to_double(loss.qvalue_network_params)
     assert [layer["running_mean"].shape[1] for layer in layers(critic) if "running_mean" in layer] == batch_norms
+
+
+@pytest.mark.parametrize("preset", presets.names())
+def test_every_preset_is_held_to_the_equations(preset: str) -> None:
+    """A new preset needs its layers in CRITICS and ACTORS and its equations in Reference."""
+    checked = SAME_LOSS.get(preset, preset)
+    assert checked in {name for name, _ in CASES}
+    assert checked in CRITICS
+    of_the_run = ("task", "num_envs", "total_env_steps", "utd_ratio", "batch_size", "buffer_size", "learning_starts")
+    of_the_run += ("log_every", "eval_every", "checkpoint_every")
+    left, right = (
+        {**vars(presets.preset(name, "Hopper-v5")), **dict.fromkeys(of_the_run)} for name in (preset, checked)
+    )
+    assert left == right
 
 
 @cases
@@ -338,7 +379,18 @@ def test_critic_loss_and_its_gradients_follow_the_equations(preset: str, overrid
     assert_gradients_equal(value, critic_parameters(loss), expected, trainable(reference.critic))
 
 
-@pytest.mark.parametrize("preset", ["sac", "droq", "crossq"])
+@pytest.mark.parametrize("num_critics", [1, 2, 3])
+@pytest.mark.parametrize("seed", range(2))
+def test_value_loss_and_its_gradients_follow_the_equation(num_critics: int, seed: int) -> None:
+    loss = randomized_loss("sac-v1", seed, num_critics=num_critics)
+    reference, batch = Reference.of("sac-v1", loss, num_critics=num_critics), random_transition(BATCH, seed)
+    noise = seeded_noise(seed + 10)
+    value, expected = value_loss(loss, batch.copy()), reference.value_loss(double(batch), noise)
+    assert_equal(value, expected, "value loss: ")
+    assert_gradients_equal(value, value_parameters(loss), expected, trainable(reference.value))
+
+
+@pytest.mark.parametrize("preset", ["sac", "sac-v1", "droq", "crossq"])
 def test_the_loss_of_a_single_critic_is_its_mean_squared_td_error(preset: str) -> None:
     value, td_error = critic_loss(randomized_loss(preset, num_critics=1), random_transition(BATCH))
     assert not td_error.requires_grad
@@ -415,10 +467,11 @@ def test_each_loss_has_gradients_for_its_own_parameters_only(preset: str) -> Non
         "actor": list(actor_parameters(loss).values()),
         "alpha": [loss.log_alpha],
     }
-    critic = critic_loss(loss, batch.copy())[0]
     actor, log_prob = actor_loss(loss, batch.copy())
-    alpha = alpha_loss(loss, log_prob)
-    for name, value in (("critic", critic), ("actor", actor), ("alpha", alpha)):
+    found = {"critic": critic_loss(loss, batch.copy())[0], "actor": actor, "alpha": alpha_loss(loss, log_prob)}
+    if value_parameters(loss):
+        groups["value"], found["value"] = list(value_parameters(loss).values()), value_loss(loss, batch.copy())
+    for name, value in found.items():
         for group, parameters in groups.items():
             gradients = torch.autograd.grad(value, parameters, allow_unused=True, retain_graph=True)
             if group != name:
@@ -597,13 +650,13 @@ def test_the_initial_temperature_is_alpha_init(preset: str) -> None:
 @every_preset
 def test_critics_start_different_from_each_other_and_targets_as_copies(preset: str) -> None:
     loss, _ = make_loss(loss_config(preset))
-    critics, targets = critic_parameters(loss), target_parameters(loss)
+    critics, targets, copied = critic_parameters(loss), target_parameters(loss), copied_parameters(loss)
     matrices = [value for value in critics.values() if value.dim() == 3]
     assert matrices
     for stacked in matrices:
         assert len({tuple(weight.flatten().tolist()) for weight in stacked}) == loss_config(preset).num_critics
     assert bool(targets) == (preset in WITH_TARGETS)
-    assert all(torch.equal(value, critics[name]) for name, value in targets.items())
+    assert all(torch.equal(value, copied[name]) for name, value in targets.items())
 
 
 @every_preset
