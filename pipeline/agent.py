@@ -136,18 +136,19 @@ class Agent:
         its copy V' is the target network.
         """
         batch = self.normalizers.normalize_batch(batch)
-        metrics = self._update_value(batch) if self._value_params else {}
+        losses = self._update_value(batch) if self._value_params else {}
         loss, td_error = critic_loss(self.loss, batch)
         self._minimize("critic", loss)
         self._update_targets()
-        self._divergence.record(loss)
-        return {**metrics, "critic_loss": loss.detach(), "td_error": td_error.mean()}
+        losses["critic_loss"] = loss.detach()
+        for one in losses.values():
+            self._divergence.record(one)
+        return {**losses, "td_error": td_error.mean()}
 
     def _update_value(self, batch: TensorDictBase) -> Metrics:
         """One step of the state-value network on J_V, from a normalised batch."""
         loss = value_loss(self.loss, batch)
         self._minimize("value", loss)
-        self._divergence.record(loss)
         return {"value_loss": loss.detach()}
 
     def update_actor(self, batch: TensorDict) -> Metrics:

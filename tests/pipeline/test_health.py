@@ -255,6 +255,11 @@ def test_what_is_no_lost_temperature(row: dict[str, float]) -> None:
     assert train([row] * 30) == []
 
 
+def test_a_fixed_temperature_is_never_lost() -> None:
+    health = Health(1000, 2_000_000, None, target_entropy=-3.0, alpha_init=1e-7, learns_temperature=False)
+    assert train([{"alpha": 1e-7, "entropy": 2.0}] * 30, health) == []
+
+
 def test_temperature_of_measured_runs_is_never_lost() -> None:
     """The lowest temperature of a good run, and the entropy's widest swing, both on Humanoid-v5."""
     health = Health(1000, 2_000_000, None, target_entropy=-17.0, alpha_init=0.01)
