@@ -32,7 +32,7 @@ class StateValueLoss(SACVariant):
         copy = self.target_value_network_params
         # preserve_module_state would turn the copy into parameters that require gradients.
         with torch.no_grad(), copy.to_module(self.value_network, preserve_module_state=False):
-            next_value = self.value_network(batch["next"].select("observation"))["state_value"]
+            next_value = self.value_network(batch["next"].select(*self.value_network.in_keys))["state_value"]
             target = self.value_estimator.value_estimate(batch, next_value=next_value).squeeze(-1)
         pairs = batch["observation"], batch["action"]
         error = self.critics(*pairs, self.qvalue_network_params, "state_action_value").squeeze(-1) - target

@@ -174,15 +174,17 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[CountingRecorder]:
 
 
 @pytest.mark.parametrize(
-    ("counts", "num_graphs"), [([4] * 12, 3), ([1, 3] * 12, 6), ([5] * 12, 6)], ids=["equal", "mixed", "split"]
+    ("preset", "counts", "num_graphs"),
+    [("crossq", [4] * 12, 3), ("crossq", [1, 3] * 12, 6), ("crossq", [5] * 12, 6), ("sac-v1", [4] * 12, 3)],
+    ids=["equal", "mixed", "split", "sac-v1"],
 )
 def test_captured_rounds_equal_eager_rounds(
-    counts: list[int], num_graphs: int, graphs: list[CountingRecorder], monkeypatch: pytest.MonkeyPatch
+    preset: str, counts: list[int], num_graphs: int, graphs: list[CountingRecorder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One graph for each number of updates and of updates since the actor's last. Long rounds are split."""
     monkeypatch.setattr(learner_module, "BATCHES_PER_SAMPLE", 4)
     eager, captured = (
-        make_learner("crossq", capture=flag, compile=flag, policy_delay=3, batch_size=4) for flag in (False, True)
+        make_learner(preset, capture=flag, compile=flag, policy_delay=3, batch_size=4) for flag in (False, True)
     )
     expected, found = round_results(eager, counts), round_results(captured, counts)
     assert captured.gradient_steps == sum(counts)
