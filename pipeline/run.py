@@ -125,8 +125,7 @@ class Run:
         limit = self.env.task.max_episode_steps
         config = self.config
         initial = config.initial_temperature(self.env.action_dim)
-        limits = config.total_env_steps, config.minutes
-        return Health(limit, *limits, target_entropy, initial, config.learns_temperature)
+        return Health(limit, config.progress, target_entropy, initial, config.learns_temperature)
 
     def _describe_memory(self, dimensions: tuple[int, int]) -> str:
         """Memory of replay buffer and agent, with the options that set it."""
@@ -138,11 +137,8 @@ class Run:
 
     @property
     def progress(self) -> float:
-        """Share of the run's length that is done, in [0, 1]: of its env steps, or of its minutes."""
-        config = self.config
-        if config.minutes is not None:
-            return min(1.0, self.seconds / (60 * config.minutes))
-        return min(1.0, self.env_steps / config.total_env_steps)
+        """Share of the run's length that is done, in [0, 1]."""
+        return self.config.progress(self.env_steps, self.seconds)
 
     @property
     def finished(self) -> bool:
