@@ -11,7 +11,10 @@ loss           equation  computed by           minimised by
 ``J(alpha)``   18        `alpha_loss`          `Agent.update_actor`, over the temperature
 =============  ========  ====================  ==================================================
 
-The three functions are those of `pipeline.torchrl_adapter`. They evaluate the loss module that `pipeline.losses`
+With a state-value network, `Agent.update_critic` first minimises `value_loss`, J_V (eq. 5 of Haarnoja et al. 2018,
+arXiv 1801.01290), over that network.
+
+The functions are those of `pipeline.torchrl_adapter`. They evaluate the loss module that `pipeline.losses`
 chooses for a configuration: TorchRL's SACLoss or CrossQLoss, or a variant of SACLoss.
 """
 
@@ -37,6 +40,8 @@ from pipeline.torchrl_adapter import (
     critic_loss,
     critic_parameters,
     target_parameters,
+    value_loss,
+    value_parameters,
 )
 from saltus.device.cuda_graph import to_floats
 
@@ -58,11 +63,11 @@ class Agent:
 
     Attributes:
         observation_dim: width of observations.
-        loss: the loss module; holds the parameters of actor, critics and target networks, and ``log_alpha``.
+        loss: the loss module; holds the parameters of all networks, target networks included, and ``log_alpha``.
         actor: the network that acts and learns.
         eval_actor: the network that is evaluated: an average of the actor over its last updates, or the actor itself.
         progress: share of the run that is done, a scalar in [0, 1], which the run sets; learning rates decay with it.
-        optimizers: Adam of ``"critic"``, ``"actor"`` and ``"alpha"``.
+        optimizers: Adam of ``"critic"``, ``"actor"`` and ``"alpha"``, and of ``"value"`` with a state-value network.
         normalizers: running statistics of observations and rewards, which `observe` updates.
     """
 
@@ -81,6 +86,7 @@ class Agent:
         averages = config.eval_policy_averaging > 0
         self.eval_actor = deepcopy(self.actor).requires_grad_(False) if averages else self.actor
         self._critic_params = critic_parameters(self.loss)
+        self._value_params = value_parameters(self.loss)
         self._target_params = target_parameters(self.loss)
         self.progress = torch.zeros((), dtype=torch.float64, device=self.device)
         self.optimizers = self._make_optimizers()
@@ -91,11 +97,14 @@ class Agent:
     def _make_optimizers(self) -> dict[str, Adam]:
         config, beta1 = self.config, self.config.adam_beta1
         decay = config.lr_final_fraction, self.progress, config.lr_schedule
-        return {
+        optimizers = {
             "critic": Adam(self._critic_params, config.critic_lr, *decay, beta1),
             "actor": Adam(actor_parameters(self.loss), config.actor_lr, *decay, beta1),
             "alpha": Adam({"log_alpha": self.loss.log_alpha}, config.alpha_lr, *decay),
         }
+        if self._value_params:
+            optimizers["value"] = Adam(self._value_params, config.critic_lr, *decay, beta1)
+        return optimizers
 
     def act(self, observation: Tensor, noise: Tensor) -> Tensor:
         """Actions of the stochastic policy, (N, action_dim) in [-1, 1].
@@ -124,7 +133,7 @@ class Agent:
         self.normalizers.update(transition)
 
     def update(self, batch: TensorDict) -> Metrics:
-        """One step of everything: critics, target networks, actor and temperature."""
+        """One step of everything: state-value network, critics, target networks, actor and temperature."""
         return self.update_critic(batch) | self.update_actor(batch)
 
     def update_critic(self, batch: TensorDict) -> Metrics:
@@ -132,13 +141,25 @@ class Agent:
 
         J_Q is the squared error of Q(s, a) against r + gamma (1 - terminated) (min Q'(s', a') - alpha log pi(a'|s')),
         with a' ~ pi(s') and target networks Q'. A configuration may choose another distance or no target networks.
+
+        A state-value network V takes its step on J_V first. The target is then r + gamma (1 - terminated) V'(s'), and
+        its copy V' is the target network.
         """
         batch = self.normalizers.normalize_batch(batch)
+        losses = self._update_value(batch) if self._value_params else {}
         loss, td_error = critic_loss(self.loss, batch)
         self._minimize("critic", loss)
         self._update_targets()
-        self._divergence.record(loss)
-        return {"critic_loss": loss.detach(), "td_error": td_error.mean()}
+        losses["critic_loss"] = loss.detach()
+        for one in losses.values():
+            self._divergence.record(one)
+        return {**losses, "td_error": td_error.mean()}
+
+    def _update_value(self, batch: TensorDictBase) -> Metrics:
+        """One step of the state-value network on J_V, from a normalised batch."""
+        loss = value_loss(self.loss, batch)
+        self._minimize("value", loss)
+        return {"value_loss": loss.detach()}
 
     def update_actor(self, batch: TensorDict) -> Metrics:
         """One step of the actor on J_pi (eq. 9), then one of the temperature on J(alpha) (eq. 18).
@@ -169,9 +190,10 @@ class Agent:
 
     @torch.no_grad()
     def _update_targets(self) -> None:
-        """Move the target networks towards the critics: ``target <- (1 - tau) target + tau critic``."""
+        """Move the target networks towards the networks they copy: ``target <- (1 - tau) target + tau network``."""
+        networks = self._value_params or self._critic_params
         for name, target in self._target_params.items():
-            target.lerp_(self._critic_params[name], self.config.tau)
+            target.lerp_(networks[name], self.config.tau)
 
     @torch.no_grad()
     def _update_eval_actor(self) -> None:

@@ -62,8 +62,10 @@ class Config(Simulation):
     """A categorical critic's atoms are evenly spaced in [-value_range, value_range], which must hold the returns."""
     target_network: bool = False
     """Bootstrap from slowly updated copies of the critics, instead of from the critics themselves."""
+    value_network: bool = False
+    """Bootstrap from a slowly updated copy of a state-value network, as in the first form of SAC."""
     tau: float = 0.005
-    """Rate of the target networks: target <- (1 - tau) target + tau critic."""
+    """Rate of the target networks: target <- (1 - tau) target + tau network."""
     num_critics: int = 2
     """Number of critics."""
     target_subset: int = 0
@@ -98,9 +100,9 @@ class Config(Simulation):
     actor_lr: float = 1e-3
     """Adam's learning rate for the actor."""
     critic_lr: float = 1e-3
-    """Adam's learning rate for the critics."""
+    """Adam's learning rate for the critics and the state-value network."""
     alpha_lr: float = 1e-3
-    """Adam's learning rate for the temperature."""
+    """Adam's learning rate for the temperature; 0: the temperature stays at alpha_init."""
     lr_schedule: Literal["linear", "cosine"] = "linear"
     """Decay of the learning rates over the run."""
     lr_final_fraction: float = 0.1
@@ -138,17 +140,26 @@ class Config(Simulation):
         """Settings that have no effect in this configuration, each with the options that it needs."""
         categorical, batch = self.critic_loss == "categorical", "batch" in (self.actor_norm, self.critic_norm)
         needs = {
-            "tau": (self.target_network, "--target-network"),
+            "tau": (self.target_network or self.value_network, "--target-network or --value-network"),
             "num_atoms": (categorical, "--critic-loss categorical"),
             "value_range": (
                 categorical or self.reward_scaling == "bounded",
                 "--critic-loss categorical or --reward-scaling bounded",
             ),
             "norm_order": (batch and self.network == "mlp", "--critic-norm batch and --network mlp"),
-            "target_entropy_scale": (self.target_entropy == "auto", "--target-entropy auto"),
+            "target_entropy": (self.learns_temperature, "--alpha-lr above 0"),
+            "target_entropy_scale": (
+                self.learns_temperature and self.target_entropy == "auto",
+                "--target-entropy auto and --alpha-lr above 0",
+            ),
             "lr_schedule": (self.lr_final_fraction < 1, "--lr-final-fraction below 1"),
         }
         return {name: options for name, (used, options) in needs.items() if not used}
+
+    @property
+    def learns_temperature(self) -> bool:
+        """Whether the temperature is learned, instead of fixed at its initial value."""
+        return self.alpha_lr > 0
 
     @property
     def clipped_double_q(self) -> bool:

@@ -37,6 +37,8 @@ def check(config: Config) -> None:
     _check_numbers(config)
     _check_buffer(config)
     _check_round(config)
+    if config.value_network:
+        _check_value_network(config)
     _check_recipe(config)
 
 
@@ -55,12 +57,13 @@ def _check_numbers(config: Config) -> None:
         "num_atoms", "num_critics", "policy_delay",
         "log_every", "eval_every", "eval_episodes", "checkpoint_every",
     )  # fmt: skip
-    positive = ("utd_ratio", "actor_lr", "critic_lr", "alpha_lr", "value_range")
+    positive = ("utd_ratio", "actor_lr", "critic_lr", "value_range")
     rules: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
         (at_least_1, lambda x: type(x) is int and x >= 1, "a whole number, at least 1"),
         (("n_step", "noise_repeat"), _is_auto_or_at_least_1, "a whole number, at least 1, or auto"),
         (("seed", "target_subset"), lambda x: type(x) is int and x >= 0, "a whole number, 0 or more"),
         (positive, lambda x: math.isfinite(x) and x > 0, "a finite number above 0"),
+        (("alpha_lr",), lambda x: math.isfinite(x) and x >= 0, "a finite number, 0 or more"),
         (("alpha_init",), _is_auto_or_positive, "a finite number above 0, or auto"),
         (("gamma", "dropout", "adam_beta1"), lambda x: 0 <= x < 1, "in [0, 1)"),
         (("tau", "lr_final_fraction"), lambda x: 0 < x <= 1, "in (0, 1]"),
@@ -125,6 +128,43 @@ def _check_round(config: Config) -> None:
         )
 
 
+def _check_value_network(config: Config) -> None:
+    """Refuse settings that belong to targets made by critics, or to a learned temperature."""
+    for holds, reason in (
+        (
+            not config.target_network,
+            "--value-network makes the critics' targets, from a copy of its own: set --no-target-network",
+        ),
+        (
+            config.critic_loss == "mse",
+            "--value-network learns the mean of returns, and categorical critics their distribution: set "
+            "--critic-loss mse",
+        ),
+        (
+            config.critic_norm != "batch",
+            "--critic-norm batch normalises (s, a) and (s', a') jointly (as in CrossQ), and critics with "
+            "--value-network see no (s', a'): set --critic-norm none or layer",
+        ),
+        (
+            config.target_subset in (0, config.num_critics),
+            f"--target-subset {config.target_subset} draws critics for a target (as in REDQ), and --value-network "
+            "makes the target: set --target-subset 0",
+        ),
+        (
+            config.actor_value == "min",
+            "--value-network learns the minimum over the critics, which the actor then maximises too: set "
+            "--actor-value min",
+        ),
+        (
+            not config.learns_temperature,
+            f"--alpha-lr is {config.alpha_lr:g}, and --value-network keeps the temperature fixed (Haarnoja et al. "
+            "2018a): set --alpha-lr 0; --preset sac learns the temperature",
+        ),
+    ):
+        if not holds:
+            raise SaltusError(reason)
+
+
 def _check_recipe(config: Config) -> None:
     """Refuse combinations that do not work; the message names some that do."""
     mse, batch_norm = config.critic_loss == "mse", config.critic_norm == "batch"
@@ -136,7 +176,7 @@ def _check_recipe(config: Config) -> None:
             "or lower target_subset",
         ),
         (
-            config.target_network or batch_norm,
+            config.target_network or config.value_network or batch_norm,
             "without target networks critics are stable only with batch norm: set --target-network or "
             "--critic-norm batch",
         ),

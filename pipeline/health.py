@@ -55,6 +55,7 @@ class Health:
         progress: the share of the run that is done, of its env steps and seconds so far.
         target_entropy: target entropy of the policy.
         alpha_init: initial temperature.
+        learns_temperature: whether the temperature is learned; a fixed one gives no warning.
 
     Attributes:
         last: the last row of evaluation results; empty before the first.
@@ -62,7 +63,12 @@ class Health:
     """
 
     def __init__(
-        self, time_limit: int, progress: Callable[[float, float], float], target_entropy: float, alpha_init: float
+        self,
+        time_limit: int,
+        progress: Callable[[float, float], float],
+        target_entropy: float,
+        alpha_init: float,
+        learns_temperature: bool = True,
     ):
         self._failures = _Failures()
         self._detectors = (
@@ -71,7 +77,7 @@ class Health:
             _EarlyEnds(time_limit, progress),
             _StandingStill(time_limit),
             _Critics(),
-            _Temperature(target_entropy, alpha_init),
+            *([_Temperature(target_entropy, alpha_init)] if learns_temperature else []),
         )
         self.last: Row = {}
 

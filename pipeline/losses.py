@@ -17,6 +17,7 @@ from torchrl.objectives import CrossQLoss, SACLoss
 
 from pipeline.config import Config
 from pipeline.networks import Actor, Critic, WeightNormalization, initialize_units, mlp, residual, set_matmul_dtype
+from pipeline.state_value import StateValueLoss
 from pipeline.torchrl_adapter import (
     ActionDistribution,
     Loss,
@@ -195,6 +196,9 @@ def make_loss(
     target_entropy = config.target_entropy
     if target_entropy == "auto":
         target_entropy = -config.target_entropy_scale * action_dim
+    if config.value_network:
+        value_network = _make_value_network(config, observation_dim).to(device)
+        options = {"value_network": TensorDictModule(value_network, ["observation"], ["state_value"]), **options}
     loss = cls(
         policy,
         critics,
@@ -217,6 +221,8 @@ def loss_class(config: Config) -> tuple[type[Loss], str, dict[str, Any]]:
     if config.critic_loss == "categorical":
         atoms = torch.linspace(-config.value_range, config.value_range, config.num_atoms)
         return CategoricalLoss, "logits", {"atoms": atoms, "delay_qvalue": config.target_network}
+    if config.value_network:
+        return StateValueLoss, "state_action_value", {"delay_qvalue": False}
     if not config.target_network:
         return CrossQLoss, "state_action_value", {}
     if config.clipped_double_q:
@@ -238,6 +244,11 @@ def _make_critic(config: Config, inputs: int) -> Critic:
     else:
         body = mlp(widths, config.critic_norm, config.norm_order, config.dropout)
     return Critic(_configure(body, config))
+
+
+def _make_value_network(config: Config, inputs: int) -> nn.Module:
+    """A state-value network with the critics' hidden layers: (B, inputs) -> (B, 1)."""
+    return _configure(mlp([inputs, *config.critic_hidden, 1], config.critic_norm, dropout=config.dropout), config)
 
 
 def _configure(body: nn.Module, config: Config) -> nn.Module:

@@ -35,6 +35,7 @@ from saltus.errors import SaltusError
 _log = logging.getLogger("saltus")
 
 AGENT_METRICS = ("critic_loss", "td_error", "actor_loss", "alpha_loss", "alpha", "entropy")
+VALUE_METRICS = ("value_loss",)  # with a state-value network
 
 
 class _StoppedError(Exception):
@@ -125,8 +126,9 @@ class Run:
     def _new_health(self) -> Health:
         target_entropy = float(self.agent.loss.target_entropy)
         limit = self.env.task.max_episode_steps
-        initial = self.config.initial_temperature(self.env.action_dim)
-        return Health(limit, self.config.progress, target_entropy, initial)
+        config = self.config
+        initial = config.initial_temperature(self.env.action_dim)
+        return Health(limit, config.progress, target_entropy, initial, config.learns_temperature)
 
     def _describe_memory(self) -> str:
         """Memory of replay buffer and agent, with the options that set it."""
@@ -206,6 +208,7 @@ class Run:
         since = {name: value - self._logged.get(name, 0.0) for name, value in totals.items()}
         self._logged = totals
         episodes = since["episodes"] or float("nan")
+        agent_metrics = AGENT_METRICS + VALUE_METRICS * self.config.value_network
         row = {
             "env_steps": self.env_steps,
             "gradient_steps": self.learner.gradient_steps,
@@ -214,7 +217,7 @@ class Run:
             "episode_return": since["episode_return"] / episodes,
             "episode_length": since["episode_length"] / episodes,
             **{name: int(totals[name]) for name in ("unstable", "nonfinite", "overflowed")},
-            **{name: metrics.get(name, float("nan")) for name in AGENT_METRICS},
+            **{name: metrics.get(name, float("nan")) for name in agent_metrics},
             **{name: value / since["steps"] for name, value in since.items() if name.startswith("reward_terms/")},
             "seconds": totals["seconds"],
             "env_steps_per_second": since["env_steps"] / since["seconds"],

@@ -1,7 +1,8 @@
-"""The three SAC losses, computed by TorchRL's loss modules.
+"""SAC's losses, computed by TorchRL's loss modules.
 
-`critic_loss`, `actor_loss` and `alpha_loss` evaluate a loss module on a batch. Equation numbers are those of Haarnoja
-et al. 2018, "Soft Actor-Critic Algorithms and Applications" (arXiv 1812.05905). Actions are in [-1, 1].
+`critic_loss`, `actor_loss` and `alpha_loss` evaluate a loss module on a batch, and `value_loss` one with a state-value
+network. Equation numbers are those of Haarnoja et al. 2018, "Soft Actor-Critic Algorithms and Applications" (arXiv
+1812.05905). Actions are in [-1, 1].
 
 This is the only module that uses undocumented attributes of TorchRL. `require_parts` checks that they exist.
 """
@@ -136,13 +137,35 @@ def alpha_loss(loss: Loss, log_prob: Tensor) -> Tensor:
     return loss.alpha_loss(log_prob).mean()
 
 
+def value_loss(loss: Loss, batch: TensorDictBase) -> Tensor:
+    """J_V: the mean of ``(V(s) - min Q(s, a) + alpha log pi(a|s))^2`` over actions of the policy, a scalar.
+
+    Eq. 5 of Haarnoja et al. 2018, "Soft Actor-Critic: Off-Policy Maximum Entropy Deep Reinforcement Learning with a
+    Stochastic Actor" (arXiv 1801.01290), without its factor 1/2.
+    """
+    return loss.value_loss(batch)[0]
+
+
 def critic_parameters(loss: Loss) -> dict[str, Tensor]:
     """The critics' trainable parameters by name, stacked over critics."""
     return _trainable(loss.qvalue_network_params)
 
 
+def value_parameters(loss: Loss) -> dict[str, Tensor]:
+    """The state-value network's trainable parameters by name; empty without such a network."""
+    if isinstance(loss, CrossQLoss) or loss.value_network_params is None:
+        return {}
+    return _trainable(loss.value_network_params)
+
+
 def target_parameters(loss: Loss) -> dict[str, Tensor]:
-    """The target networks' parameters by the names of `critic_parameters`; empty without target networks."""
+    """The target networks' parameters; empty without target networks.
+
+    They have the names of `value_parameters`, or of `critic_parameters` if there is no state-value network.
+    """
+    if values := value_parameters(loss):
+        targets = loss.target_value_network_params.flatten_keys(".")
+        return {name: targets[name] for name in values}
     if isinstance(loss, CrossQLoss) or not loss.delay_qvalue:
         return {}
     targets = loss.target_qvalue_network_params.flatten_keys(".")

@@ -214,7 +214,7 @@ def run_rounds(preset: str, capture: bool) -> tuple[list[dict[str, float]], dict
     return metrics, networks, torch.cuda.get_rng_state()
 
 
-@pytest.mark.parametrize("preset", ["sac", "redq", "droq", "crossq", "fast", "xqc", "flashsac"])
+@pytest.mark.parametrize("preset", ["sac", "sac-v1", "redq", "droq", "crossq", "fast", "xqc", "flashsac"])
 def test_captured_rounds_equal_eager_rounds_with_new_noise_in_each(preset: str) -> None:
     eager, eager_networks, eager_random = run_rounds(preset, capture=False)
     captured, networks, random = run_rounds(preset, capture=True)

@@ -14,6 +14,7 @@ from pipeline.learner import Learner
 WIDE: dict[str, Any] = {"actor_hidden": (64,), "critic_hidden": (64,), "batch_size": 64, "learning_starts": 100}
 SETTINGS: dict[str, dict[str, Any]] = {
     "sac": {**WIDE, "policy_delay": 1},
+    "sac-v1": {"n_step": 3, "normalize_observations": True, "policy_delay": 1},
     "redq": {"num_critics": 3, "normalize_observations": True, "eval_policy_averaging": 0.5, "policy_delay": 2},
     "droq": {"n_step": 3, "policy_delay": 1},
     "crossq": {**WIDE, "n_step": 3, "eval_policy_averaging": 0.5, "lr_final_fraction": 0.1},

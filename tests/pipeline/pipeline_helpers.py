@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from tensordict import TensorDict
+from torch import Tensor
 
 from envs import transition as transitions
 from pipeline import cli
@@ -21,12 +22,13 @@ from pipeline.buffer import ReplayBuffer
 from pipeline.config import Config
 from pipeline.learner import Learner
 from pipeline.presets import preset as preset_config
+from pipeline.torchrl_adapter import Loss, critic_parameters, value_parameters
 
 OBSERVATION_DIM, ACTION_DIM, PRIVILEGED_DIM = 5, 3, 2
 
 # Every loss and network. flashsac-parallel has those of flashsac.
-PRESETS = ["fast", "sac", "redq", "droq", "crossq", "xqc", "flashsac"]
-WITH_TARGETS = ["sac", "redq", "droq", "xqc", "flashsac"]
+PRESETS = ["fast", "sac", "sac-v1", "redq", "droq", "crossq", "xqc", "flashsac"]
+WITH_TARGETS = ["sac", "sac-v1", "redq", "droq", "xqc", "flashsac"]
 
 SMALL: dict[str, Any] = {
     "device": "cpu",
@@ -87,6 +89,11 @@ def make_agent(preset: str, seed: int = 0, privileged_dim: int = 0, **overrides:
     overrides = {"actor_hidden": (16,), "critic_hidden": (16,), "policy_delay": 2, **overrides}
     config = small_config(preset=preset, **overrides)
     return Agent(config, OBSERVATION_DIM, ACTION_DIM, privileged_dim=privileged_dim)
+
+
+def copied_parameters(loss: Loss) -> dict[str, Tensor]:
+    """The parameters that target networks copy: the state-value network's if there is one, else the critics'."""
+    return value_parameters(loss) or critic_parameters(loss)
 
 
 def make_learner(preset: str, seed: int = 0, capture: bool | None = None, **overrides: Any) -> Learner:

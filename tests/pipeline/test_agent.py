@@ -10,6 +10,7 @@ from pipeline_helpers import (
     PRESETS,
     WITH_TARGETS,
     clone_state,
+    copied_parameters,
     differing,
     filled_buffer,
     make_agent,
@@ -20,7 +21,15 @@ from torch import Tensor
 
 from pipeline.agent import Agent
 from pipeline.divergence import DivergenceError
-from pipeline.torchrl_adapter import actor_parameters, critic_parameters, target_parameters
+from pipeline.torchrl_adapter import (
+    actor_loss,
+    actor_parameters,
+    critic_loss,
+    critic_parameters,
+    target_parameters,
+    value_loss,
+    value_parameters,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:No target network updater")
 every_recipe = pytest.mark.parametrize("preset", PRESETS)
@@ -32,14 +41,15 @@ def changed(agent: Agent, before: dict[str, Tensor]) -> set[str]:
 
 
 @every_recipe
-def test_update_critic_changes_only_critics_and_targets(preset: str) -> None:
+def test_update_critic_changes_only_critics_state_value_network_and_targets(preset: str) -> None:
     agent = make_agent(preset)
     before = clone_state(dict(agent.loss.state_dict()))
     metrics = agent.update_critic(random_transition(16))
-    assert metrics.keys() == {"critic_loss", "td_error"}
-    names = changed(agent, before)
-    assert {name.split("_")[0] for name in names} == {"qvalue", *(["target"] if preset in WITH_TARGETS else [])}
-    assert all(name.startswith(("qvalue_network", "target_qvalue_network")) for name in names)
+    has_value = agent.config.value_network
+    assert metrics.keys() == {"critic_loss", "td_error", *(["value_loss"] if has_value else [])}
+    targets = {"target_value" if has_value else "target_qvalue"} if preset in WITH_TARGETS else set()
+    expected = {"qvalue"} | ({"value"} if has_value else set()) | targets
+    assert {name.partition("_network")[0] for name in changed(agent, before)} == expected
 
 
 @every_recipe
@@ -49,7 +59,7 @@ def test_update_actor_changes_only_actor_and_temperature(preset: str) -> None:
     metrics = agent.update_actor(random_transition(16))
     assert metrics.keys() == {"actor_loss", "alpha_loss", "alpha", "entropy"}
     names = changed(agent, before)
-    assert "log_alpha" in names
+    assert ("log_alpha" in names) == agent.config.learns_temperature
     assert any(name.endswith("weight") for name in names)
     assert all(name.startswith("actor_network") for name in names - {"log_alpha"})
 
@@ -67,14 +77,14 @@ def test_update_is_critic_then_actor_update(preset: str) -> None:
 
 @pytest.mark.parametrize("preset", WITH_TARGETS)
 @pytest.mark.parametrize("tau", [0.005, 0.3, 1.0])
-def test_targets_move_by_tau_towards_the_updated_critics(preset: str, tau: float) -> None:
+def test_targets_move_by_tau_towards_the_updated_networks(preset: str, tau: float) -> None:
     agent = make_agent(preset, tau=tau)
     for seed in range(4):
         before = clone_state(target_parameters(agent.loss))
         agent.update_critic(random_transition(16, seed))
-        critics = critic_parameters(agent.loss)
+        networks = copied_parameters(agent.loss)
         for name, target in target_parameters(agent.loss).items():
-            expected = (1 - tau) * before[name] + tau * critics[name].detach()
+            expected = (1 - tau) * before[name] + tau * networks[name].detach()
             torch.testing.assert_close(target, expected, rtol=1e-6, atol=1e-7)
 
 
@@ -274,12 +284,16 @@ def test_policy_on_cpu_is_a_copy_unless_the_agent_is_there(averaging: float) -> 
     assert not torch.equal(agent.policy(observation), expected)
 
 
-def test_num_bytes_counts_shared_tensors_once() -> None:
-    agent = make_agent("crossq", eval_policy_averaging=0.0)
+@pytest.mark.parametrize("preset", ["crossq", "sac-v1"])
+def test_num_bytes_counts_shared_tensors_once(preset: str) -> None:
+    agent = make_agent(preset, eval_policy_averaging=0.0)
     unique = {tensor.data_ptr(): tensor.nbytes for tensor in agent.tensors()}
     assert agent.num_bytes == sum(unique.values())
-    trained = [*critic_parameters(agent.loss).values(), *actor_parameters(agent.loss).values()]
-    assert agent.num_bytes > 3 * sum(tensor.nbytes for tensor in trained), "parameters and two moments each"
+    networks = [*critic_parameters(agent.loss).values(), *actor_parameters(agent.loss).values()]
+    copies = list(target_parameters(agent.loss).values())
+    trained = sum(tensor.nbytes for tensor in [*networks, *value_parameters(agent.loss).values()])
+    assert {tensor.data_ptr() for tensor in copies} <= unique.keys()
+    assert agent.num_bytes > 3 * trained + sum(tensor.nbytes for tensor in copies), "two moments for each parameter"
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
@@ -292,14 +306,15 @@ def test_check_finite_names_the_metric_and_the_gradient_step(value: float) -> No
         agent.check_finite({"critic_loss": torch.tensor(1.0), "alpha_loss": torch.tensor(value)})
 
 
-def test_divergence_is_reported_with_the_step_of_the_first_loss_that_was_not_finite() -> None:
-    agent = make_agent("sac")
+@pytest.mark.parametrize(("preset", "loss"), [("sac", "critic_loss"), ("sac-v1", "value_loss")])
+def test_divergence_is_reported_with_the_step_of_the_first_loss_that_was_not_finite(preset: str, loss: str) -> None:
+    agent = make_agent(preset)
     for seed in range(2):
         agent.update(random_transition(16, seed))
     agent.loss.log_alpha.data.fill_(float("nan"))
     for seed in range(5):
         metrics = agent.update(random_transition(16, seed))
-    with pytest.raises(DivergenceError, match=r"critic_loss is nan at gradient step 3: learning has diverged"):
+    with pytest.raises(DivergenceError, match=rf"{loss} is nan at gradient step 3: learning has diverged"):
         agent.check_finite(metrics)
     with pytest.raises(DivergenceError, match=r"log_alpha is not finite at gradient step 3"):
         agent.check_parameters()
@@ -314,3 +329,27 @@ def test_finite_parameters_pass_and_a_bad_one_is_named() -> None:
         weight[0, 0] = float("inf")
     with pytest.raises(DivergenceError, match=rf"{name} is not finite at gradient step 1"):
         agent.check_parameters()
+
+
+@every_recipe
+def test_a_learning_rate_of_0_fixes_the_temperature(preset: str) -> None:
+    agent = make_agent(preset, alpha_lr=0.0, alpha_init=0.3)
+    before = agent.loss.log_alpha.detach().clone()
+    for seed in range(3):
+        metrics = agent.update(random_transition(16, seed))
+    assert torch.equal(agent.loss.log_alpha, before)
+    assert float(metrics["alpha"]) == pytest.approx(0.3)
+
+
+def test_the_value_network_learns_before_the_critics_and_the_policy_after_them() -> None:
+    """V, Q and pi on one batch, each from the others as they are by then (arXiv 1801.01290, algorithm 1)."""
+    agent, expected, batch = make_agent("sac-v1"), make_agent("sac-v1"), random_transition(16)
+    torch.manual_seed(0)
+    agent.update(batch)
+    torch.manual_seed(0)
+    expected.optimizers["value"].minimize(value_loss(expected.loss, batch))
+    expected.optimizers["critic"].minimize(critic_loss(expected.loss, batch)[0])
+    expected.optimizers["actor"].minimize(actor_loss(expected.loss, batch)[0])
+    for name, copy in target_parameters(expected.loss).items():
+        copy.lerp_(value_parameters(expected.loss)[name].detach(), expected.config.tau)
+    assert differing(dict(agent.loss.state_dict()), dict(expected.loss.state_dict())) == []

@@ -90,7 +90,8 @@ def test_compiled_updates_agree_with_eager_ones_within_rounding(eager_and_compil
     assert differing(other_state["normalizers"], state["normalizers"]) == []
     delayed = 20 // eager.agent.config.policy_delay
     for learner in eager_and_compiled:
-        assert [int(one.step_count) for one in learner.agent.optimizers.values()] == [20, delayed, delayed]
+        for name, optimizer in learner.agent.optimizers.items():
+            assert int(optimizer.step_count) == (delayed if name in ("actor", "alpha") else 20), name
         assert learner.gradient_steps == 20
 
 
@@ -98,7 +99,8 @@ def test_compiled_updates_draw_new_noise_each_time(eager_and_compiled: tuple[Lea
     _, learner = eager_and_compiled
     config, state = learner.agent.config, clone_state(learner.agent.state_dict())
     torch.manual_seed(0)
-    found: dict[str, list[float]] = {"entropy": [], "critic_loss": []}
+    # With a state-value network the critics' targets contain no noise.
+    found: dict[str, list[float]] = {"entropy": [], "value_loss" if config.value_network else "critic_loss": []}
     for _ in range(5):
         learner.agent.load_state_dict(clone_state(state))
         learner.gradient_steps = 0

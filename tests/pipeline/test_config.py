@@ -25,7 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:No target network updater")
 HINTS = typing.get_type_hints(Config)
 INTEGERS = [name for name, kind in HINTS.items() if kind is int]
 FLOATS = [name for name, kind in HINTS.items() if kind is float]
-POSITIVE = ["utd_ratio", "actor_lr", "critic_lr", "alpha_lr", "alpha_init", "value_range"]
+POSITIVE = ["utd_ratio", "actor_lr", "critic_lr", "alpha_init", "value_range"]
 AT_LEAST_ZERO = ["seed", "num_threads", "max_contacts", "max_constraints", "target_subset"]
 AT_LEAST_ONE = [name for name in INTEGERS if name not in AT_LEAST_ZERO]
 
@@ -39,6 +39,7 @@ REFUSED = [
     *[("minutes", value, "above 0, or None") for value in (0.0, -1.0, math.inf, math.nan)],
     *[(name, -1, "0 or more") for name in AT_LEAST_ZERO],
     *[(name, value, "above 0") for name in POSITIVE for value in (0.0, -1e-9, math.inf, math.nan)],
+    *[("alpha_lr", value, "a finite number, 0 or more") for value in (-1e-9, math.inf, math.nan)],
     *[("gamma", value, "[0, 1)") for value in (-0.01, 1.0, 1.5, math.nan)],
     *[(name, value, "(0, 1]") for name in ("tau", "lr_final_fraction") for value in (0.0, -0.5, 1.01, math.nan)],
     *[("eval_policy_averaging", value, "[0, 1]") for value in (-0.01, 1.01, math.nan)],
@@ -325,6 +326,45 @@ RECIPES = [
         for name in ("actor_hidden", "critic_hidden")
     ],
     ("xqc", {"num_atoms": 1}, "a categorical critic needs num_atoms of at least 2, not 1"),
+    (
+        "sac-v1",
+        {"target_network": True},
+        "--value-network makes the critics' targets, from a copy of its own: set --no-target-network",
+    ),
+    (
+        "sac-v1",
+        {"critic_loss": "categorical", "reward_scaling": "bounded"},
+        "--value-network learns the mean of returns, and categorical critics their distribution: set --critic-loss mse",
+    ),
+    (
+        "sac-v1",
+        {"critic_norm": "batch"},
+        "--critic-norm batch normalises (s, a) and (s', a') jointly (as in CrossQ), and critics with --value-network "
+        "see no (s', a'): set --critic-norm none or layer",
+    ),
+    (
+        "sac-v1",
+        {"num_critics": 3, "target_subset": 2},
+        "--target-subset 2 draws critics for a target (as in REDQ), and --value-network makes the target: set "
+        "--target-subset 0",
+    ),
+    (
+        "sac-v1",
+        {"actor_value": "mean"},
+        "--value-network learns the minimum over the critics, which the actor then maximises too: set "
+        "--actor-value min",
+    ),
+    (
+        "sac-v1",
+        {"alpha_lr": 3e-4},
+        "--alpha-lr is 0.0003, and --value-network keeps the temperature fixed (Haarnoja et al. 2018a): set "
+        "--alpha-lr 0; --preset sac learns the temperature",
+    ),
+    (
+        "sac",
+        {"value_network": True},
+        "--value-network makes the critics' targets, from a copy of its own: set --no-target-network",
+    ),
 ]
 
 
@@ -354,6 +394,9 @@ def test_settings_that_do_not_combine_are_refused_with_those_that_do(
         ("sac", {"n_step": 3, "normalize_observations": True, "reward_scaling": "bounded", "noise_repeat": 16}),
         ("crossq", {"weight_normalization": "linear", "norm_order": "before", "eval_policy_averaging": 0.1}),
         ("fast", {"weight_normalization": "all", "n_step": 1}),
+        ("sac-v1", {"critic_norm": "layer", "dropout": 0.1, "n_step": 3, "matmul_dtype": "bfloat16"}),
+        ("sac-v1", {"num_critics": 1, "normalize_observations": True, "reward_scaling": "std", "alpha_init": "auto"}),
+        *((name, {"alpha_lr": 0.0}) for name in presets.names()),
     ],
 )
 def test_settings_that_combine_are_accepted_and_learn(preset: str, overrides: dict[str, object]) -> None:

@@ -257,6 +257,12 @@ def test_what_is_no_lost_temperature(row: dict[str, float]) -> None:
     assert train([row] * 30) == []
 
 
+def test_a_fixed_temperature_is_never_lost() -> None:
+    progress = Config("Hopper-v5").progress
+    health = Health(1000, progress, target_entropy=-3.0, alpha_init=1e-7, learns_temperature=False)
+    assert train([{"alpha": 1e-7, "entropy": 2.0}] * 30, health) == []
+
+
 def test_temperature_of_measured_runs_is_never_lost() -> None:
     """The lowest temperature of a good run, and the entropy's widest swing, both on Humanoid-v5."""
     health = Health(1000, Config("Humanoid-v5").progress, target_entropy=-17.0, alpha_init=0.01)

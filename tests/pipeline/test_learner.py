@@ -39,7 +39,8 @@ def test_round_runs_the_requested_updates(preset: str) -> None:
         run_rounds(learner, [count])
         steps = {name: int(one.step_count) for name, one in learner.agent.optimizers.items()}
         assert learner.gradient_steps == total
-        assert steps == {"critic": total, "actor": total // 3, "alpha": total // 3}
+        value = {"value": total} if learner.agent.config.value_network else {}
+        assert steps == {"critic": total, "actor": total // 3, "alpha": total // 3, **value}
 
 
 @every_recipe
@@ -54,7 +55,9 @@ def test_actor_and_temperature_change_at_every_delayed_update(preset: str, delay
         delayed = {name for name in changed if name.startswith("actor") or name == "log_alpha"}
         assert any(name.startswith("qvalue") for name in changed)
         assert bool(delayed) == ("actor_loss" in metrics) == (step % delay == 0)
-        assert not delayed or ("log_alpha" in delayed and any(name.endswith("weight") for name in delayed))
+        learns_temperature = learner.agent.config.learns_temperature
+        assert ("log_alpha" in delayed) == (bool(delayed) and learns_temperature)
+        assert not delayed or any(name.endswith("weight") for name in delayed)
 
 
 @every_recipe
@@ -171,15 +174,17 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[CountingRecorder]:
 
 
 @pytest.mark.parametrize(
-    ("counts", "num_graphs"), [([4] * 12, 3), ([1, 3] * 12, 6), ([5] * 12, 6)], ids=["equal", "mixed", "split"]
+    ("preset", "counts", "num_graphs"),
+    [("crossq", [4] * 12, 3), ("crossq", [1, 3] * 12, 6), ("crossq", [5] * 12, 6), ("sac-v1", [4] * 12, 3)],
+    ids=["equal", "mixed", "split", "sac-v1"],
 )
 def test_captured_rounds_equal_eager_rounds(
-    counts: list[int], num_graphs: int, graphs: list[CountingRecorder], monkeypatch: pytest.MonkeyPatch
+    preset: str, counts: list[int], num_graphs: int, graphs: list[CountingRecorder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One graph for each number of updates and of updates since the actor's last. Long rounds are split."""
     monkeypatch.setattr(learner_module, "BATCHES_PER_SAMPLE", 4)
     eager, captured = (
-        make_learner("crossq", capture=flag, compile=flag, policy_delay=3, batch_size=4) for flag in (False, True)
+        make_learner(preset, capture=flag, compile=flag, policy_delay=3, batch_size=4) for flag in (False, True)
     )
     expected, found = round_results(eager, counts), round_results(captured, counts)
     assert captured.gradient_steps == sum(counts)

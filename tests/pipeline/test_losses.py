@@ -1,28 +1,34 @@
-"""Losses and gradients against the equations, in float64 and elementary tensor operations.
-
-SAC: Haarnoja et al. 2018, "Soft Actor-Critic Algorithms and Applications", eq. 5, 6, 7, 9 and 18.
-REDQ: Chen et al. 2021, algorithm 1: a random subset of targets, and the mean of all critics for the actor.
-DroQ: Hiraoka et al. 2022: dropout, then layer norm, after each hidden linear layer of the critics.
-CrossQ: Bhatt et al. 2024: no target networks, and one pass of (s, a) and (s', a') together through batch norm.
-XQC and FlashSAC: cross-entropy to a projected distribution (Bellemare et al. 2017), and batch norm in the actor.
-"""
+"""Losses and gradients against an independent float64 reference, `loss_reference`."""
 
 from __future__ import annotations
 
 import math
-import re
-from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
+from loss_reference import (
+    BATCH,
+    CATEGORICAL,
+    CRITICS,
+    Reference,
+    assert_equal,
+    assert_gradients_equal,
+    double,
+    layers,
+    loss_config,
+    running_statistics,
+    seeded_noise,
+    seeded_subset,
+    to_double,
+    trainable,
+)
 from pipeline_helpers import (
     ACTION_DIM,
     OBSERVATION_DIM,
     PRESETS,
     WITH_TARGETS,
+    copied_parameters,
     random_transition,
     small_config,
 )
@@ -30,9 +36,10 @@ from tensordict import TensorDict
 from torch import Tensor
 from torchrl.objectives import CrossQLoss, REDQLoss, SACLoss
 
-from pipeline import losses
+from pipeline import losses, presets
 from pipeline.config import Config
 from pipeline.networks import Actor
+from pipeline.state_value import StateValueLoss
 from pipeline.torchrl_adapter import (
     Loss,
     actor_loss,
@@ -41,10 +48,12 @@ from pipeline.torchrl_adapter import (
     critic_loss,
     critic_parameters,
     target_parameters,
+    value_loss,
+    value_parameters,
 )
 
-CATEGORICAL = ["xqc", "flashsac", "fast"]
-CASES = [
+SAME_LOSS = {"flashsac-parallel": "flashsac"}  # presets with the losses and networks of another
+CASES: list[tuple[str, dict[str, Any]]] = [
     (preset, {"num_critics": count}) for preset in PRESETS for count in (1, 2, 3) if (preset, count) != ("redq", 1)
 ]
 CASES += [
@@ -53,24 +62,7 @@ CASES += [
 ]
 cases = pytest.mark.parametrize(("preset", "overrides"), CASES, ids=[f"{name}-{values}" for name, values in CASES])
 every_preset = pytest.mark.parametrize("preset", PRESETS)
-BATCH, GAMMA, NUM_ATOMS, VALUE_RANGE = 24, 0.9, 11, 5.0
 pytestmark = pytest.mark.filterwarnings("ignore:No target network updater")
-
-NO_MASKS: Iterator[Tensor] = iter(())
-PLAIN = "linear relu linear relu linear"
-BEFORE = "batch linear batch relu linear batch relu linear"
-BLOCK = "( linear batch relu linear batch relu )"
-RESIDUAL = f"batch linear {BLOCK} {BLOCK} rms linear"
-ACTORS = {"xqc": BEFORE, "flashsac": RESIDUAL}
-CRITICS = {
-    "sac": PLAIN,
-    "redq": PLAIN,
-    "droq": "linear dropout layer relu linear dropout layer relu linear",
-    "crossq": "batch linear relu batch linear relu batch linear",
-    "fast": "batch linear relu batch linear relu batch linear",
-    "xqc": BEFORE,
-    "flashsac": RESIDUAL,
-}
 
 
 def randomized_loss(preset: str, seed: int = 0, batched_critics: bool | None = None, **overrides: Any) -> Loss:
@@ -93,218 +85,11 @@ def make_loss(config: Config, batched_critics: bool | None = None) -> tuple[Loss
     return losses.make_loss(config, OBSERVATION_DIM, ACTION_DIM, torch.device("cpu"), batched_critics)
 
 
-def loss_config(preset: str, **overrides: Any) -> Config:
-    """A small configuration, with different widths if the network allows them, and without dropout."""
-    widths = ((6, 6), (5, 5)) if preset == "flashsac" else ((8, 6), (7, 5))
-    settings = {"gamma": GAMMA, "batch_size": BATCH, "learning_starts": 100, "num_atoms": NUM_ATOMS, "dropout": 0.0}
-    hidden = dict(zip(("actor_hidden", "critic_hidden"), widths, strict=True))
-    return small_config(preset=preset, **{**settings, **hidden, **overrides})
-
-
-def to_double(params: TensorDict) -> dict[str, Tensor]:
-    """Copies by name, in float64; parameters require gradients."""
-    copies = {name: value.detach().double().clone() for name, value in params.flatten_keys(".").items()}
-    return {name: value if ".running_" in name else value.requires_grad_() for name, value in copies.items()}
-
-
-def trainable(params: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value for name, value in params.items() if value.requires_grad}
-
-
-def running_statistics(params: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value for name, value in params.items() if ".running_" in name}
-
-
-def layers(params: dict[str, Tensor]) -> list[dict[str, Tensor]]:
-    """Parameters and statistics of each layer that has any, in the order of the layers."""
-    found: defaultdict[tuple[int, ...], dict[str, Tensor]] = defaultdict(dict)
-    for name, value in params.items():
-        path, _, kind = name.rpartition(".")
-        found[tuple(map(int, re.findall(r"\d+", path)))][kind] = value
-    return [found[path] for path in sorted(found)]
-
-
-def batch_norm(x: Tensor, layer: dict[str, Tensor], eps: float, training: bool) -> Tensor:
-    mean, var = layer["running_mean"], layer["running_var"]
-    if training:
-        mean, var = x.sum(0) / len(x), ((x - x.sum(0) / len(x)) ** 2).sum(0) / len(x)
-        with torch.no_grad():
-            layer["running_mean"].mul_(0.99).add_(0.01 * mean)
-            layer["running_var"].mul_(0.99).add_(0.01 * var * len(x) / (len(x) - 1))
-    return (x - mean) / (var + eps).sqrt() * layer["weight"] + layer["bias"]
-
-
-def output(
-    kinds: str, params: dict[str, Tensor], x: Tensor, training: bool, masks: Iterator[Tensor] = NO_MASKS
-) -> Tensor:
-    """The output of a network of these layers; `masks` are the factors of its dropout layers."""
-    parts, skip = iter(layers(params)), x
-    eps = 1e-5 if kinds == RESIDUAL else 1e-3
-    for kind in kinds.split():
-        if kind == "relu":
-            x = x.clamp(min=0)
-        elif kind == "(":
-            skip = x
-        elif kind == ")":
-            x = x + skip
-        elif kind == "dropout":
-            x = x * next(masks, torch.ones(()))
-        elif kind == "batch":
-            x = batch_norm(x, next(parts), eps, training)
-        elif kind == "rms":
-            x = x / ((x**2).mean(-1, keepdim=True) + 1e-6).sqrt() * next(parts)["weight"]
-        elif kind == "layer":
-            layer, centred = next(parts), x - x.mean(-1, keepdim=True)
-            x = centred / ((centred**2).mean(-1, keepdim=True) + 1e-5).sqrt() * layer["weight"] + layer["bias"]
-        else:
-            layer = next(parts)
-            x = x @ layer["weight"].T + layer.get("bias", 0)
-    assert not list(parts)
-    return x
-
-
-@dataclass
-class Reference:
-    """The parameters of a loss in float64, and the equations."""
-
-    preset: str
-    actor: dict[str, Tensor]
-    critic: dict[str, Tensor]
-    target: dict[str, Tensor]
-    log_alpha: Tensor
-    num_critics: int
-    gamma: float
-    actor_value: str
-
-    @classmethod
-    def of(cls, preset: str, loss: Loss, **overrides: Any) -> Reference:
-        config = loss_config(preset, **overrides)
-        actor, critic = to_double(loss.actor_network_params), to_double(loss.qvalue_network_params)
-        target = to_double(loss.target_qvalue_network_params) if config.target_network else {}
-        log_alpha = loss.log_alpha.detach().double().requires_grad_()
-        return cls(preset, actor, critic, target, log_alpha, config.num_critics, config.gamma, config.actor_value)
-
-    @property
-    def alpha(self) -> Tensor:
-        return self.log_alpha.detach().exp()
-
-    def policy(self, observation: Tensor, noise: Tensor, training: bool) -> tuple[Tensor, Tensor]:
-        """The action for this noise, and its log-probability: a Gaussian's minus log of tanh's derivative."""
-        x = output(ACTORS.get(self.preset, PLAIN), self.actor, observation, training)
-        loc, log_std = x[:, :ACTION_DIM], x[:, ACTION_DIM:]
-        log_std = -10 + 6 * (1 + torch.tanh(log_std)) if self.preset == "flashsac" else log_std.clamp(-20, 2)
-        u = loc + log_std.exp() * noise
-        gaussian = -0.5 * noise**2 - log_std - 0.5 * math.log(2 * math.pi)
-        # log(1 - tanh(u)^2) = -2 log cosh(u), where cosh(u) does not overflow
-        log_slope = -2 * (u.abs() + torch.log1p(torch.exp(-2 * u.abs())) - math.log(2))
-        return torch.tanh(u), (gaussian - log_slope).sum(-1)
-
-    def critics(
-        self, params: dict[str, Tensor], pairs: tuple[Tensor, Tensor], training: bool, masks: Iterator[Tensor]
-    ) -> Tensor:
-        """The outputs of all critics, (critics, batch, 1 or atoms)."""
-        members = [{name: value[k] for name, value in params.items()} for k in range(self.num_critics)]
-        return torch.stack(
-            [output(CRITICS[self.preset], each, torch.cat(pairs, -1), training, masks) for each in members]
-        )
-
-    def critic_loss(
-        self,
-        batch: TensorDict,
-        noise: Tensor,
-        subset: list[int] | slice = slice(None),
-        masks: Iterator[Tensor] = NO_MASKS,
-    ) -> Tensor:
-        obs, action, next_obs = batch["observation"], batch["action"], batch["next", "observation"]
-        next_action, log_prob = (part.detach() for part in self.policy(next_obs, noise, training=False))
-        if "batch" in CRITICS[self.preset]:
-            both = torch.cat([obs, next_obs]), torch.cat([action, next_action])
-            values, next_values = self.critics(self.critic, both, True, masks).split(BATCH, dim=1)
-            if self.target:
-                next_values = self.critics(self.target, both, True, masks)[:, BATCH:]
-        else:
-            next_values = self.critics(self.target, (next_obs, next_action), False, masks)
-            values = self.critics(self.critic, (obs, action), False, masks)
-        steps = batch.get("steps_to_next_obs", torch.ones(BATCH, 1, dtype=torch.float64))
-        discount = self.gamma**steps * (1 - batch["next", "terminated"].double())
-        reward, entropy = batch["next", "reward"], (-self.alpha * log_prob).unsqueeze(-1)
-        if self.preset not in CATEGORICAL:
-            target = reward + discount * (next_values.detach()[subset].min(0).values + entropy)
-            return ((values - target) ** 2).mean(1).sum()
-        loss, atoms = torch.zeros(()), linspace()
-        for row in range(BATCH):
-            distributions = next_values[:, row].detach().softmax(-1)
-            smallest = min(distributions, key=lambda distribution: float((distribution * atoms).sum()))
-            target = split(smallest, reward[row] + discount[row] * (atoms + entropy[row]), atoms)
-            loss = loss - (target * values[:, row].log_softmax(-1)).sum() / BATCH
-        return loss
-
-    def actor_loss(self, batch: TensorDict, noise: Tensor, masks: Iterator[Tensor] = NO_MASKS) -> tuple[Tensor, Tensor]:
-        action, log_prob = self.policy(batch["observation"], noise, training=True)
-        outputs = self.critics(self.critic, (batch["observation"], action), False, masks)
-        values = outputs.softmax(-1) @ linspace() if self.preset in CATEGORICAL else outputs.squeeze(-1)
-        value = values.mean(0) if self.actor_value == "mean" else values.min(0).values
-        return (self.alpha * log_prob - value).mean(), log_prob.detach()
-
-    def alpha_loss(self, log_prob: Tensor, target_entropy: float) -> Tensor:
-        return -(self.log_alpha * (log_prob + target_entropy)).mean()
-
-
-def linspace() -> Tensor:
-    return torch.tensor([-VALUE_RANGE + 2 * VALUE_RANGE * i / (NUM_ATOMS - 1) for i in range(NUM_ATOMS)]).double()
-
-
-def split(probabilities: Tensor, values: Tensor, atoms: Tensor) -> Tensor:
-    """Project a distribution over values onto atoms, by hat functions around the atoms."""
-    values = values.clamp(atoms[0], atoms[-1])
-    weights = (1 - (values[:, None] - atoms).abs() / (atoms[1] - atoms[0])).clamp(min=0)
-    return probabilities @ weights
-
-
-def double(batch: TensorDict) -> TensorDict:
-    return batch.apply(lambda entry: entry.double() if entry.is_floating_point() else entry)
-
-
-def seeded_noise(seed: int) -> Tensor:
-    """The standard normal numbers that a loss draws after this seed. Leaves the generator seeded."""
-    torch.manual_seed(seed)
-    noise = torch.normal(torch.zeros(BATCH, ACTION_DIM), torch.ones(BATCH, ACTION_DIM)).double()
-    torch.manual_seed(seed)
-    return noise
-
-
-def seeded_subset(seed: int, num_critics: int) -> list[int]:
-    """The two critics that a loss draws after the noise. Leaves the generator seeded."""
-    seeded_noise(seed)
-    torch.randn(BATCH, ACTION_DIM)
-    order = torch.rand(num_critics).argsort().tolist()
-    torch.manual_seed(seed)
-    return order[:2]
-
-
-def assert_equal(ours: Tensor, reference: Tensor, name: str, least: float = 0.0) -> None:
-    atol = max(2e-5 * float(reference.detach().abs().max()), least)
-    torch.testing.assert_close(ours.double(), reference, rtol=2e-5, atol=atol, msg=lambda text: name + text)
-
-
-def assert_gradients_equal(
-    ours: Tensor, our_parameters: dict[str, Tensor], reference: Tensor, parameters: dict[str, Tensor]
-) -> None:
-    assert list(our_parameters) == list(parameters)
-    gradients = torch.autograd.grad(ours, list(our_parameters.values()))
-    expected = torch.autograd.grad(reference, list(parameters.values()))
-    largest = {name: float(gradient.abs().max()) for name, gradient in zip(parameters, expected, strict=True)}
-    scale = max(largest.values())
-    # XQC's first bias has no effect: the batch norm after the linear layer subtracts constants.
-    assert all(value > 1e-9 * scale for name, value in largest.items() if not name.endswith("body.0.bias"))
-    for name, left, right in zip(parameters, gradients, expected, strict=True):
-        assert_equal(left, right, f"gradient of {name}: ", least=1e-6 * scale)
-
-
 @pytest.mark.parametrize(
     ("preset", "cls", "has_targets", "batch_norms"),
     [
         ("sac", SACLoss, True, []),
+        ("sac-v1", StateValueLoss, True, []),
         ("redq", losses.EnsembleLoss, True, []),
         ("droq", losses.EnsembleLoss, True, []),
         ("crossq", CrossQLoss, False, [OBSERVATION_DIM + ACTION_DIM, 7, 5]),
@@ -318,9 +103,23 @@ def test_each_preset_has_its_loss_targets_and_batch_norms(
 ) -> None:
     loss = randomized_loss(preset)
     assert type(loss) is cls
-    assert list(target_parameters(loss)) == (list(critic_parameters(loss)) if has_targets else [])
+    assert list(target_parameters(loss)) == (list(copied_parameters(loss)) if has_targets else [])
     critic = to_double(loss.qvalue_network_params)
     assert [layer["running_mean"].shape[1] for layer in layers(critic) if "running_mean" in layer] == batch_norms
+
+
+@pytest.mark.parametrize("preset", presets.names())
+def test_every_preset_is_held_to_the_equations(preset: str) -> None:
+    """A new preset needs its layers in CRITICS and ACTORS and its equations in Reference."""
+    checked = SAME_LOSS.get(preset, preset)
+    assert checked in {name for name, _ in CASES}
+    assert checked in CRITICS
+    of_the_run = ("task", "num_envs", "total_env_steps", "utd_ratio", "batch_size", "buffer_size", "learning_starts")
+    of_the_run += ("log_every", "eval_every", "checkpoint_every")
+    left, right = (
+        {**vars(presets.preset(name, "Hopper-v5")), **dict.fromkeys(of_the_run)} for name in (preset, checked)
+    )
+    assert left == right
 
 
 @cases
@@ -338,7 +137,18 @@ def test_critic_loss_and_its_gradients_follow_the_equations(preset: str, overrid
     assert_gradients_equal(value, critic_parameters(loss), expected, trainable(reference.critic))
 
 
-@pytest.mark.parametrize("preset", ["sac", "droq", "crossq"])
+@pytest.mark.parametrize("num_critics", [1, 2, 3])
+@pytest.mark.parametrize("seed", range(2))
+def test_value_loss_and_its_gradients_follow_the_equation(num_critics: int, seed: int) -> None:
+    loss = randomized_loss("sac-v1", seed, num_critics=num_critics)
+    reference, batch = Reference.of("sac-v1", loss, num_critics=num_critics), random_transition(BATCH, seed)
+    noise = seeded_noise(seed + 10)
+    value, expected = value_loss(loss, batch.copy()), reference.value_loss(double(batch), noise)
+    assert_equal(value, expected, "value loss: ")
+    assert_gradients_equal(value, value_parameters(loss), expected, trainable(reference.value))
+
+
+@pytest.mark.parametrize("preset", ["sac", "sac-v1", "droq", "crossq"])
 def test_the_loss_of_a_single_critic_is_its_mean_squared_td_error(preset: str) -> None:
     value, td_error = critic_loss(randomized_loss(preset, num_critics=1), random_transition(BATCH))
     assert not td_error.requires_grad
@@ -415,10 +225,11 @@ def test_each_loss_has_gradients_for_its_own_parameters_only(preset: str) -> Non
         "actor": list(actor_parameters(loss).values()),
         "alpha": [loss.log_alpha],
     }
-    critic = critic_loss(loss, batch.copy())[0]
     actor, log_prob = actor_loss(loss, batch.copy())
-    alpha = alpha_loss(loss, log_prob)
-    for name, value in (("critic", critic), ("actor", actor), ("alpha", alpha)):
+    found = {"critic": critic_loss(loss, batch.copy())[0], "actor": actor, "alpha": alpha_loss(loss, log_prob)}
+    if value_parameters(loss):
+        groups["value"], found["value"] = list(value_parameters(loss).values()), value_loss(loss, batch.copy())
+    for name, value in found.items():
         for group, parameters in groups.items():
             gradients = torch.autograd.grad(value, parameters, allow_unused=True, retain_graph=True)
             if group != name:
@@ -597,13 +408,13 @@ def test_the_initial_temperature_is_alpha_init(preset: str) -> None:
 @every_preset
 def test_critics_start_different_from_each_other_and_targets_as_copies(preset: str) -> None:
     loss, _ = make_loss(loss_config(preset))
-    critics, targets = critic_parameters(loss), target_parameters(loss)
+    critics, targets, copied = critic_parameters(loss), target_parameters(loss), copied_parameters(loss)
     matrices = [value for value in critics.values() if value.dim() == 3]
     assert matrices
     for stacked in matrices:
         assert len({tuple(weight.flatten().tolist()) for weight in stacked}) == loss_config(preset).num_critics
     assert bool(targets) == (preset in WITH_TARGETS)
-    assert all(torch.equal(value, critics[name]) for name, value in targets.items())
+    assert all(torch.equal(value, copied[name]) for name, value in targets.items())
 
 
 @every_preset
@@ -634,44 +445,6 @@ def test_actor_samples_equal_those_of_the_loss(preset: str) -> None:
         sampled = loss.actor_network.get_dist(batch).rsample().detach()
     torch.testing.assert_close(actor.sample(observation, noise), sampled, rtol=1e-5, atol=1e-6)
     assert not torch.allclose(sampled, actor.mode(observation), atol=1e-3)
-
-
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [
-        (1.0, [0, 0, 0, 1, 0]),
-        (-2.0, [1, 0, 0, 0, 0]),
-        (2.0, [0, 0, 0, 0, 1]),
-        (0.25, [0, 0, 0.75, 0.25, 0]),
-        (-1.5, [0.5, 0.5, 0, 0, 0]),
-        (1.75, [0, 0, 0, 0.25, 0.75]),
-        (7.0, [0, 0, 0, 0, 1]),
-        (-1e9, [1, 0, 0, 0, 0]),
-    ],
-)
-def test_projection_splits_a_value_between_the_nearest_atoms(value: float, expected: list[float]) -> None:
-    atoms, probabilities, other = torch.linspace(-2, 2, 5), torch.tensor([[0, 0.6, 0, 0, 0.4]]), 0.5
-    found = losses.project(torch.eye(5)[:1], torch.full((1, 5), value), atoms)
-    torch.testing.assert_close(found, torch.tensor([expected]).float())
-    found = losses.project(probabilities, torch.tensor([[9.0, value, 9.0, 9.0, other]]), atoms)
-    torch.testing.assert_close(found, 0.6 * torch.tensor([expected]) + 0.4 * torch.tensor([[0, 0, 0.5, 0.5, 0]]))
-
-
-@pytest.mark.parametrize("num_atoms", [2, 5, 101, 201])
-def test_projection_preserves_total_probability_and_the_mean_within_the_range(num_atoms: int) -> None:
-    torch.manual_seed(0)
-    atoms = torch.linspace(-5, 5, num_atoms)
-    probabilities = torch.randn(1000, num_atoms).softmax(-1)
-    values = torch.rand(1000, num_atoms) * 10 - 5
-    found = losses.project(probabilities, values, atoms)
-    assert (found >= 0).all()
-    assert (losses.project(probabilities, values * 10, atoms) >= 0).all(), "beyond the range"
-    torch.testing.assert_close(found.sum(-1), torch.ones(1000))
-    torch.testing.assert_close(found @ atoms, (probabilities * values).sum(-1), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(losses.project(probabilities, values * 10, atoms).sum(-1), torch.ones(1000))
-    torch.testing.assert_close(
-        losses.project(probabilities, atoms.expand(1000, -1), atoms), probabilities, rtol=0, atol=1e-4
-    )
 
 
 @pytest.mark.parametrize("preset", CATEGORICAL)

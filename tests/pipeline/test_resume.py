@@ -101,6 +101,7 @@ STOPS = (4, 40, 44, 48, 76, 100, 156, 160)
 CASES: list[tuple[str, str, dict[str, Any], tuple[int, ...]]] = [
     ("InvertedPendulum-v5", "fast", {}, STOPS),
     ("InvertedPendulum-v5", "sac", {}, STOPS),
+    ("InvertedPendulum-v5", "sac-v1", {"n_step": 3, "reward_scaling": "std"}, STOPS),
     ("InvertedPendulum-v5", "redq", {"n_step": 3}, STOPS),
     ("InvertedPendulum-v5", "droq", {"noise_repeat": 8}, STOPS),
     ("InvertedPendulum-v5", "crossq", {"steps_per_round": 3}, STOPS),
