@@ -187,18 +187,17 @@ def make_loss(
         return_log_prob=True,
     )
     cls, output_key, options = loss_class(config)
-    critic_keys = ["observation", *(["privileged"] if privileged_dim else []), "action"]
-    inputs = observation_dim + privileged_dim + action_dim
+    observed, inputs = ["observation", *(["privileged"] if privileged_dim else [])], observation_dim + privileged_dim
     critics = [
-        TensorDictModule(_make_critic(config, inputs).to(device), critic_keys, [output_key])
+        TensorDictModule(_make_critic(config, inputs + action_dim).to(device), [*observed, "action"], [output_key])
         for _ in range(config.num_critics)
     ]
     target_entropy = config.target_entropy
     if target_entropy == "auto":
         target_entropy = -config.target_entropy_scale * action_dim
     if config.value_network:
-        value_network = _make_value_network(config, observation_dim).to(device)
-        options = {"value_network": TensorDictModule(value_network, ["observation"], ["state_value"]), **options}
+        value_network = _make_value_network(config, inputs).to(device)
+        options = {"value_network": TensorDictModule(value_network, observed, ["state_value"]), **options}
     loss = cls(
         policy,
         critics,
@@ -246,9 +245,10 @@ def _make_critic(config: Config, inputs: int) -> Critic:
     return Critic(_configure(body, config))
 
 
-def _make_value_network(config: Config, inputs: int) -> nn.Module:
-    """A state-value network with the critics' hidden layers: (B, inputs) -> (B, 1)."""
-    return _configure(mlp([inputs, *config.critic_hidden, 1], config.critic_norm, dropout=config.dropout), config)
+def _make_value_network(config: Config, inputs: int) -> Critic:
+    """A state-value network with the critics' hidden layers, whose inputs are observations."""
+    body = mlp([inputs, *config.critic_hidden, 1], config.critic_norm, dropout=config.dropout)
+    return Critic(_configure(body, config))
 
 
 def _configure(body: nn.Module, config: Config) -> nn.Module:

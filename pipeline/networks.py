@@ -155,9 +155,9 @@ class Actor(nn.Module):
 
 
 class Critic(nn.Module):
-    """Value of an observation (B, obs_dim) and an action (B, action_dim) in [-1, 1].
+    """Value of an observation (B, obs_dim) and an action (B, action_dim) in [-1, 1], or of an observation alone.
 
-    A privileged observation (B, privileged_dim) may come between them.
+    A privileged observation (B, privileged_dim) may follow the observation.
 
     Args:
         body: all inputs concatenated -> the value, (B, 1), or the logits of its distribution, (B, atoms).

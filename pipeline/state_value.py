@@ -34,6 +34,6 @@ class StateValueLoss(SACVariant):
         with torch.no_grad(), copy.to_module(self.value_network, preserve_module_state=False):
             next_value = self.value_network(batch["next"].select(*self.value_network.in_keys))["state_value"]
             target = self.value_estimator.value_estimate(batch, next_value=next_value).squeeze(-1)
-        pairs = batch["observation"], batch["action"]
-        error = self.critics(*pairs, self.qvalue_network_params, "state_action_value").squeeze(-1) - target
+        values = self.critics(batch, batch["action"], self.qvalue_network_params, "state_action_value").squeeze(-1)
+        error = values - target
         return error.square().sum(0).mean(), {"td_error": error.abs().detach().amax(0)}
