@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from envs.batch_env import BatchEnv
+from envs.object_names import actuator_target
 from envs.state import NameIndex, State
 from envs.task_functions import defines, split_observation
 
@@ -20,13 +21,6 @@ _COUNTS = {
     "body": "nbody", "joint": "njnt", "geom": "ngeom", "site": "nsite", "camera": "ncam", "actuator": "nu",
     "tendon": "ntendon", "sensor": "nsensor",
 }  # fmt: skip
-_TARGETS = {
-    mujoco.mjtTrn.mjTRN_JOINT: "joint",
-    mujoco.mjtTrn.mjTRN_JOINTINPARENT: "joint",
-    mujoco.mjtTrn.mjTRN_TENDON: "tendon",
-    mujoco.mjtTrn.mjTRN_SITE: "site",
-    mujoco.mjtTrn.mjTRN_BODY: "body",
-}
 
 
 def action_names(env: BatchEnv) -> list[str]:
@@ -36,15 +30,11 @@ def action_names(env: BatchEnv) -> list[str]:
     """
     if defines(env.task, "control"):
         return [f"action {index}" for index in range(env.action_dim)]
-    return [_actuator_name(env.task.model, index) for index in range(env.action_dim)]
-
-
-def _actuator_name(model: mujoco.MjModel, index: int) -> str:
-    name = model.actuator(index).name
-    kind = _TARGETS.get(mujoco.mjtTrn(int(model.actuator_trntype[index])))
-    if not name and kind is not None:
-        name = getattr(model, kind)(int(model.actuator_trnid[index, 0])).name
-    return name or f"actuator {index}"
+    model = env.task.model
+    return [
+        model.actuator(index).name or actuator_target(model, index) or f"actuator {index}"
+        for index in range(env.action_dim)
+    ]
 
 
 @torch.no_grad()

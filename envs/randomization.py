@@ -13,6 +13,7 @@ import torch
 from mujoco.batch import MODEL_FIELDS
 from torch import Tensor
 
+from envs.object_names import actuator_label
 from saltus.errors import SaltusError
 
 # The kind of named object that a field belongs to, by the first word of its name.
@@ -173,10 +174,9 @@ def _followers(model: mujoco.MjModel, change: FieldChange, rows: list[int]) -> t
     linear = int(mujoco.mjtGain.mjGAIN_FIXED), int(mujoco.mjtGain.mjGAIN_AFFINE)
     for row in rows:
         if model.actuator_gaintype[row] not in linear:
-            name = model.actuator(row).name or f"#{row}"
             raise SaltusError(
-                f"{change}: the parameters of actuator {name} are not gains that can be scaled. Name the "
-                "other actuators, or return its actuator_gainprm from randomize yourself"
+                f"{change}: the parameters of actuator {actuator_label(model, row)} are not gains that can be scaled. Name "
+                "the other actuators, or return its actuator_gainprm from randomize yourself"
             )
     return ("actuator_biasprm",)
 

@@ -12,6 +12,7 @@ import torch
 from mujoco.batch import MODEL_FIELDS
 from torch import Tensor
 
+from envs.object_names import actuator_label
 from envs.physics import Physics
 from envs.task import Task
 from envs.task_functions import defines
@@ -150,8 +151,7 @@ def bounds_fault(model: mujoco.MjModel, index: int) -> str | None:
         fault = "is empty: its lower end is not below its upper end"
     else:
         fault = 'has no effect because of ctrllimited="false" (remove that attribute)'
-    name = model.actuator(index).name or f"#{index}"
-    return f'{name} (its ctrlrange, "{low:g} {high:g}", {fault})'
+    return f'{actuator_label(model, index)} (its ctrlrange, "{low:g} {high:g}", {fault})'
 
 
 def randomized_fields(task: Task, num_models: int, generator: torch.Generator) -> dict[str, Tensor]:

@@ -8,35 +8,18 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from envs.task import State
-from envs.tasks.gymnasium_task import GymnasiumTask
+from envs.tasks.forward_task import ForwardTask
 from envs.tasks.resets import add_noise
-from envs.tasks.rewards import ordered_sum
 
 
 @dataclass
-class Swimmer(GymnasiumTask):
+class Swimmer(ForwardTask):
     """Observation: positions without x and y, and velocities. Options and defaults are Gymnasium's."""
 
     xml_file: str = "swimmer.xml"
-    frame_skip: int = 4
-    max_episode_steps: int = 1000
-    forward_reward_weight: float = 1.0
     ctrl_cost_weight: float = 1e-4
-    reset_noise_scale: float = 0.1
-    exclude_current_positions_from_observation: bool = True
 
-    fields: ClassVar[tuple[str, ...]] = ("qpos", "qvel")
+    hidden_positions: ClassVar[int] = 2
 
     def reset(self, num_envs: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         return add_noise(super().reset(num_envs, generator), self.reset_noise_scale, generator)
-
-    def observation(self, state: State) -> Tensor:
-        position = state.qpos[:, 2:] if self.exclude_current_positions_from_observation else state.qpos
-        return torch.cat([position, state.qvel], dim=-1)
-
-    def reward(self, state: State, action: Tensor, next_state: State) -> tuple[Tensor, dict[str, Tensor]]:
-        x_velocity = (next_state.qpos[:, 0] - state.qpos[:, 0]) / self.dt
-        forward = self.forward_reward_weight * x_velocity
-        ctrl_cost = self.ctrl_cost_weight * ordered_sum(action.square())
-        return forward - ctrl_cost, {"reward_forward": forward, "reward_ctrl": -ctrl_cost}

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from envs import BatchEnv, Task
+from envs.object_names import actuator_label
 from envs.physics.warp_model import missing_packages, put_model, require_supported_flags, with_supported_solver
 from envs.task_functions import defines
 from pipeline.check.findings import Finding, Findings
@@ -85,7 +86,7 @@ def _actions_without_effect(env: BatchEnv) -> Findings:
 def _name_of_action(env: BatchEnv, index: int) -> str:
     if defines(env.task, "control"):
         return f"#{index}"
-    return env.task.model.actuator(index).name or f"#{index}"
+    return actuator_label(env.task.model, index)
 
 
 def _mechanical_state(env: BatchEnv) -> Tensor:

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from envs import BatchEnv
+from envs.object_names import actuator_label, label
 from envs.render import Renderer
 from pipeline.check.check import Check
 from pipeline.check.findings import verdict
@@ -38,9 +39,9 @@ def report(result: Check, console: Console) -> None:
 def describe_model(env: BatchEnv) -> list[str]:
     """Lines about a task's model, its time and its spaces."""
     model, task = env.task.model, env.task
-    names = ", ".join(model.actuator(index).name or f"#{index}" for index in range(model.nu))
-    cameras = ", ".join(model.camera(index).name or f"#{index}" for index in range(model.ncam)) or "none"
-    keyframes = ", ".join(model.key(index).name or f"#{index}" for index in range(model.nkey)) or "none"
+    names = ", ".join(actuator_label(model, index) for index in range(model.nu))
+    cameras = ", ".join(label(model.camera(index).name, index) for index in range(model.ncam)) or "none"
+    keyframes = ", ".join(label(model.key(index).name, index) for index in range(model.nkey)) or "none"
     integrator = mujoco.mjtIntegrator(model.opt.integrator).name.removeprefix("mjINT_").lower()
     solver = mujoco.mjtSolver(model.opt.solver).name.removeprefix("mjSOL_").lower()
     privileged = f"{env.privileged_dim} privileged observations, " if env.privileged_dim else ""

@@ -15,9 +15,9 @@ from typing import Annotated
 import mujoco
 import tyro
 
+from envs.object_names import one_line
 from envs.package_files import find_in_package, is_in_package
 from envs.task import Task, load_model
-from pipeline.new.names import one_line
 from pipeline.new.plan import make_plan
 from pipeline.new.template import task_file
 from saltus.errors import SaltusError

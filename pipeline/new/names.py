@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import mujoco
 
+from envs.object_names import actuator_label, label, one_line
+
 LINES = 2  # of a list, at most
 
 _KINDS = {
@@ -33,28 +35,10 @@ def names_comment(model: mujoco.MjModel, width: int) -> str:
     return "".join(_list(kind, items, width) + "\n" for kind, items in parts.items() if items)
 
 
-def label(name: str, index: int) -> str:
-    """A name on one line, or the index of a part without one."""
-    return one_line(name) or f"#{index}"
-
-
-def actuator_label(model: mujoco.MjModel, index: int) -> str:
-    """An actuator's name, or its index and its joint's name."""
-    name = model.actuator(index).name
-    if name or model.actuator_trntype[index] != mujoco.mjtTrn.mjTRN_JOINT:
-        return label(name, index)
-    return f"#{index} of {joint_label(model, int(model.actuator_trnid[index, 0]))}"
-
-
 def joint_label(model: mujoco.MjModel, index: int) -> str:
     """A joint's name, or its index and its body's name."""
     name, body = model.joint(index).name, model.body(int(model.jnt_bodyid[index])).name
     return label(name, index) if name or not body else f"#{index} of {one_line(body)}"
-
-
-def one_line(text: str) -> str:
-    """The text with single spaces between its words."""
-    return " ".join(text.split())
 
 
 def shortened(items: Sequence[str], length: int) -> str:

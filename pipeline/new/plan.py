@@ -8,8 +8,8 @@ import mujoco
 import numpy as np
 
 from envs.home import default_data
+from envs.object_names import one_line
 from envs.validation import bounds_fault
-from pipeline.new.names import one_line
 from saltus.errors import SaltusError
 
 CONTROL_RATE = 50.0  # Hz

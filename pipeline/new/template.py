@@ -9,7 +9,8 @@ from itertools import groupby
 import mujoco
 import numpy as np
 
-from pipeline.new.names import actuator_label, label, names_comment, one_line, shortened
+from envs.object_names import actuator_label, label, one_line
+from pipeline.new.names import names_comment, shortened
 from pipeline.new.plan import Plan
 
 WIDTH = 88  # ruff's default
