@@ -15,6 +15,7 @@ from pipeline.estimators import TanhGaussian
 from pipeline.torchrl_adapter import action_value
 from saltus.errors import SaltusError
 
+DETERMINISTIC = "deterministic (DDPG)"
 _ROWS = 8192
 """State-action pairs in a pass through the critics."""
 
@@ -161,7 +162,7 @@ def _estimators(gradient: ActorGradient, baseline: Tensor) -> list[tuple[str, Su
         ("implicit", lambda policy, noise: estimators.implicit(policy, value, alpha, noise)),
         ("score with baseline", score(True)),
         ("score", score(False)),
-        ("deterministic (DDPG)", lambda policy, _noise: estimators.deterministic(policy, value)),
+        (DETERMINISTIC, lambda policy, _noise: estimators.deterministic(policy, value)),
     ]
 
 

@@ -6,7 +6,7 @@ import io
 
 from rich.table import Table
 
-from pipeline.gradients.compare import Estimator
+from pipeline.gradients.compare import DETERMINISTIC, Estimator
 
 _COUNTS = [2**power for power in range(13)]
 
@@ -25,8 +25,8 @@ def table(found: list[Estimator], states: int) -> Table:
 
 
 def conclusion(found: list[Estimator]) -> list[str]:
-    """What the numbers say, in sentences."""
-    unbiased = [one for one in found if not one.biased]
+    """What the numbers say, in sentences. The deterministic limit has a bias, even one too small to be found."""
+    unbiased = [one for one in found if not one.biased and one.name != DETERMINISTIC]
     lines = []
     if unbiased:
         best = min(one.std for one in unbiased)
