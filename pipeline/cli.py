@@ -1,4 +1,4 @@
-"""The `saltus` command: train, resume, evaluate, play, export, new, profile, check."""
+"""The `saltus` command: train, resume, evaluate, play, export, gradients, new, profile, check."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ USAGE = """usage: saltus COMMAND ...
   saltus evaluate RUN           play episodes with a run's policy, print their returns
   saltus play RUN               write a video of a run's policy
   saltus export RUN             write a run's policy as files that need no saltus
+  saltus gradients RUN          compare estimators of the actor's gradient on a run
   saltus profile TASK [options] measure where the time of training goes
   saltus check TASK [options]   try a task for mistakes, and report its numbers
   saltus new MODEL              write a task's file for a MuJoCo model
@@ -50,8 +51,8 @@ def main() -> None:
     """
     command, arguments = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("", [])
     commands = {
-        "train": train, "resume": resume, "evaluate": evaluate, "play": play, "export": export, "profile": profile,
-        "check": check, "new": new,
+        "train": train, "resume": resume, "evaluate": evaluate, "play": play, "export": export,
+        "gradients": gradients, "profile": profile, "check": check, "new": new,
     }  # fmt: skip
     console = Console()
     for package in ("torch", "tensordict", "torchrl"):  # their warnings address developers
@@ -186,6 +187,14 @@ def export(arguments: list[str], console: Console) -> None:
     _print(console, _describe(policy))
     for path in paths:
         _print(console, str(path))
+
+
+def gradients(arguments: list[str], console: Console) -> None:
+    """``saltus gradients RUN``."""
+    from pipeline.gradients.command import gradients as compare_estimators
+
+    with _log_to(console):
+        compare_estimators(arguments, console)
 
 
 def profile(arguments: list[str], console: Console) -> None:

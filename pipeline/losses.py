@@ -59,9 +59,12 @@ class EnsembleLoss(SACVariant):
 
     def actor_loss(self, batch: TensorDictBase) -> tuple[Tensor, dict[str, Tensor]]:
         action, log_prob = self.sample_action(batch, differentiable=True)
-        values = self._values(batch, action, self.frozen_critic_params)
-        value = values.mean(0) if self.actor_value == "mean" else values.amin(0)
+        value = self.action_value(batch, action)
         return (self.alpha * log_prob - value).mean(), {"log_prob": log_prob.detach()}
+
+    def action_value(self, batch: TensorDictBase, action: Tensor) -> Tensor:
+        values = self._values(batch, action, self.frozen_critic_params)
+        return values.mean(0) if self.actor_value == "mean" else values.amin(0)
 
     def _values(self, batch: TensorDictBase, action: Tensor, params: TensorDictBase) -> Tensor:
         """The critics' values, (critics, B)."""
@@ -117,11 +120,14 @@ class CategoricalLoss(SACVariant):
         self.actor_network.train()
         action, log_prob = self.sample_action(batch, differentiable=True)
         self.actor_network.eval()
+        value = self.action_value(batch, action)
+        return (self.alpha * log_prob - value).mean(), {"log_prob": log_prob.detach()}
+
+    def action_value(self, batch: TensorDictBase, action: Tensor) -> Tensor:
         self.qvalue_network.eval()
         logits = self._logits(batch, action, self.frozen_critic_params)
         self.qvalue_network.train()
-        value = self._mean(logits).amin(0)
-        return (self.alpha * log_prob - value).mean(), {"log_prob": log_prob.detach()}
+        return self._mean(logits).amin(0)
 
     def _logits(self, batch: TensorDictBase, action: Tensor, params: TensorDictBase) -> Tensor:
         """The critics' logits, (critics, B, atoms)."""

@@ -161,13 +161,18 @@ class Normalizers:
         """Normalised observations, (N, obs_dim)."""
         return observation if self.observations is None else self.observations(observation)
 
-    def normalize_batch(self, batch: TensorDict) -> TensorDict:
-        """A shallow copy of a batch with normalised observations and scaled rewards."""
-        batch = batch.copy()
+    def normalize_states(self, states: TensorDictBase) -> TensorDictBase:
+        """A shallow copy of states with normalised observations, privileged ones included."""
+        states = states.copy()
         for name, normalizer in (("observation", self.observations), ("privileged", self.privileged)):
             if normalizer is not None:
-                for key in (name, ("next", name)):
-                    batch.set(key, normalizer(batch[key]))
+                states.set(name, normalizer(states[name]))
+        return states
+
+    def normalize_batch(self, batch: TensorDict) -> TensorDict:
+        """A shallow copy of a batch with normalised observations and scaled rewards."""
+        batch = self.normalize_states(batch)
+        batch.set("next", self.normalize_states(batch["next"]))
         if self.rewards is not None:
             batch.set(("next", "reward"), self.rewards(batch["next", "reward"]))
         return batch

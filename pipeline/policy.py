@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor
@@ -74,20 +74,34 @@ def load_policy(run_dir: Path | str, which: Which = "best", *, task: str | None 
     """
     if which not in get_args(Which):
         raise SaltusError(f"which is {which!r}; it must be 'best' or 'last'")
-    run_dir = Path(run_dir).expanduser()
+    agent, content = load_agent(Path(run_dir).expanduser(), task, trust, "the policy plays, but not as it was trained")
+    config, state = agent.config, content["state"]
+    if which == "last" or not state["best"]:
+        return Policy(config, agent, "last", state["env_steps"])
+    agent.load_policy_state(state["best"]["policy"])
+    return Policy(config, agent, "best", state["best"]["env_steps"])
+
+
+def load_agent(run_dir: Path, task: str | None, trust: bool, effect: str) -> tuple[Agent, dict[str, Any]]:
+    """The agent of a run's last intact checkpoint, and the checkpoint's content. See `load_policy`.
+
+    Args:
+        run_dir: the run's directory.
+        task, trust: as of `load_policy`.
+        effect: the consequence of a task that has changed, for the warning.
+
+    Raises:
+        SaltusError, CheckpointError: as `load_policy`.
+    """
     config, content = open_run(run_dir, task, trust)
     device = resolve_device("auto" if config.device == "cuda" else config.device)
     sizes = _make_env(config, 1, 0, "cpu")
     require_same_dimensions(content, sizes)
     model = config.simulation.load_model(sizes.task)  # with the run's solver, as it was stored
-    compare_task(config, run_dir, model, "the policy plays, but not as it was trained")
+    compare_task(config, run_dir, model, effect)
     agent = Agent(config, sizes.observation_dim, sizes.action_dim, device, sizes.privileged_dim)
-    state = content["state"]
-    agent.load_state_dict(state["agent"])
-    if which == "last" or not state["best"]:
-        return Policy(config, agent, "last", state["env_steps"])
-    agent.load_policy_state(state["best"]["policy"])
-    return Policy(config, agent, "best", state["best"]["env_steps"])
+    agent.load_state_dict(content["state"]["agent"])
+    return agent, content
 
 
 def _make_env(config: Config, num_envs: int, seed: int, device: str) -> envs.BatchEnv:

@@ -1,4 +1,4 @@
-"""Options of the commands on a run: resume, evaluate, play, export."""
+"""Options of the commands on a run: resume, evaluate, play, export, gradients."""
 
 from __future__ import annotations
 
@@ -71,6 +71,23 @@ class Export(OfRun):
     """Folder to write to. None: the run's directory."""
     policy: Literal["best", "last"] = "best"
     """best: the policy with the highest mean return in the run's evaluations. last: the latest policy."""
+
+
+@dataclass(frozen=True)
+class Gradients(OfRun):
+    """Compare estimators of the actor's gradient on a run's policy, critics and replay buffer; write gradients.png to
+    the run's directory."""
+
+    output: Path | None = None
+    """The picture's file, a .png. None: gradients.png in the run's directory."""
+    states: int = 256
+    """States of the batch, drawn from the replay buffer."""
+    estimates: int = 200
+    """Estimates of each estimator; an estimate draws one action in every state."""
+    reference: int = 2000
+    """Estimates in the reference's mean."""
+    seed: int = 0
+    """Seed of states and actions."""
 
 
 Options = TypeVar("Options", bound=OfRun)

@@ -86,8 +86,11 @@ class SACVariant(SACLoss):
 
     def critics(self, batch: TensorDictBase, action: Tensor, params: TensorDictBase, key: str) -> Tensor:
         """The output `key` of every critic, (critics, B, ...), for the observations of `batch` and other actions."""
-        pairs = batch.select(*self.qvalue_network.in_keys, strict=False).set("action", action)
-        return self._vmap_qnetworkN0(pairs, params)[key]
+        return _critic_outputs(self, batch, action, params, key)
+
+    def action_value(self, batch: TensorDictBase, action: Tensor) -> Tensor:
+        """The value that the actor's loss maximises, (B,): the minimum over the critics."""
+        return _smallest_value(self, batch, action)
 
 
 def require_parts(loss: Loss) -> None:
@@ -132,8 +135,43 @@ def actor_loss(loss: Loss, batch: TensorDictBase) -> tuple[Tensor, Tensor]:
     return value, metadata["log_prob"]
 
 
+def action_value(loss: Loss, batch: TensorDictBase, action: Tensor) -> Tensor:
+    """Q(s, a) as `actor_loss` has it: the minimum over the critics, or their mean, as configured.
+
+    Args:
+        loss: the loss module.
+        batch: what the critics see of B states, normalised if the run normalises.
+        action: (B, action_dim) in [-1, 1].
+
+    Returns:
+        The values, (B,), with gradients for the action and none for the critics.
+    """
+    if isinstance(loss, SACVariant):
+        return loss.action_value(batch, action)
+    if not isinstance(loss, CrossQLoss):
+        return _smallest_value(loss, batch, action)
+    loss.qvalue_network.eval()  # batch norms then normalise by their running statistics
+    value = _smallest_value(loss, batch, action)
+    loss.qvalue_network.train()
+    return value
+
+
+def _smallest_value(loss: Loss, batch: TensorDictBase, action: Tensor) -> Tensor:
+    params = loss._cached_detached_qvalue_params
+    return _critic_outputs(loss, batch, action, params, "state_action_value").squeeze(-1).amin(0)
+
+
+def _critic_outputs(loss: Loss, batch: TensorDictBase, action: Tensor, params: TensorDictBase, key: str) -> Tensor:
+    pairs = batch.select(*loss.qvalue_network.in_keys, strict=False).set("action", action)
+    return loss._vmap_qnetworkN0(pairs, params)[key]
+
+
 def alpha_loss(loss: Loss, log_prob: Tensor) -> Tensor:
-    """J(alpha), eq. 18 in ``log_alpha``: the mean of ``-log_alpha (log pi(a|s) + target_entropy)``, a scalar."""
+    """J(alpha), eq. 18 in ``log_alpha``: the mean of ``-log_alpha (log pi(a|s) + target_entropy)``, a scalar.
+
+    TorchRL descends in log_alpha in place of alpha, which keeps alpha positive. The gradient is the same number,
+    ``-(log pi(a|s) + target_entropy)``, so both have the same fixed point: an entropy of ``target_entropy``.
+    """
     return loss.alpha_loss(log_prob).mean()
 
 

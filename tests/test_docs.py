@@ -27,7 +27,14 @@ from pipeline.train_options import parse_options, parse_train
 
 ROOT = Path(__file__).parent.parent
 PARSED = ("saltus train ", "saltus profile ", "python -m benchmarks ")
-EXECUTED = ("saltus evaluate ", "saltus play ", "saltus resume ", "saltus export ", "saltus check ")
+EXECUTED = (
+    "saltus evaluate ",
+    "saltus play ",
+    "saltus resume ",
+    "saltus export ",
+    "saltus check ",
+    "saltus gradients ",
+)
 SALTUS = (sys.executable, "-m", "saltus")
 README = (ROOT / "README.md").read_text()
 RECIPES = (ROOT / "docs" / "recipes.md").read_text()

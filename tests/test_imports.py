@@ -14,7 +14,17 @@ from pipeline.torchrl_adapter import PARTS
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("saltus", "envs", "pipeline", "benchmarks")
-LEARNING = ("agent", "buffer", "learner", "losses", "networks", "normalize", "optimizer", "torchrl_adapter")
+LEARNING = (
+    "agent",
+    "buffer",
+    "estimators",
+    "learner",
+    "losses",
+    "networks",
+    "normalize",
+    "optimizer",
+    "torchrl_adapter",
+)
 INDUCTOR = ("torch._inductor", "torch.fx.experimental.proxy_tensor.make_fx")
 
 

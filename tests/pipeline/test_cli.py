@@ -68,7 +68,18 @@ def assert_refused(outcome: Any, message: str) -> None:
 def test_without_a_command_usage_lists_commands_and_tasks(command: Command) -> None:
     outcome = command()
     assert outcome.code == 2
-    for name in ("train", "resume", "evaluate", "play", "export", "profile", "check", "new", *envs.list_tasks()):
+    for name in (
+        "train",
+        "resume",
+        "evaluate",
+        "play",
+        "export",
+        "gradients",
+        "profile",
+        "check",
+        "new",
+        *envs.list_tasks(),
+    ):
         assert name in outcome.out
 
 
@@ -86,7 +97,7 @@ def test_unknown_command_is_refused_with_usage(command: Command) -> None:
     assert "saltus train TASK" in outcome.out
 
 
-@pytest.mark.parametrize("name", ["train", "resume", "evaluate", "play", "export"])
+@pytest.mark.parametrize("name", ["train", "resume", "evaluate", "play", "export", "gradients"])
 def test_every_command_has_help(command: Command, name: str) -> None:
     outcome = command(name, "--help")
     assert outcome.code == 0
@@ -184,7 +195,7 @@ def test_complete_run_of_minutes_is_called_complete(command: Command, tmp_path: 
     assert "the run is complete" in outcome.text
 
 
-@pytest.mark.parametrize("name", ["resume", "evaluate", "play", "export"])
+@pytest.mark.parametrize("name", ["resume", "evaluate", "play", "export", "gradients"])
 def test_folder_without_a_run_is_refused(command: Command, tmp_path: Path, name: str) -> None:
     for folder in (tmp_path, tmp_path / "nowhere"):
         assert_refused(command(name, folder), f"{folder} is not a run's directory: it has no config.json")
@@ -541,6 +552,10 @@ def test_evaluate_refuses_zero_episodes(command: Command, run_dir: Path) -> None
         ("evaluate", ["--episodes", -1], "episodes is -1; it must be at least 1"),
         ("evaluate", ["--seed", -1], "seed is -1; it must be at least 0"),
         ("evaluate", ["--seed", 2**63], f"seed is {2**63}; it must be at least 0 and at most"),
+        ("gradients", ["--states", 1], "states is 1; it must be at least 2 and at most 65,536"),
+        ("gradients", ["--estimates", 1001], "estimates is 1001; it must be at least 2 and at most 1,000"),
+        ("gradients", ["--reference", 0], "reference is 0; it must be at least 1"),
+        ("gradients", ["--output", "curve.pdf"], "--output curve.pdf: the name must end in .png"),
         ("play", ["--seed", -1], "seed is -1; it must be at least 0"),
         ("play", ["--steps", 0], "steps is 0; it must be at least 1"),
         ("play", ["--steps", 10**6], "steps is 1000000; it must be at least 1 and at most 100,000"),
