@@ -48,11 +48,11 @@ def draw(found: list[Estimator], title: str) -> bytes:
     import matplotlib.pyplot as plt
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.5), layout="constrained")
-    left.boxplot([one.cosines for one in found], orientation="horizontal", whis=(5, 95), showfliers=False)
-    left.set_yticks(range(1, len(found) + 1), [one.name for one in found])
-    left.invert_yaxis()
-    left.axvline(0, color="0.7", linewidth=1)
-    left.set_xlabel("cosine between one estimate and the gradient (box: quartiles; whiskers: 5% and 95%)")
+    left.boxplot([one.cosines for one in found], whis=(5, 95), showfliers=False)
+    left.set_xticks(range(1, len(found) + 1), [one.name for one in found], rotation=15)
+    left.axhline(0, color="0.7", linewidth=1)
+    left.set_ylabel("cosine between one estimate and the gradient")
+    left.set_title("boxes: quartiles; whiskers: 5% and 95%", fontsize="medium")
     for number, one in enumerate(found):  # thinner from line to line: some coincide
         right.loglog(_COUNTS, [one.error(count) for count in _COUNTS], linewidth=4 - 0.6 * number, label=one.name)
     right.set_xlabel("actions per state")

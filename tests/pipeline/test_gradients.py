@@ -26,7 +26,7 @@ from pipeline.torchrl_adapter import critic_parameters
 from saltus import SaltusError
 
 pytestmark = pytest.mark.filterwarnings("ignore:No target network updater")
-FEW = ("--states", 8, "--estimates", 4, "--reference", 8)
+FEW = ("--states", 8, "--estimates", 3, "--reference", 4)
 
 
 @pytest.fixture(scope="module")
@@ -47,13 +47,12 @@ def test_the_command_prints_a_table_and_writes_a_picture(command: Command, run_d
     assert Image.open(path).format == "PNG"
 
 
-def test_the_same_seed_finds_the_same_and_output_chooses_the_file(
-    command: Command, run_dir: Path, tmp_path: Path
-) -> None:
+def test_the_seed_decides_the_numbers_and_output_the_file(command: Command, run_dir: Path, tmp_path: Path) -> None:
     first, again, other = (
         command("gradients", run_dir, *FEW, "--seed", seed, "--output", tmp_path / "mine.png").out for seed in (1, 1, 2)
     )
-    assert first == again != other
+    assert first == again
+    assert first != other
     assert (tmp_path / "mine.png").exists()
 
 
@@ -113,7 +112,7 @@ def test_unbiased_estimators_pass_and_the_deterministic_one_is_found_biased() ->
 def test_a_wrong_estimator_is_found_biased(factor: float, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     right = compare_module.estimators.implicit
     monkeypatch.setattr(compare_module.estimators, "implicit", lambda *arguments: factor * right(*arguments))
-    found = compare(make_agent("sac", alpha_init=0.01), states(64), 60, 300, 0)
+    found = compare(make_agent("sac", alpha_init=0.01), states(64), 40, 200, 0)
     implicit = next(one for one in found if one.name == "implicit")
     assert implicit.biased, name
     assert implicit.bias == pytest.approx(abs(1 - factor), rel=0.2)
