@@ -172,7 +172,8 @@ class Normalizers:
     def normalize_batch(self, batch: TensorDict) -> TensorDict:
         """A shallow copy of a batch with normalised observations and scaled rewards."""
         batch = self.normalize_states(batch)
-        batch.set("next", self.normalize_states(batch["next"]))
+        if "next" in batch:  # the actor's update needs none
+            batch.set("next", self.normalize_states(batch["next"]))
         if self.rewards is not None:
             batch.set(("next", "reward"), self.rewards(batch["next", "reward"]))
         return batch

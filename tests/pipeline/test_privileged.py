@@ -67,10 +67,9 @@ def losses(agent: Agent, data: TensorDict) -> tuple[Tensor, Tensor, Tensor, dict
 def ignore_privileged(agent: Agent, plain: Agent) -> None:
     """Give an agent the values of `plain`, and critics whose privileged inputs have no effect."""
     state, others = dict(agent.loss.state_dict()), plain.loss.state_dict()
-    wide = OBSERVATION_DIM + PRIVILEGED_DIM + ACTION_DIM
     for name, value in others.items():
         if isinstance(value, Tensor) and state[name].shape != value.shape:
-            assert state[name].shape[-1] == wide
+            assert state[name].shape[-1] == value.shape[-1] + PRIVILEGED_DIM
             widened = torch.zeros_like(state[name])
             widened[..., :OBSERVATION_DIM] = value[..., :OBSERVATION_DIM]
             widened[..., COLUMNS.stop :] = value[..., OBSERVATION_DIM:]
