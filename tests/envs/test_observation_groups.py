@@ -17,6 +17,7 @@ from envs.gymnasium_env import GymnasiumVectorEnv
 from envs.torchrl_env import TorchRLEnv
 from saltus.errors import SaltusError
 
+pytestmark = pytest.mark.filterwarnings("ignore:.* world-steps whose")
 WORLDS, SPLIT = 4, 7  # the actor sees the first columns of CartBall's observation
 
 

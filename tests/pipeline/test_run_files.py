@@ -182,9 +182,9 @@ def test_memory_is_logged_before_allocation(
     monkeypatch.setattr(caplog.handler, "emit", lambda record: events.append(record.getMessage()))
     buffer_class = run_module.ReplayBuffer
 
-    def allocate(*args: Any) -> object:
+    def allocate(*args: Any, **options: Any) -> object:
         events.append("allocated")
-        return buffer_class(*args)
+        return buffer_class(*args, **options)
 
     def make_data(*args: Any, nworld: int, **options: int) -> object:
         if nworld > 2:  # one and two worlds are made to estimate the memory
