@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import mujoco
 import numpy as np
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -28,7 +29,7 @@ from envs.validation import (
     randomized_fields,
 )
 from envs.whole_numbers import require_whole
-from saltus.device import one_torch_thread, resolve_device
+from saltus.device import one_torch_thread, resolve_device, to_device
 from saltus.device.cuda_graph import CapturedFunction
 from saltus.errors import SaltusError
 
@@ -66,12 +67,15 @@ class BatchEnv:
             `Task.action_high`, or the control ranges of the actuators.
         failed: (N,) bool, the worlds that failed in the last step.
         reward_terms: the terms of the last step's reward by name, (N,) each, in the engine's precision.
+        resumes_exactly: True: `set_state` continues within episodes (see `envs.environment.Environment`).
 
     Raises:
         SaltusError: an impossible argument, a model that does not compile or that the engine cannot simulate, an
             actuator without a control range, or a task function that returns a wrong shape, dtype or device.
         MemoryError: more worlds than the GPU's memory holds.
     """
+
+    resumes_exactly = True
 
     def __init__(
         self,
@@ -123,12 +127,37 @@ class BatchEnv:
         self._observation = torch.zeros(worlds, self.observation_dim, device=where)
         self._elapsed = torch.zeros(worlds, dtype=torch.int64, device=where)
         self._return = torch.zeros(worlds, dtype=torch.float64, device=where)
-        self._statistics = EpisodeStatistics(type(self.task).__name__, self.physics, shapes.reward_terms)
+        self._statistics = EpisodeStatistics(self.name, where, shapes.reward_terms, self.physics)
         episodes = {"observation": self._observation, "elapsed": self._elapsed, "return": self._return}
         own: dict[str, Any] = {"own": self._own} if self._own else {}
         self._persistent = {**episodes, "fields": self._fields, "totals": self._statistics.totals, **own}
         self.failed = torch.zeros(worlds, dtype=torch.bool, device=self.device)
         self.reward_terms: dict[str, Tensor] = {}
+
+    @property
+    def name(self) -> str:
+        """The name of the task's class."""
+        return type(self.task).__name__
+
+    @property
+    def simulation_device(self) -> torch.device:
+        """The device of the physics."""
+        return self.physics.device
+
+    @property
+    def dt(self) -> float:
+        """Seconds per control step."""
+        return self.task.dt
+
+    @property
+    def max_episode_steps(self) -> int:
+        """Control steps after which an episode is truncated."""
+        return self.task.max_episode_steps
+
+    @property
+    def model(self) -> mujoco.MjModel:
+        """The task's compiled model."""
+        return self.task.model
 
     @property
     def state(self) -> State:
@@ -159,7 +188,7 @@ class BatchEnv:
             check_mask(mask, self.num_envs)
         self._begin_episodes(mask.to(self.physics.device))
         self._started = True
-        return _to_device(self._observation.clone(), self.device)
+        return to_device(self._observation.clone(), self.device)
 
     def seed(self, seed: int) -> None:
         """Seed the initial states of all episodes from the next `reset` on; fields of `Task.randomize` stay.
@@ -194,12 +223,12 @@ class BatchEnv:
             result = self._step(action)
         else:  # the next replay overwrites the graph's outputs
             result = {name: value.clone() for name, value in self._graph(action).items()}
-        self.failed, next_obs = (_to_device(result.pop(name), self.device) for name in ("failed", "next_obs"))
+        self.failed, next_obs = (to_device(result.pop(name), self.device) for name in ("failed", "next_obs"))
         terms = [name for name in result if name.startswith(REWARD_TERM)]
         self.reward_terms = {name.removeprefix(REWARD_TERM): result.pop(name) for name in terms}
         transition = transitions.make(**result)
         if self.device != self.physics.device:
-            transition = transition.apply(lambda value: _to_device(value, self.device), device=self.device)
+            transition = transition.apply(lambda value: to_device(value, self.device), device=self.device)
         return transition, next_obs
 
     def _step(self, action: Tensor) -> dict[str, Tensor]:
@@ -349,11 +378,6 @@ def _make_generator(seed: int, device: torch.device | str = "cpu") -> torch.Gene
 def _hash_seed(seed: int) -> int:
     """Hash a seed into 32 bits: torch's CPU generator uses only the low 32 bits of its seed."""
     return int(np.random.SeedSequence(seed).generate_state(1)[0])
-
-
-def _to_device(value: Tensor, device: torch.device) -> Tensor:
-    """Copy from the physics device to `device` (pinned, non-blocking); a tensor that is there already stays."""
-    return value if value.device == device else value.pin_memory().to(device, non_blocking=True)
 
 
 def _copy(source: Mapping[str, Any] | TensorDictBase, target: Mapping[str, Any]) -> None:
