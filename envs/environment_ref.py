@@ -51,6 +51,7 @@ def make_environment(
     options: Mapping[str, Any],
     *,
     device: torch.device | str = "cpu",
+    simulation_device: torch.device | str | None = None,
     seed: int = 0,
     simulation: Simulation,
     check_task: bool = True,
@@ -63,6 +64,7 @@ def make_environment(
         num_envs: number of worlds.
         options: fields of `options_class`.
         device: where actions come from and transitions go.
+        simulation_device: where another library simulates, if its factory takes a `device`; None: `device`.
         seed: seeds the episodes.
         simulation: settings of the worlds of a task; another library has its own.
         check_task: see `BatchEnv`.
@@ -72,7 +74,9 @@ def make_environment(
         SaltusError: as `saltus.make`, or as `FactoryRef.make`.
     """
     if not isinstance(reference, TaskRef):
-        return reference.make(num_envs, options, device=device, seed=seed, render_mode=render_mode)
+        return reference.make(
+            num_envs, options, device=device, simulation_device=simulation_device, seed=seed, render_mode=render_mode
+        )
     settings = dataclasses.asdict(simulation)
     return make(reference.task, num_envs, device=device, seed=seed, check_task=check_task, **settings, **options)
 

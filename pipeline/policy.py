@@ -83,7 +83,7 @@ def load_policy(run_dir: Path | str, which: Which = "best", *, task: str | None 
     run_dir = Path(run_dir).expanduser()
     config, content = open_run(run_dir, task, trust)
     device = resolve_device("auto" if config.device == "cuda" else config.device)
-    sizes = _make_env(config, 1, 0, "cpu")
+    sizes = _make_env(config, 1, 0, str(device))
     require_same_dimensions(content, sizes)
     model = config.simulation.load_model(sizes.task) if isinstance(sizes, BatchEnv) else None  # with the run's solver
     compare_task(config, run_dir, model, "the policy plays, but not as it was trained")

@@ -108,12 +108,17 @@ class Run:
         )
 
     def _make_evaluation_env(self) -> Environment:
-        """An environment on the CPU with the model's own solver, so that returns are comparable between runs."""
+        """An environment for actions on the CPU.
+
+        Tasks of saltus are simulated by the CPU engine with the model's own solver, so that returns are comparable
+        between runs.
+        """
         config = self.config
         return make_environment(
             self._reference,
             config.eval_episodes,
             self._task_options,
+            simulation_device=self.device,
             seed=derive_seed(config.seed, "evaluation", self.env_steps),
             simulation=Simulation(physics="cpu", num_threads=config.num_threads),
             check_task=False,  # the training worlds were checked

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -50,6 +51,7 @@ class ExternalEnv:
         self._actions = ActionSpace(self.control_low, self.control_high, True, worlds.device)
         self.action_low, self.action_high = self._actions.low, self._actions.high
         self._bounds = self.control_low.to(worlds.device), self.control_high.to(worlds.device)
+        weakref.finalize(self, worlds.close).atexit = False  # each evaluation makes an environment
         self._statistics = EpisodeStatistics(name, worlds.device, ())
         self._can_sync = worlds.device.type == "cpu"
         self._first_seed = seed

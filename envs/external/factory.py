@@ -52,6 +52,7 @@ class FactoryRef:
         options: Mapping[str, Any],
         *,
         device: torch.device | str = "cpu",
+        simulation_device: torch.device | str | None = None,
         seed: int = 0,
         render_mode: str | None = None,
     ) -> ExternalEnv:
@@ -60,14 +61,18 @@ class FactoryRef:
         Args:
             num_envs: number of worlds.
             options: fields of `self.options`.
-            device: where actions come from and transitions go; the function is told, if it takes a `device`.
+            device: where actions come from and transitions go.
+            simulation_device: passed to the function as `device`, if it takes one; None: `device`.
             seed: seeds the episodes.
             render_mode: passed to the function, if it takes one.
 
         Raises:
             SaltusError: the function returned something else, or an environment that cannot be trained on.
         """
-        given = {"device": str(device), "seed": seed} | ({} if render_mode is None else {"render_mode": render_mode})
+        where = device if simulation_device is None else simulation_device
+        given: dict[str, Any] = {"device": str(where), "seed": seed}
+        if render_mode is not None:
+            given["render_mode"] = render_mode
         taken = inspect.signature(self.function).parameters
         env = self.function(num_envs=num_envs, **{key: given[key] for key in given if key in taken}, **options)
         return ExternalEnv(_worlds(self.name, env, num_envs), self.name, device=device, seed=seed)

@@ -105,6 +105,10 @@ class GymnasiumWorlds:
         frame = frame.cpu().numpy() if isinstance(frame, Tensor) else np.asarray(frame)
         return np.asarray(frame[0] if frame.ndim == 4 else frame, np.uint8)
 
+    def close(self) -> None:
+        if hasattr(self._env, "close"):
+            self._env.close()
+
     def _flat(self, observation: Any) -> Tensor:
         return flatten(observation, self._parts, self.num_envs, self.device)
 

@@ -85,6 +85,10 @@ class TorchRLWorlds:
     def render(self) -> np.ndarray:
         raise SaltusError("environments of TorchRL have no frames for a video: give one of Gymnasium, with render_mode")
 
+    def close(self) -> None:
+        if not self._env.is_closed:
+            self._env.close()
+
     def _flat(self, data: Any) -> Tensor:
         return flatten(data, self._parts, self.num_envs, self.device)
 

@@ -80,6 +80,10 @@ class Worlds(Protocol):
         """A frame of world 0, (height, width, 3) uint8."""
         ...
 
+    def close(self) -> None:
+        """Release what the library holds, such as processes."""
+        ...
+
 
 def first_number(holders: list[Any], names: tuple[str, ...], otherwise: float) -> float:
     """The first attribute of these names that is a number above 0; `otherwise` if there is none."""

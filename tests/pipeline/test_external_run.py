@@ -167,12 +167,32 @@ def test_evaluation_stops_where_another_library_knows_no_end(factory: str, tmp_p
 
 def test_an_evaluation_is_in_fresh_worlds_with_seeds_of_its_own(factory: str, tmp_path: Path) -> None:
     run = Run(config_of(f"{factory}:make_env", eval_episodes=4), tmp_path)
-    one, same = run._make_evaluation_env().reset(), run._make_evaluation_env().reset()
+    env: Any = run._make_evaluation_env()
+    inner, one, same = env.worlds._env, env.reset(), run._make_evaluation_env().reset()
+    del env
+    assert inner.closed
     assert torch.equal(one, same)
     run.env_steps = 100
     later = run._make_evaluation_env().reset()
     assert not torch.equal(one, later)
     assert not torch.equal(one, run.observation)
+
+
+def test_the_example_steps_and_charges_changes_of_the_action() -> None:
+    path = Path(__file__).parents[2] / "examples" / "train_on_gymnasium.py"
+    config, _ = parse_train([f"{path}:make_env", "--task.cost", "2"])
+    (one, free) = (Run(config_of(config.task, task_options={"cost": cost}), Path()) for cost in (2.0, 0.0))
+    assert config.task_options == {"cost": 2.0}
+    assert torch.equal(one.observation, free.observation)
+    generator = torch.Generator().manual_seed(0)
+    last = torch.zeros(4, 7)
+    for _ in range(3):
+        action = 2 * torch.rand(4, 7, generator=generator) - 1
+        charged, observed = one.step(action)["next"], one.observation
+        assert torch.equal(observed[:, -7:], 2 * action)  # Pusher's actions reach to 2
+        change = free.step(action)["next", "reward"] - charged["reward"]
+        torch.testing.assert_close(change[:, 0], 2 * (2 * action - last).square().sum(-1))
+        last = 2 * action
 
 
 # Names and options
