@@ -101,7 +101,7 @@ class TensorWalks(VectorEnv[Any, Any, Any]):
         self.obs.copy_(torch.stack([x, elapsed], dim=1))
         self.flags.copy_(torch.stack([terminated, truncated]))
         done = self.flags.any(0)
-        if self.metadata["autoreset_mode"] != AutoresetMode.SAME_STEP or not done.any():
+        if self.metadata["autoreset_mode"] != AutoresetMode.SAME_STEP:
             return self.obs, reward, *self.flags, {}
         self.final.copy_(self.obs)
         self.begin(done)

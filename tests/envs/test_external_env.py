@@ -22,6 +22,7 @@ from envs import transition as transitions
 from envs.environment_ref import resolve_environment
 from envs.external.external_env import ExternalEnv
 from envs.external.factory import FactoryRef, _worlds
+from saltus.device.synchronizations import Synchronizations
 from saltus.errors import SaltusError
 
 SAME, NEXT, DISABLED = AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP, AutoresetMode.DISABLED
@@ -277,6 +278,17 @@ def test_actions_stay_within_the_bounds_of_the_space() -> None:
         env.step(torch.full((3, 1), value))
     assert [float(action[0]) for action in seen[::3]] == [LOW, LOW, -0.5, HIGH, HIGH]
     assert all(isinstance(action, np.ndarray) and action.dtype == np.float32 for action in seen)
+
+
+def test_a_step_of_tensors_reads_no_value_where_that_would_wait_for_a_gpu() -> None:
+    env = external(TensorWalks())
+    env._can_sync = False
+    env.reset()
+    with Synchronizations() as synchronizations:
+        for action in actions(10):
+            env.step(action)
+    assert synchronizations.found == []
+    assert env.statistics()["episodes"] > 3
 
 
 def test_a_vector_environment_of_tensors_never_sees_numpy() -> None:
