@@ -24,8 +24,8 @@ class ExternalEnv:
 
     A world whose action, observation or reward is not finite fails: it is truncated with reward 0 and an unchanged
     observation, counted as ``nonfinite``, and begins another episode. If the library cannot begin one in that world
-    alone, the world fails until its episode ends by itself. So does a world that withholds its true successor, on CUDA;
-    on the CPU this raises at once.
+    alone, the world fails until its episode ends by itself. A step that withholds the last observation of an episode
+    raises on the CPU; on CUDA the world fails, and `statistics` raises.
 
     Args:
         worlds: the library's worlds.
