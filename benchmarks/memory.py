@@ -103,7 +103,7 @@ def peak_of_run(task: str, size: int, vector_steps: int, compile: bool) -> tuple
     )
     with TemporaryDirectory(prefix="saltus-") as folder:
         run = Run(config, Path(folder))
-        create(config, run.run_dir, run.env.task.model)
+        create(config, run.run_dir, run.env.model)
         while len(run.buffer) < size:
             run.buffer.extend(random_transitions(config.num_envs, run.env.observation_dim, run.env.action_dim))
         with Logger(run.run_dir, config, 0, Console(quiet=True)) as logger:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import mujoco
 import numpy as np
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -28,7 +29,7 @@ from envs.validation import (
     randomized_fields,
 )
 from envs.whole_numbers import require_whole
-from saltus.device import one_torch_thread, resolve_device
+from saltus.device import one_torch_thread, resolve_device, to_device
 from saltus.device.cuda_graph import CapturedFunction
 from saltus.errors import SaltusError
 
@@ -67,12 +68,15 @@ class BatchEnv:
             `Task.action_high`, or the control ranges of the actuators.
         failed: (N,) bool, the worlds that failed in the last step.
         reward_terms: the terms of the last step's reward by name, (N,) each, in the engine's precision.
+        resumes_exactly: True: `set_state` continues within episodes (see `envs.environment.Environment`).
 
     Raises:
         SaltusError: an impossible argument, a model that does not compile or that the engine cannot simulate, an
             actuator without a control range, or a task function that returns a wrong shape, dtype or device.
         MemoryError: more worlds than the GPU's memory holds.
     """
+
+    resumes_exactly = True
 
     def __init__(
         self,
@@ -126,7 +130,7 @@ class BatchEnv:
         self._observation = torch.zeros(worlds, self.observation_dim + self.privileged_dim, device=where)
         self._elapsed = torch.zeros(worlds, dtype=torch.int64, device=where)
         self._return = torch.zeros(worlds, dtype=torch.float64, device=where)
-        self._statistics = EpisodeStatistics(type(self.task).__name__, self.physics, shapes.reward_terms)
+        self._statistics = EpisodeStatistics(self.name, where, shapes.reward_terms, self.physics)
         episodes = {"observation": self._observation, "elapsed": self._elapsed, "return": self._return}
         own: dict[str, Any] = {"own": self._own} if self._own else {}
         if self.task.model_variants:
@@ -137,6 +141,31 @@ class BatchEnv:
         self.reward_terms: dict[str, Tensor] = {}
 
     @property
+    def name(self) -> str:
+        """The name of the task's class."""
+        return type(self.task).__name__
+
+    @property
+    def simulation_device(self) -> torch.device:
+        """The device of the physics."""
+        return self.physics.device
+
+    @property
+    def dt(self) -> float:
+        """Seconds per control step."""
+        return self.task.dt
+
+    @property
+    def max_episode_steps(self) -> int:
+        """Control steps after which an episode is truncated."""
+        return self.task.max_episode_steps
+
+    @property
+    def model(self) -> mujoco.MjModel:
+        """The task's compiled model."""
+        return self.task.model
+
+    @property
     def state(self) -> State:
         """The worlds' current fields and own tensors. The next step overwrites them: clone them to keep them."""
         return self._state
@@ -144,7 +173,7 @@ class BatchEnv:
     @property
     def privileged(self) -> Tensor:
         """The group "critic" of the current observation, (N, privileged_dim) float32 on `device`; a copy."""
-        return _to_device(self._observation[:, self.observation_dim :].clone(), self.device)
+        return to_device(self._observation[:, self.observation_dim :].clone(), self.device)
 
     @property
     def captured(self) -> bool:
@@ -170,7 +199,7 @@ class BatchEnv:
             check_mask(mask, self.num_envs)
         self._begin_episodes(mask.to(self.physics.device))
         self._started = True
-        return _to_device(self._policy_group(self._observation.clone()), self.device)
+        return to_device(self._policy_group(self._observation.clone()), self.device)
 
     def seed(self, seed: int) -> None:
         """Seed the initial states, and models, of all episodes from the next `reset` on; results of `randomize` stay.
@@ -205,15 +234,15 @@ class BatchEnv:
             result = self._step(action)
         else:  # the next replay overwrites the graph's outputs
             result = {name: value.clone() for name, value in self._graph(action).items()}
-        self.failed = _to_device(result.pop("failed"), self.device)
-        next_obs = _to_device(self._policy_group(result.pop("next_obs")), self.device)
+        self.failed = to_device(result.pop("failed"), self.device)
+        next_obs = to_device(self._policy_group(result.pop("next_obs")), self.device)
         terms = [name for name in result if name.startswith(REWARD_TERM)]
         self.reward_terms = {name.removeprefix(REWARD_TERM): result.pop(name) for name in terms}
         transition = transitions.make(**result)
         if self.privileged_dim:
             transitions.split_privileged(transition, self.observation_dim)
         if self.device != self.physics.device:
-            transition = transition.apply(lambda value: _to_device(value, self.device), device=self.device)
+            transition = transition.apply(lambda value: to_device(value, self.device), device=self.device)
         return transition, next_obs
 
     def _policy_group(self, observation: Tensor) -> Tensor:
@@ -377,11 +406,6 @@ def _make_generator(seed: int, device: torch.device | str = "cpu") -> torch.Gene
 def _hash_seed(seed: int) -> int:
     """Hash a seed into 32 bits: torch's CPU generator uses only the low 32 bits of its seed."""
     return int(np.random.SeedSequence(seed).generate_state(1)[0])
-
-
-def _to_device(value: Tensor, device: torch.device) -> Tensor:
-    """Copy from the physics device to `device` (pinned, non-blocking); a tensor that is there already stays."""
-    return value if value.device == device else value.pin_memory().to(device, non_blocking=True)
 
 
 def _copy(source: Mapping[str, Any] | TensorDictBase, target: Mapping[str, Any]) -> None:

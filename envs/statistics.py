@@ -30,18 +30,21 @@ class EpisodeStatistics:
 
     Args:
         task_name: for warnings.
-        physics: the engine; gives the device and the advice on overflows.
+        device: where steps are counted.
         reward_terms: names of the reward's terms.
+        physics: the engine, which gives advice on failures; None: another library simulates.
 
     Attributes:
         totals: the totals by name, 0-dimensional views of one tensor.
     """
 
-    def __init__(self, task_name: str, physics: Physics, reward_terms: Sequence[str]):
+    def __init__(
+        self, task_name: str, device: torch.device, reward_terms: Sequence[str], physics: Physics | None = None
+    ):
         self._task_name, self._physics, self._reward_terms = task_name, physics, reward_terms
         self._warned: set[str] = set()
         names = (*_STEP, *(f"{REWARD_TERM}{term}" for term in reward_terms), *_FAILURES)
-        self._values = torch.zeros(len(names), dtype=torch.float64, device=physics.device)
+        self._values = torch.zeros(len(names), dtype=torch.float64, device=device)
         self._step_values, self._failure_values = self._values.tensor_split([-len(_FAILURES)])
         self.totals = dict(zip(names, self._values.unbind(), strict=True))
 
@@ -88,14 +91,17 @@ class EpisodeStatistics:
     def read(self) -> dict[str, float]:
         """The totals, in one synchronisation; warns once about each kind of failure and each reason of physics."""
         totals = dict(zip(self.totals, self._values.tolist(), strict=True))
-        if totals["unstable"]:
-            advice = self._physics.failure_advice
+        physics = self._physics
+        if physics is not None and totals["unstable"]:
+            advice = physics.failure_advice
             self._warn_once(advice, totals["unstable"], f"physics failed: {advice}")
         if totals["nonfinite"]:
-            reason = "action, control, observation or reward was not finite: check the task's functions"
+            what = "the environment" if physics is None else "the task's functions"
+            reason = f"action, control, observation or reward was not finite: check {what}"
             self._warn_once("nonfinite", totals["nonfinite"], reason)
-        if totals["overflowed"] and "overflowed" not in self._warned:  # reading the advice synchronises
-            reason = f"contacts or constraints did not fit: {self._physics.overflow_advice}"
+        # Reading the advice synchronises.
+        if physics is not None and totals["overflowed"] and "overflowed" not in self._warned:
+            reason = f"contacts or constraints did not fit: {physics.overflow_advice}"
             self._warn_once("overflowed", totals["overflowed"], reason)
         return totals
 

@@ -15,7 +15,6 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import numpy as np
 import torch
 
-from envs.task import Task
 from saltus.errors import SaltusError
 
 KEPT = "numbers, strings, bytes, paths, enums, dataclasses, and lists, tuples, sets and dicts of them"
@@ -39,7 +38,7 @@ _ACCEPTED: dict[type, tuple[type, ...]] = {
 _MAPPINGS = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
 
 
-def encode_options(task: type[Task], options: Mapping[str, Any]) -> dict[str, Any]:
+def encode_options(task: type, options: Mapping[str, Any]) -> dict[str, Any]:
     """Encode options of a task as JSON data.
 
     `decode_options` rebuilds equal values from the data.
@@ -52,7 +51,7 @@ def encode_options(task: type[Task], options: Mapping[str, Any]) -> dict[str, An
     return {name: _encode_option(task, name, hints[name], value) for name, value in options.items()}
 
 
-def decode_options(task: type[Task], values: Mapping[str, Any]) -> dict[str, Any]:
+def decode_options(task: type, values: Mapping[str, Any]) -> dict[str, Any]:
     """Rebuild options from the data of `encode_options`.
 
     The type hints of the task's fields say what the data mean.
@@ -65,7 +64,7 @@ def decode_options(task: type[Task], values: Mapping[str, Any]) -> dict[str, Any
     return {name: _decode_option(task, name, hints[name], value) for name, value in values.items()}
 
 
-def check_options(task: type[Task], options: Mapping[str, Any]) -> None:
+def check_options(task: type, options: Mapping[str, Any]) -> None:
     """Check options against the type hints of their fields.
 
     Raises:
@@ -80,7 +79,7 @@ def check_options(task: type[Task], options: Mapping[str, Any]) -> None:
             )
 
 
-def option_hints(task: type[Task]) -> dict[str, Any]:
+def option_hints(task: type) -> dict[str, Any]:
     """The type hints of a task's options, by name. No options: the class is not a dataclass."""
     if not dataclasses.is_dataclass(task):
         return {}
@@ -155,7 +154,7 @@ def _fits_sequence(kind: Any, hints: tuple[Any, ...], value: Any) -> bool:
     return not hints or all(_fits(hints[0], item) for item in value)
 
 
-def _require_known(task: type[Task], options: Mapping[str, Any], hints: dict[str, Any]) -> None:
+def _require_known(task: type, options: Mapping[str, Any], hints: dict[str, Any]) -> None:
     unknown = [name for name in options if name not in hints]
     if unknown:
         raise SaltusError(
@@ -164,7 +163,7 @@ def _require_known(task: type[Task], options: Mapping[str, Any], hints: dict[str
         )
 
 
-def _encode_option(task: type[Task], name: str, hint: Any, value: Any) -> Any:
+def _encode_option(task: type, name: str, hint: Any, value: Any) -> Any:
     try:
         data = json.loads(json.dumps(_encode(value)))
         rebuilt = _decode(hint, data)
@@ -175,14 +174,14 @@ def _encode_option(task: type[Task], name: str, hint: Any, value: Any) -> Any:
     return data
 
 
-def _cannot_keep(task: type[Task], name: str, value: Any, reason: str) -> SaltusError:
+def _cannot_keep(task: type, name: str, value: Any, reason: str) -> SaltusError:
     return SaltusError(
         f"option {name!r} of task {task.__name__} cannot be kept for resuming the run: {value!r}, of type "
         f"{type(value).__name__}: {reason}. Options that are kept are {KEPT}, with a type hint that says so"
     )
 
 
-def _decode_option(task: type[Task], name: str, hint: Any, value: Any) -> Any:
+def _decode_option(task: type, name: str, hint: Any, value: Any) -> Any:
     try:
         return _decode(hint, value)
     except (TypeError, ValueError) as error:

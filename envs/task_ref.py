@@ -6,13 +6,16 @@ import difflib
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 from envs import task_files
 from envs.task import Task
 from envs.task_class import check_class
 from envs.tasks import BUILT_IN
 from saltus.errors import SaltusError
+
+GYMNASIUM = "gym:"
+"""Begins the names of Gymnasium's environments."""
 
 _registry: dict[str, type[Task]] = dict(BUILT_IN)
 
@@ -42,7 +45,7 @@ def register(name: str, task: type[Task]) -> None:
     Raises:
         SaltusError: a name that is no name or another class's, or no correct Task class.
     """
-    if not isinstance(name, str) or not name.strip() or split_name(name):
+    if not isinstance(name, str) or not name.strip() or split_name(name) or name.startswith(GYMNASIUM):
         raise SaltusError(
             f"a task cannot be registered as {name!r}; expected a name such as 'SwingUp-v0', not a file's path"
         )
@@ -98,11 +101,31 @@ def is_task(value: object) -> TypeGuard[type[Task]]:
     return isinstance(value, type) and issubclass(value, Task) and value is not Task
 
 
+def is_function(value: object) -> bool:
+    """Whether a value can be called, and is no class."""
+    return callable(value) and not isinstance(value, type)
+
+
+def find_in_file(name: str, file: str, attribute: str) -> tuple[Path, str, Any]:
+    """The absolute path of a file, which is executed once, its text, and the object of this name in it, or None.
+
+    Raises:
+        SaltusError: there is no such file.
+    """
+    path = _absolute(file)
+    if not path.is_file():
+        raise SaltusError(f"there is no file {path} (from task {name!r}, relative to the current folder)")
+    module = task_files.execute(path)
+    return path, task_files.text_of(path), getattr(module, attribute, None)
+
+
 def _absolute(file: str) -> Path:
     return Path(file).expanduser().resolve()
 
 
 def _registered(name: str) -> type[Task]:
+    if name.startswith(GYMNASIUM):
+        raise _no_task(f"{name} is an ID of Gymnasium")
     if name not in _registry:
         close = difflib.get_close_matches(name, _registry, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(close)}? " if close else ""
@@ -114,18 +137,23 @@ def _registered(name: str) -> type[Task]:
 
 
 def _from_file(name: str, file: str, class_name: str) -> TaskRef:
-    path = _absolute(file)
-    if not path.is_file():
-        raise SaltusError(f"there is no file {path} (from task {name!r}, relative to the current folder)")
-    module = task_files.execute(path)
-    task = getattr(module, class_name, None)
+    path, text, task = find_in_file(name, file, class_name)
+    if is_function(task):
+        raise _no_task(f"{path}:{class_name} is a function")
     if not is_task(task):
-        names = _tasks_in(module)
+        names = _tasks_in(task_files.execute(path))
         wrong = f"has no Task class {class_name!r}"
         if not class_name:
             wrong = f"is a file: name a class in it, as in {file}:{(names or ['ClassName'])[0]}"
         raise SaltusError(f"{path} {wrong}; it has {', '.join(names) or 'none'}")
-    return TaskRef(f"{path}:{class_name}", task, path, task_files.text_of(path))
+    return TaskRef(f"{path}:{class_name}", task, path, text)
+
+
+def _no_task(found: str) -> SaltusError:
+    return SaltusError(
+        f"{found}, which makes an environment of another library: `saltus train` takes it. Expected a task of saltus: "
+        "a registered name, or path/to/file.py:ClassName"
+    )
 
 
 def _tasks_in(module: ModuleType) -> list[str]:

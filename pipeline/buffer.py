@@ -98,6 +98,13 @@ class ReplayBuffer:
         self._added += count
         self._num_envs = count
 
+    def truncate_newest(self) -> None:
+        """Mark the episodes of the newest vector step as truncated: the next transitions are of other episodes."""
+        rows = (self._cursor - 1 - torch.arange(min(self._num_envs, len(self)), device=self.device)) % self.capacity
+        terminated = self._entries["next", "terminated"].index_select(0, rows)
+        self._entries["next", "truncated"].index_copy_(0, rows, ~terminated | self._entries["next", "truncated"][rows])
+        self._entries["next", "done"].index_fill_(0, rows, True)
+
     def _write(self, *columns: Tensor) -> dict[str, Tensor]:
         """Write the entries of transitions, (N, width) each, in the order of `envs.transition.layout`."""
         count = len(columns[0])

@@ -38,9 +38,15 @@ USAGE = """usage: saltus COMMAND ...
   saltus --version              print the version
 
 TASK is one of {tasks}, or path/to/file.py:ClassName. RUN is a run's directory.
-MODEL is the path of an MJCF file.
+`train` also takes gym:ID, an environment of Gymnasium, and path/to/file.py:function, which makes an environment of
+Gymnasium or TorchRL. MODEL is the path of an MJCF file.
 saltus COMMAND --help lists the options.
 """
+
+NOT_EXACT = (
+    "another library simulates {name}: a resumed run continues learner, replay buffer and counters, and begins new "
+    "episodes"
+)
 
 
 @tolerate_lost_output()
@@ -140,12 +146,14 @@ def evaluate(arguments: list[str], console: Console) -> None:
 def play(arguments: list[str], console: Console) -> None:
     """``saltus play RUN``."""
     _choose_opengl()
+    from envs import BatchEnv
+    from envs.external.external_env import ExternalEnv
     from envs.render import choose_camera
     from pipeline.config_checks import MAXIMA
     from pipeline.policy import load_policy
     from pipeline.run_dir import refuse_links
-    from pipeline.run_options import Play, parse, require_within
-    from pipeline.video import MAX_STEPS, check_name, parse_size, record, write_video
+    from pipeline.run_options import Play, parse, refuse_unused, require_within
+    from pipeline.video import MAX_STEPS, check_name, parse_size, record, record_video, write_video
 
     options = parse(Play, arguments)
     require_within("seed", options.seed, 0, MAXIMA["seed"])
@@ -158,12 +166,19 @@ def play(arguments: list[str], console: Console) -> None:
         policy = load_policy(options.run, options.policy, task=options.task, trust=options.trust)
         if options.output is None:
             refuse_links(options.run)
-        env = policy.make_env(1, options.seed)
+        env = policy.make_env(1, options.seed, render_mode="rgb_array")
+        steps = options.steps or env.max_episode_steps
+        if isinstance(env, ExternalEnv):
+            refuse_unused(options, env.name)
+            with show_progress(console, "playing", steps, "steps") as report:
+                recording = record_video(policy, env, path, options.steps, report=report)
+            _print(console, f"{_describe(policy)}: {recording.summary()}\n{path}")
+            return
+        assert isinstance(env, BatchEnv)
         camera = choose_camera(env.physics.model, options.camera)
-        steps = options.steps or env.task.max_episode_steps
         with show_progress(console, "playing", steps, "steps") as report:
             recording = record(policy, env, options.steps, report=report)
-    _print(console, f"{_describe(policy)}: {recording.summary()} ({recording.length * env.task.dt:.1f} s)")
+    _print(console, f"{_describe(policy)}: {recording.summary()} ({recording.length * env.dt:.1f} s)")
     with show_progress(console, "rendering", len(recording.states), "frames") as report:
         write_video(recording, env, path, camera, size, report)
     _print(console, str(path))
@@ -251,7 +266,7 @@ def _run(config: Config, run_dir: Path | None, console: Console, content: dict[s
 
     with StopSignal(partial(_print, console)) as stop, _log_to(console), ExitStack() as lock:
         run = Run(config, run_dir or default_path(config))
-        model = run.env.task.model
+        model = run.env.model
         if content is None:
             run.run_dir = lock.enter_context(new_run(config, run_dir, model))
         else:
@@ -261,6 +276,8 @@ def _run(config: Config, run_dir: Path | None, console: Console, content: dict[s
             update_config(config, run.run_dir, content)
             run.load_state_dict(content.pop("state"))
         run_dir = run.run_dir
+        if not run.env.resumes_exactly:
+            _print(console, NOT_EXACT.format(name=run.env.name))
         entropy = float(run.agent.loss.target_entropy)
         with Logger(run_dir, config, run.env_steps, console, run.evaluation_pending) as logger:
             logger.say(

@@ -19,7 +19,7 @@ class Config(Simulation):
     """Every setting of a run. The string below a field is its help on the command line."""
 
     task: tyro.conf.Suppress[str]
-    """A registered task, or path/to/file.py:ClassName."""
+    """A registered task, path/to/file.py:ClassName, gym:ID, or path/to/file.py:make_env."""
     task_options: tyro.conf.Suppress[dict[str, Any]] = field(default_factory=dict)
     """The task's own options, by name."""
     seed: int = 0

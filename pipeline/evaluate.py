@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from envs import BatchEnv
+from envs.environment import Environment
+from envs.external.external_env import ExternalEnv
 from saltus.device import one_torch_thread
 from saltus.errors import SaltusError
 
@@ -58,11 +60,12 @@ class Evaluation:
 
 @torch.no_grad()
 @one_torch_thread()
-def evaluate(policy: Callable[[Tensor], Tensor], env: BatchEnv) -> Evaluation:
+def evaluate(policy: Callable[[Tensor], Tensor], env: Environment) -> Evaluation:
     """Play one whole episode in every world of `env`.
 
-    Only each world's first episode counts, so that short episodes are not over-represented. Warns about the reasons of
-    failures. Runs on one torch thread: with the small batches of an evaluation more threads take longer.
+    Only each world's first episode counts, so that short episodes are not over-represented; one that is longer than
+    `max_episode_steps` counts so far. Warns about the reasons of failures. Runs on one torch thread: with the small
+    batches of an evaluation more threads take longer.
 
     Args:
         policy: observation (N, obs_dim) -> action (N, action_dim) in [-1, 1].
@@ -77,7 +80,9 @@ def evaluate(policy: Callable[[Tensor], Tensor], env: BatchEnv) -> Evaluation:
     lengths = torch.zeros(env.num_envs, dtype=torch.int64, device=env.device)
     running = torch.ones(env.num_envs, dtype=torch.bool, device=env.device)
     failed = torch.zeros(env.num_envs, dtype=torch.int64, device=env.device)
-    while running.any():
+    for _ in range(env.max_episode_steps):  # another library's episodes may have no end
+        if not running.any():
+            break
         transition, observation = env.step(policy(observation))
         returns += torch.where(running, transition["next", "reward"].squeeze(-1), 0.0)
         lengths += running
@@ -88,9 +93,9 @@ def evaluate(policy: Callable[[Tensor], Tensor], env: BatchEnv) -> Evaluation:
     return Evaluation(tuple(returns.tolist()), tuple(lengths.tolist()), int(failed.sum()))
 
 
-def require_normalized_actions(env: BatchEnv) -> None:
+def require_normalized_actions(env: Environment) -> None:
     """Raise SaltusError unless `env` is an environment that takes the actions of policies, which are in [-1, 1]."""
-    if not isinstance(env, BatchEnv):
+    if not isinstance(env, BatchEnv | ExternalEnv):
         raise SaltusError(f"policies are played in an environment of saltus.make, not in {env!r}")
     if not env.normalized_actions:
         raise SaltusError("policies act in [-1, 1]: make the environment with normalized_actions=True")

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from envs import BatchEnv
 from envs.entry_names import action_names, observation_entries
+from envs.environment import Environment
+from envs.external.external_env import ExternalEnv
 from envs.task_functions import defines
 from pipeline import files
 from pipeline.file_names import POLICY_FACTS, POLICY_MODEL, POLICY_ONNX, POLICY_PROGRAM
@@ -72,7 +74,8 @@ class ExportedPolicy(nn.Module):
 def export_policy(policy: Policy, folder: Path) -> list[Path]:
     """Write a policy's files to a folder, which is made if it does not exist; replace those of an earlier export.
 
-    ``policy.onnx`` needs the package onnx: without it the file is left out, with a warning.
+    ``policy.onnx`` needs the package onnx: without it the file is left out, with a warning. A run on an environment of
+    another library has no ``policy.mjb``.
 
     Args:
         policy: the policy.
@@ -91,15 +94,17 @@ def export_policy(policy: Policy, folder: Path) -> list[Path]:
     contents = {
         POLICY_FACTS: (json.dumps(_facts(policy, env), indent=1) + "\n").encode(),  # first: it marks the others as ours
         POLICY_PROGRAM: _to_program(module, example),
-        POLICY_MODEL: to_binary(env.task.model),
     }
+    if env.model is not None:
+        contents[POLICY_MODEL] = to_binary(env.model)
     if importlib.util.find_spec("onnx") is None:
         warnings.warn(f"{POLICY_ONNX} is not written: it needs pip install 'saltus[export]'", stacklevel=2)
-        (folder / POLICY_ONNX).unlink(missing_ok=True)  # of another policy
     else:
         contents[POLICY_ONNX] = _to_onnx(module, example)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for name in set(_NAMES) - contents.keys():
+            (folder / name).unlink(missing_ok=True)  # of another policy
         for name, content in contents.items():
             files.write(folder / name, content)
     except OSError as error:
@@ -155,27 +160,38 @@ def _to_onnx(module: nn.Module, example: Tensor) -> bytes:
         return path.read_bytes()
 
 
-def _facts(policy: Policy, env: BatchEnv) -> dict[str, Any]:
+def _facts(policy: Policy, env: Environment) -> dict[str, Any]:
     """The names of a policy's numbers, and what a program needs to know to simulate its task."""
-    task, start = env.task, env.task.data0
+    if isinstance(env, BatchEnv):
+        observation, names, simulation = observation_entries(env), action_names(env), _simulation_facts(env)
+    else:
+        assert isinstance(env, ExternalEnv)
+        observation = [{"name": name} for name in env.worlds.observation_names]
+        names, simulation = [f"action {index}" for index in range(env.action_dim)], {"dt": env.dt}
     return {
         "written_by": _WRITER,
         "task": policy.config.task_name,
         "task_options": policy.config.task_options,
         "policy": policy.which,
         "env_steps": policy.env_steps,
-        "observation": observation_entries(env),
+        "observation": observation,
         "action": [
             {"name": name, "low": low, "high": high}
-            for name, low, high in zip(
-                action_names(env), env.control_low.tolist(), env.control_high.tolist(), strict=True
-            )
+            for name, low, high in zip(names, env.control_low.tolist(), env.control_high.tolist(), strict=True)
         ],
+        "max_episode_steps": env.max_episode_steps,
+        **simulation,
+        "versions": versions(),
+    }
+
+
+def _simulation_facts(env: BatchEnv) -> dict[str, Any]:
+    """What a program needs to know to simulate a task of saltus."""
+    task, start = env.task, env.task.data0
+    return {
         "action_is_ctrl": not defines(task, "control"),
         "model": POLICY_MODEL,
         "timestep": task.model.opt.timestep,
         "frame_skip": task.frame_skip,
-        "max_episode_steps": task.max_episode_steps,
         "start": {name: getattr(start, name).tolist() for name in ("qpos", "qvel", "act", "ctrl")},
-        "versions": versions(),
     }

@@ -8,7 +8,10 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
-import envs
+from envs import BatchEnv
+from envs.environment import Environment
+from envs.environment_ref import make_environment, options_class, resolve_environment
+from envs.simulation import Simulation
 from envs.task_options import decode_options
 from pipeline.agent import Agent
 from pipeline.config import Config
@@ -50,9 +53,12 @@ class Policy:
         """The task: a registered name, or path/to/file.py:ClassName."""
         return self.config.task
 
-    def make_env(self, num_envs: int, seed: int = 0) -> envs.BatchEnv:
-        """An environment of the policy's task with the run's task options, simulated by the CPU engine."""
-        return _make_env(self.config, num_envs, seed, str(self.device))
+    def make_env(self, num_envs: int, seed: int = 0, render_mode: str | None = None) -> Environment:
+        """An environment of the policy's task with the run's task options.
+
+        Tasks of saltus are simulated by the CPU engine, and need no `render_mode`.
+        """
+        return _make_env(self.config, num_envs, seed, str(self.device), render_mode)
 
 
 def load_policy(run_dir: Path | str, which: Which = "best", *, task: str | None = None, trust: bool = False) -> Policy:
@@ -95,24 +101,24 @@ def load_agent(run_dir: Path, task: str | None, trust: bool, effect: str) -> tup
     """
     config, content = open_run(run_dir, task, trust)
     device = resolve_device("auto" if config.device == "cuda" else config.device)
-    sizes = _make_env(config, 1, 0, "cpu")
+    sizes = _make_env(config, 1, 0, str(device))
     require_same_dimensions(content, sizes)
-    model = config.simulation.load_model(sizes.task)  # with the run's solver, as it was stored
+    model = config.simulation.load_model(sizes.task) if isinstance(sizes, BatchEnv) else None  # with the run's solver
     compare_task(config, run_dir, model, effect)
     agent = Agent(config, sizes.observation_dim, sizes.action_dim, device, sizes.privileged_dim)
     agent.load_state_dict(content["state"]["agent"])
     return agent, content
 
 
-def _make_env(config: Config, num_envs: int, seed: int, device: str) -> envs.BatchEnv:
-    task = envs.find_task(config.task)
-    return envs.make(
-        task,
+def _make_env(config: Config, num_envs: int, seed: int, device: str, render_mode: str | None = None) -> Environment:
+    reference = resolve_environment(config.task)
+    return make_environment(
+        reference,
         num_envs,
+        decode_options(options_class(reference), config.task_options),
         device=device,
         seed=derive_seed(seed, "play"),
-        physics="cpu",
-        num_threads=config.num_threads,
+        simulation=Simulation(physics="cpu", num_threads=config.num_threads),
         check_task=False,  # the worlds of the training were checked
-        **decode_options(task, config.task_options),
+        render_mode=render_mode,
     )

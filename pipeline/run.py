@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import math
 import time
@@ -15,8 +14,10 @@ from typing import Any
 import torch
 from tensordict import TensorDict
 
-import envs
 from envs import transition as transitions
+from envs.environment import Environment
+from envs.environment_ref import make_environment, options_class, resolve_environment
+from envs.simulation import Simulation
 from envs.task_options import decode_options
 from pipeline import checkpoint
 from pipeline.agent import Agent
@@ -75,8 +76,8 @@ class Run:
                 f"--matmul-dtype tf32 needs CUDA, and this run is on {self.device}: use float32 or bfloat16"
             )
         torch.manual_seed(derive_seed(config.seed, "learner"))
-        self._task = envs.find_task(config.task)
-        self._task_options = decode_options(self._task, config.task_options)
+        self._reference = resolve_environment(config.task)
+        self._task_options = decode_options(options_class(self._reference), config.task_options)
         self.env = self._make_training_env()
         dimensions = self.env.observation_dim, self.env.action_dim
         privileged_dim = self.env.privileged_dim
@@ -88,7 +89,7 @@ class Run:
         self.buffer = ReplayBuffer(
             config.capacity, *dimensions, self.device, seed, n_step, config.gamma, privileged_dim=privileged_dim
         )
-        longest_repeat = config.longest_repeat(self.env.task.dt)
+        longest_repeat = config.longest_repeat(self.env.dt)
         self.noise = RepeatedNoise(config.num_envs, self.env.action_dim, longest_repeat, self.device)
         self.observation = self.env.reset()
         self.metrics: dict[str, torch.Tensor] = {}
@@ -99,36 +100,39 @@ class Run:
         self._logged: dict[str, float] = {}  # totals at the last row of metrics
         self._seconds_before, self._started = 0.0, time.monotonic()
 
-    def _make_training_env(self) -> envs.BatchEnv:
+    def _make_training_env(self) -> Environment:
         config = self.config
-        return envs.make(
-            self._task,
+        return make_environment(
+            self._reference,
             config.num_envs,
+            self._task_options,
             device=self.device,
             seed=derive_seed(config.seed, "environment"),
-            **dataclasses.asdict(config.simulation),
-            **self._task_options,
+            simulation=config.simulation,
         )
 
-    def _make_evaluation_env(self) -> envs.BatchEnv:
-        """An environment on the CPU with the model's own solver, so that returns are comparable between runs."""
+    def _make_evaluation_env(self) -> Environment:
+        """An environment for actions on the CPU.
+
+        Tasks of saltus are simulated by the CPU engine with the model's own solver, so that returns are comparable
+        between runs.
+        """
         config = self.config
-        return envs.make(
-            self._task,
+        return make_environment(
+            self._reference,
             config.eval_episodes,
+            self._task_options,
+            simulation_device=self.device,
             seed=derive_seed(config.seed, "evaluation", self.env_steps),
-            physics="cpu",
-            num_threads=config.num_threads,
+            simulation=Simulation(physics="cpu", num_threads=config.num_threads),
             check_task=False,  # the training worlds were checked
-            **self._task_options,
         )
 
     def _new_health(self) -> Health:
         target_entropy = float(self.agent.loss.target_entropy)
-        limit = self.env.task.max_episode_steps
-        config = self.config
-        initial = config.initial_temperature(self.env.action_dim)
-        return Health(limit, config.progress, target_entropy, initial, config.learns_temperature)
+        initial = self.config.initial_temperature(self.env.action_dim)
+        limit, learns_temperature = self.env.max_episode_steps, self.config.learns_temperature
+        return Health(limit, self.config.progress, target_entropy, initial, learns_temperature)
 
     def _describe_memory(self) -> str:
         """Memory of replay buffer and agent, with the options that set it."""
@@ -178,7 +182,7 @@ class Run:
         return action
 
     def _to_physics(self, action: torch.Tensor) -> torch.Tensor:
-        return action.to(self.env.physics.device)
+        return action.to(self.env.simulation_device)
 
     def learn(self, logger: Logger) -> None:
         """Do one round of updates."""
@@ -335,6 +339,9 @@ class Run:
         self.observation = state["observation"].to(self.device)
         self.env.set_state(state["environment"])
         self.buffer.load_state_dict(state["buffer"])
+        if not self.env.resumes_exactly:
+            self.observation = self.env.reset()
+            self.buffer.truncate_newest()
         self.agent.load_state_dict(state["agent"])
         self.learner.gradient_steps = state["gradient_steps"]
         self.noise.load_state_dict(state["noise"])

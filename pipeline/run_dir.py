@@ -17,7 +17,7 @@ from typing import Any
 
 import mujoco
 
-from envs import BatchEnv
+from envs.environment import Environment
 from envs.task_ref import task_file
 from pipeline import checkpoint, files, stored_task
 from pipeline.config import Config
@@ -36,7 +36,7 @@ class _DamagedConfigError(Exception):
 
 def default_path(config: Config) -> Path:
     """``runs/<task>-s<seed>-<time>``."""
-    return Path("runs") / f"{config.task_name}-s{config.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
+    return Path("runs") / f"{config.task_name.replace('/', '-')}-s{config.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def require_unused(run_dir: Path) -> None:
@@ -78,13 +78,13 @@ def _holds_config(file: Path) -> bool:
 
 
 @contextmanager
-def new_run(config: Config, run_dir: Path | None, model: mujoco.MjModel) -> Iterator[Path]:
+def new_run(config: Config, run_dir: Path | None, model: mujoco.MjModel | None) -> Iterator[Path]:
     """Make and lock the directory of a new run; yield its path.
 
     Args:
         config: the run's configuration.
         run_dir: the directory; None: `default_path`, with a number appended if it exists.
-        model: the task's compiled model.
+        model: the task's compiled model, if there is one.
 
     Raises:
         SaltusError: the directory is in use (see `require_unused` and `locked`).
@@ -123,7 +123,7 @@ def _make_default(config: Config) -> Path:
     raise AssertionError
 
 
-def create(config: Config, run_dir: Path, model: mujoco.MjModel) -> None:
+def create(config: Config, run_dir: Path, model: mujoco.MjModel | None) -> None:
     """Write the task's files and config.json to a run's directory, which is made if it does not exist."""
     run_dir.mkdir(parents=True, exist_ok=True)
     record = stored_task.store(run_dir, config.task, model)
@@ -285,7 +285,7 @@ def _is_record(record: dict[str, Any]) -> bool:
     return pairs and isinstance(former, list) and all(isinstance(name, str) for name in [*former, *names])
 
 
-def require_same_dimensions(content: dict[str, Any], env: BatchEnv) -> None:
+def require_same_dimensions(content: dict[str, Any], env: Environment) -> None:
     """Check that a checkpoint fits the task.
 
     Raises:
@@ -297,7 +297,7 @@ def require_same_dimensions(content: dict[str, Any], env: BatchEnv) -> None:
     expected = _describe_dimensions(*run)
     if found != expected:
         raise SaltusError(
-            f"task {type(env.task).__name__} has {found}, and the run has {expected}: it is not the run's task, or its "
+            f"task {env.name} has {found}, and the run has {expected}: it is not the run's task, or its "
             "file has changed. Name the run's with --task"
         )
 
@@ -307,18 +307,19 @@ def _describe_dimensions(observation_dim: int, privileged_dim: int, action_dim: 
     return f"{observation_dim} observations{privileged} and {action_dim} actions"
 
 
-def require_same_state(run_dir: Path, model: mujoco.MjModel) -> None:
+def require_same_state(run_dir: Path, model: mujoco.MjModel | None) -> None:
     """Raise SaltusError if the model of a run that resumes has a state of another size than the stored one."""
-    stored_task.require_same_state(run_dir, _read_record(run_dir), model)
+    if model is not None:
+        stored_task.require_same_state(run_dir, _read_record(run_dir), model)
 
 
-def compare_task(config: Config, run_dir: Path, model: mujoco.MjModel, effect: str) -> None:
+def compare_task(config: Config, run_dir: Path, model: mujoco.MjModel | None, effect: str) -> None:
     """Warn of each difference between a run's present task and the stored one.
 
     Args:
         config: the run's configuration, with the present task.
         run_dir: the run's directory.
-        model: the present task's compiled model.
+        model: the present task's compiled model, if there is one.
         effect: the consequence of a difference, which the warning states.
     """
     changed = stored_task.changes(run_dir, _read_record(run_dir), config.task, model)

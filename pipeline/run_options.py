@@ -104,6 +104,13 @@ def parse(command: type[Options], arguments: list[str]) -> Options:
     return dataclasses.replace(options, run=options.run.expanduser())
 
 
+def refuse_unused(options: Play, name: str) -> None:
+    """Raise SaltusError if an option was given that has no effect on the frames of another library."""
+    for option in ("camera", "size"):
+        if getattr(options, option) != getattr(Play, option):
+            raise SaltusError(f"--{option} has no effect on {name}, whose frames another library renders: leave it out")
+
+
 def require_within(name: str, value: int, low: int, high: float) -> None:
     """Raise SaltusError unless an option's value is from `low` to `high`."""
     if not low <= value <= high:

@@ -11,7 +11,7 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from envs.task_ref import resolve_task
+from envs.environment_ref import resolve_environment
 from pipeline import files
 from pipeline.file_names import TASK as FOLDER
 from saltus.errors import SaltusError
@@ -20,18 +20,20 @@ MODEL = "model.mjb"
 _LISTED = 8  # lines or arrays that a message names
 
 
-def store(run_dir: Path, task: str, model: mujoco.MjModel) -> dict[str, Any]:
-    """Write ``task/<name>.py`` and ``task/model.mjb`` to a run's directory.
+def store(run_dir: Path, task: str, model: mujoco.MjModel | None) -> dict[str, Any]:
+    """Write ``task/<name>.py`` and ``task/model.mjb`` to a run's directory, as far as there are such.
 
     Returns:
         Their names and SHA-256, as config.json keeps them.
     """
-    folder, ref = run_dir / FOLDER, resolve_task(task)
+    folder, ref = run_dir / FOLDER, resolve_environment(task)
     folder.mkdir(exist_ok=True)
     record: dict[str, Any] = {}
     if ref.file is not None and ref.text is not None:
         files.write(folder / ref.file.name, ref.text)
         record |= {"file": f"{FOLDER}/{ref.file.name}", "sha256": _hash(ref.text.encode())}
+    if model is None:
+        return record
     binary = to_binary(model)
     files.write(folder / MODEL, binary)
     return {**record, "model": f"{FOLDER}/{MODEL}", "model_sha256": _hash(binary)}
@@ -49,16 +51,17 @@ def find_record(run_dir: Path) -> dict[str, Any]:
     return record
 
 
-def changes(run_dir: Path, record: dict[str, Any], task: str, model: mujoco.MjModel) -> list[str]:
+def changes(run_dir: Path, record: dict[str, Any], task: str, model: mujoco.MjModel | None) -> list[str]:
     """What differs between a run's stored task and the present one, in words; empty if nothing does.
 
     Args:
         run_dir: the run's directory.
         record: the result of `store`; empty for a run without a stored task.
         task: the present task.
-        model: its compiled model.
+        model: its compiled model, if it has one.
     """
-    return [*_text_changes(run_dir, record, task), *_model_changes(run_dir, record, model)]
+    found = list(_text_changes(run_dir, record, task))
+    return found if model is None else [*found, *_model_changes(run_dir, record, model)]
 
 
 def require_same_state(run_dir: Path, record: dict[str, Any], model: mujoco.MjModel) -> None:
@@ -75,7 +78,7 @@ def require_same_state(run_dir: Path, record: dict[str, Any], model: mujoco.MjMo
 
 
 def _text_changes(run_dir: Path, record: dict[str, Any], task: str) -> Iterator[str]:
-    ref = resolve_task(task)
+    ref = resolve_environment(task)
     if "sha256" not in record or ref.text is None or _hash(ref.text.encode()) == record["sha256"]:
         return
     stored = _read(run_dir / record["file"], record["sha256"])

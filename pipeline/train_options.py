@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import tyro
 
 import envs
-from envs.task import Task
+from envs.environment_ref import options_class, refuse_simulation, resolve_environment
 from envs.task_options import encode_options, is_same, option_hints
 from envs.task_ref import TaskRef, resolve_task
 from envs.tasks.gymnasium_task import GymnasiumTask, is_gymnasium_model
@@ -60,14 +60,16 @@ def parse_options(arguments: list[str], command: str = "train", extra: Any = Non
     _refuse_empty_run_dir(arguments)
     _refuse_old_names(arguments)
     task_name, preset, rest = _split(arguments, command, extra)
-    reference = resolve_task(task_name)
+    reference = resolve_environment(task_name)
+    task = options_class(reference)
     default = presets.preset(preset, task=reference.name)
-    task_defaults = _default_options(reference.task) if option_hints(reference.task) else None
+    task_defaults = _default_options(task) if option_hints(task) else None
     options = _parse(rest, f"saltus {command} {task_name}", _options_type(default, preset, task_defaults, extra))
     _refuse_unused(options.config, default)
     _refuse_two_lengths(options.config, rest)
-    changed = _changed_options(reference.task, options.task, task_defaults) if task_defaults is not None else {}
-    options.config = dataclasses.replace(options.config, task_options=encode_options(reference.task, changed))
+    refuse_simulation(reference, options.config)
+    changed = _changed_options(task, options.task, task_defaults) if task_defaults is not None else {}
+    options.config = dataclasses.replace(options.config, task_options=encode_options(task, changed))
     return options
 
 
@@ -100,7 +102,7 @@ def parse_task(arguments: list[str], command: str, extra: Any) -> tuple[TaskRef,
 
 
 def _no_task(command: str) -> SaltusError:
-    return SaltusError(f"name the task first, as in `saltus {command} Hopper-v5 ...`. Tasks: {_tasks()}")
+    return SaltusError(f"name the task first, as in `saltus {command} Hopper-v5 ...`. Tasks: {_tasks(command)}")
 
 
 def _split(arguments: list[str], command: str, extra: Any) -> tuple[str, str, list[str]]:
@@ -119,16 +121,18 @@ def _split(arguments: list[str], command: str, extra: Any) -> tuple[str, str, li
 
 
 def _parse(arguments: list[str], command: str, options_type: type) -> Any:
+    name = command.split()[1]
     return tyro.cli(
         options_type,
         args=arguments,
         prog=command,
-        description=f"Tasks: {_tasks()}. The options of a task: {' '.join(command.split()[:2])} <task> --help.",
+        description=f"Tasks: {_tasks(name)}. The options of a task: saltus {name} <task> --help.",
     )
 
 
-def _tasks() -> str:
-    return f"{', '.join(envs.list_tasks())}, or path/to/file.py:ClassName"
+def _tasks(command: str) -> str:
+    others = ", gym:ID of Gymnasium, or path/to/file.py:function" if command == "train" else ""
+    return f"{', '.join(envs.list_tasks())}, or path/to/file.py:ClassName{others}"
 
 
 def _options_type(default: Config, preset: str, task_defaults: Any, extra: Any) -> type:
@@ -209,7 +213,7 @@ def _refuse_two_lengths(config: Config, arguments: list[str]) -> None:
         )
 
 
-def _changed_options(task: type[Task], options: Any, defaults: Any) -> dict[str, Any]:
+def _changed_options(task: type, options: Any, defaults: Any) -> dict[str, Any]:
     """The options that differ from their defaults, with absolute paths."""
     names = [item.name for item in dataclasses.fields(options) if item.init]
     values = {name: getattr(options, name) for name in names}
@@ -219,7 +223,7 @@ def _changed_options(task: type[Task], options: Any, defaults: Any) -> dict[str,
     }
 
 
-def _is_name_of_a_model(task: type[Task], name: str, value: Any) -> bool:
+def _is_name_of_a_model(task: type, name: str, value: Any) -> bool:
     """Whether an option names one of Gymnasium's models, although the current folder may have such a file."""
     return issubclass(task, GymnasiumTask) and name == "xml_file" and is_gymnasium_model(value)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from envs.task_ref import split_name, task_file
+from envs.task_ref import GYMNASIUM, split_name, task_file
 from pipeline.file_names import TASK
 from saltus.errors import SaltusError
 
@@ -15,7 +15,7 @@ _log = logging.getLogger("saltus")
 def choose_task(run_dir: Path, recorded: str, given: str | None, trust: bool) -> str:
     """The name of the task to load for a run: `given`, else the recorded one, else the run's copy of its file.
 
-    Executes nothing. Logs the path of the file that will be executed.
+    Executes nothing. Logs the path of the file that will be executed, or the module that will be imported.
 
     Args:
         run_dir: the run's directory.
@@ -29,6 +29,9 @@ def choose_task(run_dir: Path, recorded: str, given: str | None, trust: bool) ->
     name = recorded if given is None else given
     parts, file = split_name(name), task_file(name)
     if parts is None or file is None:
+        module, separator, _ = name.removeprefix(GYMNASIUM).rpartition(":")
+        if name.startswith(GYMNASIUM) and separator:
+            _log.info(f"importing the module {module}, which registers {name}")
         return name
     recorded_path, class_name = parts
     if given is None and recorded_path != str(file):

@@ -17,6 +17,8 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from envs import BatchEnv
+from envs.environment import Environment
+from envs.external.external_env import ExternalEnv
 from envs.render import Renderer
 from pipeline.evaluate import require_normalized_actions
 from pipeline.file_names import VIDEO
@@ -84,14 +86,58 @@ def record(
     Raises:
         SaltusError: the environment's actions are not normalized.
     """
+    states: list[TensorDict] = []
+    stride = _stride(env, max_fps)
+    returns, ended, length = _play(policy, env, steps, lambda: states.append(env.physics.get_state()), stride, report)
+    return Recording(returns, ended, length, states, stride)
+
+
+@torch.no_grad()
+def record_video(
+    policy: Callable[[Tensor], Tensor],
+    env: ExternalEnv,
+    path: Path,
+    steps: int | None = None,
+    *,
+    max_fps: float = 60,
+    report: Report = _ignore,
+) -> Recording:
+    """Play in an environment of another library, and write its frames as a real-time video.
+
+    Args:
+        policy, steps, max_fps, report: as for `record`.
+        env: an environment of one world, which is reset.
+        path: the file, whose ending selects the container (see `check_name`).
+
+    Raises:
+        SaltusError: an environment without frames, or the file cannot be written.
+    """
+    stride = _stride(env, max_fps)
+    with _writer(path, 1 / (env.dt * stride)) as writer:
+        played = _play(policy, env, steps, lambda: writer.append_data(env.render()), stride, report)
+    return Recording(*played, [], stride)
+
+
+def _stride(env: Environment, max_fps: float) -> int:
+    return max(1, round(1 / (env.dt * max_fps)))
+
+
+def _play(
+    policy: Callable[[Tensor], Tensor],
+    env: Environment,
+    steps: int | None,
+    keep: Callable[[], None],
+    stride: int,
+    report: Report,
+) -> tuple[list[float], bool, int]:
+    """Play, and call `keep` before every `stride`-th step; return returns, whether the last episode ended, length."""
     require_normalized_actions(env)
-    stride = max(1, round(1 / (env.task.dt * max_fps)))
-    observation, states, returns, ended, length = env.reset(), list[TensorDict](), list[float](), True, 0
-    while length < (steps or env.task.max_episode_steps):
+    observation, returns, ended, length = env.reset(), list[float](), True, 0
+    while length < (steps or env.max_episode_steps):
         if ended:
             returns.append(0.0)
         if length % stride == 0:
-            states.append(env.physics.get_state())
+            keep()
         transition, observation = env.step(policy(observation))
         returns[-1] += float(transition["next", "reward"][0])
         ended = bool(transition["next", "done"][0])
@@ -99,7 +145,7 @@ def record(
         report(length)
         if ended and steps is None:
             break
-    return Recording(returns, ended, length, states, stride)
+    return returns, ended, length
 
 
 def write_video(
@@ -125,7 +171,7 @@ def write_video(
         RenderError: no OpenGL.
     """
     width, height = size
-    fps = 1 / (env.task.dt * recording.stride)
+    fps = 1 / (env.dt * recording.stride)
     with Renderer(env, height, width, camera) as renderer, _writer(path, fps) as writer:
         for done, state in enumerate(recording.states, 1):
             env.physics.set_state(state)

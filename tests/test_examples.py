@@ -14,7 +14,8 @@ import envs
 from saltus import GymnasiumVectorEnv
 
 FOLDER = Path(__file__).parent.parent / "examples"
-NO_TASKS = ("cleanrl_loop", "run_exported_policy", "train_with_sb3")  # the second: see tests/pipeline/test_export.py
+NO_TASKS = ("cleanrl_loop", "run_exported_policy", "train_on_gymnasium", "train_with_sb3")
+# The second: see tests/pipeline/test_export.py. The third: see tests/pipeline/test_external_run.py.
 TASKS = [path for path in sorted(FOLDER.glob("*.py")) if path.stem not in NO_TASKS]
 
 

@@ -119,13 +119,14 @@ def test_saltus_imports_envs_and_pipeline_only_lazily(module: str):
 @pytest.mark.parametrize("module", modules_of("envs"))
 def test_envs_do_not_import_learning(module: str):
     assert not within(imports_of(module), "pipeline")
-    if module != "envs.torchrl_env":
+    if module not in ("envs.torchrl_env", "envs.external.torchrl_worlds"):
         assert not within(imports_of(module), "torchrl")
 
 
 @pytest.mark.parametrize("module", modules_of("saltus", "envs", "pipeline"))
 def test_interfaces_of_other_libraries_are_imported_at_their_first_use(module: str):
-    assert not within(imports_of(module, lazy=False), "envs.torchrl_env", "envs.gymnasium_env")
+    interfaces = ("envs.torchrl_env", "envs.gymnasium_env", "envs.external.factory", "envs.external.torchrl_worlds")
+    assert not within(imports_of(module, lazy=False), *interfaces)
 
 
 @pytest.mark.parametrize("module", SOURCES)

@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 from rich.console import Console
 
+from envs.task_ref import resolve_task
 from pipeline import files
 from pipeline.config import Config
 from pipeline.logger import require_packages
@@ -32,6 +33,7 @@ def profile(arguments: list[str], console: Console) -> None:
     """
     parsed = parse_options(arguments, "profile", ProfileOptions())
     config, options = parsed.config, parsed.extra
+    resolve_task(config.task)  # refuses an environment of another library
     run_dir = None if parsed.run_dir is None else parsed.run_dir.expanduser()
     options.check(run_dir)
     if run_dir is not None:

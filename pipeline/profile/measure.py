@@ -11,13 +11,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-import envs
+from envs.environment import Environment
 from envs.physics.cpu import CpuPhysics
 from pipeline.config import Config
 from pipeline.logger import Logger
 from pipeline.profile.cuda import EventTimer, count_kernels, find_waits, node_seconds, split_rounds
 from pipeline.profile.options import warmup_rounds
-from pipeline.profile.phases import OUTSIDE, PhaseTimer, attached
+from pipeline.profile.phases import OUTSIDE, PhaseTimer, attached, worlds_of
 from pipeline.profile.roofs import Roofs
 from pipeline.profile.trace import traced
 from pipeline.run import Run
@@ -73,7 +73,7 @@ class _TimedRun(Run):
 
     worlds_seconds = 0.0
 
-    def _make_training_env(self) -> envs.BatchEnv:
+    def _make_training_env(self) -> Environment:
         start = time.monotonic()
         env = super()._make_training_env()
         self.worlds_seconds = time.monotonic() - start
@@ -108,9 +108,9 @@ def measure(
         imported = time.monotonic()
         temporary = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="saltus_profile_")))
         run = _TimedRun(config, temporary)
-        made = time.monotonic()
-        result = Measurement(config, str(run.device), "cpu" if isinstance(run.env.physics, CpuPhysics) else "warp")
-        kernels = getattr(run.env.physics, "load_seconds", 0.0)
+        made, physics = time.monotonic(), worlds_of(run).physics
+        result = Measurement(config, str(run.device), "cpu" if isinstance(physics, CpuPhysics) else "warp")
+        kernels = getattr(physics, "load_seconds", 0.0)
         result.cold_start = {
             "imports": imported - started,
             "worlds": run.worlds_seconds - kernels,
@@ -118,9 +118,9 @@ def measure(
             "networks, replay buffer": made - imported - run.worlds_seconds,
         }
         if run_dir is None:
-            create(config, temporary, run.env.task.model)
+            create(config, temporary, run.env.model)
         else:
-            run.run_dir = stack.enter_context(new_run(config, run_dir, run.env.task.model))
+            run.run_dir = stack.enter_context(new_run(config, run_dir, run.env.model))
         logger = stack.enter_context(Logger(run.run_dir, config, 0, console))
         script = _script(run, logger, result, seconds, made, Roofs(run) if with_roofs else None, trace)
         if run_dir is None:
@@ -193,7 +193,7 @@ def _measure_graphs(run: Run, logger: Logger, result: Measurement) -> None:
     result.waits = find_waits(with_metrics)
     result.nodes = count_kernels(vector_step)
     result.node_seconds = node_seconds(run.device)
-    if run.env.physics.device.type == "cuda":  # else a round's time on the host is that of its launch
+    if run.env.simulation_device.type == "cuda":  # else a round's time on the host is that of its launch
         split_rounds(run, [step.phases for step in result.steps])
 
 
@@ -220,7 +220,7 @@ def _measure_block(run: Run, logger: Logger, result: Measurement, block: int, se
 
     With physics on the GPU the phases are times on the GPU, else on the host.
     """
-    on_gpu, first, spent = run.env.physics.device.type == "cuda", len(result.steps), 0.0
+    on_gpu, first, spent = run.env.simulation_device.type == "cuda", len(result.steps), 0.0
     timer = EventTimer() if on_gpu else PhaseTimer()
     with attached(run, logger, timer.wrap):
         start = time.monotonic()

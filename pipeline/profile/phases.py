@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
+from envs import BatchEnv
 from pipeline.logger import Logger
 from pipeline.run import Run
 
@@ -70,6 +71,12 @@ class PhaseTimer:
         self._since = now
 
 
+def worlds_of(run: Run) -> BatchEnv:
+    """The worlds of a run on a task of saltus; others are not profiled."""
+    assert isinstance(run.env, BatchEnv)
+    return run.env
+
+
 @contextmanager
 def attached(run: Run, logger: Logger, wrap: Wrap) -> Iterator[None]:
     """Wrap the methods of each phase on these objects alone, and restore them at the end."""
@@ -85,7 +92,7 @@ def attached(run: Run, logger: Logger, wrap: Wrap) -> Iterator[None]:
     updates = run.learner._updates
     timed = [(every, wrap(update_name(index, updates), one)) for index, (every, one) in enumerate(updates)]
     replace(run.learner, "_updates", timed)
-    graph = run.env._graph
+    graph = worlds_of(run)._graph
     if graph is not None and len(graph._parts) == len(_GRAPHS_OF_A_STEP):
         replace(graph, "_parts", [wrap(*pair) for pair in zip(_GRAPHS_OF_A_STEP, graph._parts, strict=True)])
     try:
@@ -99,12 +106,13 @@ def attached(run: Run, logger: Logger, wrap: Wrap) -> Iterator[None]:
 
 
 def _methods(run: Run, logger: Logger) -> list[tuple[str, Any, tuple[str, ...]]]:
+    env = worlds_of(run)
     methods = [
         ("act", run, ("act",)),
         ("transition", run, ("step",)),
-        ("physics", run.env.physics, ("step", "read", "unstable", "overflowed")),
-        ("task functions", run.env._functions, ("observation", "reward", "terminated", "control", "advance")),
-        ("reset", run.env, ("_begin_episodes",)),
+        ("physics", env.physics, ("step", "read", "unstable", "overflowed")),
+        ("task functions", env._functions, ("observation", "reward", "terminated", "control", "advance")),
+        ("reset", env, ("_begin_episodes",)),
         ("buffer write", run.buffer, ("extend",)),
         ("sample", run.buffer, ("sample",)),
         ("logging", run, ("log",)),
@@ -116,7 +124,7 @@ def _methods(run: Run, logger: Logger) -> list[tuple[str, Any, tuple[str, ...]]]
         waiting = [(WAITING, run, ("_to_physics",)), (WAITING, run.agent, ("check_finite",))]
         if run.learner.captured:  # which hides sampling and updates
             methods.append((ROUND, run.learner, ("round",)))
-        return [*methods, *waiting, (WAITING, run.env, ("statistics",))]
+        return [*methods, *waiting, (WAITING, env, ("statistics",))]
     return methods
 
 

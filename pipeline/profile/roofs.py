@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from envs import transition as transitions
 from envs.physics.cpu import available_cores
 from envs.task_functions import defines
+from pipeline.profile.phases import worlds_of
 from pipeline.run import Run
 from saltus.device.cuda_graph import CapturedFunction
 
@@ -62,8 +63,9 @@ class Roofs:
         return roofs
 
     def _make(self) -> dict[str, Callable[[], float]]:
+        on_warp = hasattr(worlds_of(self._run).physics, "advance")
         return {
-            "physics": _bare_warp(self._run) if hasattr(self._run.env.physics, "advance") else _bare_batch(self._run),
+            "physics": _bare_warp(self._run) if on_warp else _bare_batch(self._run),
             "copy": partial(_time_per_byte, self._run.device),
             **{
                 name: partial(_time, _products(products, self._run), lambda: None, self._run.device)
@@ -100,21 +102,23 @@ def _synchronize(device: torch.device) -> None:
 
 def _bare_batch(run: Run) -> Callable[[], float]:
     """Time of a control step of `mujoco.batch` alone, from the run's present states."""
-    physics, controls = run.env.physics, _random_controls(run)
-    batch = Batch(physics.model, run.env.num_envs, run.config.num_threads or available_cores())
+    env, controls = worlds_of(run), _random_controls(run)
+    physics = env.physics
+    batch = Batch(physics.model, env.num_envs, run.config.num_threads or available_cores())
 
     def prepare() -> None:
         batch.state[...] = physics.get_state()["integration"].numpy()
         if controls is not None:
             batch.bind("ctrl")[...] = controls.numpy()
 
-    return partial(_time, partial(batch.step, nstep=run.env.task.frame_skip), prepare, run.device)
+    return partial(_time, partial(batch.step, nstep=env.task.frame_skip), prepare, run.device)
 
 
 def _bare_warp(run: Run) -> Callable[[], float]:
     """Time of Warp's control step alone, from the run's present states, which it restores."""
-    physics: Any = run.env.physics
-    step = partial(physics.advance, _random_controls(run), run.env.task.frame_skip)
+    env = worlds_of(run)
+    physics: Any = env.physics
+    step = partial(physics.advance, _random_controls(run), env.task.frame_skip)
 
     def work() -> float:
         state = physics.get_state()
@@ -127,11 +131,12 @@ def _bare_warp(run: Run) -> Callable[[], float]:
 
 def _random_controls(run: Run) -> Tensor | None:
     """Random ctrl, (N, nu); None, which keeps the present one, if the task computes it from actions."""
-    if defines(run.env.task, "control"):
+    env = worlds_of(run)
+    if defines(env.task, "control"):
         return None
-    low, high = run.env.control_low.cpu(), run.env.control_high.cpu()
-    controls = low + (high - low) * torch.rand(run.env.num_envs, len(low))
-    return controls.to(run.env.physics.device, run.env.physics.dtype)
+    low, high = env.control_low.cpu(), env.control_high.cpu()
+    controls = low + (high - low) * torch.rand(env.num_envs, len(low))
+    return controls.to(env.physics.device, env.physics.dtype)
 
 
 class _RecordProducts(TorchDispatchMode):

@@ -39,6 +39,13 @@ def _require_cuda(device: torch.device) -> None:
         raise SaltusError(f"device {device} was requested, but torch sees {count} CUDA devices, numbered from 0")
 
 
+def to_device(value: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy to `device`, from the CPU pinned and without blocking; a tensor that is there already stays."""
+    if value.device == device:
+        return value
+    return value.pin_memory().to(device, non_blocking=True) if value.device.type == "cpu" else value.to(device)
+
+
 @contextmanager
 def one_torch_thread() -> Iterator[None]:
     """Limit torch to one thread: its idle threads would spin on cores that the physics needs."""

@@ -330,6 +330,7 @@ def test_missing_mesh_says_where_paths_start(tmp_path: Path, monkeypatch: pytest
         (None, CartBall, "registered as None"),
         ("a.py:S", CartBall, "not a file's path"),
         ("a.py", CartBall, "not a file's path"),
+        ("gym:Cart-v0", CartBall, "registered as 'gym:Cart-v0'"),
         ("Cart-v0", CartBall(), "expected a subclass of saltus.Task"),
         ("Cart-v0", {}, "expected a subclass of saltus.Task"),
         ("Cart-v0", dict, "expected a subclass of saltus.Task"),

@@ -21,7 +21,7 @@ def quiet_console() -> Console:
 def train_run(config: Config, run_dir: Path, until: int | None = None) -> Run:
     """Train a new run, to its end or until `until` env steps."""
     run = Run(config, run_dir)
-    create(config, run_dir, run.env.task.model)
+    create(config, run_dir, run.env.model)
     continue_run(run, until)
     return run
 

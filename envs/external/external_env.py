@@ -1,0 +1,167 @@
+"""ExternalEnv: an environment of another library as an Environment: normalised actions, true successors, failures."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
+
+from envs import transition as transitions
+from envs.action_space import ActionSpace
+from envs.external.worlds import Worlds
+from envs.statistics import EpisodeStatistics
+from saltus.device import resolve_device, to_device
+from saltus.errors import SaltusError
+
+
+class ExternalEnv:
+    """N worlds of another library, which take actions in [-1, 1] (see `envs.environment.Environment`).
+
+    A world whose action, observation or reward is not finite fails: it is truncated with reward 0 and an unchanged
+    observation, counted as ``nonfinite``, and begins another episode. If the library cannot begin one in that world
+    alone, the world fails until its episode ends by itself. A step that withholds the last observation of an episode
+    raises on the CPU; on CUDA the world fails, and `statistics` raises.
+
+    Args:
+        worlds: the library's worlds.
+        name: what messages call them.
+        device: where actions come from and transitions go.
+        seed: seeds the episodes, as far as the library follows its seeds.
+
+    Attributes:
+        worlds: the library's worlds.
+        reward_terms: empty; other libraries give none.
+    """
+
+    resumes_exactly = False
+    normalized_actions = True
+    model = None
+    privileged_dim = 0
+
+    def __init__(self, worlds: Worlds, name: str, *, device: torch.device | str = "cpu", seed: int = 0):
+        self.worlds, self.name, self.device = worlds, name, resolve_device(device)
+        self.num_envs, self.observation_dim = worlds.num_envs, len(worlds.observation_names)
+        self.simulation_device, self.dt, self.max_episode_steps = worlds.device, worlds.dt, worlds.max_episode_steps
+        self.control_low, self.control_high = worlds.action_low, worlds.action_high
+        self.action_dim = len(self.control_low)
+        self._actions = ActionSpace(self.control_low, self.control_high, True, worlds.device)
+        self.action_low, self.action_high = self._actions.low, self._actions.high
+        self._bounds = self.control_low.to(worlds.device), self.control_high.to(worlds.device)
+        weakref.finalize(self, worlds.close).atexit = False  # each evaluation makes an environment
+        self._statistics = EpisodeStatistics(name, worlds.device, ())
+        self._can_sync = worlds.device.type == "cpu"
+        self._first_seed = seed
+        self._seed: int | None = _derive(seed, 0)  # of the next reset; None: the random streams continue
+        self._started = False
+        self.reward_terms: dict[str, Tensor] = {}
+        self._observation = torch.zeros(self.num_envs, self.observation_dim, device=worlds.device)
+        self._elapsed = torch.zeros(self.num_envs, dtype=torch.int64, device=worlds.device)
+        self._return = torch.zeros(self.num_envs, dtype=torch.float64, device=worlds.device)
+        self._lost = torch.zeros(self.num_envs, dtype=torch.bool, device=worlds.device)
+        self._withheld = torch.zeros((), dtype=torch.int64, device=worlds.device)
+        self.failed = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
+
+    @torch.no_grad()
+    def reset(self) -> Tensor:
+        """Start an episode in every world; return the observations to act on, (N, obs_dim) float32."""
+        observation, self._seed, self._started = self.worlds.reset(self._seed), None, True
+        self._elapsed.zero_()
+        self._return.zero_()
+        self._lost = torch.zeros_like(self._lost)
+        return self._observe(observation)
+
+    @torch.no_grad()
+    def step(self, action: Tensor) -> tuple[TensorDict, Tensor]:
+        """Take one control step in every world.
+
+        Args:
+            action: (N, action_dim) float32 in [-1, 1], on `device` or on `simulation_device`.
+
+        Returns:
+            The transition, of batch size [N], and the observation to act on next, (N, obs_dim) float32.
+
+        Raises:
+            SaltusError: an action of a wrong type, shape or dtype; on the CPU also one that is not finite, or a
+                successor that the library withholds.
+            RuntimeError: before the first `reset`.
+        """
+        if not self._started:
+            raise RuntimeError("call reset() before step()")
+        self._actions.check(action, self.num_envs, read_values=self._can_sync)
+        action = action.detach().to(self.simulation_device)
+        usable = torch.isfinite(action).all(dim=-1)
+        action = torch.where(usable[:, None], action, 0.0)
+        outcome = self.worlds.step(self._actions.to_control(action).clamp(*self._bounds))  # in spite of rounding
+        if self._can_sync and outcome.missing.any():
+            raise self._withholding()
+        self._withheld += outcome.missing.sum()
+
+        observation, counted = self._observation, ~self._lost
+        finite = usable & torch.isfinite(outcome.successor).all(dim=-1) & torch.isfinite(outcome.reward)
+        failed = self._lost | ~finite | outcome.missing
+        successor = torch.where(failed[:, None], observation, outcome.successor)
+        reward = torch.where(failed, 0.0, outcome.reward)
+        terminated, truncated = outcome.terminated & ~failed, outcome.truncated | failed
+        self._elapsed += 1
+        self._return += reward
+        done = terminated | truncated
+        self._statistics.add_step(reward, self._return, self._elapsed, done & counted, failed, {})
+        none = torch.zeros_like(failed)
+        self._statistics.add_failures(none, failed, none)
+        self._elapsed.masked_fill_(done, 0)
+        self._return.masked_fill_(done, 0.0)
+
+        following, self._lost = self.worlds.begin(outcome.terminated | outcome.truncated, failed)
+        transition = transitions.make(observation, action, successor, reward, terminated, truncated)
+        if self.device != self.simulation_device:
+            transition = transition.apply(lambda value: to_device(value, self.device), device=self.device)
+        self.failed = to_device(failed, self.device)
+        return transition, self._observe(following)
+
+    def _observe(self, observation: Tensor) -> Tensor:
+        """Keep the observation to act on next; a world without a finite one is lost, and observed as before."""
+        finite = torch.isfinite(observation).all(dim=-1)
+        self._lost = self._lost | ~finite
+        self._observation = torch.where(self._lost[:, None], self._observation, observation)
+        return to_device(self._observation.clone(), self.device)
+
+    def statistics(self) -> dict[str, float]:
+        """Totals over all worlds since the environment was made (see `BatchEnv.statistics`).
+
+        Raises:
+            SaltusError: the library withheld true successors.
+        """
+        if self._withheld:
+            raise self._withholding()
+        return self._statistics.read()
+
+    def _withholding(self) -> SaltusError:
+        return SaltusError(f"{self.name} ended episodes without their last observations: {self.worlds.missing_advice}")
+
+    def get_state(self) -> TensorDict:
+        """The totals of the statistics; the worlds themselves cannot be saved."""
+        return TensorDict({"totals": dict(self._statistics.totals)}).clone()
+
+    def set_state(self, state: TensorDictBase | Mapping[str, Any]) -> None:
+        """Continue the totals of a `get_state`. The next `reset` begins other episodes than the run has had."""
+        for name, value in self._statistics.totals.items():
+            value.copy_(state["totals"][name])
+        self._seed = _derive(self._first_seed, int(self._statistics.totals["steps"]))
+
+    def render(self) -> np.ndarray:
+        """A frame of world 0, (height, width, 3) uint8.
+
+        Raises:
+            SaltusError: an environment without frames.
+        """
+        return self.worlds.render()
+
+
+def _derive(seed: int, steps: int) -> int:
+    """A seed of 31 bits: libraries add the number of the world to it, and keep it in 32 bits."""
+    return int(np.random.SeedSequence([seed, steps]).generate_state(1)[0]) >> 1

@@ -1,0 +1,113 @@
+"""Spaces of Gymnasium, or of the same form: which are trained on, and their flattening."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from saltus.errors import SaltusError
+
+
+@dataclass(frozen=True)
+class Part:
+    """A Box in an observation: its keys in nested dicts, and its shape."""
+
+    keys: tuple[str, ...]
+    shape: tuple[int, ...]
+
+    @property
+    def names(self) -> list[str]:
+        """Names of its entries, such as ``"desired_goal 2"``."""
+        return [f"{'.'.join(self.keys) or 'observation'} {index}" for index in range(prod(self.shape))]
+
+
+def observation_parts(space: Any, keys: tuple[str, ...] = ()) -> list[Part]:
+    """The Boxes of an observation space, in the order of `gymnasium.spaces.flatten`: that of each Dict's spaces.
+
+    Raises:
+        SaltusError: an image, or a space that is neither a Box nor a Dict of them.
+    """
+    if isinstance(getattr(space, "spaces", None), Mapping):
+        return [part for key, inner in space.spaces.items() for part in observation_parts(inner, (*keys, str(key)))]
+    where = f"observation {'.'.join(keys)!r}" if keys else "the observation"
+    if not _is_box(space):
+        raise SaltusError(
+            f"{where} is in the space {space}; expected a Box, or a Dict of Boxes: encode it as numbers by a wrapper, "
+            "such as gymnasium.wrappers.FlattenObservation"
+        )
+    if getattr(space, "dtype", None) == np.uint8 or len(space.shape) > 2:
+        refuse_image(where, tuple(space.shape))
+    return [Part(keys, tuple(space.shape))]
+
+
+def refuse_image(where: str, shape: tuple[int, ...]) -> NoReturn:
+    """Raise SaltusError for an observation that is an image."""
+    raise SaltusError(
+        f"{where} is an image, of shape {shape}, and saltus's networks take vectors: observe the state in its place, "
+        "or encode the image in the environment"
+    )
+
+
+def refuse_actions(found: object) -> NoReturn:
+    """Raise SaltusError for actions that are not continuous and bounded."""
+    raise SaltusError(
+        f"actions are in {found}; expected a Box with finite bounds, because policies are continuous and act in "
+        "[-1, 1]. Give unbounded actions the range that they are used in, by the environment's single_action_space"
+    )
+
+
+def bounds(space: Any) -> tuple[Tensor, Tensor]:
+    """Lower and upper bounds of a Box of actions, (action_dim,) float32 each; more dimensions are flattened.
+
+    Raises:
+        SaltusError: another space, or bounds that are not finite or in the wrong order.
+    """
+    if not _is_box(space) or not np.issubdtype(getattr(space, "dtype", None) or np.float32, np.floating):
+        refuse_actions(space)
+    low, high = (np.broadcast_to(np.asarray(end, np.float32), space.shape) for end in (space.low, space.high))
+    if not (np.isfinite(low).all() and np.isfinite(high).all() and (low < high).all()):
+        refuse_actions(space)
+    return torch.from_numpy(low.copy()).flatten(), torch.from_numpy(high.copy()).flatten()
+
+
+def _is_box(space: Any) -> bool:
+    return all(hasattr(space, name) for name in ("low", "high", "shape"))
+
+
+def flatten(observation: Any, parts: list[Part], count: int, device: torch.device) -> Tensor:
+    """Observations of `count` worlds as new memory, (count, obs_dim) float32.
+
+    Raises:
+        SaltusError: an entry is missing, or has another shape than its space.
+    """
+    columns = []
+    for part in parts:
+        value = observation
+        for key in part.keys:
+            if key not in value:
+                raise SaltusError(f"the observation has no entry {key!r}, which its space has; it has {sorted(value)}")
+            value = value[key]
+        value = torch.as_tensor(value, device=device)
+        if value.shape != (count, *part.shape):
+            where = ".".join(part.keys) or "the observation"
+            raise SaltusError(f"{where} has shape {tuple(value.shape)}; its space says {(count, *part.shape)}")
+        columns.append(value.reshape(count, -1).float())
+    return torch.cat(columns, dim=1) if len(columns) > 1 else columns[0].clone()
+
+
+def column(name: str, value: Any, count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A number of each world as new memory, (count,).
+
+    Raises:
+        SaltusError: another shape than (count,) or (count, 1).
+    """
+    value = torch.as_tensor(value, device=device)
+    if tuple(value.shape) not in ((count,), (count, 1)):
+        raise SaltusError(f"the environment's {name} has shape {tuple(value.shape)}; expected {(count,)}")
+    return value.reshape(count).to(dtype, copy=True)
