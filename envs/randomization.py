@@ -175,8 +175,8 @@ def _followers(model: mujoco.MjModel, change: FieldChange, rows: list[int]) -> t
     for row in rows:
         if model.actuator_gaintype[row] not in linear:
             raise SaltusError(
-                f"{change}: the parameters of actuator {actuator_label(model, row)} are not gains that can be scaled. Name "
-                "the other actuators, or return its actuator_gainprm from randomize yourself"
+                f"{change}: the parameters of actuator {actuator_label(model, row)} are not gains that can be scaled. "
+                "Name the other actuators, or return its actuator_gainprm from randomize yourself"
             )
     return ("actuator_biasprm",)
 
