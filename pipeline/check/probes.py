@@ -12,7 +12,13 @@ from torch import Tensor
 
 from envs import BatchEnv, Task
 from envs.object_names import actuator_label
-from envs.physics.warp_model import missing_packages, put_model, require_supported_flags, with_supported_solver
+from envs.physics.warp_model import (
+    missing_packages,
+    put_model,
+    require_per_world,
+    require_supported_flags,
+    with_supported_solver,
+)
 from envs.task_functions import defines
 from pipeline.check.findings import Finding, Findings
 from pipeline.check.rollout import control_inputs
@@ -175,6 +181,7 @@ def probe_warp(task: Task, num_envs: int) -> Findings:
         return
     try:
         require_supported_flags(task.model)
+        require_per_world(task.model, task.randomize(1, torch.Generator().manual_seed(0)))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the solver, which the engine gives where it is used
             put_model(with_supported_solver(task.model), num_envs, (), torch.device("cpu"))
