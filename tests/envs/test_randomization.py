@@ -15,6 +15,7 @@ from torch import Tensor
 
 import envs
 from envs import BatchEnv, Simulation, draw_fields, offset, scale
+from pipeline.check.probes import probe_warp
 from saltus.device.synchronizations import Synchronizations
 from saltus.errors import SaltusError
 
@@ -340,3 +341,13 @@ def test_variants_without_fields_or_of_a_wrong_number_are_refused():
         Same.model_variants = wrong
         with pytest.raises(SaltusError, match=message):
             envs.make(Same, 2)
+
+
+def test_check_says_that_warp_cannot_vary_a_field():
+    class Sites(CartBall):
+        def randomize(self, num_envs: int, generator: torch.Generator) -> dict[str, Tensor]:
+            return draw_fields(self.model, num_envs, generator, scale("site_size", 1, 2))
+
+    (finding,) = probe_warp(envs.make(Sites, 2).task, 2)
+    assert "not supported" in finding.text
+    assert "cannot differ between worlds in Warp: site_size" in finding.text
