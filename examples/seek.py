@@ -17,10 +17,12 @@ class Seek(Task):
     mjcf = """<mujoco>
       <option timestep="0.01" gravity="0 0 0"/>
       <worldbody>
+        <light pos="0 0 3" diffuse="0.3 0.3 0.3" specular="0 0 0"/><camera name="track" pos="0 0 3.5"/>
+        <geom type="plane" size="2 2 0.1" pos="0 0 -0.1" rgba="0.4 0.5 0.6 1"/>
         <body name="goal" mocap="true"><geom size="0.06" rgba="1 0 0 1" contype="0" conaffinity="0"/></body>
         <body name="puck">
           <joint name="x" type="slide" axis="1 0 0" damping="2"/><joint name="y" type="slide" axis="0 1 0" damping="2"/>
-          <geom type="cylinder" size="0.1 0.02" mass="1" contype="0" conaffinity="0"/>
+          <geom type="cylinder" size="0.1 0.02" mass="1" rgba="0 0.4 1 1" contype="0" conaffinity="0"/>
         </body>
       </worldbody>
       <actuator><motor joint="x" ctrlrange="-4 4"/><motor joint="y" ctrlrange="-4 4"/></actuator>
