@@ -12,7 +12,7 @@ loss           equation  computed by           minimised by
 =============  ========  ====================  ==================================================
 
 The three functions are those of `pipeline.torchrl_adapter`. They evaluate the loss module that `pipeline.losses`
-chooses for a configuration: TorchRL's SACLoss or CrossQLoss, or a variant of SACLoss.
+chooses for a configuration: TorchRL's SACLoss or CrossQLoss, or a variant of SACLoss or of DiscreteSACLoss.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Agent:
         actor: the network that acts and learns.
         eval_actor: the network that is evaluated: an average of the actor over its last updates, or the actor itself.
         progress: share of the run that is done, a scalar in [0, 1], which the run sets; learning rates decay with it.
-        optimizers: Adam of ``"critic"``, ``"actor"`` and ``"alpha"``.
+        optimizers: Adam of ``"critic"``, ``"alpha"`` and, if there is an actor to train, ``"actor"``.
         normalizers: running statistics of observations and rewards, which `observe` updates.
     """
 
@@ -81,11 +81,13 @@ class Agent:
     def _make_optimizers(self) -> dict[str, Adam]:
         config, beta1 = self.config, self.config.adam_beta1
         decay = config.lr_final_fraction, self.progress, config.lr_schedule
-        return {
+        optimizers = {
             "critic": Adam(self._critic_params, config.critic_lr, *decay, beta1),
-            "actor": Adam(actor_parameters(self.loss), config.actor_lr, *decay, beta1),
             "alpha": Adam({"log_alpha": self.loss.log_alpha}, config.alpha_lr, *decay),
         }
+        if not config.without_actor:
+            optimizers["actor"] = Adam(actor_parameters(self.loss), config.actor_lr, *decay, beta1)
+        return optimizers
 
     def act(self, observation: Tensor, noise: Tensor) -> Tensor:
         """Actions of the stochastic policy, (N, action_dim) in [-1, 1].
@@ -138,8 +140,9 @@ class Agent:
         """
         batch = self.normalizers.normalize_batch(batch)
         loss, log_prob = actor_loss(self.loss, batch)
-        self._minimize("actor", loss)
-        self._update_eval_actor()
+        if "actor" in self.optimizers:
+            self._minimize("actor", loss)
+            self._update_eval_actor()
         alpha = self.loss.log_alpha.detach().exp()
         temperature_loss = alpha_loss(self.loss, log_prob)
         self._minimize("alpha", temperature_loss)

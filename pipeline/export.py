@@ -63,7 +63,7 @@ class ExportedPolicy(nn.Module):
     def forward(self, observation: Tensor) -> Tensor:
         if self.normalizes:
             observation = (observation - self.mean) * self.scale
-        action = torch.tanh(self.actor(observation)[0])
+        action = self.actor.deterministic(observation)
         center, half_range = (self.low + self.high) / 2, (self.high - self.low) / 2
         # The limits hold in spite of the rounding of the scaling.
         return torch.clamp(center + half_range * action, self.low, self.high)

@@ -1,5 +1,7 @@
 """The loss module of a configuration: TorchRL's SACLoss or CrossQLoss, or a variant of SACLoss.
 
+Those of discrete actions are in `pipeline.discrete_losses`.
+
 `pipeline.torchrl_adapter` evaluates it. Actions are in [-1, 1], so log-probabilities and the target entropy do not
 depend on the task's action bounds.
 """
@@ -16,6 +18,8 @@ from torchrl.modules import ProbabilisticActor
 from torchrl.objectives import CrossQLoss, SACLoss
 
 from pipeline.config import Config
+from pipeline.discrete import CategoricalActor
+from pipeline.discrete_losses import make_discrete_loss
 from pipeline.networks import Actor, Critic, WeightNormalization, initialize_units, mlp, residual, set_matmul_dtype
 from pipeline.torchrl_adapter import (
     ActionDistribution,
@@ -23,7 +27,7 @@ from pipeline.torchrl_adapter import (
     SACVariant,
     actor_parameters,
     critic_parameters,
-    require_parts,
+    prepare,
 )
 
 
@@ -161,7 +165,7 @@ def make_loss(
     action_dim: int,
     device: torch.device,
     batched_critics: bool | None = None,
-) -> tuple[Loss, Actor]:
+) -> tuple[Loss, Actor | CategoricalActor]:
     """The loss module of a configuration, and the actor whose parameters it trains.
 
     Args:
@@ -172,6 +176,10 @@ def make_loss(
         batched_critics: compute all critics' matrix products as one batched product; None: on CUDA. On the CPU one
             product for each critic is faster.
     """
+    if batched_critics is None:
+        batched_critics = device.type != "cpu"
+    if config.policy != "gaussian":
+        return make_discrete_loss(config, observation_dim, action_dim, device, batched_critics)
     actor = _make_actor(config, observation_dim, action_dim).to(device)
     policy = ProbabilisticActor(
         TensorDictModule(actor, ["observation"], ["loc", "scale"]),
@@ -199,12 +207,10 @@ def make_loss(
         loss_function="l2",
         alpha_init=config.initial_temperature(action_dim),
         target_entropy=target_entropy,
-        deactivate_vmap=device.type == "cpu" if batched_critics is None else not batched_critics,
+        deactivate_vmap=not batched_critics,
         **options,
     )
-    loss.make_value_estimator(gamma=config.gamma)
-    loss.to(device)
-    require_parts(loss)
+    prepare(loss, config.gamma, device)
     actor.eval()
     return loss, actor
 

@@ -151,7 +151,15 @@ class Actor(nn.Module):
     @torch.no_grad()
     def mode(self, observation: Tensor) -> Tensor:
         """Actions of the deterministic policy, (B, action_dim) in [-1, 1]."""
+        return self.deterministic(observation)
+
+    def deterministic(self, observation: Tensor) -> Tensor:
+        """`mode`, as a program to export."""
         return torch.tanh(self(observation)[0])
+
+    def random(self, uniform: Tensor) -> Tensor:
+        """Uniformly random actions, (N, action_dim), for numbers that are uniform in [0, 1), (N, action_dim)."""
+        return 2 * uniform - 1
 
 
 class Critic(nn.Module):

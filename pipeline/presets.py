@@ -64,6 +64,8 @@ _SETTINGS: dict[str, dict[str, Any]] = {
     "fast": {},
     # Haarnoja et al. 2018, "Soft Actor-Critic Algorithms and Applications", as usually implemented.
     "sac": _SAC,
+    # Christodoulou 2019, "Soft Actor-Critic for Discrete Action Settings", with five levels for each actuator.
+    "sac-discrete": {**_SAC, "policy": "joint", "action_levels": 5, "target_entropy_scale": 0.3},
     # Chen et al. 2021, "Randomized Ensembled Double Q-Learning".
     "redq": {
         **_SAC,

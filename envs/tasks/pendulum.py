@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -44,9 +43,9 @@ class Pendulum(Task):
     change of speed that reaches the limit is an exact difference (Sterbenz's lemma).
     """
 
-    mjcf: ClassVar[str] = _MODEL
-    action_low: ClassVar[tuple[float]] = (-_MAX_TORQUE,)
-    action_high: ClassVar[tuple[float]] = (_MAX_TORQUE,)
+    mjcf = _MODEL
+    action_low = (-_MAX_TORQUE,)
+    action_high = (_MAX_TORQUE,)
     max_episode_steps: int = 200
     g: float = 10.0
 
