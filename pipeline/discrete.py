@@ -9,6 +9,7 @@ each actuator, so that the log-probability of an action is a sum over actuators 
 from __future__ import annotations
 
 import math
+from copy import deepcopy
 from typing import Literal
 
 import torch
@@ -112,6 +113,10 @@ class CategoricalActor(nn.Module):
     def deterministic(self, observation: Tensor) -> Tensor:
         """`mode`, as a program to export."""
         return self.levels.actions(self(observation).argmax(-1))
+
+    def standalone(self) -> CategoricalActor:
+        """A copy with the same `mode`, as a module that can be traced."""
+        return deepcopy(self)
 
     def random(self, uniform: Tensor) -> Tensor:
         """Uniformly random levels, (N, action_dim), for numbers that are uniform in [0, 1), (N, action_dim)."""

@@ -17,6 +17,7 @@ without a joint grid. The approximation is the critic's form, which cannot hold 
 from __future__ import annotations
 
 import math
+from copy import deepcopy
 
 import torch
 from tensordict import TensorDictBase
@@ -149,6 +150,25 @@ class BoltzmannActor(CategoricalActor):
             for parameters in zip(*(stacked.unbind(0) for stacked in self.stacked), strict=True)
         ]
         return sum(values[1:], start=values[0]) / (len(values) * self.log_alpha.exp())
+
+    def standalone(self) -> CategoricalActor:
+        critics = []
+        for parameters in zip(*(stacked.unbind(0) for stacked in self.stacked), strict=True):
+            critics.append(deepcopy(self.body))
+            critics[-1].load_state_dict(dict(zip(self.names, parameters, strict=True)))
+        return CategoricalActor(_SumOfCritics(critics), deepcopy(self.levels))
+
+
+class _SumOfCritics(nn.Module):
+    """Logits with the mode of a `BoltzmannActor`, which depends neither on the temperature nor on a factor."""
+
+    def __init__(self, critics: list[nn.Module]):
+        super().__init__()
+        self.critics = nn.ModuleList(critics)
+
+    def forward(self, observation: Tensor) -> Tensor:
+        values = [critic(observation) for critic in self.critics]
+        return sum(values[1:], start=values[0]).flatten(1)
 
 
 def _expectation(values: Tensor, log_prob: Tensor) -> Tensor:

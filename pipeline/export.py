@@ -8,7 +8,6 @@ import json
 import os
 import tempfile
 import warnings
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +49,7 @@ class ExportedPolicy(nn.Module):
 
     def __init__(self, policy: Policy, low: Tensor, high: Tensor):
         super().__init__()
-        self.actor = deepcopy(policy.agent.eval_actor).cpu().eval().requires_grad_(False)
+        self.actor = policy.agent.eval_actor.standalone().cpu().eval().requires_grad_(False)
         set_matmul_dtype(self.actor, torch.float32)
         self.register_buffer("low", low.cpu())
         self.register_buffer("high", high.cpu())

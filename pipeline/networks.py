@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from itertools import pairwise
 from typing import Literal
 
@@ -156,6 +157,10 @@ class Actor(nn.Module):
     def deterministic(self, observation: Tensor) -> Tensor:
         """`mode`, as a program to export."""
         return torch.tanh(self(observation)[0])
+
+    def standalone(self) -> Actor:
+        """A copy with the same `mode`, as a module that can be traced."""
+        return deepcopy(self)
 
     def random(self, uniform: Tensor) -> Tensor:
         """Uniformly random actions, (N, action_dim), for numbers that are uniform in [0, 1), (N, action_dim)."""
