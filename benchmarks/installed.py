@@ -20,5 +20,14 @@ def is_installed(module: str) -> bool:
 
 def require_statistics() -> None:
     """Raise SystemExit if the package that computes statistics over seeds is missing."""
-    if not is_installed("scipy"):
-        raise SystemExit(f"the statistics need scipy: {install_command('scipy')}")
+    _require("scipy", "the statistics need")
+
+
+def require_shared_storage() -> None:
+    """Raise SystemExit if the package that keeps runs in a database is missing."""
+    _require("optuna", "--storage needs")
+
+
+def _require(module: str, subject: str) -> None:
+    if not is_installed(module):
+        raise SystemExit(f"{subject} {module}: {install_command(module)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,10 +12,10 @@ from typing import Any
 import tyro
 
 from benchmarks import pictures, result
-from benchmarks.campaign import Campaign, failed, progress
+from benchmarks.campaign import Campaign, Row, failed, progress
 from benchmarks.cores import core_sets, run_pinned
 from benchmarks.hardware import hardware
-from benchmarks.installed import install_command, is_installed, require_statistics
+from benchmarks.installed import install_command, is_installed, require_shared_storage, require_statistics
 from benchmarks.seeds import Seeds
 from benchmarks.statistics import first_reached
 from benchmarks.table import Cell, Table, show
@@ -27,6 +28,7 @@ from saltus.errors import SaltusError
 
 PEERS = {"stable-baselines3": "stable_baselines3", "sbx": "sbx"}  # modules
 DEFAULT_MINUTES = 10.0
+LEASE, SHORTEST_LEASE = 180, 3  # seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +61,8 @@ def training(
     floor: tuple[float, ...] = (),
     episodes: int = 100,
     cores_per_run: int | None = None,
+    storage: str | None = None,
+    lease: int = LEASE,
     output: Path | None = None,
 ) -> None:
     """Learning curves of `saltus train TASK` over wall-clock time and env steps, and statistics over seeds.
@@ -81,7 +85,11 @@ def training(
         episodes: episodes of the final evaluations, which are independent of the choice of the best policy.
         cores_per_run: cores that each run is pinned to, and its number of threads, whatever OMP_NUM_THREADS is; as many
             runs as fit are done at once. By default all cores, one run after another.
-        output: the file to write or to continue; by default benchmarks/results/training-<tasks>-cpu<cores>.jsonl.
+        storage: the URL of a database, such as sqlite:///cases.db, in which workers on any number of machines share the
+            runs: the same command, given to each, does those that nobody has done. Each writes all of them at the end.
+        lease: seconds after which the run of a worker that no longer answers is done again, with --storage.
+        output: the file to write or, without --storage, to continue; by default
+            benchmarks/results/training-<tasks>-cpu<cores>.jsonl.
     """
     tasks, options = _split(tasks, options)
     sets = core_sets(cores_per_run)
@@ -92,12 +100,34 @@ def training(
         threshold=threshold, floor=floor, episodes=episodes, cores_per_run=len(sets[0]), runs_at_once=len(sets),
     )  # fmt: skip
     check(settings)
+    if storage is not None:
+        require_shared_storage()
+        if lease < SHORTEST_LEASE:
+            raise SystemExit(f"--lease {lease}: give at least {SHORTEST_LEASE} seconds")
+    elif lease != LEASE:
+        raise SystemExit(f"--lease {lease} needs --storage: without it no other worker takes up a run")
     missing = not_installed(systems)
     cases = cases_of(settings, missing)
     path = output or result.default_path("-".join(["training", *map(task_name, tasks)]))
 
-    jobs = {result.encode(asdict(case)): case for case in cases}
     notes = [{"system": system, "missing": command} for system, command in missing.items()]
+    if storage is not None:
+        from benchmarks.shared_training import train_shared
+
+        result.replaceable(path, "training", output is not None)
+        rows = train_shared(storage, lease, asdict(settings), cases, sets)
+        found = result.write(path, "training", asdict(settings), [*rows, *notes])
+    else:
+        found = train_here(path, settings, cases, notes, sets)
+    show(tables(found), path)
+    pictures.draw(found)
+
+
+def train_here(
+    path: Path, settings: Settings, cases: Sequence[Case], notes: Sequence[Row], sets: Sequence[tuple[int, ...]]
+) -> result.Result:
+    """Do the cases that a result file lacks; write it after each of them."""
+    jobs = {result.encode(asdict(case)): case for case in cases}
     campaign = Campaign(
         path, "training", asdict(settings), [asdict(case) for case in cases], same_settings=False, missing=notes
     )
@@ -109,8 +139,7 @@ def training(
     with campaign.interruptible(lambda: describe_progress(campaign)):
         campaign.say(describe_progress(campaign))
         run_pinned(train, [jobs[campaign.key(job)] for job in campaign.remaining], sets, add)
-    show(tables(campaign.result), path)
-    pictures.draw(campaign.result)
+    return campaign.result
 
 
 def describe_progress(campaign: Campaign) -> str:
@@ -244,7 +273,15 @@ def tables(found: result.Result) -> list[Table]:
     """The tables of all tasks, and of the runs that are missing."""
     missing = {row["system"]: row["missing"] for row in found.measurements if "missing" in row}
     of_tasks = [table for part in by_task(found) for table in tables_of_task(*part)]
-    return of_tasks + failures_table(runs_of(found), missing)
+    return of_tasks + machines_table(runs_of(found)) + failures_table(runs_of(found), missing)
+
+
+def machines_table(runs: Sequence[Trained]) -> list[Table]:
+    """The number of runs that each machine did; none if one did all."""
+    machines = Counter(run.machine for run in runs)
+    if len(machines) < 2:
+        return []
+    return [Table("Runs by machine", ["machine", "runs"], [[name, count] for name, count in machines.items()])]
 
 
 def curves_table(found: result.Result) -> Table:

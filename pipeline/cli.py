@@ -253,10 +253,10 @@ def _run(config: Config, run_dir: Path | None, console: Console, content: dict[s
             run.load_state_dict(content.pop("state"))
         run_dir = run.run_dir
         entropy = float(run.agent.loss.target_entropy)
-        _print(
-            console, f"{config.task}, seed {config.seed}, on {run.device}, target entropy {entropy:g}; files: {run_dir}"
-        )
         with Logger(run_dir, config, run.env_steps, console, run.evaluation_pending) as logger:
+            logger.say(
+                f"{config.task}, seed {config.seed}, on {run.device}, target entropy {entropy:g}; files: {run_dir}"
+            )
             train_loop(run, logger, stop)
     run_dir = run.run_dir  # which may have been renamed
     picture = learning_curve(run_dir, f"{config.task_name}, seed {config.seed}")

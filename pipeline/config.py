@@ -189,6 +189,12 @@ class Config(Simulation):
         """Transitions that the replay buffer allocates."""
         return self.buffer_size if self.minutes is not None else min(self.buffer_size, self.total_env_steps)
 
+    def progress(self, env_steps: float, seconds: float) -> float:
+        """Share of the run's length that is done, in [0, 1]: of its minutes, or of its env steps."""
+        if self.minutes is not None:
+            return min(1.0, seconds / (60 * self.minutes))
+        return min(1.0, env_steps / self.total_env_steps)
+
     def rewards_per_target(self, action_dim: int) -> int:
         """`n_step`; ``"auto"`` depends on the width of actions.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from bisect import insort
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -52,8 +52,7 @@ class Health:
 
     Args:
         time_limit: the task's `max_episode_steps`.
-        total_env_steps: length of the run in env steps.
-        minutes: length of the run in minutes, if it is that instead.
+        progress: the share of the run that is done, of its env steps and seconds so far.
         target_entropy: target entropy of the policy.
         alpha_init: initial temperature.
 
@@ -63,13 +62,13 @@ class Health:
     """
 
     def __init__(
-        self, time_limit: int, total_env_steps: int, minutes: float | None, target_entropy: float, alpha_init: float
+        self, time_limit: int, progress: Callable[[float, float], float], target_entropy: float, alpha_init: float
     ):
         self._failures = _Failures()
         self._detectors = (
             self._failures,
             _Fall(),
-            _EarlyEnds(time_limit, total_env_steps, minutes),
+            _EarlyEnds(time_limit, progress),
             _StandingStill(time_limit),
             _Critics(),
             _Temperature(target_entropy, alpha_init),
@@ -184,21 +183,16 @@ class _Fall(_Detector):
 class _EarlyEnds(_Detector):
     """The episodes of every evaluation end long before the time limit."""
 
-    def __init__(self, time_limit: int, total_env_steps: int, minutes: float | None):
+    def __init__(self, time_limit: int, progress: Callable[[float, float], float]):
         super().__init__()
-        self._time_limit, self._total_env_steps, self._minutes = time_limit, total_env_steps, minutes
+        self._time_limit, self._progress = time_limit, progress
         self._longest = 0.0
-
-    def _progress(self, row: Row) -> float:
-        """Share of the run that is done."""
-        if self._minutes is not None:
-            return row["seconds"] / (60 * self._minutes)
-        return row["env_steps"] / self._total_env_steps
 
     def evaluation(self, row: Row) -> str:
         self._longest = max(self._longest, row["length_mean"])  # a task that ends at its goal has long ones at first
         early = 0 < self._longest < EARLY_LENGTH * self._time_limit
-        late = row["env_steps"] >= EARLY_ENV_STEPS and self._progress(row) >= EARLY_SHARE
+        done = self._progress(row["env_steps"], row["seconds"])
+        late = row["env_steps"] >= EARLY_ENV_STEPS and done >= EARLY_SHARE
         if not self.state.begins(early and late, left=False):
             return ""
         return (

@@ -1,4 +1,4 @@
-"""Logging of a run: display, metrics.csv, evaluations.csv, TensorBoard, Weights & Biases."""
+"""Logging of a run: display, metrics.csv, evaluations.csv, messages.txt, TensorBoard, Weights & Biases."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rich.console import Console
 from pipeline import files
 from pipeline.config import Config
 from pipeline.display import Display
-from pipeline.file_names import EVALUATIONS, METRICS, TENSORBOARD
+from pipeline.file_names import EVALUATIONS, MESSAGES, METRICS, TENSORBOARD
 from pipeline.run_file import Folder, RunFile
 from pipeline.tables import Table, read_table
 from saltus.errors import SaltusError
@@ -47,12 +47,13 @@ class Logger:
         evaluated = env_steps - evaluation_pending
         self._kept = {METRICS: env_steps, EVALUATIONS: evaluated}
         self._tables = {name: Table(self._folder, name, steps) for name, steps in self._kept.items()}
+        self._messages = MessageFile(self._folder, MESSAGES)
         self._events = _open_events(self._folder, evaluated)
         if evaluation_pending:
             self._repeat_metrics(evaluated)
         self._wandb = _wandb_run(run_dir, config) if config.wandb else None
         self._display = Display(console, config.total_env_steps, config.minutes)
-        self.say, self.phase, self.advance = self._display.say, self._display.phase, self._display.advance
+        self.phase, self.advance = self._display.phase, self._display.advance
 
     def __enter__(self) -> Logger:
         self._display.__enter__()
@@ -66,7 +67,7 @@ class Logger:
 
     @property
     def _files(self) -> list[RunFile[Any]]:
-        return [*self._tables.values(), *([self._events] if self._events else [])]
+        return [*self._tables.values(), self._messages, *([self._events] if self._events else [])]
 
     @property
     def run_dir(self) -> Path:
@@ -84,6 +85,11 @@ class Logger:
         """Make the files survive a power cut."""
         for file in self._files:
             file.sync()
+
+    def say(self, message: str) -> None:
+        """Print a line, and keep it in messages.txt."""
+        self._display.say(message)
+        self._messages.append(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}\n")
 
     def metrics(self, row: Mapping[str, float]) -> None:
         """Write a row of training metrics."""
@@ -124,6 +130,13 @@ class Logger:
 def _scalars(prefix: str, row: Mapping[str, float]) -> tuple[int, dict[str, float]]:
     """The env steps of a row, and its other numbers by their names in TensorBoard."""
     return int(row["env_steps"]), {f"{prefix}/{name}": value for name, value in row.items() if name != "env_steps"}
+
+
+class MessageFile(RunFile[str]):
+    """Lines of text, which a resumed run continues; it repeats those of steps that it repeats."""
+
+    def _write(self, items: list[str]) -> None:
+        files.append(self.path, "".join(items).encode())
 
 
 class EventFile(RunFile[bytes]):

@@ -122,9 +122,8 @@ class Run:
     def _new_health(self) -> Health:
         target_entropy = float(self.agent.loss.target_entropy)
         limit = self.env.task.max_episode_steps
-        config = self.config
-        initial = config.initial_temperature(self.env.action_dim)
-        return Health(limit, config.total_env_steps, config.minutes, target_entropy, initial)
+        initial = self.config.initial_temperature(self.env.action_dim)
+        return Health(limit, self.config.progress, target_entropy, initial)
 
     def _describe_memory(self, dimensions: tuple[int, int]) -> str:
         """Memory of replay buffer and agent, with the options that set it."""
@@ -136,11 +135,8 @@ class Run:
 
     @property
     def progress(self) -> float:
-        """Share of the run's length that is done, in [0, 1]: of its env steps, or of its minutes."""
-        config = self.config
-        if config.minutes is not None:
-            return min(1.0, self.seconds / (60 * config.minutes))
-        return min(1.0, self.env_steps / config.total_env_steps)
+        """Share of the run's length that is done, in [0, 1]."""
+        return self.config.progress(self.env_steps, self.seconds)
 
     @property
     def finished(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
@@ -40,7 +41,9 @@ class EvaluationPool:
         self._configs = [replace(config, device="cpu") for config in configs]
         self.curves: list[list[dict[str, float]]] = [[] for _ in configs]
         self._pending: dict[tuple[int, int], Future[Evaluation]] = {}
-        self._pool = ProcessPoolExecutor(num_processes, get_context("spawn"))
+        # Ctrl-C reaches the processes, too: the command that owns them collects what they do.
+        ignore = signal.SIGINT, signal.SIG_IGN
+        self._pool = ProcessPoolExecutor(num_processes, get_context("spawn"), signal.signal, ignore)
 
     def __enter__(self) -> EvaluationPool:
         return self

@@ -14,11 +14,13 @@ from benchmarks import result, training_run
 from benchmarks.installed import require_statistics
 from benchmarks.population.evaluation import EvaluationPool
 from benchmarks.population.members import Member, make_members
+from benchmarks.population.saved import SavedState
 from benchmarks.population.trainer import Trainer
 from benchmarks.seeds import Seeds
 from benchmarks.statistics import first_reached, interquartile_mean, median_time, share_below, worst_time
 from benchmarks.table import Cell, Table, show
 from envs.physics.cpu import available_cores
+from pipeline.train import StopSignal
 from saltus.errors import SaltusError
 
 
@@ -39,10 +41,13 @@ def population(
     learns from its own transitions only. Evaluations run in other processes, from the initial states of `saltus train`
     with the member's seed; the other random numbers differ from that run's. The file is written at every evaluation.
 
+    At Ctrl-C or SIGTERM, and every --checkpoint-every env steps, the whole state is saved in a folder next to the file,
+    with the ending .state. The same command continues from it, bit for bit on the CPU.
+
     Args:
         task: the task to train on.
-        options: options for `saltus train` that all members get, after a `--`. Options of logging, checkpoints and the
-            run's directory have no effect.
+        options: options for `saltus train` that all members get, after a `--`. Options of logging and of the run's
+            directory have no effect.
         seeds: the seeds of each variant.
         variants: each a list of settings as NAME=VALUE in one string, such as "gamma=0.995 actor_lr=3e-4"; "" is the
             recipe itself. Names are actor_lr, critic_lr, alpha_lr, alpha_init, gamma, target_entropy_scale,
@@ -70,10 +75,26 @@ def population(
         "processes": num_processes,
         "config": members[0].config.to_dict(),
     }
-    path = result.replaceable(output or result.default_path(f"population-{name}"), "population", output is not None)
-    with EvaluationPool([member.config for member in members], num_processes) as pool:
-        _train(trainer, pool, partial(_save, path, settings, members, pool))
+    path = output or result.default_path(f"population-{name}")
+    saved = SavedState(path, settings)
+    result.replaceable(path, "population", output is not None or bool(saved))
+    with (
+        EvaluationPool([member.config for member in members], num_processes) as pool,
+        StopSignal(partial(print, flush=True)) as stop,
+    ):
+        if saved:
+            saved.restore(trainer, pool)
+            print(f"continuing from {trainer.env_steps:,} env steps", flush=True)
+        try:
+            _train(trainer, pool, partial(_save, path, settings, members, pool), saved, stop)
+        except SaltusError as error:
+            raise SystemExit(str(error)) from None
     _save(path, settings, members, pool)
+    if not trainer.finished:
+        raise SystemExit(
+            f"stopped at {trainer.env_steps:,} env steps. {path} is up to date; the same command continues"
+        )
+    saved.remove()
     show(tables(result.read(path)), path)
 
 
@@ -88,22 +109,29 @@ def tables(found: result.Result) -> list[Table]:
     return [summarize(f"{task}: returns up to {steps:,} env steps", measured, found.settings["threshold"])]
 
 
-def _train(trainer: Trainer, pool: EvaluationPool, save: Callable[[], None]) -> None:
-    """Train and evaluate all members to the end; save at each evaluation."""
-    start = monotonic()
-    while not trainer.finished:
+def _train(
+    trainer: Trainer, pool: EvaluationPool, write: Callable[[], None], saved: SavedState, stopping: Callable[[], bool]
+) -> None:
+    """Train and evaluate all members to the end, or until `stopping()`; write the result file at each evaluation."""
+    start, before = monotonic(), trainer.env_steps
+    while not (trainer.finished or stopping()):
         trainer.step()
         if trainer.evaluation_due:
             pool.submit(trainer.env_steps, trainer.agents.policy_state())
             pending = pool.collect()
-            save()
+            write()
             seconds = monotonic() - start
-            left = seconds / trainer.env_steps * max(0, trainer.total_env_steps - trainer.env_steps)
+            left = seconds / (trainer.env_steps - before) * max(0, trainer.total_env_steps - trainer.env_steps)
             print(
                 f"{trainer.env_steps:,} of {trainer.total_env_steps:,} env steps, {seconds:,.0f} s, "
                 f"about {left:,.0f} s left, {pending} evaluations to do", flush=True,
             )  # fmt: skip
-    pool.collect(wait=True)
+        if trainer.checkpoint_due:
+            saved.save(trainer, pool)
+    if trainer.finished:
+        pool.collect(wait=True)
+    else:
+        saved.save(trainer, pool)
 
 
 def measurements(members: Sequence[Member], curves: Sequence[Sequence[Mapping[str, float]]]) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
+from typing import Any
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -112,6 +113,15 @@ class StackedAgents(Agent):
     def tensors(self) -> Iterator[Tensor]:
         """Every stacked tensor."""
         yield from self._stacked.values()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The stacked tensors, in the order of `tensors`; not copies."""
+        return {"stacked": [*self.tensors()]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a `state_dict`."""
+        for tensor, saved in zip(self.tensors(), state["stacked"], strict=True):
+            tensor.copy_(saved)
 
     def policy_state(self) -> dict[str, dict[str, Tensor]]:
         """A copy, on the CPU, of everything that the members' policies depend on, (S, ...) each."""

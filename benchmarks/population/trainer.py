@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -77,8 +78,15 @@ class Trainer:
     @property
     def evaluation_due(self) -> bool:
         """Whether the last vector step passed a multiple of `eval_every` env steps, or was the last."""
-        every = self._config.eval_every
-        return self.finished or self.env_steps // every > (self.env_steps - self._config.num_envs) // every
+        return self.finished or self._passed(self._config.eval_every)
+
+    @property
+    def checkpoint_due(self) -> bool:
+        """Whether the last vector step passed a multiple of `checkpoint_every` env steps, and was not the last."""
+        return not self.finished and self._passed(self._config.checkpoint_every)
+
+    def _passed(self, interval: int) -> bool:
+        return self.env_steps // interval > (self.env_steps - self._config.num_envs) // interval
 
     def step(self) -> None:
         """Act, do a round of updates if one is due, and step the worlds."""
@@ -101,3 +109,33 @@ class Trainer:
         observation = self._observation.view(self._members, self._config.num_envs, -1)
         noise = torch.stack([noise() for noise in self._noises])
         return self._learner.act(observation, noise).view(worlds, action_dim)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the rest of the training depends on; not copies."""
+        device = self.agents.device
+        return {
+            "env_steps": self.env_steps,
+            "vector_steps": self._vector_steps,
+            "observation": self._observation,
+            "environment": self.env.get_state().to_dict(),
+            "buffer": self._buffer.state_dict(),
+            "agents": self.agents.state_dict(),
+            "gradient_steps": self._learner.gradient_steps,
+            "noises": [noise.state_dict() for noise in self._noises],
+            "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a `state_dict` of a trainer with the same configurations."""
+        self.env_steps, self._vector_steps = state["env_steps"], state["vector_steps"]
+        self._observation = state["observation"].to(self.agents.device, copy=True)
+        self.env.set_state(state["environment"])
+        self._buffer.load_state_dict(state["buffer"])
+        self.agents.load_state_dict(state["agents"])
+        self._learner.gradient_steps = state["gradient_steps"]
+        for noise, saved in zip(self._noises, state["noises"], strict=True):
+            noise.load_state_dict(saved)
+        torch.set_rng_state(state["random"])
+        if state["random_cuda"] is not None:
+            torch.cuda.set_rng_state(state["random_cuda"], self.agents.device)

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_campaign import FAKE, Fake
 from rich.console import Console
 
-from benchmarks import checkout, cores
+from benchmarks import checkout, cores, curves, training_run
 from benchmarks.training_run import SALTUS
 from pipeline import cli
 
@@ -53,3 +54,12 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(checkout, "run", run)
     monkeypatch.setattr(cores, "ThreadPoolExecutor", SerialExecutor)
+
+
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fake:
+    monkeypatch.setattr(training_run, "SALTUS", FAKE)
+    monkeypatch.setattr(training_run, "PEER_TRAINING", FAKE)
+    monkeypatch.setattr(curves, "draw", lambda *_: None)
+    monkeypatch.setenv("FAKE_FOLDER", str(tmp_path))
+    return Fake(tmp_path)

@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from benchmarks import result, runner
-from benchmarks.gpu import device_tests
-from benchmarks.gpu.context import Finding, SectionContext
-from benchmarks.gpu.kit import SECTIONS, gpu, run_kit
+from benchmarks.gpu import device_tests, kit
+from benchmarks.gpu.context import Finding, Section, SectionContext
+from benchmarks.gpu.kit import SECTIONS, earlier_findings, gpu, run_kit
 from benchmarks.gpu.sizes import REDUCED
 from benchmarks.gpu.tables import TABLES, comparisons
 from benchmarks.gpu.tables import tables as tables_of
@@ -129,6 +129,31 @@ def test_failing_sections_are_reported_and_others_run(tmp_path: Path, capsys: py
     ]  # fmt: skip
     assert outcomes.title == "Sections"
     assert "failed: ZeroDivisionError" in capsys.readouterr().out
+
+
+def test_same_command_keeps_sections_that_are_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[str] = []
+
+    def run_in_this_process(section: Section, *arguments: Any) -> str:
+        ran.append(section.__name__)
+        arguments[-1]({"section": "numbers", "value": len(ran)})
+        return "done" if section.__name__ == "measures" or len(ran) > 2 else "stopped: no time was left"
+
+    monkeypatch.setattr(kit, "run_isolated", run_in_this_process)
+    sections = {name: getattr(child_functions, name) for name in ("measures", "hangs")}
+    monkeypatch.setattr(kit, "SECTIONS", sections)
+    file = tmp_path / "result.jsonl"
+    with pytest.raises(SystemExit):
+        gpu(output=file)
+    gpu(output=file)
+    assert ran == ["measures", "hangs", "hangs"]
+    rows = result.read(file).measurements
+    assert [row.get("value") or row["outcome"] for row in rows] == [1, "done", 3, "done"]
+    gpu(output=file)  # a complete file, which is named, is replaced
+    assert ran[3:] == ["measures", "hangs"]
+    assert [row["value"] for row in result.read(file).measurements[::2]] == [4, 5]
+    monkeypatch.setattr(result, "COMMIT", "another")
+    assert earlier_findings(file, ["measures", "hangs", "more"]) == []
 
 
 @pytest.mark.slow

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from dataclasses import replace
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -237,6 +239,25 @@ def test_members_act_at_random_then_learn() -> None:
         assert all(not torch.equal(*pair) for pair in zip(value, after[name], strict=True))
 
 
+def test_continued_training_equals_one_that_never_stopped() -> None:
+    configs = make_configs("fast", normalize_observations=True, policy_delay=2)
+
+    def train(trainer: Trainer, env_steps: int) -> Trainer:
+        while trainer.env_steps < env_steps:
+            trainer.step()
+        return trainer
+
+    stopped = train(Trainer(configs), 120)
+    file = BytesIO()
+    torch.save(stopped.state_dict(), file)
+    expected = train(stopped, 200)
+    file.seek(0)
+    continued = Trainer(configs)
+    continued.load_state_dict(torch.load(file, weights_only=True))
+    found = train(continued, 200)
+    torch.testing.assert_close(found.state_dict(), expected.state_dict(), rtol=0, atol=0)
+
+
 @pytest.mark.slow
 def test_command_trains_and_evaluates_every_member(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -260,6 +281,32 @@ def test_command_trains_and_evaluates_every_member(
         [changed, 2, 100, 100, "2 of 2", "0% of 2"],
     ]
     assert "200 of 200 env steps, " in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_command_continues_after_a_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = Trainer.step
+
+    def train(file: Path, stop_at: int | None = None) -> list[dict[str, Any]]:
+        def step_and_stop(trainer: Trainer) -> None:
+            step(trainer)
+            if trainer.env_steps == stop_at:
+                signal.raise_signal(signal.SIGTERM)
+
+        monkeypatch.setattr(Trainer, "step", step_and_stop)
+        arguments = ["population", TASK, "--seeds", "3-4", "--processes", "1", "--output", str(file), "--", *OPTIONS]
+        monkeypatch.setattr(sys, "argv", ["benchmarks", *arguments])
+        main()
+        return read(file).measurements
+
+    file, folder = tmp_path / "stopped.jsonl", tmp_path / "stopped.state"
+    with pytest.raises(SystemExit, match=f"stopped at 120 env steps. {file} is up to date; the same command continues"):
+        train(file, stop_at=120)
+    assert [row["curve"]["env_steps"] for row in read(file).measurements] == [[100], [100]]
+    with pytest.raises(SystemExit, match=f"belongs to another run: .*To train anew, delete {folder} or name another"):
+        population(TASK, tuple(OPTIONS), seeds=(3,), processes=1, output=file)
+    assert train(file) == train(tmp_path / "never stopped.jsonl")
+    assert not folder.exists()
 
 
 def test_table_has_statistics_of_each_variant() -> None:

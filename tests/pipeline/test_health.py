@@ -14,6 +14,7 @@ from run_helpers import continue_run, train_run
 
 from envs import batch_env
 from pipeline import health as health_module
+from pipeline.config import Config
 from pipeline.display import Display
 from pipeline.health import Health, describe_policies
 from pipeline.run import Run
@@ -36,7 +37,8 @@ NAMES = {
 
 
 def new_health(total_env_steps: int = 2_000_000, minutes: float | None = None) -> Health:
-    return Health(1000, total_env_steps, minutes, target_entropy=-3.0, alpha_init=1.0)
+    progress = Config("Hopper-v5", total_env_steps=total_env_steps, minutes=minutes).progress
+    return Health(1000, progress, target_entropy=-3.0, alpha_init=1.0)
 
 
 def evaluation(env_steps: int, mean: float, length: float = 1000.0, noise: float = 10.0) -> dict[str, float]:
@@ -257,7 +259,7 @@ def test_what_is_no_lost_temperature(row: dict[str, float]) -> None:
 
 def test_temperature_of_measured_runs_is_never_lost() -> None:
     """The lowest temperature of a good run, and the entropy's widest swing, both on Humanoid-v5."""
-    health = Health(1000, 2_000_000, None, target_entropy=-17.0, alpha_init=0.01)
+    health = Health(1000, Config("Humanoid-v5").progress, target_entropy=-17.0, alpha_init=0.01)
     assert train([{"alpha": 3e-5, "entropy": -21.0}, {"alpha": 3e-5, "entropy": 8.6}] * 15, health) == []
 
 
@@ -320,6 +322,8 @@ def test_resumed_run_warns_as_one_that_never_stopped(
     train_run(config, tmp_path / "expected")
     expected = warnings_of(said)
     assert len(expected) == 2, "one of the critics, one of early ends"
+    log = (tmp_path / "expected" / "messages.txt").read_text()
+    assert all(f" {line}\n" in log for line in expected)
 
     said.clear()
     train_run(config, tmp_path / "run", until=200)

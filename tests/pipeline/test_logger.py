@@ -9,6 +9,7 @@ import shutil
 import sys
 import warnings
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -57,6 +58,17 @@ def test_lost_files_are_written_again(lose: Callable[[Path], object], tmp_path: 
         log.evaluation(row(20), "")
     assert events(tmp_path)[-1] == (20, 10.0)
     assert read_csv(tmp_path / "evaluations.csv")[-1]["env_steps"] == "20"
+
+
+def test_log_keeps_what_was_said(tmp_path: Path) -> None:
+    for number in (1, 2):
+        with logger(tmp_path) as log:
+            log.say(f"session {number}")
+            log.evaluation(row(10), "good")
+    lines = (tmp_path / "messages.txt").read_text().splitlines()
+    datetime.strptime(lines[0][:19], "%Y-%m-%d %H:%M:%S")
+    evaluation = "evaluation at 10 env steps, 1 s: good"
+    assert [line[20:] for line in lines] == ["session 1", evaluation, "session 2", evaluation]
 
 
 @pytest.mark.parametrize("moved", [True, False], ids=["renamed", "removed"])

@@ -61,7 +61,7 @@ def rows(run_dir: Path) -> list[dict[str, float]]:
 def test_run_directory_has_all_files(run_dir: Path) -> None:
     assert {path.name for path in run_dir.iterdir()} == {
         "checkpoints", "config.json", "evaluations.csv", "learning_curve.png",
-        "lock", "metrics.csv", "task", "tensorboard",
+        "lock", "messages.txt", "metrics.csv", "task", "tensorboard",
     }  # fmt: skip
     content = json.loads((run_dir / "config.json").read_text())
     assert Config.from_dict(content["config"]) == small_config(**SETTINGS)

@@ -1,0 +1,69 @@
+"""The state of an interrupted training of many members, in a folder next to its result file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks import result
+from benchmarks.hardware import hardware, machine
+from benchmarks.population.evaluation import EvaluationPool
+from benchmarks.population.trainer import Trainer
+from pipeline import checkpoint
+
+
+class SavedState:
+    """Checkpoints from which the same command continues; none is left once the training has ended.
+
+    Args:
+        path: the result file. The folder has its name, with the ending ``.state``.
+        settings: the command's settings, which a checkpoint must share, as it must share the machine.
+
+    Raises:
+        SystemExit: the folder cannot be read.
+    """
+
+    def __init__(self, path: Path, settings: Mapping[str, Any]):
+        self.folder = path.with_suffix(".state")
+        self._settings = result.plain({**settings, "machine": machine(hardware())})
+        try:
+            self._files = checkpoint.find(self.folder)
+        except OSError as error:
+            raise SystemExit(f"{self.folder} cannot be read: {error.strerror}") from error
+
+    def __bool__(self) -> bool:
+        """Whether there was a state to continue from."""
+        return bool(self._files)
+
+    def save(self, trainer: Trainer, pool: EvaluationPool) -> None:
+        """Wait for all evaluations, and write a checkpoint.
+
+        Raises:
+            CheckpointError: it could not be written.
+        """
+        pool.collect(wait=True)
+        state = {"trainer": trainer.state_dict(), "curves": pool.curves}
+        checkpoint.save(self.folder, trainer.env_steps, self._settings, state)
+
+    def restore(self, trainer: Trainer, pool: EvaluationPool) -> None:
+        """Continue from the last checkpoint.
+
+        Raises:
+            SystemExit: it is damaged, or belongs to other settings or another machine.
+        """
+        try:
+            state = checkpoint.load_last(self.folder, self._settings)["state"]
+        except checkpoint.CheckpointError as error:
+            raise SystemExit(
+                f"{error}. To train anew, delete {self.folder} or name another file with --output"
+            ) from error
+        trainer.load_state_dict(state["trainer"])
+        pool.curves[:] = state["curves"]
+
+    def remove(self) -> None:
+        """Delete the checkpoints, and the folder if nothing else is in it."""
+        for file in checkpoint.find(self.folder):
+            file.unlink()
+        if self.folder.is_dir() and not any(self.folder.iterdir()):
+            self.folder.rmdir()
