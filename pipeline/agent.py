@@ -14,8 +14,8 @@ loss           equation  computed by           minimised by
 With a state-value network, `Agent.update_critic` first minimises `value_loss`, J_V (eq. 5 of Haarnoja et al. 2018,
 arXiv 1801.01290), over that network.
 
-The functions are those of `pipeline.torchrl_adapter`. They evaluate the loss module that `pipeline.losses`
-chooses for a configuration: TorchRL's SACLoss or CrossQLoss, or a variant of SACLoss.
+The functions are those of `pipeline.torchrl_adapter`. They evaluate the loss module that `pipeline.losses` chooses for
+a configuration: TorchRL's SACLoss or CrossQLoss, or a variant of SACLoss or of DiscreteSACLoss.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ class Agent:
         actor: the network that acts and learns.
         eval_actor: the network that is evaluated: an average of the actor over its last updates, or the actor itself.
         progress: share of the run that is done, a scalar in [0, 1], which the run sets; learning rates decay with it.
-        optimizers: Adam of ``"critic"``, ``"actor"`` and ``"alpha"``, and of ``"value"`` with a state-value network.
+        optimizers: Adam of ``"critic"`` and ``"alpha"``, of ``"actor"`` if there is an actor to train, and of ``"value"``
+            with a state-value network.
         normalizers: running statistics of observations and rewards, which `observe` updates.
     """
 
@@ -99,11 +100,12 @@ class Agent:
         decay = config.lr_final_fraction, self.progress, config.lr_schedule
         optimizers = {
             "critic": Adam(self._critic_params, config.critic_lr, *decay, beta1),
-            "actor": Adam(actor_parameters(self.loss), config.actor_lr, *decay, beta1),
             "alpha": Adam({"log_alpha": self.loss.log_alpha}, config.alpha_lr, *decay),
         }
         if self._value_params:
             optimizers["value"] = Adam(self._value_params, config.critic_lr, *decay, beta1)
+        if not config.without_actor:
+            optimizers["actor"] = Adam(actor_parameters(self.loss), config.actor_lr, *decay, beta1)
         return optimizers
 
     def act(self, observation: Tensor, noise: Tensor) -> Tensor:
@@ -169,8 +171,9 @@ class Agent:
         """
         batch = self.normalizers.normalize_batch(batch)
         loss, log_prob = actor_loss(self.loss, batch)
-        self._minimize("actor", loss)
-        self._update_eval_actor()
+        if "actor" in self.optimizers:
+            self._minimize("actor", loss)
+            self._update_eval_actor()
         alpha = self.loss.log_alpha.detach().exp()
         temperature_loss = alpha_loss(self.loss, log_prob)
         self._minimize("alpha", temperature_loss)

@@ -75,6 +75,14 @@ class Config(Simulation):
     policy_delay: int = 3
     """Critic updates per actor and temperature update."""
 
+    policy: Literal["gaussian", "joint", "factored"] = "gaussian"
+    """gaussian: continuous. joint: one categorical distribution over all combinations of the actuators' levels.
+    factored: one for each actuator, with critics that are sums over actuators."""
+    action_levels: int = 0
+    """Levels per actuator of a joint or factored policy, evenly spaced over its range; 0: none."""
+    discrete_update: Literal["exact", "score", "soft-q"] = "exact"
+    """exact: sums over all actions. score: sampled actions, critics that take the action as input, score-function
+    gradient. soft-q: no actor, actions with probability proportional to exp(Q / alpha)."""
     network: Literal["mlp", "residual"] = "mlp"
     """mlp: linear layers and ReLU. residual: residual blocks with a fourfold wider hidden layer (FlashSAC)."""
     actor_hidden: tuple[int, ...] = (256, 256)
@@ -112,7 +120,8 @@ class Config(Simulation):
     alpha_init: float | Literal["auto"] = "auto"
     """Initial temperature. auto: 0.2 divided by the number of action dimensions."""
     target_entropy: float | Literal["auto"] = "auto"
-    """Target entropy of the policy. auto: minus the action dimension times target_entropy_scale."""
+    """Target entropy of the policy. auto: minus the action dimension times target_entropy_scale; of a discrete policy,
+    the logarithm of the number of joint actions times target_entropy_scale."""
     target_entropy_scale: float = 1.0
     """Factor of the automatic target entropy."""
     eval_policy_averaging: float = 0.05
@@ -139,7 +148,12 @@ class Config(Simulation):
     def unused_settings(self) -> dict[str, str]:
         """Settings that have no effect in this configuration, each with the options that it needs."""
         categorical, batch = self.critic_loss == "categorical", "batch" in (self.actor_norm, self.critic_norm)
+        discrete = (self.policy != "gaussian", "--policy joint or factored")
         needs = {
+            "action_levels": discrete,
+            "discrete_update": discrete,
+            "actor_hidden": (not self.without_actor, "--discrete-update other than soft-q"),
+            "actor_lr": (not self.without_actor, "--discrete-update other than soft-q"),
             "tau": (self.target_network or self.value_network, "--target-network or --value-network"),
             "num_atoms": (categorical, "--critic-loss categorical"),
             "value_range": (
@@ -165,6 +179,11 @@ class Config(Simulation):
     def clipped_double_q(self) -> bool:
         """Whether the minimum over all critics makes the target and guides the actor."""
         return self.target_subset in (0, self.num_critics) and self.actor_value == "min"
+
+    @property
+    def without_actor(self) -> bool:
+        """Whether the critics alone define the policy."""
+        return self.policy != "gaussian" and self.discrete_update == "soft-q"
 
     @property
     def task_name(self) -> str:

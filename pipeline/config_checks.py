@@ -16,7 +16,7 @@ MAXIMA: dict[str, float] = {
     **dict.fromkeys(("total_env_steps", "learning_starts", "buffer_size"), 10**15),
     **dict.fromkeys(("num_envs", "batch_size"), 10**7),
     **dict.fromkeys(("steps_per_round", "policy_delay", "max_contacts", "max_constraints"), 10**6),
-    **dict.fromkeys(("eval_episodes", "num_atoms"), 10**5),
+    **dict.fromkeys(("eval_episodes", "num_atoms", "action_levels"), 10**5),
     **dict.fromkeys(("n_step", "noise_repeat", "num_threads", "utd_ratio"), 10**4),
     "num_critics": 10**3,
     "minutes": 10**7,
@@ -61,6 +61,7 @@ def _check_numbers(config: Config) -> None:
     rules: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
         (at_least_1, lambda x: type(x) is int and x >= 1, "a whole number, at least 1"),
         (("n_step", "noise_repeat"), _is_auto_or_at_least_1, "a whole number, at least 1, or auto"),
+        (("action_levels",), lambda x: type(x) is int and (x == 0 or x >= 2), "a whole number, at least 2, or 0"),
         (("seed", "target_subset"), lambda x: type(x) is int and x >= 0, "a whole number, 0 or more"),
         (positive, lambda x: math.isfinite(x) and x > 0, "a finite number above 0"),
         (("alpha_lr",), lambda x: math.isfinite(x) and x >= 0, "a finite number, 0 or more"),
@@ -129,8 +130,12 @@ def _check_round(config: Config) -> None:
 
 
 def _check_value_network(config: Config) -> None:
-    """Refuse settings that belong to targets made by critics, or to a learned temperature."""
+    """Refuse settings that belong to targets made by critics, to discrete actions, or to a learned temperature."""
     for holds, reason in (
+        (
+            config.policy == "gaussian",
+            f"--policy {config.policy} computes the value of a state from its critics: set --no-value-network",
+        ),
         (
             not config.target_network,
             "--value-network makes the critics' targets, from a copy of its own: set --no-target-network",
@@ -188,6 +193,16 @@ def _check_recipe(config: Config) -> None:
         (
             config.clipped_double_q or (mse and config.target_network),
             "--target-subset and --actor-value mean need --critic-loss mse and --target-network",
+        ),
+        (
+            config.policy == "gaussian"
+            or (mse and config.target_network and config.clipped_double_q and config.dropout == 0 and not residual),
+            f"--policy {config.policy} needs --critic-loss mse, --target-network, --network mlp, --dropout 0, "
+            "--target-subset 0 and --actor-value min: start from --preset sac-discrete",
+        ),
+        (
+            not config.without_actor or config.eval_policy_averaging == 0,
+            "--discrete-update soft-q has no actor to average: set --eval-policy-averaging 0",
         ),
         (
             config.dropout == 0 or (mse and not batch_norm),

@@ -8,7 +8,6 @@ import json
 import os
 import tempfile
 import warnings
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +51,7 @@ class ExportedPolicy(nn.Module):
 
     def __init__(self, policy: Policy, low: Tensor, high: Tensor):
         super().__init__()
-        self.actor = deepcopy(policy.agent.eval_actor).cpu().eval().requires_grad_(False)
+        self.actor = policy.agent.eval_actor.standalone().cpu().eval().requires_grad_(False)
         set_matmul_dtype(self.actor, torch.float32)
         self.register_buffer("low", low.cpu())
         self.register_buffer("high", high.cpu())
@@ -65,7 +64,7 @@ class ExportedPolicy(nn.Module):
     def forward(self, observation: Tensor) -> Tensor:
         if self.normalizes:
             observation = (observation - self.mean) * self.scale
-        action = torch.tanh(self.actor(observation)[0])
+        action = self.actor.deterministic(observation)
         center, half_range = (self.low + self.high) / 2, (self.high - self.low) / 2
         # The limits hold in spite of the rounding of the scaling.
         return torch.clamp(center + half_range * action, self.low, self.high)

@@ -1,5 +1,7 @@
 """The loss module of a configuration: TorchRL's SACLoss or CrossQLoss, or a variant of SACLoss.
 
+Those of discrete actions are in `pipeline.discrete_losses`.
+
 `pipeline.torchrl_adapter` evaluates it. Actions are in [-1, 1], so log-probabilities and the target entropy do not
 depend on the task's action bounds.
 """
@@ -16,6 +18,8 @@ from torchrl.modules import ProbabilisticActor
 from torchrl.objectives import CrossQLoss, SACLoss
 
 from pipeline.config import Config
+from pipeline.discrete import CategoricalActor
+from pipeline.discrete_losses import make_discrete_loss
 from pipeline.networks import Actor, Critic, WeightNormalization, initialize_units, mlp, residual, set_matmul_dtype
 from pipeline.state_value import StateValueLoss
 from pipeline.torchrl_adapter import (
@@ -24,7 +28,7 @@ from pipeline.torchrl_adapter import (
     SACVariant,
     actor_parameters,
     critic_parameters,
-    require_parts,
+    prepare,
 )
 
 
@@ -170,7 +174,7 @@ def make_loss(
     device: torch.device,
     batched_critics: bool | None = None,
     privileged_dim: int = 0,
-) -> tuple[Loss, Actor]:
+) -> tuple[Loss, Actor | CategoricalActor]:
     """The loss module of a configuration, and the actor whose parameters it trains.
 
     Args:
@@ -182,6 +186,10 @@ def make_loss(
             product for each critic is faster.
         privileged_dim: width of the batch's ``"privileged"``, which the critics see and the actor does not; 0: none.
     """
+    if batched_critics is None:
+        batched_critics = device.type != "cpu"
+    if config.policy != "gaussian":
+        return make_discrete_loss(config, observation_dim, action_dim, device, batched_critics, privileged_dim)
     actor = _make_actor(config, observation_dim, action_dim).to(device)
     policy = ProbabilisticActor(
         TensorDictModule(actor, ["observation"], ["loc", "scale"]),
@@ -211,12 +219,10 @@ def make_loss(
         loss_function="l2",
         alpha_init=config.initial_temperature(action_dim),
         target_entropy=target_entropy,
-        deactivate_vmap=device.type == "cpu" if batched_critics is None else not batched_critics,
+        deactivate_vmap=not batched_critics,
         **options,
     )
-    loss.make_value_estimator(gamma=config.gamma)
-    loss.to(device)
-    require_parts(loss)
+    prepare(loss, config.gamma, device)
     actor.eval()
     return loss, actor
 

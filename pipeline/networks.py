@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from itertools import pairwise
 from typing import Literal
 
@@ -151,7 +152,19 @@ class Actor(nn.Module):
     @torch.no_grad()
     def mode(self, observation: Tensor) -> Tensor:
         """Actions of the deterministic policy, (B, action_dim) in [-1, 1]."""
+        return self.deterministic(observation)
+
+    def deterministic(self, observation: Tensor) -> Tensor:
+        """`mode`, as a program to export."""
         return torch.tanh(self(observation)[0])
+
+    def standalone(self) -> Actor:
+        """A copy with the same `mode`, as a module that can be traced."""
+        return deepcopy(self)
+
+    def random(self, uniform: Tensor) -> Tensor:
+        """Uniformly random actions, (N, action_dim), for numbers that are uniform in [0, 1), (N, action_dim)."""
+        return 2 * uniform - 1
 
 
 class Critic(nn.Module):

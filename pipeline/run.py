@@ -173,7 +173,7 @@ class Run:
             DivergenceError: actions are not finite (checked with the CPU engine only).
         """
         if self.env_steps < self.config.learning_starts:
-            action = 2 * torch.rand(self.env.num_envs, self.env.action_dim, device=self.device) - 1
+            action = self.agent.actor.random(torch.rand(self.env.num_envs, self.env.action_dim, device=self.device))
         else:
             action = self.learner.act(self.observation, self.noise())
         action = self._to_physics(action)

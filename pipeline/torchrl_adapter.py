@@ -15,16 +15,17 @@ from typing import TypeAlias
 
 import torch
 from tensordict import TensorDictBase
-from torch import Tensor
+from torch import Tensor, nn
 from torchrl.modules import TanhNormal
-from torchrl.objectives import CrossQLoss, SACLoss
+from torchrl.objectives import CrossQLoss, DiscreteSACLoss, SACLoss
 
+from pipeline.discrete import ActionLevels
 from saltus.errors import SaltusError
 
 # The agent itself updates the target networks.
 warnings.filterwarnings("ignore", "No target network updater has been associated", UserWarning)
 
-Loss: TypeAlias = SACLoss | CrossQLoss
+Loss: TypeAlias = SACLoss | CrossQLoss | DiscreteSACLoss
 
 _SHARED_PARTS = {
     "_alpha": "the temperature, detached",
@@ -35,6 +36,7 @@ _SHARED_PARTS = {
 PARTS: dict[type, dict[str, str]] = {
     SACLoss: {"qvalue_v2_loss": "the critics' loss", **_SHARED_PARTS},
     CrossQLoss: {"qvalue_loss": "the critics' loss", **_SHARED_PARTS},
+    DiscreteSACLoss: _SHARED_PARTS,
 }
 """Undocumented attributes of TorchRL's losses that saltus uses, and what for."""
 
@@ -93,6 +95,65 @@ class SACVariant(SACLoss):
         return _smallest_value(self, batch, action)
 
 
+class DiscreteVariant(DiscreteSACLoss):
+    """Base class of discrete SAC losses, which compute expectations over actions in their own way.
+
+    Subclasses define `next_value`, `chosen_values` and `actor_loss` with the public methods and properties below.
+
+    Attributes:
+        levels: the discrete actions.
+    """
+
+    levels: ActionLevels
+
+    def next_value(self, next_batch: TensorDictBase) -> Tensor:
+        """The soft value of the next states by the target networks, (B,); computed without gradients."""
+        raise NotImplementedError
+
+    def chosen_values(self, batch: TensorDictBase) -> Tensor:
+        """The critics' values of the batch's actions, (critics, B)."""
+        raise NotImplementedError
+
+    def qvalue_loss(self, tensordict: TensorDictBase) -> tuple[Tensor, dict[str, Tensor]]:
+        """The critics' loss, a scalar, and ``"td_error"`` (B,), by TorchRL's name."""
+        with torch.no_grad():
+            next_value = self.next_value(tensordict["next"]).unsqueeze(-1)
+            target = self.value_estimator.value_estimate(tensordict, next_value=next_value).squeeze(-1)
+        value = self.chosen_values(tensordict)
+        loss = nn.functional.mse_loss(value, target.expand_as(value), reduction="none").sum(0).mean()
+        return loss, {"td_error": (value - target).abs().detach().amax(0)}
+
+    @property
+    def alpha(self) -> Tensor:
+        """The temperature, a scalar without gradient."""
+        return self._alpha
+
+    @property
+    def frozen_critic_params(self) -> TensorDictBase:
+        """The critics' stacked parameters without gradients."""
+        return self._cached_detached_qvalue_params
+
+    def log_probs(self, batch: TensorDictBase, differentiable: bool) -> Tensor:
+        """The policy's log-probabilities of all choices, (B, heads, choices)."""
+        with torch.set_grad_enabled(differentiable), self.actor_network_params.to_module(self.actor_network):
+            return self.actor_network.get_dist(batch.select("observation")).logits
+
+    def critics(self, inputs: TensorDictBase, params: TensorDictBase) -> Tensor:
+        """The output of every critic, (critics, B, ...)."""
+        return self._vmap_qnetworkN0(inputs, params)["action_value"]
+
+
+def prepare(loss: Loss, gamma: float, device: torch.device) -> None:
+    """Set a new loss module's discount and device.
+
+    Raises:
+        SaltusError: see `require_parts`.
+    """
+    loss.make_value_estimator(gamma=gamma)
+    loss.to(device)
+    require_parts(loss)
+
+
 def require_parts(loss: Loss) -> None:
     """Check that a loss module has the undocumented attributes used here.
 
@@ -120,7 +181,7 @@ def critic_loss(loss: Loss, batch: TensorDictBase) -> tuple[Tensor, Tensor]:
     Returns:
         The loss, a scalar without the equation's factor 1/2, and the TD errors, (B,), without gradient.
     """
-    evaluate = loss.qvalue_loss if isinstance(loss, CrossQLoss) else loss.qvalue_v2_loss
+    evaluate = loss.qvalue_loss if isinstance(loss, CrossQLoss | DiscreteSACLoss) else loss.qvalue_v2_loss
     value, metadata = evaluate(batch)
     return value, metadata["td_error"]
 

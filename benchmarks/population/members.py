@@ -45,6 +45,8 @@ def make_members(task: str, options: Sequence[str], variants: Sequence[str], see
     if not seeds or not variants:
         raise SaltusError("there are no members: give at least one seed and one variant ('' is the recipe itself)")
     recipe, _ = parse_train([task, *options])
+    if recipe.policy != "gaussian":
+        raise SaltusError(f"populations have continuous policies, and this recipe has --policy {recipe.policy}")
     settings = {" ".join(text.split()): _parse(text, recipe) for text in variants}
     if len(settings) < len(variants):
         raise SaltusError("a variant is given twice: give each once; --seeds says how often each is trained")

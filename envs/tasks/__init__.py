@@ -7,6 +7,7 @@ from envs.tasks.humanoid import Humanoid
 from envs.tasks.humanoid_standup import HumanoidStandup
 from envs.tasks.inverted_double_pendulum import InvertedDoublePendulum
 from envs.tasks.inverted_pendulum import InvertedPendulum
+from envs.tasks.pendulum import Pendulum
 from envs.tasks.pusher import Pusher
 from envs.tasks.reacher import Reacher
 from envs.tasks.swimmer import Swimmer
@@ -20,6 +21,7 @@ BUILT_IN = {
     "HumanoidStandup-v5": HumanoidStandup,
     "InvertedDoublePendulum-v5": InvertedDoublePendulum,
     "InvertedPendulum-v5": InvertedPendulum,
+    "Pendulum-v1": Pendulum,
     "Pusher-v5": Pusher,
     "Reacher-v5": Reacher,
     "Swimmer-v5": Swimmer,

@@ -34,6 +34,11 @@ def gradients(arguments: list[str], console: Console) -> None:
     options = parse(Gradients, arguments)
     _check(options)
     agent, content = load_agent(options.run, options.task, options.trust, "compared, but not as it was trained")
+    if agent.config.policy != "gaussian":
+        raise SaltusError(
+            f"{options.run} has a discrete policy (--policy {agent.config.policy}), and the estimators are those of a "
+            "Gaussian one: name a run of another preset"
+        )
     if options.output is None:
         refuse_links(options.run)
     state = content["state"]

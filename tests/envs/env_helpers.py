@@ -107,6 +107,7 @@ WARP_MEMORY: dict[Any, dict[str, int]] = {
     "HumanoidStandup-v5": {"max_contacts": 48, "max_constraints": 160},
     "InvertedDoublePendulum-v5": {"max_contacts": 8, "max_constraints": 16},
     "InvertedPendulum-v5": {"max_contacts": 8, "max_constraints": 16},
+    "Pendulum-v1": {"max_contacts": 8, "max_constraints": 16},
     "Pusher-v5": {"max_contacts": 32, "max_constraints": 48},
     "Reacher-v5": {"max_contacts": 8, "max_constraints": 16},
     "Swimmer-v5": {"max_contacts": 8, "max_constraints": 16},

@@ -27,7 +27,7 @@ INTEGERS = [name for name, kind in HINTS.items() if kind is int]
 FLOATS = [name for name, kind in HINTS.items() if kind is float]
 POSITIVE = ["utd_ratio", "actor_lr", "critic_lr", "alpha_init", "value_range"]
 AT_LEAST_ZERO = ["seed", "num_threads", "max_contacts", "max_constraints", "target_subset"]
-AT_LEAST_ONE = [name for name in INTEGERS if name not in AT_LEAST_ZERO]
+AT_LEAST_ONE = [name for name in INTEGERS if name not in (*AT_LEAST_ZERO, "action_levels")]
 
 REFUSED = [
     *[(name, value, "at least 1") for name in AT_LEAST_ONE for value in (0, -1)],
@@ -36,6 +36,7 @@ REFUSED = [
         for name in ("n_step", "noise_repeat")
         for value in (0, -1, 1.5, True, "three")
     ],
+    *[("action_levels", value, "at least 2, or 0") for value in (1, -1)],
     *[("minutes", value, "above 0, or None") for value in (0.0, -1.0, math.inf, math.nan)],
     *[(name, -1, "0 or more") for name in AT_LEAST_ZERO],
     *[(name, value, "above 0") for name in POSITIVE for value in (0.0, -1e-9, math.inf, math.nan)],

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from pipeline_helpers import PRESETS, make_agent
-from torchrl.objectives import CrossQLoss, SACLoss
+from torchrl.objectives import CrossQLoss, DiscreteSACLoss, SACLoss
 
 import pipeline
 from pipeline.torchrl_adapter import PARTS, require_parts
@@ -14,15 +14,15 @@ from saltus.errors import SaltusError
 
 pytestmark = pytest.mark.filterwarnings("ignore:No target network updater")
 SHARED = {"_alpha", "_cached_detached_qvalue_params", "_vmap_qnetworkN0", "target_entropy"}
-NAMES = {SACLoss: SHARED | {"qvalue_v2_loss"}, CrossQLoss: SHARED | {"qvalue_loss"}}
-PRESET_OF = {SACLoss: "sac", CrossQLoss: "crossq"}
+NAMES = {SACLoss: SHARED | {"qvalue_v2_loss"}, CrossQLoss: SHARED | {"qvalue_loss"}, DiscreteSACLoss: SHARED}
+PRESET_OF = {SACLoss: "sac", CrossQLoss: "crossq", DiscreteSACLoss: "sac-discrete"}
 
 
 def test_the_undocumented_parts_of_torchrl_are_listed() -> None:
     assert {cls: set(parts) for cls, parts in PARTS.items()} == NAMES
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", [*PRESETS, "sac-discrete"])
 def test_the_installed_torchrl_has_every_part(preset: str) -> None:
     require_parts(make_agent(preset).loss)
 

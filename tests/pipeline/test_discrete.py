@@ -1,0 +1,118 @@
+"""Discrete actions: their levels, their sampling, and the messages that refuse them."""
+
+from __future__ import annotations
+
+import itertools
+import re
+
+import pytest
+import torch
+from pipeline_helpers import small_config
+from torch import Tensor, nn
+
+from pipeline.agent import Agent
+from pipeline.discrete import ActionLevels, CategoricalActor, quantile_index
+from saltus.errors import SaltusError
+
+POLICIES = ["joint", "factored"]
+
+
+class FixedLogits(nn.Module):
+    """A network whose output depends on nothing."""
+
+    def __init__(self, logits: Tensor):
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, observation: Tensor) -> Tensor:
+        return self.logits.expand(len(observation), -1)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize(("action_dim", "levels"), [(1, 2), (1, 5), (3, 3), (2, 7)])
+def test_every_choice_has_an_action_of_evenly_spaced_levels(policy: str, action_dim: int, levels: int) -> None:
+    space = ActionLevels(action_dim, levels, policy)
+    index = torch.tensor([*itertools.product(range(space.choices), repeat=space.heads)])
+    actions = space.actions(index)
+    expected = {*itertools.product([-1 + 2 * number / (levels - 1) for number in range(levels)], repeat=action_dim)}
+    assert len(actions) == len(expected)
+    found = {tuple(min(row, key=lambda one: abs(one - x)) for x in action) for action in actions.tolist() for row in [[
+        -1 + 2 * number / (levels - 1) for number in range(levels)]]}  # fmt: skip
+    assert found == expected
+    assert torch.equal(space.index(actions), index)
+    nudged = actions + (torch.rand_like(actions) - 0.5) * 1.9 / (levels - 1)
+    assert torch.equal(space.index(nudged), index), "the nearest level"
+    assert torch.equal(space.index(torch.full((1, action_dim), 9.0)), space.index(torch.ones(1, action_dim)))
+
+
+def test_action_that_is_not_finite_has_a_valid_index() -> None:
+    index = ActionLevels(2, 3, "joint").index(torch.tensor([[float("nan"), float("inf")]]))
+    assert 0 <= int(index) < 9
+
+
+def test_quantiles_have_the_probabilities_as_frequencies() -> None:
+    probabilities = torch.tensor([0.0, 0.2, 0.5, 0.0, 0.3, 0.0])
+    uniform = (torch.arange(1000) + 0.5) / 1000
+    counts = quantile_index(probabilities.expand(1000, -1), uniform).bincount(minlength=6)
+    assert counts.tolist() == [0, 200, 500, 0, 300, 0]
+    assert int(quantile_index(torch.tensor([0.5, 0.5 - 1e-6]), torch.tensor(1.0))) == 1
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_sampled_actions_have_the_policys_probabilities(policy: str) -> None:
+    torch.manual_seed(0)
+    levels = ActionLevels(2, 3, policy)
+    actor = CategoricalActor(FixedLogits(torch.randn(levels.heads * levels.choices)), levels)
+    count = 40_000
+    actions = actor.sample(torch.zeros(count, 1), torch.randn(count, 2))
+    probabilities = actor(torch.zeros(1, 1)).softmax(-1)[0]
+    for choices in itertools.product(range(levels.choices), repeat=levels.heads):
+        expected = float(torch.stack([probabilities[head, choice] for head, choice in enumerate(choices)]).prod())
+        found = float((levels.index(actions) == torch.tensor(choices)).all(-1).float().mean())
+        assert abs(found - expected) < 4 * (expected * (1 - expected) / count) ** 0.5 + 1e-6
+    best = probabilities.argmax(-1)
+    assert torch.equal(actor.mode(torch.zeros(1, 1)), levels.actions(best)[None])
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_random_actions_choose_every_level_equally_often(policy: str) -> None:
+    levels = ActionLevels(1, 5, policy)
+    actor = CategoricalActor(FixedLogits(torch.zeros(5)), levels)
+    actions = actor.random(((torch.arange(1000) + 0.5) / 1000)[:, None])
+    assert levels.index(actions).flatten().bincount().tolist() == [200] * 5
+    assert torch.equal(levels.actions(levels.index(actions)), actions)
+
+
+def agent(**overrides: object) -> Agent:
+    return Agent(small_config(preset="sac-discrete", **overrides), 5, 6)
+
+
+def assert_refused(message: str, **overrides: object) -> None:
+    with pytest.raises(SaltusError, match=re.escape(message)):
+        agent(**overrides)
+
+
+def test_discrete_policy_of_a_continuous_task_without_levels_is_refused() -> None:
+    assert_refused(
+        "--policy joint (as of --preset sac-discrete) needs discrete actions, and the task has 6 continuous ones: give "
+        "--action-levels 5",
+        action_levels=0,
+    )
+    assert_refused("action_levels is 1; it must be a whole number, at least 2, or 0", action_levels=1)
+
+
+def test_too_many_joint_actions_are_refused_with_their_number() -> None:
+    assert_refused(
+        "6 actuators with --action-levels 5 have 15,625 joint actions, and at most 1,024 work: use --policy factored, "
+        "which chooses each actuator's level on its own (6 x 5 outputs), or fewer levels"
+    )
+    assert agent(policy="factored").actor.levels.heads == 6
+    assert ActionLevels(5, 4, "joint").choices == 1024
+
+
+def test_settings_that_need_a_continuous_policy_are_refused() -> None:
+    for setting in ({"actor_value": "mean"}, {"critic_loss": "categorical", "reward_scaling": "bounded"}):
+        assert_refused("--policy joint needs --critic-loss mse, --target-network, --network mlp", **setting)
+    assert_refused("soft-q has no actor to average", discrete_update="soft-q", eval_policy_averaging=0.1)
+    unused = small_config(preset="sac", action_levels=3).unused_settings()
+    assert unused["action_levels"] == "--policy joint or factored"
