@@ -108,7 +108,7 @@ def test_each_preset_has_its_loss_targets_and_batch_norms(
     assert [layer["running_mean"].shape[1] for layer in layers(critic) if "running_mean" in layer] == batch_norms
 
 
-@pytest.mark.parametrize("preset", presets.names())
+@pytest.mark.parametrize("preset", sorted({*presets.names()} - {"sac-discrete"}))  # test_discrete_losses.py
 def test_every_preset_is_held_to_the_equations(preset: str) -> None:
     """A new preset needs its layers in CRITICS and ACTORS and its equations in Reference."""
     checked = SAME_LOSS.get(preset, preset)
