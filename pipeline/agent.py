@@ -67,8 +67,8 @@ class Agent:
         actor: the network that acts and learns.
         eval_actor: the network that is evaluated: an average of the actor over its last updates, or the actor itself.
         progress: share of the run that is done, a scalar in [0, 1], which the run sets; learning rates decay with it.
-        optimizers: Adam of ``"critic"`` and ``"alpha"``, of ``"actor"`` if there is an actor to train, and of ``"value"``
-            with a state-value network.
+        optimizers: Adam of ``"critic"``, ``"alpha"``, ``"actor"`` if there is one to train, and ``"value"`` with a
+            state-value network.
         normalizers: running statistics of observations and rewards, which `observe` updates.
     """
 

@@ -252,7 +252,7 @@ def critic_parameters(loss: Loss) -> dict[str, Tensor]:
 
 def value_parameters(loss: Loss) -> dict[str, Tensor]:
     """The state-value network's trainable parameters by name; empty without such a network."""
-    if isinstance(loss, CrossQLoss) or loss.value_network_params is None:
+    if not isinstance(loss, SACLoss) or loss.value_network_params is None:
         return {}
     return _trainable(loss.value_network_params)
 

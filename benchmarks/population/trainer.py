@@ -52,6 +52,11 @@ class Trainer:
             **dataclasses.asdict(config.simulation),
             **decode_options(task, config.task_options),
         )
+        if self.env.privileged_dim:
+            raise SaltusError(
+                "population shows critics what the policy sees, and this task has observations for critics alone: "
+                "train its seeds with `python -m benchmarks training`"
+            )
         dimensions = self.env.observation_dim, self.env.action_dim
         n_step = config.rewards_per_target(self.env.action_dim)
         configs = [dataclasses.replace(one, n_step=n_step) for one in configs]

@@ -102,7 +102,7 @@ def assert_close(found: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(found, expected, rtol=2e-4, atol=2e-5)
 
 
-@pytest.mark.parametrize("name", ["fast", "sac", "crossq"])
+@pytest.mark.parametrize("name", ["fast", "sac", "sac-discrete", "crossq"])
 @pytest.mark.parametrize("batched_critics", [False, True])
 def test_each_member_learns_as_its_agent_alone(
     name: str, batched_critics: bool, monkeypatch: pytest.MonkeyPatch
@@ -350,7 +350,7 @@ CANNOT_DIFFER = (
         ({"variants": ("gamma=1.5",)}, "gamma is 1.5; it must be in [0, 1)"),
         (
             {"variants": ("target_entropy_scale=2",), "options": ("--target-entropy", "-1")},
-            "target_entropy_scale has no effect here: it needs --target-entropy auto",
+            "target_entropy_scale has no effect here: it needs --target-entropy auto and --alpha-lr above 0",
         ),
         (
             {"variants": ("gamma=0.9", " gamma=0.9")},
@@ -370,11 +370,16 @@ CANNOT_DIFFER = (
             "--matmul-dtype tf32 needs CUDA, and this is cpu: use float32 or bfloat16",
         ),
         ({"processes": 0}, "--processes 0: give at least 1"),
+        (
+            {"task": "examples/seek.py:Seek"},
+            "population shows critics what the policy sees, and this task has observations for critics alone: train "
+            "its seeds with `python -m benchmarks training`",
+        ),
     ],
 )
 def test_bad_input_is_refused_before_training(arguments: dict[str, Any], message: str, tmp_path: Path) -> None:
     given = {"seeds": (0,), **arguments, "output": tmp_path / "result.jsonl"}
     with pytest.raises(SystemExit) as refusal:
-        population(TASK, given.pop("options", ()), **given)
+        population(given.pop("task", TASK), given.pop("options", ()), **given)
     assert refusal.value.code == message
     assert not any(tmp_path.iterdir())

@@ -38,7 +38,7 @@ ROWS: list[tuple[str, str, float, dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.slow
+@pytest.mark.learning
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "ignore:No target network updater")
 @pytest.mark.parametrize(("preset", "task", "bar", "options"), ROWS, ids=[f"{row[0]}-{row[1]}" for row in ROWS])
 def test_a_preset_solves_a_task(tmp_path: Path, preset: str, task: str, bar: float, options: dict[str, Any]) -> None:
