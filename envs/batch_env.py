@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import mujoco
-import numpy as np
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from envs import transition as transitions
 from envs.action_space import ActionSpace
+from envs.seeding import hash_seed, make_generator
 from envs.simulation import Simulation
 from envs.state import NameIndex, State
 from envs.statistics import REWARD_TERM, EpisodeStatistics
@@ -29,7 +29,7 @@ from envs.validation import (
     randomized_fields,
 )
 from envs.whole_numbers import require_whole
-from saltus.device import one_torch_thread, resolve_device, to_device
+from saltus.device import copy_tensors, one_torch_thread, resolve_device, to_device
 from saltus.device.cuda_graph import CapturedFunction
 from saltus.errors import SaltusError
 
@@ -98,8 +98,8 @@ class BatchEnv:
         self.control_low, self.control_high = action_bounds(task, model, self.device)
         where, dtype = simulation.placement(self.device)
         task.bind(model, dtype, where)
-        self._generator = _make_generator(seed, where)
-        on_cpu = self._generator if where.type == "cpu" else _make_generator(seed)
+        self._generator = make_generator(seed, where)
+        on_cpu = self._generator if where.type == "cpu" else make_generator(seed)
         model_fields = randomized_fields(task, task.model_variants or num_envs, on_cpu)
         self.physics = simulation.make_physics(task, num_envs, model_fields, self.device)
         self._names = NameIndex(model, task.fields)
@@ -208,7 +208,7 @@ class BatchEnv:
             SaltusError: not a whole number, or a negative one.
         """
         require_whole("seed", seed, at_least=0)
-        self._generator.manual_seed(_hash_seed(seed))
+        self._generator.manual_seed(hash_seed(seed))
 
     @one_torch_thread()
     @torch.no_grad()
@@ -284,7 +284,7 @@ class BatchEnv:
         for name, values in renewed.items():
             self._own[name].copy_(values)
         if self._can_sync and not done.any():
-            _copy(after.values(), self._fields)
+            copy_tensors(after.values(), self._fields)
         else:
             self._begin_episodes(done)
         return {
@@ -366,7 +366,7 @@ class BatchEnv:
             SaltusError: the state of another number of worlds, task or engine.
         """
         check_state(state, self._all_state())
-        _copy(state, self._persistent)
+        copy_tensors(state, self._persistent)
         if self.task.model_variants:
             self.physics.set_models(self._models)
         self.physics.set_state(state["physics"])
@@ -397,21 +397,3 @@ class BatchEnv:
     def _require_started(self, method: str) -> None:
         if not self._started:
             raise RuntimeError(f"call reset() before {method}()")
-
-
-def _make_generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
-    return torch.Generator(device).manual_seed(_hash_seed(seed))
-
-
-def _hash_seed(seed: int) -> int:
-    """Hash a seed into 32 bits: torch's CPU generator uses only the low 32 bits of its seed."""
-    return int(np.random.SeedSequence(seed).generate_state(1)[0])
-
-
-def _copy(source: Mapping[str, Any] | TensorDictBase, target: Mapping[str, Any]) -> None:
-    """Copy tensors into those of the same names, at any depth."""
-    for name, value in target.items():
-        if isinstance(value, Tensor):
-            value.copy_(source[name])
-        else:
-            _copy(source[name], value)

@@ -14,6 +14,7 @@ from torch import Tensor
 from envs import transition as transitions
 from envs.action_space import ActionSpace
 from envs.external.worlds import Worlds
+from envs.seeding import hash_seed
 from envs.statistics import EpisodeStatistics
 from saltus.device import resolve_device, to_device
 from saltus.errors import SaltusError
@@ -164,4 +165,4 @@ class ExternalEnv:
 
 def _derive(seed: int, steps: int) -> int:
     """A seed of 31 bits: libraries add the number of the world to it, and keep it in 32 bits."""
-    return int(np.random.SeedSequence([seed, steps]).generate_state(1)[0]) >> 1
+    return hash_seed(seed, steps) >> 1

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
+from tensordict import TensorDictBase
 
 from saltus.errors import SaltusError
 
@@ -55,3 +57,12 @@ def one_torch_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def copy_tensors(source: Mapping[str, Any] | TensorDictBase, target: Mapping[str, Any]) -> None:
+    """Copy tensors into those of the same names, at any depth."""
+    for name, value in target.items():
+        if isinstance(value, torch.Tensor):
+            value.copy_(source[name])
+        else:
+            copy_tensors(source[name], value)
