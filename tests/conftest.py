@@ -13,6 +13,12 @@ import torch
 from saltus.errors import warn_once
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that have slow tests, so that no worker is left alone with them at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def without_gpu(request: pytest.FixtureRequest) -> Iterator[None]:
     """Hide CUDA devices from tests and the processes they start, unless their module is marked gpu."""

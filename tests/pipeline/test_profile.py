@@ -298,7 +298,7 @@ def test_sweep_writes_a_new_picture(command: Command, swinger: str, tmp_path: Pa
         (["--sweep", "num_envs=4,8", "--trace", "t.json"], "--sweep measures several runs, and --trace takes one"),
         (["--sweep", "num_envs=4,8", "--run-dir", "r"], "--sweep measures several runs, and --run-dir takes one"),
         (["--sweep", "num_envs=4,8", "--compare", "c.json"], "--sweep measures several runs, and --compare takes one"),
-        (["--sweep", "speed=4,8"], "'speed' is no option of `saltus train`; it has actor_hidden, "),
+        (["--sweep", "speed=4,8"], "'speed' is no option of `saltus train`; it has action_levels, actor_hidden, "),
         (["--sweep", "num_envs=4"], "give an option and several different values"),
         (["--sweep", "num_envs"], "give an option and several different values"),
         (["--sweep", "num_envs=4,7"], "--sweep num_envs=7: utd_ratio 0.25 gives 1.75 updates"),
