@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from tensordict import TensorDictBase
 
 from saltus.errors import SaltusError
+
+if TYPE_CHECKING:
+    from tensordict import TensorDictBase
 
 _UNSUPPORTED = "device '{}' is not supported: use auto, cpu, cuda or, for one of several GPUs, cuda:0, cuda:1, ..."
 
