@@ -31,7 +31,7 @@ def are_levels(actions: torch.Tensor) -> bool:
     return bool(torch.isin(actions, LEVELS).all())
 
 
-@forms
+@pytest.mark.parametrize(("policy", "update"), [FORMS[0], FORMS[3]])
 def test_run_resumes_exactly_and_its_files_act_as_its_policy(tmp_path: Path, policy: str, update: str) -> None:
     config = small_config(**SWIMMER, policy=policy, discrete_update=update, max_contacts=0)
     whole = train_run(config, tmp_path / "whole")
