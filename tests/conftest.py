@@ -13,8 +13,20 @@ import torch
 from saltus.errors import warn_once
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that have slow tests, so that no worker is left alone with them at the end."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add --learning."""
+    parser.addoption("--learning", action="store_true", help="also run the tests that train for minutes")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip tests that learn, unless asked for. Begin with the files that have slow tests.
+
+    No worker is then left alone with a slow file at the end.
+    """
+    if not config.getoption("--learning"):
+        for item in items:
+            if item.get_closest_marker("learning"):
+                item.add_marker(pytest.mark.skip(reason="trains for minutes: pytest --learning"))
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
 

@@ -47,6 +47,7 @@ ROWS: list[tuple[str, tuple[str, float], dict[str, Any]]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.learning
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "ignore:No target network updater")
 @pytest.mark.parametrize(
