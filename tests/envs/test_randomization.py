@@ -351,3 +351,16 @@ def test_check_says_that_warp_cannot_vary_a_field():
     (finding,) = probe_warp(envs.make(Sites, 2).task, 2)
     assert "not supported" in finding.text
     assert "cannot differ between worlds in Warp: site_size" in finding.text
+
+
+def test_check_draws_as_many_models_as_the_task_has():
+    class Fourth(CartBall):
+        model_variants = 8
+
+        def randomize(self, num_envs: int, generator: torch.Generator) -> dict[str, Tensor]:
+            damping = torch.ones(num_envs, self.model.nv, dtype=torch.float64)
+            damping[3] = 2
+            return {"dof_damping": damping}
+
+    (finding,) = probe_warp(envs.make(Fourth, 2).task, 2)
+    assert "Warp: supported" in finding.text
