@@ -134,8 +134,8 @@ class BatchEnv:
         episodes = {"observation": self._observation, "elapsed": self._elapsed, "return": self._return}
         own: dict[str, Any] = {"own": self._own} if self._own else {}
         if self.task.model_variants:
-            self._models = torch.zeros_like(self._elapsed)
-            own["models"] = self._models
+            none = torch.zeros(worlds, dtype=torch.bool, device=where)
+            self.physics.set_models(none, self._elapsed)  # the state holds them from here on
         self._persistent = {**episodes, "fields": self._fields, "totals": self._statistics.totals, **own}
         self.failed = torch.zeros(worlds, dtype=torch.bool, device=self.device)
         self.reward_terms: dict[str, Tensor] = {}
@@ -333,9 +333,8 @@ class BatchEnv:
 
     def _draw_models(self, mask: Tensor) -> None:
         """Draw one of the task's models for each world of `mask`, (N,) bool."""
-        rows = torch.empty_like(self._models).random_(self.task.model_variants, generator=self._generator)
-        self._models.copy_(torch.where(mask, rows, self._models))
-        self.physics.set_models(self._models)
+        rows = torch.empty_like(self._elapsed).random_(self.task.model_variants, generator=self._generator)
+        self.physics.set_models(mask, rows)
 
     def _place(self, mask: Tensor, start: Start) -> Tensor:
         """Reset the physics of the worlds of `mask`; return the observation of every world, all groups."""
@@ -367,8 +366,6 @@ class BatchEnv:
         """
         check_state(state, self._all_state())
         copy_tensors(state, self._persistent)
-        if self.task.model_variants:
-            self.physics.set_models(self._models)
         self.physics.set_state(state["physics"])
         self._generator.set_state(state["generator"].cpu().clone())
         self._started = True

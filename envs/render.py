@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from types import TracebackType
 
 import mujoco
 import numpy as np
+from mujoco.batch import MODEL_FIELDS
 
 from envs.batch_env import BatchEnv
 from saltus.errors import SaltusError
@@ -14,6 +16,7 @@ from saltus.errors import SaltusError
 FOLLOW = "follow"
 _TRACK = "track"  # the camera of Gymnasium's models
 _DISTANCE = 3.0  # of the camera, in radii of what it shows: most of the picture's height, with room to move
+_SHOWN = sorted(name for name in MODEL_FIELDS if not name.startswith("opt."))  # fields that may differ between worlds
 
 
 class RenderError(SaltusError):
@@ -36,7 +39,7 @@ class Renderer:
         self, env: BatchEnv, height: int = 480, width: int = 640, camera: str | mujoco.MjvCamera | None = None
     ):
         self._physics = env.physics
-        model = env.physics.model
+        self._model = model = copy.copy(env.physics.model)
         model.vis.global_.offwidth = max(model.vis.global_.offwidth, width)
         model.vis.global_.offheight = max(model.vis.global_.offheight, height)
         self._camera = choose_camera(model) if camera is None else camera
@@ -51,8 +54,15 @@ class Renderer:
 
     def frame(self, world: int) -> np.ndarray:
         """Render one world's current state, (height, width, 3) uint8."""
+        self._show_model(self._physics.world_model(world))
         self._renderer.update_scene(self._physics.mj_data(world), self._camera)
         return self._renderer.render()
+
+    def _show_model(self, model: mujoco.MjModel) -> None:
+        """Let the scene have the sizes, colours and other numbers of a world's model."""
+        if model is not self._physics.model:
+            for name in _SHOWN:
+                getattr(self._model, name)[...] = getattr(model, name)
 
     def __enter__(self) -> Renderer:
         return self

@@ -148,7 +148,7 @@ def _resets_itself(env: Any) -> bool:
             f"episode from the first of the next. Set env.metadata = {{**env.metadata, 'autoreset_mode': ...}} to "
             f"{choices}, as the environment behaves"
         )
-    if mode == AutoresetMode.NEXT_STEP and not isinstance(env.unwrapped, SyncVectorEnv | AsyncVectorEnv):
+    if mode == AutoresetMode.NEXT_STEP and not isinstance(_unwrapped(env), SyncVectorEnv | AsyncVectorEnv):
         raise SaltusError(
             f"{env} has AutoresetMode.NEXT_STEP, whose steps after the end of an episode are no transitions, and only "
             f"Gymnasium's SyncVectorEnv and AsyncVectorEnv let saltus skip these: give it {choices}"
@@ -158,8 +158,13 @@ def _resets_itself(env: Any) -> bool:
 
 def _holders(env: Any) -> list[Any]:
     """The objects that may have a step's length and a time limit: the environment, and its first world."""
-    first = getattr(env, "envs", getattr(env.unwrapped, "envs", []))[:1]
-    return [env, env.unwrapped, *first, *(one.unwrapped for one in first)]
+    first = getattr(env, "envs", getattr(_unwrapped(env), "envs", []))[:1]
+    return [env, _unwrapped(env), *first, *map(_unwrapped, first)]
+
+
+def _unwrapped(env: Any) -> Any:
+    """The environment within wrappers. An object that derives from no class of Gymnasium is its own."""
+    return getattr(env, "unwrapped", env)
 
 
 def _limit(holders: list[Any]) -> int | None:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torchrl.data import Bounded
-from torchrl.envs import EnvBase
+from torchrl.envs import EnvBase, TransformedEnv
 from torchrl.envs.utils import step_mdp
 
 from envs.external.spaces import Part, bounds, column, flatten, refuse_actions, refuse_image
@@ -47,11 +47,9 @@ class TorchRLWorlds:
         self.observation_names = [name for part in self._parts for name in part.names]
         self.action_low, self.action_high = _action_bounds(env)
         self._action_spec = env.action_spec
-        # getattr would ask wrapped environments, some of which recurse without end
-        names = ("dt", "max_episode_steps")
-        known = SimpleNamespace(**{name: inspect.getattr_static(env, name, None) for name in names})
-        self.dt = first_number([known], names[:1], FALLBACK_DT)
-        self.max_episode_steps = int(first_number([known], names[1:], FALLBACK_STEPS))
+        holders = [_known(one) for one in _chain(env)]
+        self.dt = first_number(holders, ("dt",), FALLBACK_DT)
+        self.max_episode_steps = int(first_number(holders, ("max_episode_steps",), FALLBACK_STEPS))
 
     def reset(self, seed: int | None) -> Tensor:
         if seed is not None:
@@ -101,6 +99,20 @@ def is_torchrl(env: object) -> bool:
     return isinstance(env, EnvBase)
 
 
+def _chain(env: EnvBase) -> list[EnvBase]:
+    """An environment, and those within its transforms."""
+    chain = [env]
+    while isinstance(chain[-1], TransformedEnv):
+        chain.append(chain[-1].base_env)
+    return chain
+
+
+def _known(env: EnvBase) -> SimpleNamespace:
+    """The environment's own `dt` and `max_episode_steps`; getattr alone would ask those within, some without end."""
+    names = [name for name in ("dt", "max_episode_steps") if inspect.getattr_static(env, name, None) is not None]
+    return SimpleNamespace(**{name: getattr(env, name) for name in names})
+
+
 def _observation_parts(env: EnvBase) -> list[Part]:
     parts = []
     for key in env.observation_spec.keys(True, True):
@@ -111,8 +123,8 @@ def _observation_parts(env: EnvBase) -> list[Part]:
             refuse_image(where, shape)
         if not spec.dtype.is_floating_point:
             raise SaltusError(
-                f"{where} is of type {spec.dtype}, and saltus observes numbers of floating point: leave it out by "
-                "ExcludeTransform, or convert it by DTypeCastTransform"
+                f"{where} is of type {spec.dtype}, and saltus observes numbers of floating point: convert it by "
+                f"DTypeCastTransform({spec.dtype}, torch.float32, in_keys=[{'.'.join(keys)!r}])"
             )
         parts.append(Part(keys, shape))
     return sorted(parts, key=lambda part: part.keys)

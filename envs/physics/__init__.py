@@ -58,10 +58,11 @@ class Physics(Protocol):
         """
         ...
 
-    def set_models(self, rows: Tensor) -> None:
-        """Give each world one of the models of `model_fields`, by its row, (N,) int64, before a reset or `set_state`.
+    def set_models(self, mask: Tensor, rows: Tensor) -> None:
+        """Give worlds of `mask`, (N,) bool, models of `model_fields`, by their rows, (N,) int64, before a `reset`.
 
-        World i has model i at first, or i modulo their number.
+        World i has model i at first, or i modulo their number. From the first call on the state holds the rows, as
+        ``models``.
         """
         ...
 

@@ -138,9 +138,10 @@ class CpuPhysics:
         _instances.add(self)
         self._recompute_derived = recompute_derived
         self._model_fields = with_constants(self.model, model_fields or {}, self._batch.nthread)
-        self._models = np.full(num_worlds, -1)
+        self._models, self._models_change = torch.arange(num_worlds), False
         if self._model_fields:
-            self.set_models(torch.arange(num_worlds) % len(next(iter(self._model_fields.values()))))
+            self._models %= len(next(iter(self._model_fields.values())))
+            self._apply_models(np.full(num_worlds, True))
         self._batch.reset(stage=_NONE)
         if home is not None:
             for field in HOME_FIELDS:
@@ -159,11 +160,16 @@ class CpuPhysics:
         self._error = ""  # what MuJoCo raised at the last failure; empty: a world diverged
         self._clear_failures()
 
-    def set_models(self, rows: Tensor) -> None:
-        changed = rows.numpy() != self._models
-        self._models = rows.numpy().copy()
+    def set_models(self, mask: Tensor, rows: Tensor) -> None:
+        self._models_change = True
+        changed = mask & (rows != self._models)
+        self._models = torch.where(mask, rows, self._models)
+        self._apply_models(changed.numpy())
+
+    def _apply_models(self, where: np.ndarray) -> None:
+        rows = self._models.numpy()[where]
         for name, values in self._model_fields.items():
-            self._batch.expand(name)[changed] = values[self._models[changed]]
+            self._batch.expand(name)[where] = values[rows]
 
     def disable(self) -> None:
         """Refuse further use, in a forked child process that lacks the engine's threads."""
@@ -261,11 +267,16 @@ class CpuPhysics:
         return f"MuJoCo raised {self._error!r}{advice}"
 
     def get_state(self) -> TensorDict:
-        return TensorDict({"integration": torch.from_numpy(self._batch.state.copy())}, batch_size=[self.num_worlds])
+        state = {"integration": torch.from_numpy(self._batch.state.copy())}
+        if self._models_change:
+            state["models"] = self._models.clone()
+        return TensorDict(state, batch_size=[self.num_worlds])
 
     def set_state(self, state: TensorDictBase | Mapping[str, Any]) -> None:
         if self._has_hidden_state:
             self._batch.reset(stage=_NONE)
+        if self._models_change:
+            self.set_models(torch.ones(self.num_worlds, dtype=torch.bool), state["models"])
         self._batch.state[...] = state["integration"].numpy()
 
     def world_model(self, world: int) -> mujoco.MjModel:

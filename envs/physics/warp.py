@@ -190,12 +190,16 @@ class WarpPhysics:
             view = self._warp.to_torch(attrgetter(name)(self._warp_model))
             table = torch.as_tensor(tables[name], dtype=self.dtype, device=self.device)
             self._model_views[name], self._model_tables[name] = view, table.reshape(-1, *view.shape[1:])
-        self._models = torch.arange(self.num_worlds, device=self.device)
-        if tables:
-            self.set_models(self._models % len(next(iter(tables.values()))))
+        self._models, self._models_change = torch.arange(self.num_worlds, device=self.device), False
+        self._models %= len(next(iter(tables.values()), self._models))
+        self._apply_models()
 
-    def set_models(self, rows: Tensor) -> None:
-        self._models.copy_(rows)
+    def set_models(self, mask: Tensor, rows: Tensor) -> None:
+        self._models_change = True
+        self._models.copy_(torch.where(mask, rows, self._models))  # in place, as CUDA graphs require
+        self._apply_models()
+
+    def _apply_models(self) -> None:
         for name, view in self._model_views.items():
             view.copy_(self._model_tables[name][self._models])
 
@@ -368,9 +372,12 @@ class WarpPhysics:
         return " and ".join(needed or advice[:2])
 
     def get_state(self) -> TensorDict:
-        return TensorDict({field: view.clone() for field, view in self._state.items()}, batch_size=[self.num_worlds])
+        state = {**self._state, "models": self._models} if self._models_change else self._state
+        return TensorDict({name: one.clone() for name, one in state.items()}, batch_size=[self.num_worlds])
 
     def set_state(self, state: TensorDictBase | Mapping[str, Any]) -> None:
+        if self._models_change:
+            self.set_models(torch.ones_like(self._unstable), state["models"].to(self.device))
         for field, view in self._state.items():
             view.copy_(state[field])
 

@@ -181,7 +181,8 @@ def probe_warp(task: Task, num_envs: int) -> Findings:
         return
     try:
         require_supported_flags(task.model)
-        require_per_world(task.model, task.randomize(1, torch.Generator().manual_seed(0)))
+        models = task.model_variants or num_envs
+        require_per_world(task.model, task.randomize(models, torch.Generator().manual_seed(0)))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the solver, which the engine gives where it is used
             put_model(with_supported_solver(task.model), num_envs, (), torch.device("cpu"))

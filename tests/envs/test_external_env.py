@@ -15,7 +15,15 @@ from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, VectorEnv
 from torch import Tensor
 from torchrl.data import Categorical
-from torchrl.envs import GymWrapper, SerialEnv, StepCounter, TransformedEnv
+from torchrl.envs import (
+    Compose,
+    DTypeCastTransform,
+    GymWrapper,
+    RewardSum,
+    SerialEnv,
+    StepCounter,
+    TransformedEnv,
+)  # fmt: skip
 
 import envs
 from envs import transition as transitions
@@ -203,6 +211,44 @@ def of_specs(**specs: Any) -> Any:
     return env
 
 
+CAST = "DTypeCastTransform(torch.int64, torch.float32, in_keys=['step_count'])"
+
+
+class Plain:
+    """Has the attributes that the documentation asks for, and derives from nothing."""
+
+    def __init__(self, mode: AutoresetMode):
+        env = TensorWalks(mode=mode)
+        self.num_envs, self.metadata, self.reset, self.step = env.num_envs, env.metadata, env.reset, env.step
+        self.single_observation_space, self.single_action_space = env.single_observation_space, env.single_action_space
+
+
+@pytest.mark.parametrize("mode", [SAME, DISABLED])
+def test_an_environment_need_not_derive_from_a_class_of_gymnasium(mode: AutoresetMode) -> None:
+    require_steps_by_hand(external(Plain(mode)), 20)
+    with pytest.raises(SaltusError, match="NEXT_STEP"):
+        external(Plain(NEXT))
+
+
+class Timed(TorchWalks):
+    """Has its step and limit as properties."""
+
+    dt = property(lambda self: 0.3, lambda self, value: None)
+    max_episode_steps = property(lambda self: 9, lambda self, value: None)
+
+
+def test_step_and_limit_are_read_within_transforms_and_as_properties() -> None:
+    wrapped = external(TransformedEnv(Timed(), RewardSum()))
+    assert (wrapped.dt, wrapped.max_episode_steps) == (0.3, 9)
+
+
+def test_the_cast_that_is_advised_for_counters_works() -> None:
+    cast = DTypeCastTransform(torch.int64, torch.float32, in_keys=["step_count"])
+    env = external(TransformedEnv(TorchWalks(), Compose(StepCounter(), cast)))
+    require_steps_by_hand(env, 20, (2, 0))
+    assert env.worlds.observation_names == ["elapsed 0", "step_count 0", "x 0"]
+
+
 @pytest.mark.parametrize(
     ("make", "parts"),
     [
@@ -221,7 +267,7 @@ def of_specs(**specs: Any) -> Any:
         (partial(envs.make, "InvertedPendulum-v5", 3), ["returned a BatchEnv", "as file.py:ClassName"]),
         (lambda: GymWrapper(Walk()), ["has batch size []; expected [3]", "SerialEnv(num_envs, ...)"]),
         (partial(of_specs, action_spec=Categorical(3, (3, 1))), ["actions are in Categorical", "finite bounds"]),
-        (lambda: TransformedEnv(TorchWalks(), StepCounter()), ["'step_count' is of type torch.int64", "Exclude"]),
+        (lambda: TransformedEnv(TorchWalks(), StepCounter()), ["'step_count' is of type torch.int64", CAST]),
     ],
 )  # fmt: skip
 def test_what_cannot_be_trained_on_is_refused(make: Any, parts: list[str]) -> None:

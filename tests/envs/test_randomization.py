@@ -71,7 +71,7 @@ def compiled(task: Varied, row: int) -> mujoco.MjModel:
 
 def rows(env: BatchEnv) -> list[int]:
     """The model that each world runs."""
-    return env.get_state()["models"].tolist()
+    return env.physics.get_state()["models"].tolist()
 
 
 def masses(env: BatchEnv) -> list[float]:
@@ -200,6 +200,21 @@ def test_state_continues_with_the_models_of_its_episodes(physics: str):
             assert torch.equal(obs, their_obs)
 
 
+@pytest.mark.parametrize("physics", ["cpu", "warp"])
+def test_states_of_the_physics_hold_their_models(physics: str):
+    env = make(8, physics, max_episode_steps=2)
+    env.reset()
+    kept = [(env.physics.get_state(), masses(env))]
+    for _ in range(4):
+        env.step(torch.zeros(WORLDS, 2))
+        kept.append((env.physics.get_state(), masses(env)))
+    assert kept[0][1] != kept[-1][1]
+    for state, expected in kept:
+        env.physics.set_state(state)
+        assert masses(env) == expected
+        assert equal(env.physics.get_state(), state)
+
+
 def test_a_seed_determines_the_models_of_the_episodes_that_follow():
     env = make(7)
     env.reset()
@@ -216,12 +231,12 @@ def test_models_change_on_the_device_without_synchronization():
     env = make(physics="warp", execution="device", max_episode_steps=2)
     env.reset()
     env.step(torch.zeros(WORLDS, 2))
-    before = env._models.clone()
+    before = env.physics._models.clone()
     with Synchronizations() as waits:
         for _ in range(4):
             env.step(torch.zeros(WORLDS, 2))
     assert waits.found == []
-    assert not torch.equal(env._models, before)
+    assert not torch.equal(env.physics._models, before)
 
 
 def test_tasks_without_variants_keep_their_states():
@@ -231,7 +246,7 @@ def test_tasks_without_variants_keep_their_states():
     env = envs.make(Plain, WORLDS)
     env.reset()
     assert len(env.task.drawn["body_mass"]) == WORLDS
-    assert "models" not in env.get_state().keys()  # noqa: SIM118  (a TensorDict iterates over worlds)
+    assert "models" not in env.physics.get_state().keys()  # noqa: SIM118  (a TensorDict iterates over worlds)
 
 
 # The helpers that draw fields
@@ -351,3 +366,16 @@ def test_check_says_that_warp_cannot_vary_a_field():
     (finding,) = probe_warp(envs.make(Sites, 2).task, 2)
     assert "not supported" in finding.text
     assert "cannot differ between worlds in Warp: site_size" in finding.text
+
+
+def test_check_draws_as_many_models_as_the_task_has():
+    class Fourth(CartBall):
+        model_variants = 8
+
+        def randomize(self, num_envs: int, generator: torch.Generator) -> dict[str, Tensor]:
+            damping = torch.ones(num_envs, self.model.nv, dtype=torch.float64)
+            damping[3] = 2
+            return {"dof_damping": damping}
+
+    (finding,) = probe_warp(envs.make(Fourth, 2).task, 2)
+    assert "Warp: supported" in finding.text

@@ -1,0 +1,43 @@
+"""Frames show the models of their worlds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mujoco
+import numpy as np
+import pytest
+import torch
+from env_helpers import WARP_MEMORY, CartBall, same_bits
+from torch import Tensor
+
+from envs import BatchEnv, Simulation, draw_fields, scale
+from envs.render import Renderer
+
+
+@pytest.mark.parametrize("physics", ["cpu", "warp"])
+def test_frames_show_the_model_of_their_world(physics: str, monkeypatch: pytest.MonkeyPatch):
+    class Sized(CartBall):
+        def randomize(self, num_envs: int, generator: torch.Generator) -> dict[str, Tensor]:
+            return draw_fields(self.model, num_envs, generator, scale("geom_size", 0.1, 0.9))
+
+    class Pen:
+        """Draws the sizes of geoms."""
+
+        def __init__(self, model: mujoco.MjModel, *_: int):
+            self.model = model
+
+        def update_scene(self, *_: Any) -> None:
+            pass
+
+        def render(self) -> np.ndarray:
+            return self.model.geom_size.copy()
+
+    monkeypatch.setattr(mujoco, "Renderer", Pen)
+    memory = WARP_MEMORY[CartBall] if physics == "warp" else {}
+    env = BatchEnv(Sized(), 2, simulation=Simulation(physics=physics, **memory))
+    renderer = Renderer(env)
+    frames = [renderer.frame(world) for world in (0, 1, 0)]
+    for world, frame in zip((0, 1, 0), frames, strict=True):
+        assert same_bits(frame, env.physics.world_model(world).geom_size)
+    assert not same_bits(frames[0], frames[1])
