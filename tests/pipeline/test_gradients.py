@@ -108,6 +108,17 @@ def test_unbiased_estimators_pass_and_the_deterministic_one_is_found_biased() ->
     assert reported[-1] == 300 + 5 * 60
 
 
+def test_the_baseline_takes_the_offset_of_each_states_values() -> None:
+    """Values far from zero make the plain score function noisy, and a baseline of the wrong sign doubles that."""
+    agent = make_agent("sac")
+    with torch.no_grad():
+        for name, parameter in critic_parameters(agent.loss).items():
+            if name.endswith("bias"):
+                parameter.add_(5.0)
+    spread = {one.name: one.std for one in compare(agent, states(8), 20, 20, 0)}
+    assert spread["score with baseline"] < 0.5 * spread["score"]
+
+
 @pytest.mark.parametrize(("factor", "name"), [(-1.0, "a wrong sign"), (0.5, "a wrong factor")])
 def test_a_wrong_estimator_is_found_biased(factor: float, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     right = compare_module.estimators.implicit
