@@ -28,6 +28,7 @@ from torchrl.modules import ProbabilisticActor
 
 from pipeline.config import Config
 from pipeline.discrete import ActionLevels, CategoricalActor, LevelCritic, quantile_index
+from pipeline.estimators import score_function
 from pipeline.networks import Critic, Layers, mlp, set_matmul_dtype
 from pipeline.torchrl_adapter import DiscreteVariant, prepare
 from saltus.errors import SaltusError
@@ -91,7 +92,7 @@ class ScoreLoss(DiscreteVariant):
         with torch.no_grad():
             costs = self.alpha * log_prob - self._values(batch, index, self.frozen_critic_params)
             advantages = (costs - costs.mean(0)) * (_SAMPLES / (_SAMPLES - 1))  # minus the mean of the others
-        score = (log_prob * advantages).mean()
+        score = score_function(log_prob, advantages).mean()
         return costs.mean() + score - score.detach(), {"log_prob": log_prob.detach().mean(0)}
 
     @staticmethod
