@@ -61,7 +61,7 @@ class Config(Simulation):
     value_range: float = 5.0
     """A categorical critic's atoms are evenly spaced in [-value_range, value_range], which must hold the returns."""
     target_network: bool = False
-    """Bootstrap from slowly updated copies of the critics, instead of from the critics themselves."""
+    """Bootstrap from slowly updated copies of the critics. Otherwise, without value_network: from the critics."""
     value_network: bool = False
     """Bootstrap from a slowly updated copy of a state-value network, as in the first form of SAC."""
     tau: float = 0.005

@@ -28,6 +28,7 @@ from torchrl.modules import ProbabilisticActor
 
 from pipeline.config import Config
 from pipeline.discrete import ActionLevels, CategoricalActor, LevelCritic, quantile_index
+from pipeline.estimators import score_function
 from pipeline.networks import Critic, Layers, mlp, set_matmul_dtype
 from pipeline.torchrl_adapter import DiscreteVariant, prepare
 from saltus.errors import SaltusError
@@ -91,7 +92,7 @@ class ScoreLoss(DiscreteVariant):
         with torch.no_grad():
             costs = self.alpha * log_prob - self._values(batch, index, self.frozen_critic_params)
             advantages = (costs - costs.mean(0)) * (_SAMPLES / (_SAMPLES - 1))  # minus the mean of the others
-        score = (log_prob * advantages).mean()
+        score = score_function(log_prob, advantages).mean()
         return costs.mean() + score - score.detach(), {"log_prob": log_prob.detach().mean(0)}
 
     @staticmethod
@@ -195,7 +196,8 @@ def make_discrete_loss(
         config, observation_dim, action_dim, device, batched_critics, privileged_dim: as in `pipeline.losses.make_loss`.
 
     Raises:
-        SaltusError: no levels, too many joint actions, or critics that act and see what the policy does not.
+        SaltusError: no levels, too many joint actions, a target entropy that no policy has, or critics that act and see
+            what the policy does not.
     """
     assert config.policy != "gaussian"
     levels = ActionLevels(action_dim, config.action_levels, config.policy)
@@ -226,9 +228,6 @@ def make_discrete_loss(
         return LevelCritic(_body(config, [seen, *config.critic_hidden, outputs], config.critic_norm), levels)
 
     critics = [TensorDictModule(make_critic().to(device), in_keys, ["action_value"]) for _ in range(config.num_critics)]
-    target_entropy = config.target_entropy
-    if target_entropy == "auto":
-        target_entropy = config.target_entropy_scale * levels.heads * math.log(levels.choices)
     loss = _LOSSES[config.discrete_update](
         policy,
         critics,
@@ -236,7 +235,7 @@ def make_discrete_loss(
         num_qvalue_nets=config.num_critics,
         loss_function="l2",
         alpha_init=config.initial_temperature(action_dim),
-        target_entropy=target_entropy,
+        target_entropy=_target_entropy(config, levels),
         deactivate_vmap=not batched_critics,
     )
     loss.levels = levels.to(device)
@@ -244,6 +243,22 @@ def make_discrete_loss(
     if isinstance(loss, SoftQLoss):
         return loss, BoltzmannActor(loss, make_critic().to(device), levels)
     return loss, actor
+
+
+def _target_entropy(config: Config, levels: ActionLevels) -> float:
+    """The target entropy, between 0 (one action) and the logarithm of the number of joint actions (all alike)."""
+    largest = levels.heads * math.log(levels.choices)
+    if config.target_entropy == "auto":
+        target, given = config.target_entropy_scale * largest, f"scale is {config.target_entropy_scale:g}"
+    else:
+        target, given = config.target_entropy, f"is {config.target_entropy:g}"
+    if config.learns_temperature and not 0 < target < largest:
+        raise SaltusError(
+            f"the target entropy {given}, and the entropy of --policy {config.policy} lies between 0 and "
+            f"{largest:.3g}, the logarithm of the number of joint actions: give --target-entropy-scale 0.3, a fraction "
+            "of the largest entropy"
+        )
+    return target
 
 
 def _body(config: Config, widths: list[int], norm: str = "none") -> Layers:

@@ -7,7 +7,7 @@ and variance, and in what they need:
 estimator                needs                      source
 =======================  =========================  ===============================================================
 `score`                  log pi(a|s), Q(s, a)       Williams 1992 (REINFORCE), with or without a baseline
-`reparameterized`        the gradient of Q in a,    Kingma and Welling 2014; Haarnoja et al. 2018, eq. 10
+`reparameterized`        the gradient of Q in a,    Kingma and Welling 2014; Haarnoja et al. 2018b, eq. 10
                          a = f(noise, s)
 `implicit`               the gradient of Q in a,    Figurnov et al. 2018, "Implicit Reparameterization Gradients"
                          the CDF of a

@@ -1,6 +1,6 @@
-"""The loss module of a configuration: TorchRL's SACLoss or CrossQLoss, or a variant of SACLoss.
+"""The loss module of a configuration: TorchRL's SACLoss or CrossQLoss, or a variant of one.
 
-Those of discrete actions are in `pipeline.discrete_losses`.
+`pipeline.discrete_losses` has the variants of DiscreteSACLoss, `pipeline.state_value` the one with a state value.
 
 `pipeline.torchrl_adapter` evaluates it. Actions are in [-1, 1], so log-probabilities and the target entropy do not
 depend on the task's action bounds.

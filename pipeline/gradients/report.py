@@ -9,6 +9,8 @@ from rich.table import Table
 from pipeline.gradients.compare import DETERMINISTIC, Estimator
 
 _COUNTS = [2**power for power in range(13)]
+_VISIBLE = 0.3
+"""A share of the gradient's norm: a bias that could be larger without being seen supports no conclusion."""
 
 
 def table(found: list[Estimator], states: int) -> Table:
@@ -30,8 +32,11 @@ def conclusion(found: list[Estimator]) -> list[str]:
     lines = []
     if unbiased:
         best = min(one.std for one in unbiased)
-        names = " and ".join(one.name for one in unbiased if one.std <= 1.05 * best)
-        lines.append(f"lowest variance without a bias: {names}")
+        lowest = [one for one in unbiased if one.std <= 1.05 * best]
+        if max(one.largest_noise for one in lowest) < _VISIBLE:
+            lines.append(f"lowest variance, no bias found: {' and '.join(one.name for one in lowest)}")
+        else:
+            lines.append("too few estimates to see a bias: raise --estimates and --reference")
     lines += [
         f"biased: {one.name}, by {one.bias:.2g} times the gradient's norm, which more actions do not reduce"
         for one in found

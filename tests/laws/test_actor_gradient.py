@@ -11,7 +11,7 @@ from law_helpers import FunctionCritic, assert_mean, given_noise, policy_rows, s
 from tensordict import TensorDict
 from torch import Tensor
 
-from pipeline import estimators
+from pipeline import estimators, presets
 from pipeline.agent import Agent
 from pipeline.estimators import TanhGaussian
 from pipeline.gradients.compare import ActorGradient
@@ -20,7 +20,7 @@ from pipeline.torchrl_adapter import actor_loss, actor_parameters, critic_parame
 LOC, LOG_SCALE, ALPHA = [0.6, -0.2], [-0.5, -1.0], 0.2
 CENTRE, SLOPE = torch.tensor([0.3, -0.6]), torch.tensor([2.0, -1.0])
 DRAWS, BATCH = 80, 512
-PRESETS = ["fast", "sac", "redq", "droq", "crossq", "xqc", "flashsac"]
+PRESETS = [name for name in presets.names() if settings(name).policy == "gaussian"]
 pytestmark = pytest.mark.filterwarnings("ignore:No target network updater")
 
 
@@ -133,11 +133,15 @@ def test_without_temperature_and_noise_the_actor_loss_has_ddpgs_gradient() -> No
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_the_reparameterised_estimator_is_the_actor_loss_of_every_preset(preset: str) -> None:
-    """With the preset's own networks, and the same noise: `saltus gradients` compares what training computes."""
+    """With the preset's own networks, and the same noise: `saltus gradients` compares what training computes.
+
+    The states are those of an environment: both normalise them, by statistics other than the batch's.
+    """
     torch.manual_seed(0)
     sizes = {"actor_hidden": (8, 8), "critic_hidden": (8, 8), "num_critics": 3, "dropout": 0.0, "alpha_init": 0.3}
-    agent = Agent(settings(preset, **sizes), 4, 2)
-    observation, noise = torch.randn(16, 4), torch.randn(16, 2)
+    agent = Agent(settings(preset, normalize_observations=True, **sizes), 4, 2)
+    agent.normalizers.observations.update(2 + 3 * torch.randn(32, 4))
+    observation, noise = 2 + 3 * torch.randn(16, 4), torch.randn(16, 2)
     with torch.no_grad():
         for parameter in [*actor_parameters(agent.loss).values(), *critic_parameters(agent.loss).values()]:
             parameter.add_(0.3 * torch.randn_like(parameter))
@@ -147,7 +151,7 @@ def test_the_reparameterised_estimator_is_the_actor_loss_of_every_preset(preset:
     batch = states_batch(torch.zeros(16, dtype=torch.int64), 4)
     batch["observation"] = observation
     with given_noise(noise):
-        cost = actor_loss(agent.loss, batch)[0]
+        cost = actor_loss(agent.loss, agent.normalizers.normalize_states(batch))[0]
     expected = torch.autograd.grad(cost, list(actor_parameters(agent.loss).values()))
     torch.testing.assert_close(surrogate.mean(), cost)
     expected_vector = torch.cat([each.flatten() for each in expected])

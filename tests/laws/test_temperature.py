@@ -1,4 +1,4 @@
-"""The temperature: descent in its logarithm, as TorchRL has it, and in itself, as the paper has it, end alike."""
+"""The temperature: descent in its logarithm, as in TorchRL, ends where the paper's loss for alpha itself is flat."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def exact_entropy(alpha: float) -> float:
     return -float(log_prob_and_action(minimize(cost, [0.0, -0.5], tol=1e-10).x)[0].mean())
 
 
-def descend_in_alpha() -> float:
-    """The temperature at the end of dual descent on eq. 18, in alpha itself: where the entropy is the target."""
+def exact_temperature() -> float:
+    """The temperature whose optimal policy has the target entropy: the fixed point of dual descent on eq. 18."""
     return float(brentq(lambda alpha: exact_entropy(alpha) - TARGET, 1e-3, 5.0, xtol=1e-6))
 
 
@@ -53,13 +53,13 @@ def test_the_updates_end_at_the_temperature_whose_policy_has_the_target_entropy(
             agent.progress.fill_(min(1.0, update / (0.8 * UPDATES)))
             metrics = agent.update_actor(batch.copy())
     assert float(metrics["entropy"]) == pytest.approx(TARGET, abs=0.01)
-    assert float(metrics["alpha"]) == pytest.approx(descend_in_alpha(), rel=0.03)
+    assert float(metrics["alpha"]) == pytest.approx(exact_temperature(), rel=0.03)
     assert policy_rows(agent.loss).isfinite().all()
 
 
 @pytest.mark.parametrize("alpha", [0.05, 1.0, 3.0])
 @pytest.mark.parametrize("excess", [-0.7, 0.0, 0.7])
-def test_both_descents_have_the_same_direction_and_the_same_fixed_point(alpha: float, excess: float) -> None:
+def test_both_losses_have_the_same_gradient_and_the_same_fixed_point(alpha: float, excess: float) -> None:
     """The paper's loss -alpha (log pi + target) has for alpha the gradient of TorchRL's loss for log alpha."""
     loss = make_agent(alpha).loss
     log_prob = -TARGET - excess + torch.tensor([-0.3, 0.1, 0.2])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 
 import pytest
@@ -116,3 +117,20 @@ def test_settings_that_need_a_continuous_policy_are_refused() -> None:
     assert_refused("soft-q has no actor to average", discrete_update="soft-q", eval_policy_averaging=0.1)
     unused = small_config(preset="sac", action_levels=3).unused_settings()
     assert unused["action_levels"] == "--policy joint or factored"
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_target_entropy_that_no_policy_has_is_refused(policy: str) -> None:
+    """The largest entropy, that of the uniform policy, is a bound that only an infinite temperature reaches."""
+    largest = 6 * math.log(3)
+    limits = f"and the entropy of --policy {policy} lies between 0 and {largest:.3g}, the logarithm of the number of "
+    for settings, given in (
+        ({"target_entropy_scale": 1.0}, "scale is 1"),
+        ({"target_entropy_scale": -0.3}, "scale is -0.3"),
+        ({"target_entropy": -1.0}, "is -1"),
+        ({"target_entropy": 10.0}, "is 10"),
+    ):
+        expected = f"the target entropy {given}, {limits}joint actions: give --target-entropy-scale 0.3, a fraction of"
+        assert_refused(expected, policy=policy, action_levels=3, **settings)
+        agent(policy=policy, action_levels=3, alpha_lr=0.0, **settings)
+    assert float(agent(policy=policy, action_levels=3, target_entropy=2.0).loss.target_entropy) == 2.0

@@ -108,6 +108,17 @@ def test_unbiased_estimators_pass_and_the_deterministic_one_is_found_biased() ->
     assert reported[-1] == 300 + 5 * 60
 
 
+def test_the_baseline_takes_the_offset_of_each_states_values() -> None:
+    """Values far from zero make the plain score function noisy, and a baseline of the wrong sign doubles that."""
+    agent = make_agent("sac")
+    with torch.no_grad():
+        for name, parameter in critic_parameters(agent.loss).items():
+            if name.endswith("bias"):
+                parameter.add_(5.0)
+    spread = {one.name: one.std for one in compare(agent, states(8), 20, 20, 0)}
+    assert spread["score with baseline"] < 0.5 * spread["score"]
+
+
 @pytest.mark.parametrize(("factor", "name"), [(-1.0, "a wrong sign"), (0.5, "a wrong factor")])
 def test_a_wrong_estimator_is_found_biased(factor: float, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     right = compare_module.estimators.implicit
@@ -129,16 +140,18 @@ def test_critics_that_ignore_the_action_are_refused() -> None:
 
 
 def test_the_error_of_a_mean_falls_to_the_bias() -> None:
-    unbiased = Estimator("one", 0.3, 0.4, 0.5, 2.0, [0.1])
+    unbiased = Estimator("one", 0.1, 0.2, 0.25, 2.0, [0.1])
     biased = Estimator("two", 5.0, 3.0, 4.0, 1.0, [0.1])
     assert not unbiased.biased
     assert unbiased.error(4) == pytest.approx(1.0)
     assert biased.bias == pytest.approx(4.0)
     assert biased.error(10**12) == pytest.approx(4.0)
     assert conclusion([unbiased, biased]) == [
-        "lowest variance without a bias: one",
+        "lowest variance, no bias found: one",
         "biased: two, by 4 times the gradient's norm, which more actions do not reduce",
     ]
     assert conclusion([biased])[0].startswith("biased: two")
+    unseen = Estimator("one", 0.3, 0.5, 1.0, 2.0, [0.1])
+    assert conclusion([unseen]) == ["too few estimates to see a bias: raise --estimates and --reference"]
     assert draw([unbiased, biased], "title").startswith(b"\x89PNG")
     assert table([unbiased, biased], 7).row_count == 2

@@ -38,7 +38,14 @@ from pipeline.losses import make_loss
 from pipeline.normalize import Normalizers
 from pipeline.policy import load_policy
 from pipeline.run_dir import open_run, require_same_dimensions
-from pipeline.torchrl_adapter import actor_loss, actor_parameters, critic_loss
+from pipeline.torchrl_adapter import (
+    DiscreteVariant,
+    actor_loss,
+    actor_parameters,
+    critic_loss,
+    critic_parameters,
+    value_loss,
+)
 from saltus.errors import SaltusError
 
 pytestmark = pytest.mark.filterwarnings("ignore:No target network updater")
@@ -103,6 +110,44 @@ def test_critics_that_ignore_privileged_observations_give_the_losses_of_agents_w
     assert any(value.abs().max() > 1e-4 for value in ours[3].values())
     for name, value in ours[3].items():
         torch.testing.assert_close(value, theirs[3][name], rtol=1e-3, atol=1e-6)
+
+
+def test_the_state_value_network_and_its_copy_see_privileged_observations() -> None:
+    """With critics that are zero only V sees the state in J_V, and only its copy V' in J_Q."""
+    loss = make("sac-v1").loss
+    with torch.no_grad():
+        for parameter in critic_parameters(loss).values():
+            parameter.zero_()
+    for compute in (value_loss, lambda loss, data: critic_loss(loss, data)[0]):
+        found = []
+        for seed in range(2):
+            torch.manual_seed(0)
+            found.append(compute(loss, batch(privileged_seed=seed)).detach())
+        assert not torch.equal(*found)
+
+
+@pytest.mark.parametrize(("policy", "update"), [("joint", "exact"), ("factored", "exact"), ("factored", "score")])
+def test_discrete_critics_see_privileged_observations(policy: str, update: str) -> None:
+    settings = {"policy": policy, "discrete_update": update, "action_levels": 3}
+    loss = make_agent("sac-discrete", privileged_dim=PRIVILEGED_DIM, **settings).loss
+    assert isinstance(loss, DiscreteVariant)
+    found = []
+    for seed in range(2):
+        data = batch(privileged_seed=seed)
+        torch.manual_seed(0)
+        values = loss.chosen_values(data), loss.next_value(data["next"]), actor_loss(loss, data)[0]
+        found.append(([value.detach() for value in values], loss.log_probs(data, differentiable=False)))
+    (values, log_prob), (others, same_log_prob) = found
+    assert torch.equal(log_prob, same_log_prob)
+    assert [torch.equal(*pair) for pair in zip(values, others, strict=True)] == [False] * 3
+
+
+def test_critics_that_act_and_see_what_the_policy_does_not_are_refused() -> None:
+    expected = (
+        "--discrete-update soft-q acts by its critics, and the task has observations for critics alone: use exact"
+    )
+    with pytest.raises(SaltusError, match=expected):
+        make_agent("sac-discrete", privileged_dim=PRIVILEGED_DIM, discrete_update="soft-q")
 
 
 @every_recipe
