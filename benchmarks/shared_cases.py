@@ -49,7 +49,7 @@ class SharedCases:
         try:
             self._storage = _open(url, self._lease)
             self._study = self._join(benchmark, result.plain({**settings, "cases": cases}))
-            self._add_missing(cases)
+            self.add_missing(cases)
         except (ImportError, sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
             reason = str(error.__cause__ or error).splitlines()[0]
             raise SystemExit(
@@ -71,7 +71,7 @@ class SharedCases:
         joined.set_user_attr("settings", settings)
         return joined
 
-    def _add_missing(self, cases: Sequence[str]) -> None:
+    def add_missing(self, cases: Sequence[str]) -> None:
         """Let cases wait that are neither done nor in the database. Two workers may do so at the same time."""
         known = {trial.user_attrs[CASE] for trial in self._trials() if trial.state != TrialState.FAIL}
         for case in cases:

@@ -52,7 +52,9 @@ def train_shared(
     try:
         with signals_interrupt():
             _say(shared, len(named))
-            while shared.unfinished:
+            while (unfinished := shared.unfinished) or (missing := named.keys() - shared.rows().keys()):
+                if not unfinished:  # a worker that stopped gave cases back, and they did not wait yet
+                    shared.add_missing(sorted(missing))
                 run_pinned(work, range(shared.unfinished), sets, keep)
                 if shared.unfinished:
                     time.sleep(POLL)

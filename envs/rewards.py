@@ -1,6 +1,7 @@
 """Terms that rewards share, for `Task.reward` and `Task.terminated`: ``saltus.rewards``.
 
-All take and return batched tensors, synchronise with no GPU, and have the names of dm_control and Isaac Lab.
+All take and return batched tensors and never synchronise with the GPU. The names are dm_control's, Isaac Lab's and
+Gymnasium's.
 """
 
 from __future__ import annotations

@@ -129,7 +129,8 @@ def _check_step_counts(task: type[Task]) -> None:
     for name in ("frame_skip", "max_episode_steps", "settle_steps", "model_variants"):
         value = inspect.getattr_static(task, name)
         if isinstance(value, int | float | str | None) and not is_whole(value):
-            raise SaltusError(f"{task.__name__}.{name} is {value!r}; expected a whole number of steps")
+            unit = "" if name == "model_variants" else " of steps"
+            raise SaltusError(f"{task.__name__}.{name} is {value!r}; expected a whole number{unit}")
 
 
 def _check_signature(task: type[Task], name: str, arguments: tuple[str, ...]) -> None:

@@ -23,7 +23,7 @@ _SHOWN = {
     "evaluation": "evaluation return",
     "alpha": "alpha",
     "entropy": "entropy",
-    "unstable": "unstable world-steps",
+    "failed": "failed world-steps",
 }
 
 
@@ -77,6 +77,8 @@ class Display:
 
     def show(self, values: Mapping[str, float]) -> None:
         """Show values by name, if they are known and of interest."""
+        if "unstable" in values and "nonfinite" in values:
+            values = {**values, "failed": values["unstable"] + values["nonfinite"]}
         self._values |= {name: values[name] for name in _SHOWN if name in values and not math.isnan(values[name])}
 
     def print_progress(self, env_steps: int) -> None:

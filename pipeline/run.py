@@ -339,10 +339,12 @@ class Run:
         self.observation = state["observation"].to(self.device)
         self.env.set_state(state["environment"])
         self.buffer.load_state_dict(state["buffer"])
+        self.agent.load_state_dict(state["agent"])
         if not self.env.resumes_exactly:
             self.observation = self.env.reset()
             self.buffer.truncate_newest()
-        self.agent.load_state_dict(state["agent"])
+            if self.agent.normalizers.rewards is not None:
+                self.agent.normalizers.rewards.returns.zero_()
         self.learner.gradient_steps = state["gradient_steps"]
         self.noise.load_state_dict(state["noise"])
         torch.set_rng_state(state["random"])

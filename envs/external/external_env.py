@@ -117,12 +117,12 @@ class ExternalEnv:
         self._elapsed.masked_fill_(done, 0)
         self._return.masked_fill_(done, 0.0)
 
-        following, self._lost = self.worlds.begin(outcome.terminated | outcome.truncated, failed)
+        next_obs, self._lost = self.worlds.begin(outcome.terminated | outcome.truncated, failed)
         transition = transitions.make(observation, action, successor, reward, terminated, truncated)
         if self.device != self.simulation_device:
             transition = transition.apply(lambda value: to_device(value, self.device), device=self.device)
         self.failed = to_device(failed, self.device)
-        return transition, self._observe(following)
+        return transition, self._observe(next_obs)
 
     def _observe(self, observation: Tensor) -> Tensor:
         """Keep the observation to act on next; a world without a finite one is lost, and observed as before."""

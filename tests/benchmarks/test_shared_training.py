@@ -115,6 +115,22 @@ def test_interrupted_worker_gives_its_run_back(fake: Fake, url: str) -> None:
     assert fake.began() == [0]
 
 
+def test_case_that_a_stopping_worker_has_not_given_back_yet_is_done(
+    fake: Fake, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail_without_giving_back(shared: SharedCases) -> int:
+        monkeypatch.setattr(SharedCases, "unfinished", unfinished)
+        shared.claim()
+        monkeypatch.setattr(SharedCases, "_enqueue", lambda *_: None)
+        shared.release()
+        monkeypatch.setattr(SharedCases, "_enqueue", enqueue)
+        return shared.unfinished
+
+    unfinished, enqueue = SharedCases.unfinished, SharedCases._enqueue
+    monkeypatch.setattr(SharedCases, "unfinished", property(fail_without_giving_back))
+    assert [run["exit_code"] for run in fake.run(storage=url, seeds=(0,))["measurements"]] == [0]
+
+
 def test_runs_of_several_machines_are_told_apart(fake: Fake, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     first = fake.run(storage=url, seeds=(0, 1))
     monkeypatch.setattr(command, "hardware", lambda: {"cpu": "Another CPU", "cores": 64})

@@ -352,7 +352,8 @@ def test_variants_without_fields_or_of_a_wrong_number_are_refused():
 
     with pytest.raises(SaltusError, match=r"model_variants of task Same is 10, and Same\.randomize draws no field"):
         envs.make(Same, 2)
-    for wrong, message in ((-1, "model_variants of task Same is -1"), (2.5, "Same.model_variants is 2.5")):
+    whole = r"Same\.model_variants is 2\.5; expected a whole number$"
+    for wrong, message in ((-1, "model_variants of task Same is -1"), (2.5, whole)):
         Same.model_variants = wrong
         with pytest.raises(SaltusError, match=message):
             envs.make(Same, 2)

@@ -37,6 +37,14 @@ def shown_on(file: io.StringIO, environment: dict[str, str]) -> str:
     return file.getvalue()
 
 
+def test_failures_of_all_kinds_are_one_number() -> None:
+    file = io.StringIO()
+    with Display(Console(file=file, width=100), total=1000) as display:
+        display.show({"unstable": 2, "nonfinite": 3})
+        display.print_progress(500)
+    assert "failed world-steps 5" in file.getvalue()
+
+
 def test_progress_of_a_run_of_minutes_is_shown_in_minutes() -> None:
     file = io.StringIO()
     with Display(Console(file=file, width=100), total=1000, minutes=5.0) as display:

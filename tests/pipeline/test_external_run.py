@@ -72,7 +72,8 @@ def resumed(run: Run) -> Run:
 
 @pytest.mark.parametrize("name", ["make_env", "with_torchrl"])
 def test_a_run_resumes_with_new_episodes_and_joins_no_two_of_them(name: str, factory: str, tmp_path: Path) -> None:
-    run = train_run(config_of(f"{factory}:{name}"), tmp_path / "run", until=200)
+    config = config_of(f"{factory}:{name}", reward_scaling="std")
+    run = train_run(config, tmp_path / "run", until=200)
     first = Run(run.config, tmp_path / "other").observation
     again = resumed(run)
     assert again.env_steps == run.env_steps == 200
@@ -85,6 +86,11 @@ def test_a_run_resumes_with_new_episodes_and_joins_no_two_of_them(name: str, fac
     assert not stored["next", "done"][196:200].all()
     assert torch.equal(newest["next", "terminated"][:200], stored["next", "terminated"][:200])
     assert torch.equal(newest["next", "done"][:196], stored["next", "done"][:196])
+    rewards, rewards_before = again.agent.normalizers.rewards, run.agent.normalizers.rewards
+    assert rewards is not None
+    assert rewards_before is not None
+    assert not rewards.returns.any(), "returns of interrupted episodes do not continue"
+    rewards.returns.copy_(rewards_before.returns)
     parameters = zip(again.agent.tensors(), run.agent.tensors(), strict=True)
     assert all(torch.equal(one, other) for one, other in parameters)
     continue_run(again)
