@@ -29,6 +29,7 @@ from pipeline.torchrl_adapter import (
     actor_parameters,
     critic_parameters,
     prepare,
+    squared_errors,
 )
 
 
@@ -57,9 +58,7 @@ class EnsembleLoss(SACVariant):
                 targets = targets.apply(lambda value: value.index_select(0, subset), batch_size=[self.target_subset])
             next_value = self._values(next_batch, next_action, targets).amin(0) - self.alpha * log_prob
             target = self.value_estimator.value_estimate(batch, next_value=next_value.unsqueeze(-1)).squeeze(-1)
-        value = self._values(batch, batch["action"], self.qvalue_network_params)
-        loss = nn.functional.mse_loss(value, target.expand_as(value), reduction="none").sum(0).mean()
-        return loss, {"td_error": (value - target).abs().detach().amax(0)}
+        return squared_errors(self._values(batch, batch["action"], self.qvalue_network_params), target)
 
     def actor_loss(self, batch: TensorDictBase) -> tuple[Tensor, dict[str, Tensor]]:
         action, log_prob = self.sample_action(batch, differentiable=True)

@@ -11,7 +11,7 @@ from tensordict import TensorDictBase
 from torch import Tensor
 from torchrl.objectives import SACLoss
 
-from pipeline.torchrl_adapter import SACVariant
+from pipeline.torchrl_adapter import SACVariant, squared_errors
 
 
 class StateValueLoss(SACVariant):
@@ -35,5 +35,4 @@ class StateValueLoss(SACVariant):
             next_value = self.value_network(batch["next"].select(*self.value_network.in_keys))["state_value"]
             target = self.value_estimator.value_estimate(batch, next_value=next_value).squeeze(-1)
         values = self.critics(batch, batch["action"], self.qvalue_network_params, "state_action_value").squeeze(-1)
-        error = values - target
-        return error.square().sum(0).mean(), {"td_error": error.abs().detach().amax(0)}
+        return squared_errors(values, target)

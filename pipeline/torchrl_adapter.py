@@ -119,9 +119,7 @@ class DiscreteVariant(DiscreteSACLoss):
         with torch.no_grad():
             next_value = self.next_value(tensordict["next"]).unsqueeze(-1)
             target = self.value_estimator.value_estimate(tensordict, next_value=next_value).squeeze(-1)
-        value = self.chosen_values(tensordict)
-        loss = nn.functional.mse_loss(value, target.expand_as(value), reduction="none").sum(0).mean()
-        return loss, {"td_error": (value - target).abs().detach().amax(0)}
+        return squared_errors(self.chosen_values(tensordict), target)
 
     @property
     def alpha(self) -> Tensor:
@@ -141,6 +139,16 @@ class DiscreteVariant(DiscreteSACLoss):
     def critics(self, inputs: TensorDictBase, params: TensorDictBase) -> Tensor:
         """The output of every critic, (critics, B, ...)."""
         return self._vmap_qnetworkN0(inputs, params)["action_value"]
+
+
+def squared_errors(values: Tensor, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """J_Q of values (critics, B) and their target (B,): see `SACVariant.critic_loss`.
+
+    The loss is averaged over the batch and summed over critics, without the factor 1/2 of the papers. Of the critics'
+    errors the largest counts as the TD error.
+    """
+    errors = nn.functional.mse_loss(values, target.expand_as(values), reduction="none")
+    return errors.sum(0).mean(), {"td_error": (values - target).abs().detach().amax(0)}
 
 
 def prepare(loss: Loss, gamma: float, device: torch.device) -> None:

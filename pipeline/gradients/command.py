@@ -14,14 +14,12 @@ from pipeline import files
 from pipeline.config_checks import MAXIMA
 from pipeline.display import show_progress
 from pipeline.file_names import GRADIENTS
-from pipeline.gradients.compare import compare
+from pipeline.gradients.compare import ESTIMATORS, compare
 from pipeline.gradients.report import conclusion, draw, table
 from pipeline.policy import load_agent
 from pipeline.run_dir import refuse_links
 from pipeline.run_options import Gradients, parse, require_within
 from saltus.errors import SaltusError
-
-_ESTIMATORS = 5
 
 
 def gradients(arguments: list[str], console: Console) -> None:
@@ -43,7 +41,7 @@ def gradients(arguments: list[str], console: Console) -> None:
         refuse_links(options.run)
     state = content["state"]
     states = _draw_states(content, options.states, options.seed).to(agent.device)
-    total = options.reference + _ESTIMATORS * options.estimates
+    total = options.reference + len(ESTIMATORS) * options.estimates
     with show_progress(console, "estimating", total, "estimates") as report:
         found = compare(agent, states, options.estimates, options.reference, options.seed, report)
     title = f"{agent.config.task_name} after {state['env_steps']:,} env steps, {state['gradient_steps']:,} updates"

@@ -20,9 +20,6 @@ DETERMINISTIC = "deterministic (DDPG)"
 _ROWS = 8192
 """State-action pairs in a pass through the critics."""
 
-Surrogate = Callable[[TanhGaussian, Tensor], Tensor]
-"""Policy and standard normal noise (N, B, action_dim) -> the surrogate, (N, B) or (B,)."""
-
 
 @dataclass(frozen=True)
 class Estimator:
@@ -102,6 +99,18 @@ class ActorGradient:
         return torch.cat([gradient.flatten() for gradient in gradients])
 
 
+Surrogate = Callable[[ActorGradient, Tensor, Tensor], Tensor]
+"""Gradient, mean loss of each state (B,), standard normal noise (N, B, action_dim) -> surrogate, (N, B) or (B,)."""
+ESTIMATORS: dict[str, Surrogate] = {
+    "reparameterised": lambda of, _, noise: estimators.reparameterized(of.policy, of.value, of.alpha, noise),
+    "implicit": lambda of, _, noise: estimators.implicit(of.policy, of.value, of.alpha, noise),
+    "score with baseline": lambda of, loss, noise: estimators.score(of.policy, of.value, of.alpha, noise, loss),
+    "score": lambda of, _, noise: estimators.score(of.policy, of.value, of.alpha, noise),
+    DETERMINISTIC: lambda of, _, _noise: estimators.deterministic(of.policy, of.value),
+}
+"""The estimators by name; first that of the reference."""
+
+
 def compare(
     agent: Agent,
     states: TensorDictBase,
@@ -141,31 +150,14 @@ def compare(
         )
     found: list[Estimator] = []
     reference_spread: _Spread | None = None
-    for name, surrogate in _estimators(gradient, baseline):
-        outputs = [gradient.for_outputs(surrogate(gradient.policy, noise(1))) for _ in range(estimates)]
+    for name, surrogate in ESTIMATORS.items():
+        outputs = [gradient.for_outputs(surrogate(gradient, baseline, noise(1))) for _ in range(estimates)]
         matrix = torch.stack([gradient.for_parameters(each) for each in outputs]) / norm
         spread = _Spread.of(matrix)
         reference_spread = reference_spread or spread  # the first estimator is the reference's
         found.append(_describe(name, matrix, target / norm, spread, reference_spread.over(reference)))
         report(reference + len(found) * estimates)
     return found
-
-
-def _estimators(gradient: ActorGradient, baseline: Tensor) -> list[tuple[str, Surrogate]]:
-    """Name and surrogate of each estimator; first that of the reference."""
-    value, alpha = gradient.value, gradient.alpha
-
-    def score(with_baseline: bool) -> Surrogate:
-        offset = baseline if with_baseline else 0.0
-        return lambda policy, noise: estimators.score(policy, value, alpha, noise, offset)
-
-    return [
-        ("reparameterised", lambda policy, noise: estimators.reparameterized(policy, value, alpha, noise)),
-        ("implicit", lambda policy, noise: estimators.implicit(policy, value, alpha, noise)),
-        ("score with baseline", score(True)),
-        ("score", score(False)),
-        (DETERMINISTIC, lambda policy, _noise: estimators.deterministic(policy, value)),
-    ]
 
 
 def _reference(
