@@ -106,14 +106,15 @@ def joint_pos_limits(qpos: Tensor, limits: Tensor, soft_limit: float = 1.0) -> T
     Args:
         qpos: positions of hinges and slides, (..., n).
         limits: lower and upper limits, (n, 2), in the dtype and on the device of `qpos`, such as those of
-            ``model.jnt_range`` that a task converts in `bind`.
+            ``model.jnt_range`` that a task converts in `bind`. A joint whose limits are equal has none.
         soft_limit: share of each range, about its middle, that is free of cost.
 
     Returns:
         (...), in radians or metres; 0 within the limits.
     """
     middle, half = limits.mean(dim=-1), soft_limit * (limits[..., 1] - limits[..., 0]) / 2
-    return ((qpos - middle).abs() - half).clamp(min=0).sum(dim=-1)
+    excess = ((qpos - middle).abs() - half).clamp(min=0)
+    return torch.where(half > 0, excess, 0.0).sum(dim=-1)
 
 
 def control_cost(action: Tensor) -> Tensor:

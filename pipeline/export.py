@@ -19,6 +19,7 @@ from envs.entry_names import action_names, observation_entries
 from envs.environment import Environment
 from envs.external.external_env import ExternalEnv
 from envs.task_functions import defines
+from envs.task_ref import GYMNASIUM
 from pipeline import files
 from pipeline.file_names import POLICY_FACTS, POLICY_MODEL, POLICY_ONNX, POLICY_PROGRAM
 from pipeline.networks import set_matmul_dtype
@@ -169,7 +170,7 @@ def _facts(policy: Policy, env: Environment) -> dict[str, Any]:
         names, simulation = [f"action {index}" for index in range(env.action_dim)], {"dt": env.dt}
     return {
         "written_by": _WRITER,
-        "task": policy.config.task_name,
+        "task": policy.config.task if policy.config.task.startswith(GYMNASIUM) else policy.config.task_name,
         "task_options": policy.config.task_options,
         "policy": policy.which,
         "env_steps": policy.env_steps,
@@ -185,7 +186,7 @@ def _facts(policy: Policy, env: Environment) -> dict[str, Any]:
 
 
 def _simulation_facts(env: BatchEnv) -> dict[str, Any]:
-    """What a program needs to know to simulate a task of saltus."""
+    """The facts that a program needs to simulate a task of saltus."""
     task, start = env.task, env.task.data0
     return {
         "action_is_ctrl": not defines(task, "control"),

@@ -43,6 +43,8 @@ def observation_parts(space: Any, keys: tuple[str, ...] = ()) -> list[Part]:
         )
     if getattr(space, "dtype", None) == np.uint8 or len(space.shape) > 2:
         refuse_image(where, tuple(space.shape))
+    if not prod(space.shape):
+        raise SaltusError(f"{where} is empty: its shape is {tuple(space.shape)}; leave it out by a wrapper")
     return [Part(keys, tuple(space.shape))]
 
 
@@ -57,8 +59,9 @@ def refuse_image(where: str, shape: tuple[int, ...]) -> NoReturn:
 def refuse_actions(found: object) -> NoReturn:
     """Raise SaltusError for actions that are not continuous and bounded."""
     raise SaltusError(
-        f"actions are in {found}; expected a Box with finite bounds, because policies are continuous and act in "
-        "[-1, 1]. Give unbounded actions the range that they are used in, by the environment's single_action_space"
+        f"actions are in {found}; expected a Box with finite bounds: policies act in [-1, 1], and those of "
+        "sac-discrete at levels of it. Give unbounded actions the range that they are used in, by the environment's "
+        "single_action_space"
     )
 
 

@@ -95,6 +95,7 @@ def test_joint_pos_limits_are_the_sum_of_what_exceeds_them():
     limits = torch.tensor([[-1.0, 1.0], [0.0, 4.0]], dtype=torch.float64)
     qpos = torch.tensor([[0.0, 2.0], [1.5, 4.0], [-1.25, -1.0], [1.0, 4.5]], dtype=torch.float64)
     assert rewards.joint_pos_limits(qpos, limits).tolist() == [0, 0.5, 1.25, 0.5]
+    assert rewards.joint_pos_limits(qpos, torch.zeros_like(limits)).tolist() == [0, 0, 0, 0], "no joint has limits"
     soft = [
         max(-0.5 - first, 0) + max(first - 0.5, 0) + max(1 - second, 0) + max(second - 3, 0)
         for first, second in qpos.tolist()
