@@ -1,7 +1,7 @@
 """Cases that workers on any number of machines share, in a database that Optuna keeps.
 
 A case is a trial of an Optuna study, with its name and its measurement as attributes. A worker claims a trial that
-waits, and renews the claim while it works on it. The case of a worker that no longer does is taken up by another one.
+waits, and renews the claim while it works on it. If it no longer does, another worker takes the case up.
 """
 
 from __future__ import annotations

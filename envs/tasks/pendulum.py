@@ -20,6 +20,7 @@ _GRAVITY_FACTOR, _TORQUE_FACTOR = 3 / 2, 3.0  # of a rod of length 1 and mass 1
 # exactly `_INERTIA`, because the body's own is lost in rounding. `Pendulum.control` sets the acceleration.
 _MODEL = f"""<mujoco model="pendulum">
   <option timestep="0.05" integrator="Euler" gravity="0 0 0"><flag contact="disable"/></option>
+  <size memory="100K"/>
   <statistic center="0 0 0" extent="2"/>
   <visual><headlight ambient="0.4 0.4 0.4" diffuse="0.5 0.5 0.5"/></visual>
   <worldbody>
