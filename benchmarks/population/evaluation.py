@@ -41,7 +41,7 @@ class EvaluationPool:
         self._configs = [replace(config, device="cpu") for config in configs]
         self.curves: list[list[dict[str, float]]] = [[] for _ in configs]
         self._pending: dict[tuple[int, int], Future[Evaluation]] = {}
-        # Ctrl-C reaches the processes, too: the command that owns them collects what they do.
+        # Ctrl-C also reaches the processes, and the command that owns them still collects what they do.
         ignore = signal.SIGINT, signal.SIG_IGN
         self._pool = ProcessPoolExecutor(num_processes, get_context("spawn"), signal.signal, ignore)
 
