@@ -14,7 +14,8 @@ import torch
 import envs.opengl  # noqa: F401  (first, for its message)
 from envs import rewards
 from envs.batch_env import BatchEnv
-from envs.randomization import draw_fields, offset, scale, scale_masses
+from envs.field_change import offset, scale
+from envs.randomization import draw_fields, scale_masses
 from envs.simulation import Simulation
 from envs.state import State
 from envs.task import Task

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import mujoco
 import numpy as np
 import torch
-from mujoco.batch import MODEL_FIELDS
 from torch import Tensor
 
-from envs.object_names import actuator_label
+from envs.field_change import FieldChange
+from envs.object_names import actuator_label, label
+from envs.physics.model_fields import NOT_NEGATIVE, field_fault
 from saltus.errors import SaltusError
 
 # The kind of named object that a field belongs to, by the first word of its name.
@@ -50,76 +46,6 @@ def scale_masses(model: mujoco.MjModel, factor: Tensor) -> dict[str, Tensor]:
     return {"body_mass": factor * mass, "body_inertia": factor.unsqueeze(-1) * inertia}
 
 
-@dataclass(frozen=True)
-class FieldChange:
-    """A random change of one field of MjModel; made by `scale` and `offset`, drawn by `draw_fields`."""
-
-    function: str
-    field: str
-    low: float
-    high: float
-    names: tuple[str, ...] | None
-    shared: bool
-
-    def __str__(self) -> str:
-        return f"{self.function}({self.field!r}, {self.low:g}, {self.high:g})"
-
-
-def scale(
-    field: str, low: float, high: float, names: str | Sequence[str] | None = None, shared: bool = False
-) -> FieldChange:
-    """Multiply a field of MjModel by random factors, uniform in [low, high].
-
-    All numbers of an object have one factor: the three frictions of a geom, the three entries of ``opt.gravity``.
-    ``body_mass`` scales ``body_inertia`` too, as a change of density does. ``actuator_gainprm`` scales
-    ``actuator_biasprm`` too: all of the actuator's force, so that a servo's target stays.
-
-    Args:
-        field: a floating-point field, such as ``"geom_friction"`` or ``"dof_damping"``; of MjOption ``"opt.gravity"``.
-        low, high: the factors' range; not negative.
-        names: names of the objects to change: bodies, joints (also for ``dof_...``), geoms, ...; None: all.
-        shared: whether the objects of a model have one factor in common.
-
-    Raises:
-        SaltusError: an impossible range. Unknown fields and names are found by `draw_fields`.
-    """
-    return _change("scale", field, low, high, names, shared, least=0.0)
-
-
-def offset(
-    field: str, low: float, high: float, names: str | Sequence[str] | None = None, shared: bool = False
-) -> FieldChange:
-    """Add random numbers, uniform in [low, high], to a field of MjModel; each number of an object has its own.
-
-    No other field follows: an offset of ``body_mass`` is a point mass at the body's centre of mass.
-
-    Args:
-        field, names: as in `scale`.
-        low, high: the range, in the field's units.
-        shared: whether the objects of a model have one offset in common.
-
-    Raises:
-        SaltusError: an impossible range. Unknown fields and names are found by `draw_fields`.
-    """
-    return _change("offset", field, low, high, names, shared, least=-math.inf)
-
-
-def _change(
-    function: str,
-    field: str,
-    low: float,
-    high: float,
-    names: str | Sequence[str] | None,
-    shared: bool,
-    least: float,
-) -> FieldChange:
-    if not (math.isfinite(low) and math.isfinite(high) and least <= low <= high):
-        expected = "two finite numbers, the lower one first" + (", neither negative" if least == 0 else "")
-        raise SaltusError(f"{function}({field!r}, {low!r}, {high!r}): expected {expected}")
-    names = (names,) if isinstance(names, str) else None if names is None else tuple(names)
-    return FieldChange(function, field, float(low), float(high), names, shared)
-
-
 def draw_fields(
     model: mujoco.MjModel, num_models: int, generator: torch.Generator, *changes: FieldChange
 ) -> dict[str, Tensor]:
@@ -135,8 +61,9 @@ def draw_fields(
         The changed fields, (num_models, ...) float64 each, by name.
 
     Raises:
-        SaltusError: a field or a name that the model does not have, a field that a change would spoil (indices, unit
-            quaternions, parameters of muscles), or a factor of numbers that are all zero.
+        SaltusError: a field or a name that the model does not have; a field that a change would spoil (indices, unit
+            quaternions, parameters of muscles); a factor of numbers that are all 0; an offset that can make a mass, a
+            damping or the like negative.
     """
     fields: dict[str, Tensor] = {}
     for change in changes:
@@ -146,6 +73,7 @@ def draw_fields(
         size = num_models, 1 if change.shared else len(rows), values.shape[2] if change.function == "offset" else 1
         drawn = torch.empty(size, dtype=torch.float64).uniform_(change.low, change.high, generator=generator)
         if change.function == "offset":
+            _require_not_negative(model, change, values, rows)
             values[:, rows] += drawn
             continue
         if not values[:, rows].any():
@@ -181,15 +109,39 @@ def _followers(model: mujoco.MjModel, change: FieldChange, rows: list[int]) -> t
     return ("actuator_biasprm",)
 
 
+def _require_not_negative(model: mujoco.MjModel, change: FieldChange, values: Tensor, rows: list[int]) -> None:
+    """Refuse an offset that can make numbers negative that are not, in fields where this has no meaning.
+
+    Args:
+        values: (num_models, objects, numbers of an object) before the offset.
+    """
+    lowest = values.amin(dim=(0, 2))
+    row = min(rows, key=lambda index: float(lowest[index]))
+    number = float(lowest[row])
+    if change.field in NOT_NEGATIVE and number >= 0 > number + change.low:
+        owner = "" if change.field.startswith("opt.") else f" of {_name_of_row(model, change.field, row)}"
+        names = "" if owner == "" else ", name other objects,"
+        raise SaltusError(
+            f"{change}: {change.field}{owner} is {number:g}, and would become negative: raise the lower end{names} or "
+            "use scale"
+        )
+
+
+def _name_of_row(model: mujoco.MjModel, field: str, row: int) -> str:
+    prefix = field.split("_")[0]
+    index = int(model.dof_jntid[row]) if prefix == "dof" else row
+    return f"{_KINDS[prefix]} {label(getattr(model, _KINDS[prefix])(index).name, index)}"
+
+
 def _original(model: mujoco.MjModel, change: FieldChange, name: str) -> np.ndarray:
     """A field's values in the model."""
     owner, attribute = (model.opt, name[4:]) if name.startswith("opt.") else (model, name)
     values = np.asarray(getattr(owner, attribute, None))
-    if name not in MODEL_FIELDS or values.dtype != np.float64:
-        found = difflib.get_close_matches(name, MODEL_FIELDS, n=3)
-        hint = f" (did you mean {', '.join(found)}?)" if found else ""
+    if fault := field_fault(model, name):
+        raise SaltusError(f"{change}: {fault}")
+    if values.dtype != np.float64:
         raise SaltusError(
-            f"{change}: MjModel has no floating-point field {name!r} that can differ between worlds{hint}"
+            f"{change}: {name} holds {values.dtype} numbers, which only pictures depend on. Policies do not see them"
         )
     if name.endswith("quat"):
         raise SaltusError(f"{change}: {name} holds unit quaternions; return rotated ones from randomize yourself")

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Collection
 from typing import Any
 
 import mujoco
 import numpy as np
 import torch
-from mujoco.batch import MODEL_FIELDS
 from torch import Tensor
 
 from envs.object_names import actuator_label
 from envs.physics import Physics
+from envs.physics.model_fields import NOT_NEGATIVE, field_fault
 from envs.task import Task
 from envs.task_functions import defines
 from envs.whole_numbers import require_whole
@@ -188,25 +186,13 @@ def randomized_fields(task: Task, num_models: int, generator: torch.Generator) -
 
 def _field_fault(model: mujoco.MjModel, num_models: int, name: str, values: Any) -> str | None:
     """What is wrong with per-world values of a model field; None if nothing is."""
-    if name == "opt.timestep":
-        return "worlds share one timestep, which Task.dt follows from"
-    owner, attribute = (model.opt, name[4:]) if name.startswith("opt.") else (model, name)
-    field = getattr(owner, attribute, None)
-    if isinstance(field, int | float) and owner is model.opt:
-        field = np.asarray(field)
-    if not isinstance(field, np.ndarray):
-        return "MjModel has no such field" + _similar(name, MODEL_FIELDS)
-    if not np.issubdtype(field.dtype, np.floating):
-        return "it holds indices, types or flags, which MuJoCo trusts: only floating-point fields can differ"
+    if fault := field_fault(model, name):
+        return fault
+    field = np.asarray(getattr(model.opt, name[4:]) if name.startswith("opt.") else getattr(model, name))
     if not isinstance(values, Tensor) or tuple(values.shape) != (num_models, *field.shape):
         return f"expected a tensor of shape {(num_models, *field.shape)}"
     if not torch.isfinite(values).all():
         return "it holds values that are not finite"
-    if name in ("body_mass", "body_inertia") and (values < 0).any():
-        return "it holds negative values"
+    if name in NOT_NEGATIVE and (values < 0).any() and (field >= 0).all():
+        return f"it holds negative numbers, down to {float(values.min()):g}"
     return None
-
-
-def _similar(name: str, names: Collection[str]) -> str:
-    found = difflib.get_close_matches(name, names, n=3)
-    return f" (did you mean {', '.join(found)}?)" if found else ""

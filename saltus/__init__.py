@@ -17,8 +17,9 @@ from saltus.errors import SaltusError
 
 if TYPE_CHECKING:
     from envs import BatchEnv, Simulation, State, Task, list_tasks, make, register, rewards
+    from envs.field_change import offset, scale
     from envs.gymnasium_env import GymnasiumVectorEnv
-    from envs.randomization import draw_fields, offset, scale, scale_masses
+    from envs.randomization import draw_fields, scale_masses
     from envs.torchrl_env import TorchRLEnv
     from pipeline.evaluate import evaluate
     from pipeline.policy import load_policy

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 
 import mujoco
@@ -10,6 +11,33 @@ from mujoco.batch import MODEL_FIELDS, Batch
 from torch import Tensor
 
 from saltus.errors import SaltusError
+
+NOT_NEGATIVE = frozenset(
+    {
+        "actuator_armature", "actuator_damping", "body_inertia", "body_mass", "dof_armature", "dof_damping",
+        "dof_frictionloss", "geom_friction", "jnt_stiffness", "opt.density", "opt.viscosity", "pair_friction",
+        "tendon_armature", "tendon_damping", "tendon_frictionloss", "tendon_stiffness",
+    }
+)  # fmt: skip
+"""Fields whose negative numbers have no meaning."""
+
+
+def field_fault(model: mujoco.MjModel, name: str) -> str | None:
+    """Why a field of MjModel or, as ``opt.<name>``, of MjOption cannot differ between worlds; None if it can."""
+    if name == "opt.timestep":
+        return "worlds share one timestep, which Task.dt follows from"
+    owner, attribute = (model.opt, name[4:]) if name.startswith("opt.") else (model, name)
+    values = getattr(owner, attribute, None)
+    if hasattr(mujoco.MjData, name) and not hasattr(model, name):
+        return f"{name} is a field of MjData, not of MjModel: draw initial states in `reset`"
+    if not isinstance(values, np.ndarray) and not (owner is model.opt and isinstance(values, int | float)):
+        found = difflib.get_close_matches(name, MODEL_FIELDS, n=3)
+        return "MjModel has no such field" + (f" (did you mean {', '.join(found)}?)" if found else "")
+    if not np.issubdtype(np.asarray(values).dtype, np.floating):
+        return f"{name} holds indices, types or flags, which MuJoCo trusts: only floating-point fields can differ"
+    if name not in MODEL_FIELDS:
+        return f"all worlds share {name}: it cannot differ between them"
+    return None
 
 
 def with_constants(model: mujoco.MjModel, fields: Mapping[str, Tensor], num_threads: int = 1) -> dict[str, np.ndarray]:
