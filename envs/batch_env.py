@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Literal
 
 import mujoco
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from envs import transition as transitions
 from envs.action_space import ActionSpace
+from envs.drawn_fields import DrawnFields
 from envs.seeding import hash_seed, make_generator
 from envs.simulation import Simulation
 from envs.state import NameIndex, State
@@ -102,9 +104,10 @@ class BatchEnv:
         on_cpu = self._generator if where.type == "cpu" else make_generator(seed)
         model_fields = randomized_fields(task, task.model_variants or num_envs, on_cpu)
         self.physics = simulation.make_physics(task, num_envs, model_fields, self.device)
-        self._names = NameIndex(model, task.fields)
+        names, drawn = NameIndex(model, task.fields), DrawnFields(model_fields, self.physics.models, dtype)
+        self._make_state = partial(State, names=names, drawn=drawn)
         bounds = self.control_low, self.control_high
-        shapes = check_functions(task, self.physics, self._names, *bounds, forms_only=not check_task)
+        shapes = check_functions(task, self.physics, names, drawn, *bounds, forms_only=not check_task)
         self.action_dim, self.observation_dim = len(self.control_low), shapes.observation["policy"]
         self.privileged_dim = shapes.observation.get("critic", 0)
         self._actions = ActionSpace(self.control_low, self.control_high, normalized_actions, where)
@@ -125,7 +128,7 @@ class BatchEnv:
         self._fields = self.physics.read()
         self._checked_own = shapes.start.own
         self._own = {name: value.clone() for name, value in shapes.start.own.items()}
-        self._state = State({**self._fields, **self._own}, self._names)
+        self._state = self._make_state({**self._fields, **self._own})
         # All groups of the observation, side by side.
         self._observation = torch.zeros(worlds, self.observation_dim + self.privileged_dim, device=where)
         self._elapsed = torch.zeros(worlds, dtype=torch.int64, device=where)
@@ -303,9 +306,9 @@ class BatchEnv:
         """The state after a step that left `fields`, and the own tensors that the task renewed for it."""
         values = {**fields, **self._own}
         if not self._functions.advances:
-            return State(values, self._names), {}
-        renewed = self._functions.advance(State(values, self._names), control)
-        return State({**values, **renewed}, self._names), renewed
+            return self._make_state(values), {}
+        renewed = self._functions.advance(self._make_state(values), control)
+        return self._make_state({**values, **renewed}), renewed
 
     def _begin_episodes(self, mask: Tensor) -> None:
         """Begin an episode in the worlds of `mask`, (N,) bool. An initial state that fails is counted and replaced."""

@@ -57,7 +57,8 @@ def observation_entries(env: BatchEnv) -> list[dict[str, Any] | None]:
             values[name] = value + (_SCALES.reshape(-1, *[1] * (value.dim() - 1)) * noise).to(value)
     task = env.task
     try:
-        state = State(values, NameIndex(task.model, task.fields))
+        drawn = env.state.drawn.of(torch.zeros(_WORLDS, dtype=torch.int64, device=env.simulation_device))
+        state = State(values, NameIndex(task.model, task.fields), drawn)
         observation = split_observation(task.observation(state))["policy"].float().cpu()
     except Exception:  # a task may refuse states that its physics never reaches
         return [None] * env.observation_dim

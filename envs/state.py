@@ -11,6 +11,8 @@ import numpy as np
 from mujoco.batch import DATA_FIELDS
 from torch import Tensor
 
+from envs.drawn_fields import DrawnFields
+
 
 class NameIndex:
     """Locations of named objects' values within MjData fields, cached by name."""
@@ -61,9 +63,10 @@ class State:
     A state has the fields that the task declares in `Task.fields`, and the own tensors that `Task.reset` returns.
     """
 
-    def __init__(self, values: Mapping[str, Tensor], names: NameIndex):
+    def __init__(self, values: Mapping[str, Tensor], names: NameIndex, drawn: DrawnFields):
         self._values = values
         self._names = names
+        self._drawn = drawn
 
     def __len__(self) -> int:
         return next(iter(self._values.values())).shape[0]
@@ -75,6 +78,11 @@ class State:
             return self._values[field]
         except KeyError:
             raise AttributeError(_missing_field(field, self._names.fields, self._values)) from None
+
+    @property
+    def drawn(self) -> DrawnFields:
+        """Fields of the worlds' models that `Task.randomize` drew: ``state.drawn["body_mass"]`` is (N, nbody)."""
+        return self._drawn
 
     def values(self) -> Mapping[str, Tensor]:
         """The tensors by name."""

@@ -139,7 +139,8 @@ class Task:
         tensors, which are copied to the physics' device.
 
         The constants of ``mj_setConst`` (subtree masses, inverse weights, ...) are recomputed, in float64. Other fields
-        keep the values of `model`: a new ``body_mass`` does not change ``body_inertia``.
+        keep the values of `model`: a new ``body_mass`` does not change ``body_inertia``. The other functions read what
+        was drawn as ``state.drawn["body_mass"]``, (N, nbody).
         """
         return {}
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from envs.drawn_fields import DrawnFields
 from envs.physics import Physics
 from envs.start_checks import Expectation, check_advance, check_control, check_start, warn_of_randomness
 from envs.state import NameIndex, State
@@ -33,7 +34,14 @@ _Call = Callable[[State, Tensor, State], list[Tensor]]
 
 @torch.no_grad()
 def check_functions(
-    task: Task, physics: Physics, names: NameIndex, low: Tensor, high: Tensor, *, forms_only: bool
+    task: Task,
+    physics: Physics,
+    names: NameIndex,
+    drawn: DrawnFields,
+    low: Tensor,
+    high: Tensor,
+    *,
+    forms_only: bool,
 ) -> TaskShapes:
     """Check the results of the task's functions at initial states and after one step with random controls.
 
@@ -57,7 +65,7 @@ def check_functions(
     _reset(physics, start)
     if physics.unstable().all():
         raise SaltusError(f"the physics of task {name} fails at every initial state: {physics.failure_advice}")
-    before = _Snapshot({**physics.read(), **start.own}, names)
+    before = _Snapshot({**physics.read(), **start.own}, names, drawn)
     action = _random_actions(physics, low, high)
     inputs = check_control(checked, task, physics, before.state(), action) if defines(task, "control") else {}
     if defines(task, "advance"):
@@ -82,9 +90,9 @@ def _check_results(
             f"the physics of task {type(task).__name__} fails in the first step, with random controls: "
             f"{physics.failure_advice}"
         )
-    stepped = _Snapshot({**before.values, **physics.read()}, before.names)
+    stepped = replace(before, values={**before.values, **physics.read()})
     renewed = task.advance(stepped.state(), action.clone(), _generator(physics)) if defines(task, "advance") else {}
-    after = _Snapshot({**stepped.values, **renewed}, before.names)
+    after = replace(before, values={**stepped.values, **renewed})
     _check_values(checked, task, shapes, before, action, after, ~physics.unstable())
     _check_purity(checked, task, physics, before, action, after)
     _check_ends(checked, task, before, after)
@@ -96,17 +104,18 @@ class _Snapshot:
 
     values: dict[str, Tensor]
     names: NameIndex
+    drawn: DrawnFields
 
     def state(self) -> State:
         """A copy, which a function may spoil."""
-        return State({field: value.clone() for field, value in self.values.items()}, self.names)
+        return State({field: value.clone() for field, value in self.values.items()}, self.names, self.drawn)
 
     def replaced(self, worlds: Tensor, other: _Snapshot) -> _Snapshot:
-        """A snapshot with the values of `other` in `worlds`, (N,) bool."""
+        """A snapshot with the values of `other`, and of other models, in `worlds`, (N,) bool."""
         values = {field: value.clone() for field, value in self.values.items()}
         for field, value in values.items():
             value[worlds] = other.values[field][worlds]
-        return _Snapshot(values, self.names)
+        return _Snapshot(values, self.names, self.drawn.exchanged(worlds))
 
 
 def _reset(physics: Physics, start: Start) -> None:

@@ -27,10 +27,15 @@ DIVERGENCE_ADVICE = "it diverged. A smaller timestep, or less extreme actions, m
 
 
 class Physics(Protocol):
-    """N worlds of one model. Every tensor is in the engine's `dtype` and on its `device`."""
+    """N worlds of one model. Every tensor is in the engine's `dtype` and on its `device`.
+
+    Attributes:
+        models: rows of `model_fields` that worlds run, (N,) int64, written in place; see `set_models`.
+    """
 
     model: mujoco.MjModel
     num_worlds: int
+    models: Tensor
     dtype: torch.dtype
     device: torch.device
 

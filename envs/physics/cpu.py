@@ -138,9 +138,9 @@ class CpuPhysics:
         _instances.add(self)
         self._recompute_derived = recompute_derived
         self._model_fields = with_constants(self.model, model_fields or {}, self._batch.nthread)
-        self._models, self._models_change = torch.arange(num_worlds), False
+        self.models, self._models_change = torch.arange(num_worlds), False
         if self._model_fields:
-            self._models %= len(next(iter(self._model_fields.values())))
+            self.models %= len(next(iter(self._model_fields.values())))
             self._apply_models(np.full(num_worlds, True))
         self._batch.reset(stage=_NONE)
         if home is not None:
@@ -162,12 +162,12 @@ class CpuPhysics:
 
     def set_models(self, mask: Tensor, rows: Tensor) -> None:
         self._models_change = True
-        changed = mask & (rows != self._models)
-        self._models = torch.where(mask, rows, self._models)
+        changed = mask & (rows != self.models)
+        self.models.copy_(torch.where(mask, rows, self.models))
         self._apply_models(changed.numpy())
 
     def _apply_models(self, where: np.ndarray) -> None:
-        rows = self._models.numpy()[where]
+        rows = self.models.numpy()[where]
         for name, values in self._model_fields.items():
             self._batch.expand(name)[where] = values[rows]
 
@@ -269,7 +269,7 @@ class CpuPhysics:
     def get_state(self) -> TensorDict:
         state = {"integration": torch.from_numpy(self._batch.state.copy())}
         if self._models_change:
-            state["models"] = self._models.clone()
+            state["models"] = self.models.clone()
         return TensorDict(state, batch_size=[self.num_worlds])
 
     def set_state(self, state: TensorDictBase | Mapping[str, Any]) -> None:

@@ -190,18 +190,18 @@ class WarpPhysics:
             view = self._warp.to_torch(attrgetter(name)(self._warp_model))
             table = torch.as_tensor(tables[name], dtype=self.dtype, device=self.device)
             self._model_views[name], self._model_tables[name] = view, table.reshape(-1, *view.shape[1:])
-        self._models, self._models_change = torch.arange(self.num_worlds, device=self.device), False
-        self._models %= len(next(iter(tables.values()), self._models))
+        self.models, self._models_change = torch.arange(self.num_worlds, device=self.device), False
+        self.models %= len(next(iter(tables.values()), self.models))
         self._apply_models()
 
     def set_models(self, mask: Tensor, rows: Tensor) -> None:
         self._models_change = True
-        self._models.copy_(torch.where(mask, rows, self._models))  # in place, as CUDA graphs require
+        self.models.copy_(torch.where(mask, rows, self.models))  # in place, as CUDA graphs require
         self._apply_models()
 
     def _apply_models(self) -> None:
         for name, view in self._model_views.items():
-            view.copy_(self._model_tables[name][self._models])
+            view.copy_(self._model_tables[name][self.models])
 
     def _view(self, field: str) -> Tensor:
         """One of Warp's arrays as a tensor, without copying: (num_worlds, *shape of MjData's field)."""
@@ -372,7 +372,7 @@ class WarpPhysics:
         return " and ".join(needed or advice[:2])
 
     def get_state(self) -> TensorDict:
-        state = {**self._state, "models": self._models} if self._models_change else self._state
+        state = {**self._state, "models": self.models} if self._models_change else self._state
         return TensorDict({name: one.clone() for name, one in state.items()}, batch_size=[self.num_worlds])
 
     def set_state(self, state: TensorDictBase | Mapping[str, Any]) -> None:
@@ -392,7 +392,7 @@ class WarpPhysics:
     def world_model(self, world: int) -> mujoco.MjModel:
         if not self._model_fields:
             return self.model
-        model, row = copy.copy(self.model), int(self._models[world])
+        model, row = copy.copy(self.model), int(self.models[world])
         for name, values in self._model_fields.items():
             owner, attribute = (model.opt, name[4:]) if name.startswith("opt.") else (model, name)
             setattr(owner, attribute, values[row].cpu().numpy())

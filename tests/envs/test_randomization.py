@@ -231,12 +231,12 @@ def test_models_change_on_the_device_without_synchronization():
     env = make(physics="warp", execution="device", max_episode_steps=2)
     env.reset()
     env.step(torch.zeros(WORLDS, 2))
-    before = env.physics._models.clone()
+    before = env.physics.models.clone()
     with Synchronizations() as waits:
         for _ in range(4):
             env.step(torch.zeros(WORLDS, 2))
     assert waits.found == []
-    assert not torch.equal(env.physics._models, before)
+    assert not torch.equal(env.physics.models, before)
 
 
 def test_tasks_without_variants_keep_their_states():

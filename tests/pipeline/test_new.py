@@ -173,7 +173,7 @@ def test_floating_base_moves_forward_from_its_keyframe_and_must_not_fall(tmp_pat
     lying = torch.as_tensor(task.qpos0).repeat(4, 1)
     lying[1:, 2] = trunk
     fields = {"qpos": lying, "qvel": torch.ones(4, 10, dtype=lying.dtype)}
-    state = envs.State(fields, new.env.state._names)
+    state = envs.State(fields, new.env.state._names, new.env.state.drawn)
     assert task.terminated(state).tolist() == [False, True, True, True]
     reward, terms = task.reward(state, torch.zeros(4, 4), state)
     assert torch.equal(terms["forward"], state.qvel[:, 0])
