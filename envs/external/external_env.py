@@ -15,7 +15,7 @@ from envs import transition as transitions
 from envs.action_space import ActionSpace
 from envs.external.worlds import Worlds
 from envs.seeding import hash_seed
-from envs.statistics import EpisodeStatistics
+from envs.statistics import REWARD_TERM, EpisodeStatistics
 from saltus.device import resolve_device, to_device
 from saltus.errors import SaltusError
 
@@ -36,7 +36,8 @@ class ExternalEnv:
 
     Attributes:
         worlds: the library's worlds.
-        reward_terms: empty; other libraries give none.
+        reward_terms: the last step's infos ``reward_...`` by name, (N,) each, of an environment of Gymnasium that has
+            some in its first step; NaN in worlds without them.
     """
 
     resumes_exactly = False
@@ -54,6 +55,7 @@ class ExternalEnv:
         self.action_low, self.action_high = self._actions.low, self._actions.high
         self._bounds = self.control_low.to(worlds.device), self.control_high.to(worlds.device)
         weakref.finalize(self, worlds.close).atexit = False  # each evaluation makes an environment
+        self._terms: list[str] | None = None  # of the reward; None: before the first step
         self._statistics = EpisodeStatistics(name, worlds.device, ())
         self._can_sync = worlds.device.type == "cpu"
         self._first_seed = seed
@@ -111,7 +113,8 @@ class ExternalEnv:
         self._elapsed += 1
         self._return += reward
         done = terminated | truncated
-        self._statistics.add_step(reward, self._return, self._elapsed, done & counted, failed, {})
+        self.reward_terms = self._same_terms(outcome.terms)
+        self._statistics.add_step(reward, self._return, self._elapsed, done & counted, failed, self.reward_terms)
         none = torch.zeros_like(failed)
         self._statistics.add_failures(none, failed, none)
         self._elapsed.masked_fill_(done, 0)
@@ -123,6 +126,20 @@ class ExternalEnv:
             transition = transition.apply(lambda value: to_device(value, self.device), device=self.device)
         self.failed = to_device(failed, self.device)
         return transition, self._observe(next_obs)
+
+    def _same_terms(self, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The reward's terms that the first step had; NaN where they are missing."""
+        if self._terms is None:
+            self._count_terms(sorted(found))
+        unknown = torch.full((self.num_envs,), torch.nan, device=self.simulation_device)
+        return {name: found.get(name, unknown) for name in self._terms or ()}
+
+    def _count_terms(self, names: list[str]) -> None:
+        """Count reward terms from here on."""
+        totals, self._terms = self._statistics.totals, names
+        self._statistics = EpisodeStatistics(self.name, self.simulation_device, names)
+        for name in totals.keys() & self._statistics.totals.keys():
+            self._statistics.totals[name].copy_(totals[name])
 
     def _observe(self, observation: Tensor) -> Tensor:
         """Keep the observation to act on next; a world without a finite one is lost, and observed as before."""
@@ -150,8 +167,11 @@ class ExternalEnv:
 
     def set_state(self, state: TensorDictBase | Mapping[str, Any]) -> None:
         """Continue the totals of a `get_state`. The next `reset` begins other episodes than the run has had."""
-        for name, value in self._statistics.totals.items():
-            value.copy_(state["totals"][name])
+        names = list(state["totals"].keys())
+        if terms := [name.removeprefix(REWARD_TERM) for name in names if name.startswith(REWARD_TERM)]:
+            self._count_terms(terms)
+        for name in names:
+            self._statistics.totals[name].copy_(state["totals"][name])
         self._seed = _derive(self._first_seed, int(self._statistics.totals["steps"]))
 
     def render(self) -> np.ndarray:

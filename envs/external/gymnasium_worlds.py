@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from typing import Any
 
 import gymnasium
@@ -10,6 +12,7 @@ import torch
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from torch import Tensor
 
+from envs.external.reward_infos import reward_terms
 from envs.external.spaces import bounds, column, flatten, observation_parts
 from envs.external.worlds import FALLBACK_DT, FALLBACK_STEPS, Outcome, first_number
 from saltus.errors import SaltusError
@@ -52,9 +55,10 @@ class GymnasiumWorlds:
         self._action_shape = (self.num_envs, *env.single_action_space.shape)
         self._action_dtype = getattr(env.single_action_space, "dtype", None) or np.float32
         self._resets_itself = _resets_itself(env)
-        holders = _holders(env)
-        self.dt = first_number(holders, _DT, 0.0) or 1 / (env.metadata.get("render_fps") or 1 / FALLBACK_DT)
-        self.max_episode_steps = int(_limit(holders) or first_number(holders, _STEPS, FALLBACK_STEPS))
+        with _one_world(env) as world:
+            holders = [env, _unwrapped(env), *([] if world is None else [world, _unwrapped(world)])]
+            self.dt = first_number(holders, _DT, 0.0) or 1 / (env.metadata.get("render_fps") or 1 / FALLBACK_DT)
+            self.max_episode_steps = int(_limit(holders) or first_number(holders, _STEPS, FALLBACK_STEPS))
         first = _first_leaf(env.reset(seed=0)[0])
         self._takes_tensors = isinstance(first, Tensor)
         self.device = first.device if isinstance(first, Tensor) else torch.device("cpu")
@@ -70,11 +74,13 @@ class GymnasiumWorlds:
         rewards = column("reward", reward, self.num_envs, torch.float32, self.device)
         terminated = column("terminated", terminated, self.num_envs, torch.bool, self.device)
         truncated = column("truncated", truncated, self.num_envs, torch.bool, self.device)
+        terms = reward_terms(infos, self.num_envs, self.device)
         if not self._resets_itself:
-            return Outcome(after, rewards, terminated, truncated, torch.zeros_like(terminated))
+            return Outcome(after, rewards, terminated, truncated, torch.zeros_like(terminated), terms)
         final, known = self._final(infos)
         ended = terminated | truncated
-        return Outcome(torch.where(ended[:, None], final, after), rewards, terminated, truncated, ended & ~known)
+        successor = torch.where(ended[:, None], final, after)
+        return Outcome(successor, rewards, terminated, truncated, ended & ~known, terms)
 
     def begin(self, ended: Tensor, failed: Tensor) -> tuple[Tensor, Tensor]:
         if self._resets_itself:
@@ -156,10 +162,19 @@ def _resets_itself(env: Any) -> bool:
     return mode == AutoresetMode.SAME_STEP
 
 
-def _holders(env: Any) -> list[Any]:
-    """The objects that may have a step's length and a time limit: the environment, and its first world."""
-    first = getattr(env, "envs", getattr(_unwrapped(env), "envs", []))[:1]
-    return [env, _unwrapped(env), *first, *map(_unwrapped, first)]
+@contextmanager
+def _one_world(env: Any) -> Iterator[Any]:
+    """The first world of a vector environment, which knows a step's length and a time limit; None if it has none.
+
+    The worlds of an AsyncVectorEnv are in other processes, each of which a question for an unknown attribute would end.
+    A world is made in this process instead, as AsyncVectorEnv itself does, and closed.
+    """
+    inner = _unwrapped(env)
+    if isinstance(inner, AsyncVectorEnv):
+        with closing(inner.env_fns[0]()) as world:
+            yield world
+    else:
+        yield next(iter(getattr(env, "envs", getattr(inner, "envs", []))), None)
 
 
 def _unwrapped(env: Any) -> Any:

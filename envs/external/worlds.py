@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,6 +24,7 @@ class Outcome:
         reward: (N,) float32.
         terminated, truncated: (N,) bool.
         missing: (N,) bool, the worlds whose successor the library withholds.
+        terms: the reward's terms that the library gives, (N,) float32 by name; NaN where it does not.
     """
 
     successor: Tensor
@@ -31,6 +32,7 @@ class Outcome:
     terminated: Tensor
     truncated: Tensor
     missing: Tensor
+    terms: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Worlds(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from functools import partial
 from typing import Any
 
@@ -27,9 +28,9 @@ from torchrl.envs import (
 
 import envs
 from envs import transition as transitions
-from envs.environment_ref import resolve_environment
 from envs.external.external_env import ExternalEnv
-from envs.external.factory import FactoryRef, _worlds
+from envs.external.factory import _worlds
+from envs.statistics import REWARD_TERM
 from saltus.device.synchronizations import Synchronizations
 from saltus.errors import SaltusError
 
@@ -109,6 +110,19 @@ def test_processes_of_next_step_are_reset_within_the_step() -> None:
         inner.close()
 
 
+@pytest.mark.slow
+def test_the_step_and_the_limit_of_processes_are_those_of_their_worlds() -> None:
+    def world() -> Any:
+        return gymnasium.make("InvertedPendulum-v5", frame_skip=5, max_episode_steps=7)
+
+    with closing(AsyncVectorEnv([world], autoreset_mode=SAME)) as inner:
+        env = external(inner, 1)
+        assert (env.dt, env.max_episode_steps) == (0.1, 7)
+        env.reset()
+        env.step(torch.zeros(1, 1))
+        assert env.reward_terms.keys() == {"reward_survive"}
+
+
 @pytest.mark.parametrize("mode", [SAME, NEXT, DISABLED])
 def test_worlds_that_are_not_finite_fail_and_end(mode: AutoresetMode) -> None:
     """A reading that is lost for one step: no later transition joins what came before and after it."""
@@ -138,13 +152,15 @@ def test_equal_seeds_give_equal_episodes() -> None:
 
 
 def test_a_resumed_environment_continues_its_totals_and_begins_other_episodes() -> None:
-    env, resumed = external(sync(SAME)), external(sync(SAME))
+    env, resumed = external(sync(SAME, cls=Paid)), external(sync(SAME, cls=Paid))
     first = env.reset()
     for action in actions(10):
         env.step(action)
     resumed.set_state(env.get_state().to_dict())
     assert resumed.statistics() == env.statistics()
     assert not torch.equal(resumed.reset(), first)
+    resumed.step(actions(1)[0])
+    assert resumed.statistics()["reward_terms/reward_x"] != env.statistics()["reward_terms/reward_x"]
 
 
 def test_the_step_and_the_limit_are_read_where_they_are_known() -> None:
@@ -161,11 +177,11 @@ def test_the_step_and_the_limit_are_read_where_they_are_known() -> None:
     assert known(SerialEnv(3, lambda: GymWrapper(Walk()))) == (0.02, 1000)
 
 
-def test_hopper_of_gymnasium_gives_the_transitions_of_ours() -> None:
+@pytest.mark.parametrize("mode", [SAME, NEXT, DISABLED])
+def test_hopper_of_gymnasium_gives_the_transitions_and_reward_terms_of_ours(mode: AutoresetMode) -> None:
+    """Also the terms of an episode's last step."""
     ours = envs.make("Hopper-v5", 2, num_threads=1)
-    reference = resolve_environment("gym:Hopper-v5")
-    assert isinstance(reference, FactoryRef)
-    theirs = reference.make(2, {}, seed=3)
+    theirs = external(gymnasium.make_vec("Hopper-v5", 2, vector_kwargs={"autoreset_mode": mode}), 2, seed=3)
     ours.reset()
     theirs.reset()
     generator = torch.Generator().manual_seed(0)
@@ -178,8 +194,62 @@ def test_hopper_of_gymnasium_gives_the_transitions_of_ours() -> None:
         mine, other = ours.step(action)[0], theirs.step(action)[0]
         for key in transitions.layout(11, 3):
             torch.testing.assert_close(mine[key], other[key], rtol=1e-5, atol=1e-5)
+        assert theirs.reward_terms.keys() == {"reward_forward", "reward_ctrl", "reward_survive"}
+        for name, term in theirs.reward_terms.items():
+            torch.testing.assert_close(ours.reward_terms[name].double(), term.double(), rtol=1e-5, atol=1e-5)
         compared += int(mine["next", "done"].sum())
     assert compared > 2
+    expected = {name: total for name, total in ours.statistics().items() if name.startswith(REWARD_TERM)}
+    found = {name: total for name, total in theirs.statistics().items() if name.startswith(REWARD_TERM)}
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+class Paid(Walk):
+    """A Walk whose infos have numbers of every kind; that of the reset is no reward."""
+
+    def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
+        return super().reset(**options)[0], {"reward_x": 100.0}
+
+    def step(self, action: Any) -> Any:
+        observation, reward, terminated, truncated, _ = super().step(action)
+        rare = {"reward_rare": 1.0} if self.elapsed == 1 else {}
+        others = {"reward_name": "good", "reward_parts": np.ones(2), "distance": 1.0, "reward_is_high": True}
+        return observation, reward, terminated, truncated, {"reward_x": self.x, **rare, **others}
+
+
+@pytest.mark.parametrize("mode", [SAME, NEXT, DISABLED])
+def test_reward_terms_are_the_numbers_of_the_infos(mode: AutoresetMode) -> None:
+    """A world without one of the first step's terms adds nothing to its total."""
+    env = external(sync(mode, cls=Paid))
+    env.reset()
+    total, rare = 0.0, 0
+    for action in actions(40):
+        transition, _ = env.step(action)
+        assert env.reward_terms.keys() == {"reward_x", "reward_rare"}
+        torch.testing.assert_close(env.reward_terms["reward_x"], transition["next", "observation"][:, 0])
+        first = transition["next", "observation"][:, 1] == 1
+        assert torch.equal(env.reward_terms["reward_rare"].isfinite(), first)
+        total, rare = total + float(env.reward_terms["reward_x"].sum()), rare + int(first.sum())
+    totals = env.statistics()
+    assert totals["reward_terms/reward_x"] == pytest.approx(total)
+    assert totals["reward_terms/reward_rare"] == rare
+
+
+def test_reward_terms_of_tensors_need_no_masks() -> None:
+    class Whole(TensorWalks):
+        """The infos of all worlds, and those of their last steps beside them, as ManiSkill gives them."""
+
+        def step(self, actions: Any) -> Any:
+            *stepped, infos = super().step(actions)
+            ended = infos["_final_obs"]
+            final = {"final_info": {"reward_x": self.final[:, 0].clone()}, "_final_info": ended}
+            return *stepped, {**infos, **final, "reward_x": self.obs[:, 0].clone()}
+
+    env = external(Whole())
+    env.reset()
+    for action in actions(20):
+        transition, _ = env.step(action)
+        torch.testing.assert_close(env.reward_terms["reward_x"], transition["next", "observation"][:, 0])
 
 
 def test_observations_have_names_in_the_order_of_gymnasiums_flatten() -> None:
