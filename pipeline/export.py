@@ -74,6 +74,8 @@ class ExportedPolicy(nn.Module):
 def export_policy(policy: Policy, folder: Path) -> list[Path]:
     """Write a policy's files to a folder, which is made if it does not exist; replace those of an earlier export.
 
+    All files are written, or none: after an error an earlier export is as it was.
+
     ``policy.onnx`` needs the package onnx: without it the file is left out, with a warning. A run on an environment of
     another library has no ``policy.mjb``.
 
@@ -91,25 +93,22 @@ def export_policy(policy: Policy, folder: Path) -> list[Path]:
     env = policy.make_env(1)
     module = ExportedPolicy(policy, env.control_low, env.control_high)
     example = torch.zeros(2, env.observation_dim)
-    contents = {
+    contents: dict[str, bytes | None] = {  # None: the file of an earlier export is removed
         POLICY_FACTS: (json.dumps(_facts(policy, env), indent=1) + "\n").encode(),  # first: it marks the others as ours
         POLICY_PROGRAM: _to_program(module, example),
+        POLICY_ONNX: None,
+        POLICY_MODEL: None if env.model is None else to_binary(env.model),
     }
-    if env.model is not None:
-        contents[POLICY_MODEL] = to_binary(env.model)
     if importlib.util.find_spec("onnx") is None:
         warnings.warn(f"{POLICY_ONNX} is not written: it needs pip install 'saltus[export]'", stacklevel=2)
     else:
         contents[POLICY_ONNX] = _to_onnx(module, example)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name in set(_NAMES) - contents.keys():
-            (folder / name).unlink(missing_ok=True)  # of another policy
-        for name, content in contents.items():
-            files.write(folder / name, content)
+        files.write_together(folder, contents)
     except OSError as error:
         raise SaltusError(f"could not write to {folder}: {error.strerror}. Choose another --output") from error
-    return [folder / name for name in _NAMES if name in contents]
+    return [folder / name for name, content in contents.items() if content is not None]
 
 
 def check_folder(folder: Path) -> None:
@@ -120,8 +119,9 @@ def check_folder(folder: Path) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise SaltusError(f"{folder} is a file, not a folder: choose another --output")
-    names = (*_NAMES, Path(POLICY_FACTS).with_suffix(".partial").name)  # the last while a file is written
-    taken = [name for name in names if os.path.lexists(folder / name)]
+    taken = [name for name in _NAMES if os.path.lexists(folder / name)]
+    if folders := [name for name in taken if (folder / name).is_dir()]:
+        raise SaltusError(f"{folder} has a folder named {folders[0]}: choose another folder with --output")
     if taken and not _is_own(folder / POLICY_FACTS):
         raise SaltusError(
             f"{folder} holds {', '.join(taken)}, which `saltus export` did not write and would overwrite: choose "

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -39,6 +40,47 @@ def write(path: Path, content: str | bytes) -> None:
     """Write text or bytes with `replacing`."""
     with replacing(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
+
+
+def write_together(folder: Path, contents: Mapping[str, bytes | None]) -> None:
+    """Write files of a folder, by name, and remove those without content: all of them, or none.
+
+    All files are on disk, as ``.<name>.saltus-partial``, before the first is renamed. After an error the folder is as
+    before. Only a process that is killed between the renames leaves new files beside old ones.
+
+    Raises:
+        OSError: a file could not be written.
+    """
+    partial = {name: folder / f".{name}.saltus-partial" for name, content in contents.items() if content is not None}
+    former = {name: folder / f".{name}.saltus-former" for name in contents if os.path.lexists(folder / name)}
+    renamed: list[str] = []
+    try:
+        for name, path in partial.items():
+            path.unlink(missing_ok=True)
+            with open(path, "xb") as file:
+                file.write(contents[name] or b"")
+                file.flush()
+                os.fsync(file.fileno())
+        for name, path in former.items():
+            path.unlink(missing_ok=True)
+            shutil.copy2(folder / name, path, follow_symlinks=False)
+        for name in contents:
+            renamed.append(name)
+            if name in partial:
+                os.replace(partial[name], folder / name)
+            else:
+                (folder / name).unlink(missing_ok=True)
+        _sync(folder)
+    except BaseException:
+        for name in renamed:
+            if name in former:
+                os.replace(former[name], folder / name)
+            else:
+                (folder / name).unlink(missing_ok=True)
+        raise
+    finally:
+        for path in (*partial.values(), *former.values()):
+            path.unlink(missing_ok=True)
 
 
 def append(path: Path, data: bytes) -> None:

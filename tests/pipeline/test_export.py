@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
+import os
 import re
 import subprocess
 import sys
@@ -203,7 +205,7 @@ def test_command_writes_to_the_runs_directory_again_and_again(command: Command, 
     assert json.loads((run_dir / "policy.json").read_text())["policy"] == which
 
 
-@pytest.mark.parametrize("name", [*FILES, "policy.partial"])
+@pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("content", ["mine", '{"written_by": "me"}', "[]"])
 def test_files_of_others_are_not_overwritten(
     command: Command, run_dir: Path, tmp_path: Path, name: str, content: str
@@ -229,6 +231,26 @@ def test_folder_that_cannot_be_made_is_named(command: Command, run_dir: Path, tm
     (tmp_path / "file").touch()
     outcome = command("export", run_dir, "--output", tmp_path / "file" / "x")
     assert outcome.err == (f"saltus: could not write to {tmp_path}/file/x: Not a directory. Choose another --output\n")
+
+
+def test_failed_export_loses_no_earlier_one(run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    earlier = {"policy.json": '{"written_by": "saltus export"}', "policy.onnx": "of another policy"}
+    for name, content in earlier.items():
+        (tmp_path / name).write_text(content)
+
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(SaltusError, match=r"could not write to .*: No space left on device\. Choose another --output"):
+        export_policy(load_policy(run_dir), tmp_path)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == earlier
+
+
+def test_folder_of_a_files_name_is_refused(run_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "policy.pt2").mkdir()
+    with pytest.raises(SaltusError, match=r"has a folder named policy\.pt2: choose another folder"):
+        export_policy(load_policy(run_dir), tmp_path)
 
 
 def test_symbolic_link_in_the_folder_is_refused(run_dir: Path, tmp_path: Path) -> None:
