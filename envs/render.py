@@ -16,6 +16,9 @@ from saltus.errors import SaltusError
 FOLLOW = "follow"
 _TRACK = "track"  # the camera of Gymnasium's models
 _DISTANCE = 3.0  # of the camera, in radii of what it shows: most of the picture's height, with room to move
+_DIM = 0.41  # the default headlight has a diffuse light of 0.4
+_GREY = np.array([0.5, 0.5, 0.5, 1], dtype=np.float32)  # MuJoCo's colour of geoms
+_FLOOR = np.array([0.8, 0.85, 0.9, 1], dtype=np.float32)
 _SHOWN = sorted(name for name in MODEL_FIELDS if not name.startswith("opt."))  # fields that may differ between worlds
 
 
@@ -42,6 +45,7 @@ class Renderer:
         self._model = model = copy.copy(env.physics.model)
         model.vis.global_.offwidth = max(model.vis.global_.offwidth, width)
         model.vis.global_.offheight = max(model.vis.global_.offheight, height)
+        self._floors = _brighten(model)
         self._camera = choose_camera(model) if camera is None else camera
         try:
             self._renderer = mujoco.Renderer(model, height, width)
@@ -55,6 +59,7 @@ class Renderer:
     def frame(self, world: int) -> np.ndarray:
         """Render one world's current state, (height, width, 3) uint8."""
         self._show_model(self._physics.world_model(world))
+        self._model.geom_rgba[self._floors] = _FLOOR
         self._renderer.update_scene(self._physics.mj_data(world), self._camera)
         return self._renderer.render()
 
@@ -71,6 +76,20 @@ class Renderer:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._renderer.close()
+
+
+def _brighten(model: mujoco.MjModel) -> np.ndarray:
+    """Light a model that has no lights of its own, in which MuJoCo's headlight leaves all geoms dark.
+
+    Returns:
+        Indices of its planes without a colour, on which geoms of the same grey would hardly be seen.
+    """
+    headlight = model.vis.headlight
+    if model.nlight or headlight.diffuse.max() > _DIM or headlight.ambient.max() > _DIM:
+        return np.zeros(0, dtype=int)
+    headlight.ambient[:], headlight.diffuse[:] = 0.5, 0.5
+    is_plane = model.geom_type == mujoco.mjtGeom.mjGEOM_PLANE
+    return np.flatnonzero(is_plane & (model.geom_matid < 0) & (model.geom_rgba == _GREY).all(axis=1))
 
 
 def choose_camera(model: mujoco.MjModel, name: str | None = None) -> str | mujoco.MjvCamera:

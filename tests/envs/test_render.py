@@ -12,7 +12,7 @@ from env_helpers import WARP_MEMORY, CartBall, same_bits
 from torch import Tensor
 
 from envs import BatchEnv, Simulation, draw_fields, scale
-from envs.render import Renderer
+from envs.render import Renderer, _brighten
 
 
 @pytest.mark.parametrize("physics", ["cpu", "warp"])
@@ -41,3 +41,23 @@ def test_frames_show_the_model_of_their_world(physics: str, monkeypatch: pytest.
     for world, frame in zip((0, 1, 0), frames, strict=True):
         assert same_bits(frame, env.physics.world_model(world).geom_size)
     assert not same_bits(frames[0], frames[1])
+
+
+def headlight(model: mujoco.MjModel) -> list[float]:
+    return [float(light) for light in (model.vis.headlight.ambient[0], model.vis.headlight.diffuse[0])]
+
+
+@pytest.mark.parametrize(
+    ("xml", "brightens"),
+    [
+        ("<worldbody>{geoms}</worldbody>", True),
+        ("<worldbody>{geoms}<light pos='0 0 3'/></worldbody>", False),
+        ("<visual><headlight ambient='.5 .5 .5'/></visual><worldbody>{geoms}</worldbody>", False),
+    ],
+)
+def test_models_without_lights_are_lit_and_their_plain_floors_coloured(xml: str, brightens: bool):
+    geoms = "<geom type='plane' size='1 1 1'/><geom type='plane' size='1 1 1' rgba='1 0 0 1'/><geom size='1'/>"
+    model = mujoco.MjModel.from_xml_string(f"<mujoco>{xml.format(geoms=geoms)}</mujoco>")
+    before = headlight(model)
+    assert _brighten(model).tolist() == ([0] if brightens else [])
+    assert (headlight(model) != before) == brightens
