@@ -58,7 +58,7 @@ class BatchEnv:
         simulation: engine, threads, solver and memory.
         execution: how a step runs. ``"host"``: branches on values. ``"device"``: reads no value on the host.
             ``"captured"``: like device, as a CUDA graph. ``"auto"``: captured if the physics is on CUDA, else host.
-        check_task: try the task's functions for mistakes (see docs/own-models.md). False: check only the forms of their
+        check_task: try the task's functions for mistakes (see docs/task-api.md). False: check only the forms of their
             results, for a task that was checked before.
 
     Attributes:

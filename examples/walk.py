@@ -26,15 +26,16 @@ class Walk(Task):
       <actuator>{SERVOS}</actuator>
       <keyframe><key name="stand" qpos="0 0 0.36 1 0 0 0 {"0.5 -1 " * 4}" ctrl="{"0.5 -1 " * 4}"/></keyframe>
     </mujoco>"""
-    home, settle_steps = "stand", 200
-    action_low, action_high = -0.5, 0.5
+    home, settle_steps, action_low, action_high = "stand", 200, -0.5, 0.5
     frame_skip: int = 4
     max_episode_steps: int = 250
 
     def reset(self, num_envs, generator):
-        """Draw a command, the forward velocity in m/s."""
-        command = torch.empty(num_envs, 1, device=generator.device).uniform_(0, 0.8, generator=generator)
-        return {"command": command, "previous": torch.zeros(num_envs, 8, device=generator.device)}
+        """Draw joint angles near the keyframe's, and a command, the forward velocity in m/s."""
+        qpos, _ = super().reset(num_envs, generator)
+        qpos[:, 7:] += torch.empty_like(qpos[:, 7:]).uniform_(-0.05, 0.05, generator=generator)
+        command = torch.empty(num_envs, 1, device=qpos.device).uniform_(0, 0.8, generator=generator)
+        return {"qpos": qpos, "command": command, "previous": torch.zeros(num_envs, 8, device=qpos.device)}
 
     def advance(self, state, action, generator):
         """Draw new commands, every two seconds on average, and keep the action."""
@@ -56,5 +57,4 @@ class Walk(Task):
         return tracking - 0.02 * (action - state.previous).square().sum(dim=-1), {"tracking": tracking}
 
     def terminated(self, state):
-        """The trunk is too low."""
-        return state.qpos[:, 2] < 0.18
+        return state.qpos[:, 2] < 0.18  # the trunk is too low
