@@ -14,6 +14,7 @@ import torch
 
 import envs
 from envs import BatchEnv, Task
+from envs.entry_names import observation_entries
 from envs.task_options import decode_options, encode_options, is_same
 from pipeline.check.findings import Finding, Findings
 from pipeline.check.probes import probe_functions, probe_model, probe_warp
@@ -36,11 +37,13 @@ class Check:
         findings: in the order in which they were made.
         env: the environment, if the task could be made.
         rollout: the rollout, if it came to its end.
+        names: of the observation's entries that are numbers of MjData; others are empty.
     """
 
     findings: list[Finding] = field(default_factory=list)
     env: BatchEnv | None = None
     rollout: Rollout | None = None
+    names: list[str] = field(default_factory=list)
 
     @property
     def failed(self) -> bool:
@@ -70,6 +73,7 @@ def check(task: type[Task], options: dict[str, Any], num_envs: int, steps: int, 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # failures are counted below
             result.rollout = rollout = roll_out(env, steps, seed)
+            result.names = [entry["name"] if entry else "" for entry in observation_entries(env)]
     except SaltusError as error:
         result.findings.append(Finding("error", str(error)))
         return result

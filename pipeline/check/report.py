@@ -27,7 +27,7 @@ def report(result: Check, console: Console) -> None:
         for line in describe_model(result.env):
             _print(console, line)
     if result.rollout is not None:
-        console.print(_ranges(result.rollout))
+        console.print(_ranges(result.rollout, result.names))
         _print(console, _describe_episodes(result.rollout))
     for severity in ("error", "warning", "note"):
         for finding in result.findings:
@@ -55,7 +55,7 @@ def describe_model(env: BatchEnv) -> list[str]:
     ]
 
 
-def _ranges(rollout: Rollout) -> Table:
+def _ranges(rollout: Rollout, names: list[str]) -> Table:
     table = Table("", title=f"{rollout.totals['steps']:,.0f} world-steps of random actions")
     for column in ("lowest", "highest", "mean", "std"):
         table.add_column(column, justify="right")
@@ -63,10 +63,10 @@ def _ranges(rollout: Rollout) -> Table:
     for name, ranges in rollout.terms.items():
         _add_rows(table, ranges, [f"  {name}"])
     table.add_section()
-    groups = {"observation": rollout.observations, "privileged observation": rollout.privileged}
-    for entry, group in groups.items():
-        if group is not None:
-            _add_rows(table, group, [f"{entry} {index}" for index in range(len(group.low))])
+    _add_rows(table, rollout.observations, [f"observation {index} {name}" for index, name in enumerate(names)])
+    if rollout.privileged is not None:
+        count = len(rollout.privileged.low)
+        _add_rows(table, rollout.privileged, [f"privileged observation {index}" for index in range(count)])
     return table
 
 
@@ -95,7 +95,7 @@ def to_json(result: Check) -> dict[str, Any]:
     if result.rollout is not None:
         rollout = result.rollout
         content |= {
-            "observations": _columns(rollout.observations),
+            "observations": {"name": result.names, **_columns(rollout.observations)},
             **({"privileged": _columns(rollout.privileged)} if rollout.privileged is not None else {}),
             "reward": _columns(rollout.rewards),
             "reward_terms": {name: _columns(ranges) for name, ranges in rollout.terms.items()},
@@ -107,7 +107,7 @@ def to_json(result: Check) -> dict[str, Any]:
     return content
 
 
-def _columns(ranges: Range) -> dict[str, list[float]]:
+def _columns(ranges: Range) -> dict[str, list[Any]]:
     return {name: getattr(ranges, name).tolist() for name in ("low", "high", "mean", "std")}
 
 

@@ -381,6 +381,7 @@ def test_command_prints_the_report_and_writes_new_files(slide: str, tmp_path: Pa
     content = json.loads((tmp_path / "check.json").read_text())
     assert content["verdict"] in output
     assert len(content["observations"]["mean"]) == 2
+    assert len(content["observations"]["name"]) == 2
     command(slide, "--steps", "2")
     assert sorted(path.name for path in tmp_path.glob("*.png")) == ["check-Slide-2.png", "check-Slide.png"]
 
