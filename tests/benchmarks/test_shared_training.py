@@ -152,6 +152,17 @@ def test_storage_of_another_command_is_refused(fake: Fake, url: str) -> None:
     assert str(refusal.value).endswith("give the same command to all workers, or another --storage")
 
 
+def test_password_of_a_storage_is_shown_nowhere(fake: Fake, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = "postgresql+nothing://user:s3cret@host/cases"
+    with pytest.raises(SystemExit) as refusal:
+        fake.run(storage=secret)
+    assert str(refusal.value).startswith("--storage postgresql+nothing://user:***@host/cases cannot be used ")
+    monkeypatch.setattr("sys.argv", ["benchmarks", "training", "--storage", secret])
+    fake.run(storage=url, seeds=(0,))
+    assert result.read(fake.file).command.endswith("training --storage postgresql+nothing://user:***@host/cases")
+    assert "s3cret" not in fake.file.read_text()
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
