@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from envs.environment_ref import make_environment, options_class, resolve_environment
+from envs.simulation import Simulation
 from envs.task_options import decode_options
 from pipeline.config import Config
 from pipeline.logger import require_packages
@@ -68,7 +69,9 @@ def parse_plan(arguments: list[str]) -> Plan:
         SaltusError: options that do not work.
         SystemExit: help was asked for (code 0), or tyro refused an option (code 2).
     """
-    parsed = parse_options(arguments, "tune", TuneOptions(), "runs/<task>-<preset>-tune")
+    parsed = parse_options(
+        arguments, "tune", TuneOptions(), "runs/<task>-<preset>-tune, which holds a run for each trial"
+    )
     config, options = parsed.config, parsed.extra
     options.check(config)
     require_packages(config)
@@ -88,7 +91,7 @@ def _own_values(config: Config, space: Mapping[str, Range]) -> dict[str, Any]:
     """The values of the searched options without a search. Makes the task's environment, which checks the task."""
     reference = resolve_environment(config.task)
     options = decode_options(options_class(reference), config.task_options)
-    env = make_environment(reference, 1, options, simulation=config.simulation)
+    env = make_environment(reference, 1, options, simulation=Simulation(physics="cpu", num_threads=1))
     return own_values(space, config, env.action_dim, env.dt)
 
 

@@ -23,7 +23,7 @@ optuna = pytest.importorskip("optuna")
 
 from pipeline.run_dir import locked  # noqa: E402
 from pipeline.tune import command as tune_command  # noqa: E402
-from pipeline.tune import process, report, sweep  # noqa: E402
+from pipeline.tune import plan, process, report, sweep  # noqa: E402
 
 TASK = "InvertedPendulum-v5"
 FAKE = (sys.executable, "-S", str(Path(__file__).with_name("fake_run.py")))
@@ -169,7 +169,7 @@ def test_two_workers_do_six_trials_once_though_one_is_killed(fake: Path, monkeyp
     assert began(fake)["trial-0002-2"] == 1
 
 
-def test_storage_of_another_sweep_is_refused(command: Command) -> None:
+def test_storage_of_another_sweep_is_refused(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     storage = ["--storage", "sqlite:///tune.db"]
     assert command("tune", TASK, *OPTIONS, "--trials", "1", *storage).code == 0
     start = "saltus: --storage sqlite:///tune.db holds the trials of another command ("
@@ -187,6 +187,11 @@ def test_storage_of_another_sweep_is_refused(command: Command) -> None:
         assert refused.err.endswith(end)
     other = command("tune", "InvertedDoublePendulum-v5", *OPTIONS, *storage)
     assert other.err.startswith(f"{start}task {TASK} instead of InvertedDoublePendulum-v5")
+    with monkeypatch.context() as patch:
+        patch.setattr(plan.Plan, "_code", lambda self: "other")
+        other = command("tune", TASK, *OPTIONS, *storage)
+        assert other.err.startswith(f"{start}code ")
+        assert other.err.endswith(f" instead of other{end}")
     same = command("tune", TASK, *OPTIONS, "--trials", "1", *storage, "--num-threads", "1", "--no-compile")
     assert same.code == 0, same.err  # what a machine decides may differ
 
@@ -208,6 +213,18 @@ def test_storage_that_cannot_be_used_is_refused_without_its_password(
     assert outcome.err.startswith(f"saltus: --storage {shown} cannot be used (")
     assert outcome.err.endswith("): give the URL of a database, such as sqlite:///cases.db\n")
     assert "s3cret" not in outcome.out + outcome.err
+
+
+def test_storage_that_cannot_be_reached_any_more_is_named(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: object) -> None:
+        raise optuna.exceptions.StorageInternalError("the server closed the connection")
+
+    monkeypatch.setattr(sweep.Sweep, "claim", fail)
+    outcome = command("tune", TASK, *OPTIONS, "--storage", "sqlite:///tune.db")
+    assert outcome.err == (
+        "saltus: --storage sqlite:///tune.db cannot be reached any more (the server closed the connection): the same "
+        "command continues\n"
+    )
 
 
 def test_run_of_the_same_configuration_is_resumed_unless_it_is_in_use(tmp_path: Path) -> None:
