@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
@@ -65,6 +66,11 @@ def _draw_option(axis: Any, plan: Plan, sweep: Sweep, trials: Sequence[FrozenTri
     if isinstance(values, Interval):
         _scatter(axis, found)
         axis.set_xscale("log" if values.log else "linear")
+        middle = math.sqrt(values.low * values.high) if values.log else (values.low + values.high) / 2
+        axis.minorticks_off()
+        axis.set_xticks(
+            [values.low, middle, values.high], [f"{tick:.3g}" for tick in (values.low, middle, values.high)]
+        )
     else:
         _scatter(axis, [(values.values.index(value), trial) for value, trial in found])
         axis.set_xticks(range(len(values.values)), map(show_value, values.values))

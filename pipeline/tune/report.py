@@ -21,7 +21,8 @@ from pipeline.tune.search import flag, show_value, words
 from pipeline.tune.sweep import ERROR, OWN, SECONDS, Sweep, original_number
 
 SHOWN = 5  # trials in the table
-FEWEST_FOR_IMPORTANCE = 10  # complete trials
+FEWEST_FOR_IMPORTANCE = 50  # complete trials; with fewer, options without an effect often seem the most important
+BEST_QUARTER = 0.25  # the trials that the others are compared with; Optuna's tenth is noisier
 CHECKED_SEEDS = 5
 PICTURE = "tune.png"
 
@@ -85,10 +86,11 @@ def _table(plan: Plan, sweep: Sweep, best: Sequence[FrozenTrial]) -> Table:
 
 
 def _importances(plan: Plan, sweep: Sweep, best: Sequence[FrozenTrial]) -> dict[str, float]:
-    """The share of each option in the difference between the best trials and the others (PED-ANOVA); empty: unknown."""
+    """The share of each option in what sets the best quarter of trials apart (PED-ANOVA); empty: unknown."""
     if len(best) < FEWEST_FOR_IMPORTANCE or len(plan.space) < 2:
         return {}
-    return optuna.importance.get_param_importances(sweep.shared.study)
+    evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=BEST_QUARTER)
+    return optuna.importance.get_param_importances(sweep.shared.study, evaluator=evaluator)
 
 
 def _comparison(plan: Plan, options: dict[str, Any], seed: int) -> str:

@@ -31,7 +31,7 @@ class Outcome:
     Attributes:
         state: complete, pruned, or failed.
         value: the score; that of the last evaluation if it was pruned; None if it failed.
-        attributes: what the database keeps beside the value.
+        attributes: further results for the database.
     """
 
     state: TrialState
@@ -51,9 +51,7 @@ class TrialRuns:
     def __init__(self, plan: Plan, claimed: Claimed, options: Mapping[str, Any]):
         self._plan, self._claimed, self._options = plan, claimed, options
         self._trial = claimed.trial
-        self._runs: dict[str, str] = {
-            **self._trial.user_attrs.get(RUNS, {})
-        }  # directories by seed; from a former worker
+        self._runs: dict[str, str] = {**self._trial.user_attrs.get(RUNS, {})}  # by seed; those of a former worker
         self._scores: list[float] = []
         self._reported: dict[int, float] = {}
         self._pruned = False
