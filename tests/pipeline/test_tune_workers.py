@@ -36,6 +36,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A current folder in which runs are fakes."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FAKE_FOLDER", str(tmp_path))
+    monkeypatch.setattr(plan.Plan, "_code", lambda self: "the hash of all sources, which takes a while")
     monkeypatch.setattr(process, "COMMAND", FAKE)
     monkeypatch.setattr(process, "POLL", 0.05)
     monkeypatch.setattr(tune_command, "POLL", 0.05)
