@@ -18,6 +18,8 @@ from cli_helpers import Command
 from run_helpers import quiet_console, train_run
 
 from pipeline import presets
+from pipeline.policy import load_policy
+from pipeline.tables import read_table
 
 optuna = pytest.importorskip("optuna")
 
@@ -26,6 +28,7 @@ from pipeline.tune import command as tune_command  # noqa: E402
 from pipeline.tune import plan, process, report, sweep  # noqa: E402
 
 TASK = "InvertedPendulum-v5"
+COMMAND = process.COMMAND
 FAKE = (sys.executable, "-S", str(Path(__file__).with_name("fake_run.py")))
 OPTIONS = ["--total-env-steps", "1200", "--eval-every", "300", "--num-envs", "1", "--utd-ratio", "1"]
 OPTIONS += ["--learning-starts", "300", "--search", "actor-lr", "gamma=0.9,0.99"]
@@ -214,6 +217,21 @@ def test_storage_that_cannot_be_used_is_refused_without_its_password(
     assert outcome.err.startswith(f"saltus: --storage {shown} cannot be used (")
     assert outcome.err.endswith("): give the URL of a database, such as sqlite:///cases.db\n")
     assert "s3cret" not in outcome.out + outcome.err
+
+
+@pytest.mark.slow
+def test_trial_is_a_run_of_its_own(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "COMMAND", COMMAND)
+    options = ["--total-env-steps", "400", "--eval-every", "100", "--num-envs", "4", "--utd-ratio", "0.25"]
+    options += ["--learning-starts", "100", "--batch-size", "16", "--actor-hidden", "8", "--critic-hidden", "8"]
+    options += ["--eval-episodes", "1", "--device", "cpu", "--no-compile", "--num-threads", "1"]
+    outcome = command("tune", TASK, *options, "--search", "actor-lr", "--trials", "1", "--run-dir", "sweep")
+    assert outcome.code == 0, outcome.text
+    evaluations = read_table(Path("sweep/trial-0000/evaluations.csv"))
+    (trial,) = studied("sqlite:///sweep/tune.db")
+    assert trial.value == (evaluations[2]["return_mean"] + evaluations[3]["return_mean"]) / 2
+    assert [*trial.intermediate_values] == [100, 200, 300]
+    assert load_policy(Path("sweep/trial-0000"), "last").env_steps == 400
 
 
 def test_storage_that_cannot_be_reached_any_more_is_named(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
