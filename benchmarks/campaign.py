@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import result
-from benchmarks.cores import signals_interrupt
 from benchmarks.hardware import hardware, machine
+from pipeline.differences import differences
 from saltus.errors import SaltusError
+from saltus.signals import signals_interrupt
 
 Row = dict[str, Any]
 
@@ -120,15 +121,15 @@ class Campaign:
         except SaltusError as error:
             raise SystemExit(f"{error}. To keep the file, {instead}") from error
         here = machine(hardware())
-        differences = []
+        different = []
         if found.benchmark != self._benchmark:
-            differences.append(f"benchmark {found.benchmark} instead of {self._benchmark}")
+            different.append(f"benchmark {found.benchmark} instead of {self._benchmark}")
         elif found.machine != here:
-            differences.append(f"machine {found.machine} instead of {here}")
+            different.append(f"machine {found.machine} instead of {here}")
         elif same_settings:
-            differences = result.differences(result.plain(self._settings), found.settings)
-        if differences:
-            raise SystemExit(f"{self.path} holds other measurements ({'; '.join(differences)}): {instead}")
+            different = differences(result.plain(self._settings), found.settings)
+        if different:
+            raise SystemExit(f"{self.path} holds other measurements ({'; '.join(different)}): {instead}")
         rows: dict[str, Row] = {}
         for row in found.measurements:
             if "missing" in row:

@@ -13,6 +13,7 @@ from benchmarks.statistics import InterquartileMean, interquartile_mean, median_
 from benchmarks.table import Cell, Table, show, span, text
 from benchmarks.training_run import Trained, task_name
 from benchmarks.training_tables import by_system, times_to
+from pipeline.differences import differences
 from saltus.errors import SaltusError
 
 SLOWER, FASTER, SAME = "slower or worse", "faster or better", "within the noise"
@@ -37,7 +38,7 @@ def compare(a: Path, b: Path, /) -> None:
         raise SystemExit(str(error)) from error
     if first.machine != second.machine or first.hardware != second.hardware:
         print(f"WARNING: the hardware differs: {first.hardware} and {second.hardware}. Rates and times depend on it.")
-    for difference in result.differences(first.settings, second.settings):
+    for difference in differences(first.settings, second.settings):
         print(f"WARNING: the settings differ: {difference}")
     show([table], b)
     slower = [row[0] for row in table.rows if row[-1] == SLOWER]

@@ -20,6 +20,7 @@ from benchmarks import checkout
 from benchmarks.hardware import hardware, machine
 from envs.physics.cpu import available_cores
 from pipeline import files
+from pipeline.passwords import without_password
 from saltus.errors import SaltusError
 from saltus.versions import versions
 
@@ -152,16 +153,6 @@ def plain(value: Any) -> Any:
     return parse(encode({"value": value}))["value"]
 
 
-def differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
-    """The differences between two sets of settings, as ``name VALUE instead of VALUE``."""
-    names = dict.fromkeys([*expected, *found])
-    return [
-        f"{name} {found.get(name)} instead of {expected.get(name)}"
-        for name in names
-        if found.get(name) != expected.get(name)
-    ]
-
-
 def _again(command: object) -> str:
     return f"To measure anew, run: {command}" if isinstance(command, str) else "Measure anew"
 
@@ -191,7 +182,7 @@ def write(path: Path, benchmark: str, settings: Mapping[str, Any], measurements:
     header = {
         "format": FORMAT,
         "benchmark": benchmark,
-        "command": shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]),
+        "command": without_password(shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]])),
         "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "commit": COMMIT,
         "hardware": hardware(),

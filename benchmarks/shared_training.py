@@ -10,9 +10,10 @@ from typing import Any
 
 from benchmarks import result
 from benchmarks.campaign import Row, failed, progress
-from benchmarks.cores import run_pinned, signals_interrupt
+from benchmarks.cores import run_pinned
 from benchmarks.shared_cases import SharedCases
 from benchmarks.training_run import Case, Trained, train
+from saltus.signals import signals_interrupt
 
 OF_A_WORKER = ("at_once", "machine")  # parts of a case that differ between workers
 OF_THE_REPORT = ("threshold", "floor", "runs_at_once")  # settings that change no run
@@ -60,7 +61,7 @@ def train_shared(
                     time.sleep(POLL)
     except KeyboardInterrupt:
         shared.release()
-        sys.exit(f"interrupted: the runs of this worker are given back to {url}; the same command continues")
+        sys.exit(f"interrupted: the runs of this worker are given back to {shared.url}; the same command continues")
     rows = shared.rows()
     return [rows[name] for name in named]
 

@@ -1,4 +1,4 @@
-"""The `saltus` command: train, resume, evaluate, play, export, gradients, new, profile, check."""
+"""The `saltus` command: train, resume, evaluate, play, export, gradients, tune, profile, check, new."""
 
 from __future__ import annotations
 
@@ -32,14 +32,15 @@ USAGE = """usage: saltus COMMAND ...
   saltus play RUN               write a video of a run's policy
   saltus export RUN             write a run's policy as files that need no saltus
   saltus gradients RUN          compare estimators of the actor's gradient on a run
+  saltus tune TASK [options]    search for the options with the highest returns
   saltus profile TASK [options] measure where the time of training goes
   saltus check TASK [options]   try a task for mistakes, and report its numbers
   saltus new MODEL              write a task's file for a MuJoCo model
   saltus --version              print the version
 
 TASK is one of {tasks}, or path/to/file.py:ClassName. RUN is a run's directory.
-`train` also takes gym:ID, an environment of Gymnasium, and path/to/file.py:function, which makes an environment of
-Gymnasium or TorchRL. MODEL is the path of an MJCF file.
+`train` and `tune` also take gym:ID, an environment of Gymnasium, and path/to/file.py:function, which makes an
+environment of Gymnasium or TorchRL. MODEL is the path of an MJCF file.
 saltus COMMAND --help lists the options.
 """
 
@@ -58,7 +59,7 @@ def main() -> None:
     command, arguments = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("", [])
     commands = {
         "train": train, "resume": resume, "evaluate": evaluate, "play": play, "export": export,
-        "gradients": gradients, "profile": profile, "check": check, "new": new,
+        "gradients": gradients, "tune": tune, "profile": profile, "check": check, "new": new,
     }  # fmt: skip
     console = Console()
     for package in ("torch", "tensordict", "torchrl"):  # their warnings address developers
@@ -210,6 +211,14 @@ def gradients(arguments: list[str], console: Console) -> None:
 
     with _log_to(console):
         compare_estimators(arguments, console)
+
+
+def tune(arguments: list[str], console: Console) -> None:
+    """``saltus tune TASK``."""
+    from pipeline.tune.command import tune as run_sweep
+
+    with _log_to(console):
+        run_sweep(arguments, console)
 
 
 def profile(arguments: list[str], console: Console) -> None:

@@ -43,28 +43,33 @@ def parse_train(arguments: list[str]) -> tuple[Config, Path | None]:
     return options.config, options.run_dir
 
 
-def parse_options(arguments: list[str], command: str = "train", extra: Any = None) -> Any:
+def parse_options(
+    arguments: list[str], command: str = "train", extra: Any = None, run_dir: str = "a temporary directory"
+) -> Any:
     """Parse the options of training, and those of a command that trains.
 
     Args:
         arguments: the arguments of the command.
         command: its name.
         extra: default options of the command itself, as a dataclass.
+        run_dir: the default of ``--run-dir`` of a command with `extra`, for its help.
 
     Returns:
-        An object with `config`, `run_dir` and `extra`.
+        An object with `config`, `preset`, `run_dir` and `extra`.
 
     Raises:
         SaltusError, SystemExit: as `parse_train`.
     """
     _refuse_empty_run_dir(arguments)
     _refuse_old_names(arguments)
-    task_name, preset, rest = _split(arguments, command, extra)
+    run_dir = "runs/<task>-s<seed>-<time>" if extra is None else run_dir
+    task_name, preset, rest = _split(arguments, command, extra, run_dir)
     reference = resolve_environment(task_name)
     task = options_class(reference)
     default = presets.preset(preset, task=reference.name)
     task_defaults = _default_options(task) if option_hints(task) else None
-    options = _parse(rest, f"saltus {command} {task_name}", _options_type(default, preset, task_defaults, extra))
+    options_type = _options_type(default, preset, task_defaults, extra, run_dir)
+    options = _parse(rest, f"saltus {command} {task_name}", options_type)
     _refuse_unused(options.config, default)
     _refuse_two_lengths(options.config, rest)
     refuse_simulation(reference, options.config)
@@ -105,7 +110,7 @@ def _no_task(command: str) -> SaltusError:
     return SaltusError(f"name the task first, as in `saltus {command} Hopper-v5 ...`. Tasks: {_tasks(command)}")
 
 
-def _split(arguments: list[str], command: str, extra: Any) -> tuple[str, str, list[str]]:
+def _split(arguments: list[str], command: str, extra: Any, run_dir: str) -> tuple[str, str, list[str]]:
     """Task, preset and other arguments: the first two decide which options and defaults there are."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--preset", default=presets.DEFAULT, nargs="?")
@@ -116,7 +121,7 @@ def _split(arguments: list[str], command: str, extra: Any) -> tuple[str, str, li
         return rest[0], known.preset, rest[1:]
     if {"-h", "--help"} & set(rest):
         default = presets.preset(known.preset, task="")
-        _parse(rest, f"saltus {command} TASK", _options_type(default, known.preset, None, extra))
+        _parse(rest, f"saltus {command} TASK", _options_type(default, known.preset, None, extra, run_dir))
     raise _no_task(command)
 
 
@@ -131,14 +136,13 @@ def _parse(arguments: list[str], command: str, options_type: type) -> Any:
 
 
 def _tasks(command: str) -> str:
-    others = ", gym:ID of Gymnasium, or path/to/file.py:function" if command == "train" else ""
+    others = ", gym:ID of Gymnasium, or path/to/file.py:function" if command in ("train", "tune") else ""
     return f"{', '.join(envs.list_tasks())}, or path/to/file.py:ClassName{others}"
 
 
-def _options_type(default: Config, preset: str, task_defaults: Any, extra: Any) -> type:
+def _options_type(default: Config, preset: str, task_defaults: Any, extra: Any, run_dir: str) -> type:
     """A dataclass for tyro: configuration, preset, run directory, options of the task (``--task.name``), `extra`."""
     preset_help = tyro.conf.arg(help=f"Recipe that sets the other defaults: {', '.join(presets.names())}.")
-    run_dir = "runs/<task>-s<seed>-<time>" if extra is None else "a temporary directory"
     run_dir_help = tyro.conf.arg(
         help="The run's directory.", metavar="PATH", help_behavior_hint=f"(default: {run_dir})"
     )

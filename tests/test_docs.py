@@ -24,9 +24,10 @@ from pipeline import presets
 from pipeline.profile.options import ProfileOptions
 from pipeline.profile.sweep import parse_sweep
 from pipeline.train_options import parse_options, parse_train
+from pipeline.tune.command import parse_plan
 
 ROOT = Path(__file__).parent.parent
-PARSED = ("saltus train ", "saltus profile ", "python -m benchmarks ")
+PARSED = ("saltus train ", "saltus tune ", "saltus profile ", "python -m benchmarks ")
 EXECUTED = (
     "saltus evaluate ",
     "saltus play ",
@@ -162,6 +163,12 @@ def test_the_training_commands_shown_are_accepted(command: str, folder: Path, mo
     monkeypatch.chdir(folder)
     config, _ = parse_train(shlex.split(command, comments=True)[2:])
     assert config.updates_per_round >= 1
+
+
+@pytest.mark.parametrize("command", commands("saltus tune "))
+def test_the_sweeps_shown_are_accepted(command: str, folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(folder)
+    assert parse_plan(shlex.split(command, comments=True)[2:]).space
 
 
 @pytest.mark.parametrize("command", commands("saltus profile "))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -15,7 +17,7 @@ from typing import Any
 import pytest
 from fake_campaign import Fake
 
-from benchmarks import result, shared_training
+from benchmarks import checkout, result, shared_training
 from benchmarks import training as command
 from benchmarks.installed import is_installed
 
@@ -71,6 +73,28 @@ def test_four_workers_do_eight_cases_once_though_one_is_killed(url: str, tmp_pat
     assert Counter(what for what, _ in lines if what.startswith("ends")) == {f"ends {case}": 1 for case in CASES}
     assert Counter(what for what, _ in lines if what.startswith("begins")).total() == 9
     assert SharedCases(url, "training", {}, CASES, lease=3).rows().keys() == set(CASES)
+
+
+@pytest.mark.slow
+def test_four_workers_train_eight_cases_once_though_one_is_killed(url: str, tmp_path: Path) -> None:
+    workers = [sys.executable, str(Path(__file__).with_name("forked_workers.py")), str(tmp_path), url, "4"]
+    done = subprocess.run(
+        workers, env=checkout.environment(TMPDIR=str(tmp_path)), capture_output=True, text=True, check=False
+    )
+    logs = [(tmp_path / f"{index}.log").read_text() for index in range(4)]
+    assert done.returncode == 0, "\n".join([done.stderr, *logs])
+    results = [result.read(tmp_path / f"{index}.jsonl").measurements for index in (1, 2, 3)]
+    assert results[0] == results[1] == results[2]
+    assert [(run["seed"], run["exit_code"], run["curve"]["env_steps"]) for run in results[0]] == (
+        [(seed, 0, [1000, 2000]) for seed in range(8)]
+    )
+    assert all(run["best"] and run["last"]["env_steps"] == 2000 for run in results[0])
+    (study,) = optuna.get_all_study_summaries(url)
+    trials = optuna.load_study(study_name=study.study_name, storage=url).trials
+    cases = [trial.user_attrs["case"] for trial in trials if trial.state.name == "COMPLETE"]
+    assert len(cases) == len({*cases}) == 8
+    assert not (tmp_path / "0.jsonl").exists()
+    assert sum(trial.state.name == "FAIL" for trial in trials) >= 1  # the killed worker's
 
 
 def test_worker_does_what_others_have_not_done(fake: Fake, url: str, tmp_path: Path) -> None:
@@ -150,6 +174,17 @@ def test_storage_of_another_command_is_refused(fake: Fake, url: str) -> None:
     start = f"--storage {url} holds the cases of another command (seeds [0] instead of [0, 1]; "
     assert str(refusal.value).startswith(start)
     assert str(refusal.value).endswith("give the same command to all workers, or another --storage")
+
+
+def test_password_of_a_storage_is_shown_nowhere(fake: Fake, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = "postgresql+nothing://user:s3cret@host/cases"
+    with pytest.raises(SystemExit) as refusal:
+        fake.run(storage=secret)
+    assert str(refusal.value).startswith("--storage postgresql+nothing://user:***@host/cases cannot be used ")
+    monkeypatch.setattr("sys.argv", ["benchmarks", "training", "--storage", secret])
+    fake.run(storage=url, seeds=(0,))
+    assert result.read(fake.file).command.endswith("training --storage postgresql+nothing://user:***@host/cases")
+    assert "s3cret" not in fake.file.read_text()
 
 
 @pytest.mark.parametrize(

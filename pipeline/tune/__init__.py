@@ -1,0 +1,1 @@
+"""`saltus tune`: a sweep over options, whose trials are runs of `saltus train`."""
