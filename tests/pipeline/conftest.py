@@ -1,1 +1,2 @@
 from cli_helpers import command, swinger  # noqa: F401 - fixtures
+from run_dir_helpers import moved, own_run, project  # noqa: F401 - fixtures
