@@ -31,7 +31,7 @@ MODULES = (
 
 
 def warm_up() -> None:
-    """Import what commands import late: matplotlib at its first picture, tyro at its first command line."""
+    """Do what each command would do once: the first picture, the first command line, versions of packages."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -43,9 +43,11 @@ def warm_up() -> None:
     figure.savefig(io.BytesIO())
     pyplot.close(figure)
     from pipeline.train_options import parse_train
+    from saltus.versions import versions
 
     with suppress(SystemExit), redirect_stdout(io.StringIO()):
         parse_train(["Hopper-v5", "--help"])
+    versions()
 
 
 def serve(channel: socket.socket) -> dict[str, Any] | None:
