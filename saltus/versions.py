@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
@@ -26,6 +27,7 @@ def versions(*more: str) -> dict[str, str]:
     }
 
 
+@functools.cache  # read from files, for every checkpoint
 def _version(package: str) -> str:
     try:
         return version(package)

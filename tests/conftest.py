@@ -8,7 +8,7 @@ if int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) > 1:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
-import torch
+from forked_saltus import Zygote
 
 from saltus.errors import warn_once
 
@@ -34,11 +34,32 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(autouse=True, scope="module")
 def without_gpu(request: pytest.FixtureRequest) -> Iterator[None]:
     """Hide CUDA devices from tests and the processes they start, unless their module is marked gpu."""
+    import torch  # late: xdist's first process runs no tests
+
     with pytest.MonkeyPatch.context() as patch:
         if request.node.get_closest_marker("gpu") is None:
             patch.setenv("CUDA_VISIBLE_DEVICES", "")
             patch.setattr(torch.cuda, "is_available", lambda: False)
         yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Limit torch to one thread: small networks gain nothing from more, and idle threads slow down a busy core."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
+    """Starts processes of saltus in a temporary folder."""
+    zygote = Zygote(tmp_path_factory.mktemp("zygote"))
+    yield zygote
+    zygote.close()
 
 
 @pytest.fixture(autouse=True)

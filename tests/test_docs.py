@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forked_saltus import ForkedSaltus, Zygote, finish
 
 from benchmarks import __main__ as benchmarks
 from pipeline import presets
@@ -109,21 +110,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def trained(folder: Path) -> Path:
+def trained(folder: Path, zygote: Zygote) -> Path:
     """The folder, with the runs that the pages speak of."""
-    run(["train", "Hopper-v5", "--run-dir", "runs/hopper", *TINY], folder)
-    run(["train", "swing_up.py:SwingUp", "--run-dir", "runs/swing-up", *TINY, "--task.effort-cost", "0.1"], folder)
+    own = ["swing_up.py:SwingUp", "--run-dir", "runs/swing-up", *TINY, "--task.effort-cost", "0.1"]
+    for arguments in (["Hopper-v5", "--run-dir", "runs/hopper", *TINY], own):
+        finish(ForkedSaltus(zygote, ["train", *arguments], folder))
     return folder
 
 
-def run(arguments: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
+def draw(arguments: list[str], cwd: Path) -> None:
+    """Run a command that draws, in a new process: MuJoCo chooses an OpenGL when it is imported."""
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     done = subprocess.run([*SALTUS, *arguments], cwd=cwd, capture_output=True, text=True, env=environment, check=False)
     if "apt install libegl1" in done.stdout + done.stderr:
         pytest.skip("no OpenGL")
     assert done.returncode == 0, done.stdout + done.stderr
-    return done
 
 
 def test_the_readme_is_short():
@@ -185,8 +187,12 @@ def test_the_profiles_shown_are_accepted(command: str, folder: Path, monkeypatch
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", [command for start in EXECUTED for command in commands(start)])
-def test_the_other_commands_shown_run(command: str, trained: Path):
-    run(shlex.split(command, comments=True)[1:], trained)
+def test_the_other_commands_shown_run(command: str, trained: Path, zygote: Zygote):
+    arguments = shlex.split(command, comments=True)[1:]
+    if arguments[0] == "play":
+        draw(arguments, trained)
+    else:
+        finish(ForkedSaltus(zygote, arguments, trained))
 
 
 @pytest.mark.parametrize("command", commands("python -m benchmarks "))
@@ -213,8 +219,8 @@ def only_parse(function: Callable[..., None], called: list[str]) -> Callable[...
 
 
 @pytest.mark.slow
-def test_the_example_trains_and_is_evaluated(trained: Path):
-    assert "3 episodes" in run(["evaluate", "runs/swing-up", "--episodes", "3"], trained).stdout
+def test_the_example_trains_and_is_evaluated(trained: Path, zygote: Zygote):
+    assert "3 episodes" in finish(ForkedSaltus(zygote, ["evaluate", "runs/swing-up", "--episodes", "3"], trained))
     assert (trained / "runs" / "swing-up" / "learning_curve.png").stat().st_size > 0
 
 

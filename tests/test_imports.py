@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterable, Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -63,6 +64,7 @@ def imports(module: str, text: str, is_package: bool, lazy: bool = True) -> set[
     return found
 
 
+@functools.cache
 def imports_of(module: str, lazy: bool = True) -> set[str]:
     path = SOURCES[module]
     return imports(module, path.read_text(), path.name == "__init__.py", lazy)
@@ -77,6 +79,7 @@ def modules_of(*packages: str) -> list[str]:
     return sorted(within(SOURCES, *packages))
 
 
+@functools.cache
 def references(text: str) -> set[str]:
     """Attribute names and string constants in a source."""
     nodes = list(ast.walk(ast.parse(text)))

@@ -19,7 +19,6 @@ from saltus.device.memory import free_bytes
 
 Engine: TypeAlias = Literal["cpu", "warp"]
 ENGINES: tuple[Engine, ...] = ("cpu", "warp")
-SPREADING_STEPS = 200
 QUANTILES = {"median": 0.5, "99%": 0.99, "worst": 1.0}
 
 
@@ -63,7 +62,7 @@ def steps(context: SectionContext) -> None:
     for task, worlds in [(task, count) for task, counts in context.sizes.worlds.items() for count in counts]:
         free = free_bytes(context.device)
         ours, bare = (warp_env(task, worlds, context.device) for _ in range(2))
-        spread(ours)
+        spread(ours, context.sizes.spreading_steps)
         bare.set_state(ours.get_state())
         cases = {"saltus": partial(_env_steps, ours, at_once), "bare mujoco_warp": partial(_bare_steps, bare, at_once)}
         context.compare("steps", f"{task}, {worlds} worlds: env steps/s", cases, "saltus")
@@ -90,9 +89,9 @@ def random_actions(env: envs.BatchEnv) -> Tensor:
     return 2 * torch.rand(16, env.num_envs, env.action_dim, generator=generator, device=env.device) - 1
 
 
-def spread(env: envs.BatchEnv) -> None:
+def spread(env: envs.BatchEnv, steps: int) -> None:
     """Step until worlds are at all stages of episodes with random actions; states at starts are cheaper to simulate."""
-    for _, action in zip(range(SPREADING_STEPS), itertools.cycle(random_actions(env)), strict=False):
+    for _, action in zip(range(steps), itertools.cycle(random_actions(env)), strict=False):
         env.step(action)
 
 

@@ -18,6 +18,7 @@ class Sizes:
         warmup_calls: calls of a case before it is measured; enough to capture every round of updates.
         repeats, seconds: turns of each case and their length.
         steps_per_call: control steps between synchronizations.
+        spreading_steps: control steps that bring worlds to all stages of their episodes.
         updates: pairs of batch size and updates per round; all ways of updating are measured with the first.
         buffer: transitions in the replay buffer.
         compile: whether updates are compiled.
@@ -44,6 +45,7 @@ class Sizes:
     compile: bool = True
     warmup_calls: int = 12
     steps_per_call: int = 10
+    spreading_steps: int = 200
     test_seconds: float = 220.0
 
 

@@ -13,14 +13,16 @@ from fake_campaign import FAKE, Fake
 from rich.console import Console
 
 from benchmarks import checkout, cores, curves, training_run
+from benchmarks.population import evaluation
 from benchmarks.training_run import SALTUS
 from pipeline import cli
+from saltus.errors import SaltusError
 
 
 class SerialExecutor:
-    """Takes the place of ThreadPoolExecutor: runs jobs one after another in this thread, which is not pinned."""
+    """Takes the place of an executor of threads or processes: runs jobs one after another in this thread."""
 
-    def __init__(self, _max_workers: int, initializer: Callable[[], None]) -> None:
+    def __init__(self, *_: object, **__: object) -> None:
         pass
 
     def __enter__(self) -> SerialExecutor:
@@ -29,10 +31,13 @@ class SerialExecutor:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def submit(self, function: Callable[[Any], Any], job: Any) -> Future[Any]:
+    def submit(self, function: Callable[..., Any], *job: Any) -> Future[Any]:
         future: Future[Any] = Future()
-        future.set_result(function(job))
+        future.set_result(function(*job))
         return future
+
+    def shutdown(self, cancel_futures: bool) -> None:
+        pass
 
 
 @pytest.fixture(autouse=True)
@@ -49,11 +54,20 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     def run(*command: str | int | Path) -> int:
         assert command[: len(SALTUS)] == SALTUS
         name, *arguments = command[len(SALTUS) :]
-        getattr(cli, str(name))([str(argument) for argument in arguments], Console(file=io.StringIO()))
+        try:
+            getattr(cli, str(name))([str(argument) for argument in arguments], Console(file=io.StringIO()))
+        except SaltusError:
+            return 1
         return 0
 
     monkeypatch.setattr(checkout, "run", run)
     monkeypatch.setattr(cores, "ThreadPoolExecutor", SerialExecutor)
+
+
+@pytest.fixture
+def evaluations_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Evaluate the policies of a population in this process."""
+    monkeypatch.setattr(evaluation, "ProcessPoolExecutor", SerialExecutor)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import time
 from collections.abc import Callable
+from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,7 @@ import pytest
 import torch
 
 from benchmarks import result, runner
-from benchmarks.gpu import device_tests, kit
+from benchmarks.gpu import device_tests, kit, process
 from benchmarks.gpu.context import Finding, Section, SectionContext
 from benchmarks.gpu.kit import SECTIONS, earlier_findings, gpu, run_kit
 from benchmarks.gpu.sizes import REDUCED
@@ -27,9 +28,10 @@ from benchmarks.table import Table
 TASK = "InvertedPendulum-v5"
 RUN = "--total-env-steps 100 --eval-every 50 --learning-starts 40 --batch-size 16 --eval-episodes 2 --no-compile"
 TINY = dataclasses.replace(
-    REDUCED, worlds={TASK: (2, 3)}, warmup_calls=2, repeats=1, seconds=0.01, steps_per_call=2, updates=((16, 2),),
-    buffer=500, compile=False, parity={TASK: ("model", "newton")}, parity_worlds=2, parity_steps=2, rollout_worlds=2,
-    rollout_steps=3, cpu_worlds={TASK: 2}, training=((TASK, 60.0, f"--preset sac {RUN}"), ("Hoper-v5", 30.0, "")),
+    REDUCED, worlds={TASK: (2, 3)}, warmup_calls=2, repeats=1, seconds=0.01, steps_per_call=2, spreading_steps=9,
+    updates=((16, 2),), buffer=500, compile=False, parity={TASK: ("model", "newton")}, parity_worlds=2, parity_steps=2,
+    rollout_worlds=2, rollout_steps=3, cpu_worlds={TASK: 2},
+    training=((TASK, 60.0, f"--preset sac {RUN}"), ("Hoper-v5", 30.0, "")),
 )  # fmt: skip
 
 
@@ -92,6 +94,12 @@ def test_sections_run_in_reduced_form(section: str, titles: list[str]) -> None:
         assert len(made[0].rows) == 4
 
 
+@pytest.fixture
+def forked_sections(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fork the processes of sections: these sections compute nothing, and a new process imports torch for seconds."""
+    monkeypatch.setattr(process, "get_context", lambda _: get_context("fork"))
+
+
 @pytest.mark.slow
 def test_training_records_curves_and_failures(tmp_path: Path) -> None:
     reduced, found = context()
@@ -108,7 +116,7 @@ def test_training_records_curves_and_failures(tmp_path: Path) -> None:
     assert "saltus-" not in " ".join(failed["output"]), "a temporary folder's name"
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("forked_sections")
 def test_failing_sections_are_reported_and_others_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "result.jsonl"
     sections = {name: getattr(child_functions, name) for name in ("misses", "raises", "dies", "measures")}
@@ -164,7 +172,7 @@ def test_findings_are_in_the_file_before_their_section_ends(tmp_path: Path, monk
     assert [one["section"] for one in result.read(file).measurements] == ["waits", "outcome"]
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("forked_sections")
 def test_hanging_section_is_stopped_at_the_deadline(tmp_path: Path) -> None:
     file = tmp_path / "result.jsonl"
     start = time.monotonic()

@@ -283,7 +283,7 @@ def test_command_trains_and_evaluates_every_member(
     assert "200 of 200 env steps, " in capsys.readouterr().out
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("evaluations_in_this_process")
 def test_command_continues_after_a_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     step = Trainer.step
 

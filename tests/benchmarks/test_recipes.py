@@ -76,7 +76,7 @@ def test_seeds_are_averaged_at_levels_that_all_reached() -> None:
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("in_this_process")
 def test_failed_run_is_reported(tmp_path: Path) -> None:
     file = tmp_path / "result.jsonl"
     recipes("InvertedPendulum-v5", SMALL, recipes=("sac:100 --critic-lr nan",), folder=tmp_path / "runs", output=file)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_campaign import Fake
 
 from benchmarks import result, training_run
 from benchmarks.memory import memory
@@ -66,35 +67,16 @@ def test_peer_trains_until_its_time_limit_and_is_evaluated(
     assert str(tmp_path) not in json.dumps(content["measurements"])
 
 
-CRASHES = """
-from dataclasses import dataclass
-from envs.tasks.inverted_pendulum import InvertedPendulum
-
-@dataclass
-class Crashes(InvertedPendulum):
-    now: bool = False
-
-    def reset(self, num_envs, generator):
-        if self.now:
-            raise ArithmeticError("crashed")
-        return super().reset(num_envs, generator)
-"""
-
-
-@pytest.mark.slow
-def test_failed_run_and_unreached_return_are_reported(tmp_path: Path) -> None:
-    file, task = tmp_path / "result.jsonl", tmp_path / "crashes.py"
-    task.write_text(CRASHES)
-    training((f"{task}:Crashes",), (*SMALL, "--task.now"), seeds=(0,), threshold=(1,), output=file)
-    content = content_of(file)
+def test_failed_run_and_unreached_return_are_reported(fake: Fake) -> None:
+    fake.mark("crash-0")
+    content = fake.run(seeds=(0,), threshold=(1,))
     (one,) = content["measurements"]
     assert (one["exit_code"], one["curve"], one["best"], one["last"]) == (1, {}, None, None)
-    assert "crashed" in " ".join(one["output"])
+    assert "the physics exploded" in " ".join(one["output"])
     row, medians = content["summary"][0]["rows"]
     assert (row[-1], medians[-1]) == ("not reached", "0 of 1 reached it")
     (failed,) = content["summary"][-1]["rows"]
-    assert failed[:3] == ["Crashes", "saltus", "0"]
-    assert failed[3].startswith("exit code 1: ")
+    assert failed == ["InvertedPendulum-v5", "saltus", "0", "exit code 1: the physics exploded"]
 
 
 def test_run_that_ignores_sigterm_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import csv
 import errno
-import json
 import math
 import os
 import re
 import shutil
 import signal
-import socket
-import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -24,8 +20,8 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from file_operations import Listener, Operation
+from forked_saltus import Unsupported, Zygote
 
-ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT = 60.0
 NUMBER = int(os.environ.get("SALTUS_FAULTS", "4"))  # of faults in each test that draws them
 
@@ -67,7 +63,7 @@ class Pendulum(Task):
 '''
 TOTAL = 120
 OPTIONS = (
-    "--preset crossq --device cpu --no-compile --num-envs 4 --num-threads 1 --learning-starts 20 --utd-ratio 0.5 "
+    "--preset crossq --device cpu --no-compile --num-envs 4 --num-threads 1 --learning-starts 20 --utd-ratio 0.25 "
     "--policy-delay 2 --batch-size 8 --actor-hidden 8 --critic-hidden 8 --eval-episodes 2 "
     f"--log-every 10 --eval-every 60 --checkpoint-every 40 --total-env-steps {TOTAL}"
 ).split()
@@ -180,70 +176,42 @@ class Streams:
     terminal: bool = False
 
 
-class Zygote:
-    """Starts processes of saltus (see zygote.py), one at a time.
+def run_with_faults(
+    zygote: Zygote,
+    arguments: list[object],
+    run_dir: Path,
+    fault: Fault = no_fault,
+    kill_after: float = TIMEOUT,
+    file_size: int | None = None,
+    streams: Streams | None = None,
+) -> Outcome:
+    """Run ``saltus`` to its end.
 
     Args:
-        folder: their current folder.
+        zygote: starts the process.
+        arguments: the command line.
+        run_dir: `fault` is called before the operations on its files.
+        fault: the disturbance.
+        kill_after: seconds until SIGKILL.
+        file_size: the largest file that the process may write, in bytes.
+        streams: stdin, stdout and stderr.
     """
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self._channel, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-        settings = {
-            "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "",
-            "COLUMNS": "200", "PYTHONDONTWRITEBYTECODE": "1",
-        }  # fmt: skip
-        command = [sys.executable, str(Path(__file__).with_name("zygote.py")), str(other.fileno())]
-        with other:
-            self._process = subprocess.Popen(
-                command, env=os.environ | settings, pass_fds=[other.fileno()], stdout=subprocess.DEVNULL
+    streams = streams or Streams()
+    started = time.monotonic()
+    with tempfile.TemporaryFile() as output, open(os.devnull, "rb") as nothing:
+        chosen = [streams.stdin, streams.stdout, streams.stderr]
+        default = [nothing.fileno(), output.fileno(), output.fileno()]
+        descriptors = [other if one is None else one for one, other in zip(chosen, default, strict=True)]
+        try:
+            pid, listener = zygote.start(
+                arguments, descriptors, terminal=streams.terminal, file_size=file_size, intercept=True
             )
-        assert self._channel.recv(1 << 16) == b"ready"
-
-    def close(self) -> None:
-        self._channel.close()
-        self._process.wait()
-
-    def run(
-        self,
-        arguments: list[object],
-        run_dir: Path,
-        fault: Fault = no_fault,
-        kill_after: float = TIMEOUT,
-        file_size: int | None = None,
-        streams: Streams | None = None,
-    ) -> Outcome:
-        """Run ``saltus`` to its end.
-
-        Args:
-            arguments: the command line.
-            run_dir: `fault` is called before the operations on its files.
-            fault: the disturbance.
-            kill_after: seconds until SIGKILL.
-            file_size: the largest file that the process may write, in bytes.
-            streams: stdin, stdout and stderr.
-        """
-        streams = streams or Streams()
-        request = {
-            "arguments": [str(argument) for argument in arguments], "cwd": str(self.folder), "file_size": file_size,
-            "terminal": streams.terminal,
-        }  # fmt: skip
-        started = time.monotonic()
-        with tempfile.TemporaryFile() as output, open(os.devnull, "rb") as nothing:
-            chosen = [streams.stdin, streams.stdout, streams.stderr]
-            default = [nothing.fileno(), output.fileno(), output.fileno()]
-            descriptors = [other if one is None else one for one, other in zip(chosen, default, strict=True)]
-            socket.send_fds(self._channel, [json.dumps(request).encode()], descriptors)
-            message, listeners, *_ = socket.recv_fds(self._channel, 1 << 16, 1)
-            answer = json.loads(message)
-            if "error" in answer:
-                pytest.skip(answer["error"])
-            moments = supervise(listeners[0], answer["pid"], run_dir, fault, started + kill_after)
-            status = json.loads(self._channel.recv(1 << 16))["status"]
-            output.seek(0)
-            return Outcome(status, output.read().decode(), moments, time.monotonic() - started)
+        except Unsupported as error:
+            pytest.skip(str(error))
+        moments = supervise(listener, pid, run_dir, fault, started + kill_after)
+        status = zygote.wait()
+        output.seek(0)
+        return Outcome(status, output.read().decode(), moments, time.monotonic() - started)
 
 
 def supervise(descriptor: int, pid: int, run_dir: Path, fault: Fault, deadline: float) -> list[Moment]:
@@ -346,16 +314,17 @@ class Runs:
         self._number += 1
         return self.zygote.folder / f"run{self._number}"
 
+    def run(self, arguments: list[object], run_dir: Path, fault: Fault = no_fault, **options: Any) -> Outcome:
+        return run_with_faults(self.zygote, arguments, run_dir, fault, **options)
+
     def copy(self, run_dir: Path) -> Path:
         return Path(shutil.copytree(run_dir, self.new_dir()))
 
     def train(self, run_dir: Path, fault: Fault = no_fault, **options: Any) -> Outcome:
-        return self.zygote.run(
-            ["train", "pendulum.py:Pendulum", *OPTIONS, "--run-dir", run_dir], run_dir, fault, **options
-        )
+        return self.run(["train", "pendulum.py:Pendulum", *OPTIONS, "--run-dir", run_dir], run_dir, fault, **options)
 
     def resume(self, run_dir: Path, fault: Fault = no_fault, **options: Any) -> Outcome:
-        return self.zygote.run(["resume", run_dir], run_dir, fault, **options)
+        return self.run(["resume", run_dir], run_dir, fault, **options)
 
     def go_on(self, run_dir: Path, fault: Fault = no_fault, **options: Any) -> Outcome:
         """Resume a run, or start it again if it saved nothing."""

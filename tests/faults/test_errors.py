@@ -149,7 +149,7 @@ def test_file_system_without_locks_is_warned_of(runs: Runs, error: int) -> None:
 
 def test_evaluation_that_cannot_be_written_is_printed(runs: Runs) -> None:
     run_dir = runs.copy(runs.reference)
-    outcome = runs.zygote.run(["evaluate", run_dir, "--episodes", 2], run_dir, fail(errno.EROFS, "open evaluation."))
+    outcome = runs.run(["evaluate", run_dir, "--episodes", 2], run_dir, fail(errno.EROFS, "open evaluation."))
     assert_in_words(outcome, "best policy", "2 episodes", os.strerror(errno.EROFS), "evaluation.json")
 
 

@@ -26,7 +26,7 @@ os.chdir({run_dir!r})
 def run(code: str, run_dir: Path, fault: Fault) -> tuple[int, list[str]]:
     """Run Python code in `run_dir`; its exit status and the operations in `run_dir`."""
     channel, other = socket.socketpair()
-    start = START.format(folder=str(Path(__file__).parent), channel=other.fileno(), run_dir=str(run_dir))
+    start = START.format(folder=str(Path(__file__).parents[1]), channel=other.fileno(), run_dir=str(run_dir))
     with channel, subprocess.Popen([sys.executable, "-c", start + code], pass_fds=[other.fileno()]) as process:
         other.close()
         _, listeners, *_ = socket.recv_fds(channel, 100, 1)

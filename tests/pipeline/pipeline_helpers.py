@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from forked_saltus import finish as finish
 from rich.console import Console
 from tensordict import TensorDict
 from torch import Tensor
@@ -144,16 +145,6 @@ def saltus(*arguments: object, cwd: Path | None = None, **environment: str) -> s
     return subprocess.Popen(
         command, cwd=cwd, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
-
-
-def finish(process: subprocess.Popen[str], timeout: float = 150) -> str:
-    """Wait for a process to succeed; return its output."""
-    try:
-        output, _ = process.communicate(timeout=timeout)
-    finally:
-        process.kill()
-    assert process.returncode == 0, output
-    return output
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:

@@ -24,7 +24,13 @@ pytestmark = pytest.mark.filterwarnings("ignore:No target network updater", "ign
 FORMS = [("joint", "exact"), ("factored", "exact"), ("factored", "score"), ("factored", "soft-q")]
 forms = pytest.mark.parametrize(("policy", "update"), FORMS, ids=["-".join(form) for form in FORMS])
 LEVELS = torch.tensor([-1.0, -0.5, 0.0, 0.5, 1.0])
-SWIMMER = {"task": "Swimmer-v5", "preset": "sac-discrete", "n_step": 3, "noise_repeat": 4}
+SWIMMER: dict[str, Any] = {
+    "task": "Swimmer-v5",
+    "task_options": {"max_episode_steps": 30},
+    "preset": "sac-discrete",
+    "n_step": 3,
+    "noise_repeat": 4,
+}
 
 
 def are_levels(actions: torch.Tensor) -> bool:

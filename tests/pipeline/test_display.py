@@ -6,13 +6,14 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from pipeline_helpers import saltus, small_arguments
+from forked_saltus import ForkedSaltus, Zygote
+from pipeline_helpers import small_arguments
 from rich.console import Console
 
 from pipeline import checkpoint, display
@@ -162,29 +163,18 @@ def arguments(run_dir: Path, **settings: Any) -> list[Any]:
 
 
 @pytest.mark.slow
-def test_run_whose_reader_ends_goes_on_to_its_end(tmp_path: Path) -> None:
+def test_run_whose_reader_ends_goes_on_to_its_end(zygote: Zygote, tmp_path: Path) -> None:
     """As with ``saltus train | head -1``."""
-    with saltus(*arguments(tmp_path / "run", total_env_steps=400)) as process:
-        assert process.stdout is not None
+    with ForkedSaltus(zygote, arguments(tmp_path / "run", total_env_steps=400)) as process:
         process.stdout.readline()
         process.stdout.close()
         assert process.wait(timeout=150) == 0
     assert [int(path.stem) for path in checkpoint.find(tmp_path / "run" / "checkpoints")][-1] == 400
 
 
-@pytest.fixture
-def hangup_not_ignored() -> Iterator[None]:
-    """Processes inherit a SIGHUP that is ignored, as with ``nohup pytest``."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    yield
-    signal.signal(signal.SIGHUP, before)
-
-
 @pytest.mark.slow
-@pytest.mark.usefixtures("hangup_not_ignored")
-def test_hangup_saves_the_run(tmp_path: Path) -> None:
-    with saltus(*arguments(tmp_path / "run", total_env_steps=10**6)) as process:
-        assert process.stdout is not None
+def test_hangup_saves_the_run(zygote: Zygote, tmp_path: Path) -> None:
+    with ForkedSaltus(zygote, arguments(tmp_path / "run", total_env_steps=10**6)) as process:
         while "[learning]" not in (line := process.stdout.readline()):
             assert line, "the run ended too early"
         process.send_signal(signal.SIGHUP)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from pipeline_helpers import differing, finish, read_csv, saltus, small_arguments, small_config, train_here
+from forked_saltus import ForkedSaltus, Zygote, finish
+from pipeline_helpers import differing, read_csv, small_arguments, small_config, train_here
 from run_helpers import continue_run, quiet_console, train_run
 
 from pipeline import checkpoint, cli
@@ -34,14 +34,13 @@ RUN: dict[str, Any] = {
 }
 
 
-def start(run_dir: Path, task: str = "InvertedPendulum-v5", **settings: Any) -> subprocess.Popen[str]:
+def start(zygote: Zygote, run_dir: Path, task: str = "InvertedPendulum-v5", **settings: Any) -> ForkedSaltus:
     """Start ``saltus train`` in a new process, with one thread as in this one."""
-    arguments = small_arguments(**{**RUN, **settings})
-    return saltus("train", task, *arguments, "--run-dir", run_dir, OMP_NUM_THREADS="1")
+    return ForkedSaltus(zygote, ["train", task, *small_arguments(**{**RUN, **settings}), "--run-dir", run_dir])
 
 
-def resume(run_dir: Path) -> subprocess.Popen[str]:
-    return saltus("resume", run_dir, OMP_NUM_THREADS="1")
+def resume(zygote: Zygote, run_dir: Path) -> ForkedSaltus:
+    return ForkedSaltus(zygote, ["resume", run_dir])
 
 
 def last_row(run_dir: Path) -> int:
@@ -50,7 +49,7 @@ def last_row(run_dir: Path) -> int:
     return int(rows[-1]["env_steps"] or 0) if rows else 0
 
 
-def wait_until(process: subprocess.Popen[str], happened: Callable[[], bool]) -> None:
+def wait_until(process: ForkedSaltus, happened: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 120
     while not happened():
         assert process.poll() is None, f"the run ended too early: {process.communicate()[0]}"
@@ -58,7 +57,7 @@ def wait_until(process: subprocess.Popen[str], happened: Callable[[], bool]) -> 
         time.sleep(0.001)
 
 
-def kill_when(process: subprocess.Popen[str], happened: Callable[[], bool]) -> None:
+def kill_when(process: ForkedSaltus, happened: Callable[[], bool]) -> None:
     wait_until(process, happened)
     process.kill()
     output, _ = process.communicate()
@@ -115,7 +114,12 @@ CASES: list[tuple[str, str, dict[str, Any], tuple[int, ...]]] = [
     ),
     ("Hopper-v5", "sac", {"n_step": 3, "normalize_observations": True, "noise_repeat": 16, "buffer_size": 70}, STOPS),
     ("Hopper-v5", "crossq", {"steps_per_round": 3, "reward_scaling": "bounded", "eval_policy_averaging": 0.5}, STOPS),
-    ("Hopper-v5", "crossq", {"physics": "warp", "max_contacts": 20, "max_constraints": 80}, (48, 160)),
+    (
+        "Hopper-v5",
+        "crossq",
+        {"physics": "warp", "max_contacts": 20, "max_constraints": 80, "total_env_steps": 100},
+        (64, 160),
+    ),
 ]
 
 
@@ -140,19 +144,19 @@ def unstopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_run_killed_again_and_again_resumes_bit_for_bit(unstopped: Path, tmp_path: Path) -> None:
+def test_run_killed_again_and_again_resumes_bit_for_bit(unstopped: Path, zygote: Zygote, tmp_path: Path) -> None:
     expected = numbers(unstopped)
     assert [row["env_steps"] for row in expected["evaluations.csv"]] == ["1000", "2000", "2400"]
     assert len(expected["metrics.csv"]) == 30
     run_dir = tmp_path / "run"
-    kill_when(start(run_dir), lambda: bool(checkpoint.find(run_dir / "checkpoints")))
+    kill_when(start(zygote, run_dir), lambda: bool(checkpoint.find(run_dir / "checkpoints")))
 
     def writing() -> bool:
         """During the checkpoint at 1440 env steps, or, if that was missed, between two others."""
         steps = last_row(run_dir)
         return steps >= 2080 or (steps >= 1360 and any((run_dir / "checkpoints").glob("*.partial")))
 
-    kill_when(resume(run_dir), writing)
+    kill_when(resume(zygote, run_dir), writing)
     cli.resume([str(run_dir)], quiet_console())
     assert differing(numbers(run_dir), expected) == []
 
@@ -166,12 +170,12 @@ def test_resuming_a_finished_run_changes_nothing(unstopped: Path) -> None:
 
 
 @pytest.mark.slow
-def test_run_stopped_by_signals_saves_and_resumes_bit_for_bit(tmp_path: Path) -> None:
+def test_run_stopped_by_signals_saves_and_resumes_bit_for_bit(zygote: Zygote, tmp_path: Path) -> None:
     settings = {"preset": "sac", "steps_per_round": 2, "policy_delay": 2, "seed": 3, "total_env_steps": 2000}
     reference, run_dir = tmp_path / "reference", tmp_path / "run"
     train_here(reference, "Hopper-v5", **{**RUN, **settings})
     for number, steps in ((signal.SIGTERM, 560), (signal.SIGINT, 1120)):
-        process = resume(run_dir) if run_dir.exists() else start(run_dir, "Hopper-v5", **settings)
+        process = resume(zygote, run_dir) if run_dir.exists() else start(zygote, run_dir, "Hopper-v5", **settings)
         wait_until(process, lambda steps=steps: last_row(run_dir) >= steps)
         process.send_signal(number)
         output = finish(process)
@@ -185,12 +189,12 @@ def test_run_stopped_by_signals_saves_and_resumes_bit_for_bit(tmp_path: Path) ->
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "error:compilation failed")
-def test_compiled_run_killed_and_resumed_ends_bit_for_bit_the_same(tmp_path: Path) -> None:
+def test_compiled_run_killed_and_resumed_ends_bit_for_bit_the_same(zygote: Zygote, tmp_path: Path) -> None:
     parts = {"n_step": 3, "normalize_observations": True, "noise_repeat": 8, "eval_policy_averaging": 0.5}
     settings = {"preset": "crossq", "compile": True, "policy_delay": 2, "total_env_steps": 4800, **parts}
     reference, run_dir = tmp_path / "reference", tmp_path / "run"
     train_here(reference, **{**RUN, **settings})
-    kill_when(start(run_dir, **settings), lambda: last_row(run_dir) >= 720)
+    kill_when(start(zygote, run_dir, **settings), lambda: last_row(run_dir) >= 720)
     assert 480 <= open_run(run_dir)[1]["state"]["env_steps"] < 4800
     cli.resume([str(run_dir)], quiet_console())
     assert differing(numbers(run_dir), numbers(reference)) == []

@@ -1,8 +1,8 @@
 """A process that imports saltus's packages once and forks a `python -m saltus` for each request.
 
 A fork takes 10 ms, the imports 4 s. Each message on the socket, whose descriptor is the first argument, is a request:
-JSON, with the descriptors that become stdin, stdout and stderr. The child answers with its pid and the descriptor of
-its `Listener`; after its end, the zygote sends its status. The first message is "ready".
+JSON, with the descriptors that become stdin, stdout and stderr. The child answers with its pid and, if asked to
+intercept, the descriptor of its `Listener`; after its end, the zygote sends its status. The first message is "ready".
 """
 
 from __future__ import annotations
@@ -10,21 +10,44 @@ from __future__ import annotations
 import fcntl
 import gc
 import importlib
+import io
 import json
 import os
 import resource
 import runpy
+import signal
 import socket
 import sys
 import termios
+from contextlib import redirect_stdout, suppress
 from typing import Any
 
 from file_operations import intercept
 
 MODULES = (
-    "PIL.PngImagePlugin", "matplotlib.pyplot", "torch.utils.tensorboard", "envs", "pipeline.cli", "pipeline.plot",
+    "PIL.PngImagePlugin", "matplotlib", "torch.utils.tensorboard", "envs", "pipeline.cli", "pipeline.plot",
     "pipeline.policy", "pipeline.run", "pipeline.train", "pipeline.train_options",
 )  # fmt: skip
+
+
+def warm_up() -> None:
+    """Do what each command would do once: the first picture, the first command line, versions of packages."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(layout="constrained")
+    axes.plot([0, 1], label="label")
+    axes.legend()
+    figure.savefig(io.BytesIO())
+    pyplot.close(figure)
+    from pipeline.train_options import parse_train
+    from saltus.versions import versions
+
+    with suppress(SystemExit), redirect_stdout(io.StringIO()):
+        parse_train(["Hopper-v5", "--help"])
+    versions()
 
 
 def serve(channel: socket.socket) -> dict[str, Any] | None:
@@ -45,24 +68,28 @@ def serve(channel: socket.socket) -> dict[str, Any] | None:
 
 
 def prepare(request: dict[str, Any], descriptors: list[int], channel: socket.socket) -> None:
-    """Set up the child: its files, terminal, folder, limits and interception."""
+    """Set up the child: its files, terminal, signals, folder, limits and interception."""
     for number, descriptor in enumerate(descriptors):
         os.dup2(descriptor, number)
         os.close(descriptor)
     if request["terminal"]:
         os.setsid()
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # `nohup pytest` ignores it
     os.chdir(request["cwd"])
     sys.path[0] = request["cwd"]  # as `python -m` does
     if request["file_size"] is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_size"], request["file_size"]))
-    try:
-        listener = intercept()
-    except OSError as error:
-        channel.send(json.dumps({"error": str(error)}).encode())
-        os._exit(1)
-    socket.send_fds(channel, [json.dumps({"pid": os.getpid()}).encode()], [listener])
-    os.close(listener)
+    listeners = []
+    if request["intercept"]:
+        try:
+            listeners = [intercept()]
+        except OSError as error:
+            channel.send(json.dumps({"error": str(error)}).encode())
+            os._exit(1)
+    socket.send_fds(channel, [json.dumps({"pid": os.getpid()}).encode()], listeners)
+    for listener in listeners:
+        os.close(listener)
     channel.close()
 
 
@@ -70,6 +97,7 @@ def main() -> None:
     channel = socket.socket(fileno=int(sys.argv[1]))
     for name in MODULES:
         importlib.import_module(name)
+    warm_up()
     gc.collect()
     gc.freeze()  # else the first collection in each child copies the memory
     channel.send(b"ready")
