@@ -194,9 +194,7 @@ class Agent:
 
     def _minimize(self, name: str, loss: Tensor) -> None:
         """One step of an optimiser on the mean of the ranks' losses, then weight normalisation, if configured."""
-        optimizer = self.optimizers[name]
-        gradients = torch.autograd.grad(loss, optimizer.parameters)
-        optimizer.step(self.ranks.mean(gradients))
+        self.optimizers[name].minimize(loss, self.ranks)
         if name in self._weight_normalizations:
             self._weight_normalizations[name].project()
 

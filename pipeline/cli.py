@@ -50,6 +50,11 @@ NOT_EXACT = (
     "episodes"
 )
 
+DEALT = (
+    "the run had {saved} ranks and continues on {size}: worlds and replay are dealt anew, new episodes begin, and it "
+    "does not continue bit for bit"
+)
+
 
 @tolerate_lost_output()
 def main() -> None:
@@ -280,7 +285,10 @@ def _run(config: Config, run_dir: Path | None, console: Console, content: dict[s
             require_same_state(run.run_dir, model)
             compare_task(config, run.run_dir, model, "resumed, but not bit for bit")
             first_does(ranks, lambda: update_config(config, run.run_dir, content))
+            saved = content["state"].get("ranks", 1)
             run.load_state_dict(take(content, ranks))
+            if saved != ranks.size:
+                _print(console, DEALT.format(saved=saved, size=ranks.size))
         run_dir = run.run_dir
         require_shared(ranks, run_dir)
         if not run.env.resumes_exactly:

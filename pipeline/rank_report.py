@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pipeline.agent import Agent
+from pipeline.ranks import Ranks
 from saltus.errors import SaltusError
 
 _INTEGERS = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.int8}
@@ -30,6 +31,11 @@ class RankReport:
     statistics: dict[str, float]
     seconds: float
     waited: float
+
+
+def mean_metrics(metrics: Mapping[str, Tensor], ranks: Ranks) -> dict[str, Tensor]:
+    """The means over ranks of metrics, scalars by name."""
+    return dict(zip(metrics, ranks.mean([*metrics.values()]), strict=True))
 
 
 def compare_ranks(agent: Agent, statistics: dict[str, float], seconds: float) -> list[RankReport]:

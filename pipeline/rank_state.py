@@ -9,6 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from pipeline import checkpoint
 from pipeline.config import Config
 from pipeline.ranks import Ranks
@@ -40,15 +43,52 @@ def save(folder: Path, config: Config, state: dict[str, Any], ranks: Ranks) -> N
 def take(content: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
     """Remove the state from a checkpoint's content, and complete it for this rank.
 
+    If the run had another number of ranks, its replay is dealt anew: each rank gets that of its share of the worlds.
+    The state then has no worlds, noise and random generators.
+
     Raises:
-        CheckpointError: the run had another number of ranks, or this rank's part of the checkpoint cannot be read.
+        CheckpointError: a rank's part of the checkpoint cannot be read.
     """
-    state = content.pop("state")
+    state, num_envs = content.pop("state"), content["config"]["num_envs"]
     saved = state.get("ranks", 1)
-    if saved != ranks.size:
-        start = f"torchrun --nproc-per-node {saved} -m saltus resume" if saved > 1 else "saltus resume"
-        raise checkpoint.CheckpointError(
-            f"the run had {saved} rank{'s' * (saved > 1)}, and this is {ranks.size}: resume it with as many, on one "
-            f"machine by `{start} RUN`. `saltus evaluate`, `play` and `export` need a single process"
-        )
-    return state | checkpoint.load_part(content["file"], ranks.rank) if ranks.rank else state
+    if saved == ranks.size:
+        return state | checkpoint.load_part(content["file"], ranks.rank) if ranks.rank else state
+    parts = [state["buffer"], *(checkpoint.load_part(content["file"], rank)["buffer"] for rank in range(1, saved))]
+    common = {name: value for name, value in state.items() if name not in OWN}
+    return {**common, "metrics": state["metrics"], "buffer": deal(parts, num_envs, ranks)}
+
+
+def deal(parts: list[dict[str, Any]], num_envs: int, ranks: Ranks) -> dict[str, Any]:
+    """The part of a rank of the transitions that other ranks stored.
+
+    Args:
+        parts: states of the replay buffers of as many worlds each, in the order of worlds.
+        num_envs: number of all worlds.
+        ranks: this rank gets an equal share of all worlds, in the same order.
+
+    Returns:
+        ``"stored"``: transitions by name, oldest first, whole vector steps; ``"num_envs"``: this rank's worlds.
+    """
+    worlds, count = num_envs // len(parts), ranks.share(num_envs)
+    rows = [_rows(part, worlds) for part in parts]
+    first = ranks.rank * count
+    mine = [divmod(world, worlds) for world in range(first, first + count)]
+    sources = sorted({source for source, _ in mine})
+    stored = {}
+    for name in parts[0]["stored"]:
+        columns = []
+        for source in sources:
+            own = torch.tensor([world for other, world in mine if other == source])
+            index = rows[source][:, own]
+            columns.append(parts[source]["stored"][name][index.flatten()].unflatten(0, index.shape))
+        stored[name] = torch.cat(columns, dim=1).flatten(0, 1)
+    return {"stored": stored, "num_envs": count}
+
+
+def _rows(part: dict[str, Any], worlds: int) -> Tensor:
+    """Rows of the whole vector steps in a replay buffer's storage, oldest first, (steps, worlds)."""
+    length = len(part["stored"]["observation"])
+    oldest = int(part["cursor"]) if part["added"] > length else 0
+    steps = length // worlds
+    rows = (oldest + torch.arange(length - steps * worlds, length)) % length
+    return rows.view(steps, worlds)

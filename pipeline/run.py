@@ -30,7 +30,7 @@ from pipeline.file_names import CHECKPOINTS, EVALUATIONS, METRICS
 from pipeline.health import Health
 from pipeline.learner import Learner
 from pipeline.logger import Logger
-from pipeline.rank_report import add_statistics, compare_ranks, describe_rates
+from pipeline.rank_report import add_statistics, compare_ranks, describe_rates, mean_metrics
 from pipeline.ranks import ALONE, Ranks
 from pipeline.seeding import derive_seed
 from saltus.device import resolve_device
@@ -81,6 +81,7 @@ class Run:
                 f"--matmul-dtype tf32 needs CUDA, and this run is on {self.device}: use float32 or bfloat16"
             )
         torch.manual_seed(derive_seed(config.seed, "learner"))
+        self._num_threads = config.num_threads or ranks.num_threads
         self._reference = resolve_environment(config.task)
         self._task_options = decode_options(options_class(self._reference), config.task_options)
         self.env = self._make_training_env()
@@ -91,8 +92,7 @@ class Run:
             torch.manual_seed(derive_seed(config.seed, "learner", ranks.rank))
         self.learner = Learner(self.agent)
         _log.info(self._describe_memory())
-        seed = derive_seed(config.seed, "buffer", ranks.rank)
-        capacity = ranks.share(config.capacity)
+        capacity, seed = ranks.share(config.capacity), derive_seed(config.seed, "buffer", ranks.rank)
         n_step = config.rewards_per_target(self.env.action_dim)
         self.buffer = ReplayBuffer(
             capacity, *dimensions, self.device, seed, n_step, config.gamma, privileged_dim=privileged_dim
@@ -107,10 +107,6 @@ class Run:
         self.health = self._new_health()
         self._logged: dict[str, float] = {}  # totals at the last row of metrics
         self._seconds_before, self._started = 0.0, time.monotonic()
-
-    @property
-    def _num_threads(self) -> int:
-        return self.config.num_threads or self.ranks.num_threads
 
     def _make_training_env(self) -> Environment:
         config = self.config
@@ -224,14 +220,10 @@ class Run:
             DivergenceError: a metric is not finite.
             SaltusError: the ranks' networks differ.
         """
-        metrics = self.agent.check_finite(self._mean_metrics())
+        metrics = self.agent.check_finite(mean_metrics(self.metrics, self.ranks))
         seconds = self.seconds - self._logged.get("seconds", 0.0)
         reports = compare_ranks(self.agent, self.env.statistics(), seconds)
-        totals = add_statistics(reports) | {
-            "env_steps": self.env_steps,
-            "gradient_steps": self.learner.gradient_steps,
-            "seconds": self.seconds,
-        }
+        totals = add_statistics(reports) | self._counters()
         since = {name: value - self._logged.get(name, 0.0) for name, value in totals.items()}
         self._logged = totals
         episodes = since["episodes"] or float("nan")
@@ -254,8 +246,9 @@ class Run:
         logger.metrics(row)
         self._warn(logger, self.health.metrics(row))
 
-    def _mean_metrics(self) -> dict[str, torch.Tensor]:
-        return dict(zip(self.metrics, self.ranks.mean([*self.metrics.values()]), strict=True))
+    def _counters(self) -> dict[str, float]:
+        counters = {"env_steps": self.env_steps, "gradient_steps": self.learner.gradient_steps}
+        return {**counters, "seconds": self.seconds}
 
     def evaluate(self, logger: Logger, stopping: Callable[[], bool] = lambda: False) -> None:
         """Play whole episodes with the deterministic policy, and write a row of their returns.
@@ -330,7 +323,7 @@ class Run:
         logger.phase("saving")
         self.run_dir = logger.run_dir
         logger.sync()  # before the checkpoint, so that no power cut loses rows that a resumed run does not repeat
-        self.agent.check_finite(self._mean_metrics())
+        self.agent.check_finite(mean_metrics(self.metrics, self.ranks))
         self.agent.check_parameters()
         rank_state.save(self.run_dir / CHECKPOINTS, self.config, self.state_dict(), self.ranks)
 
@@ -358,7 +351,7 @@ class Run:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a `state_dict`.
+        """Continue from a `state_dict`, or from a state of another number of ranks (see `rank_state.take`).
 
         Raises:
             CheckpointError: the state was saved on another kind of device.
@@ -374,17 +367,31 @@ class Run:
         self.evaluation_pending, self.ended = state["evaluation_pending"], state["ended"]
         self.best = deepcopy(state["best"])  # else its tensors would keep the whole file mapped
         self.metrics = {name: value.to(self.device) for name, value in state["metrics"].items()}
-        self.observation = state["observation"].to(self.device)
-        self.env.set_state(state["environment"])
-        self.buffer.load_state_dict(state["buffer"])
         self.agent.load_state_dict(state["agent"])
-        if not self.env.resumes_exactly:
+        self.learner.gradient_steps = state["gradient_steps"]
+        dealt = "environment" not in state
+        if dealt:
+            self.buffer.refill(**state["buffer"])
+        else:
+            self.observation = state["observation"].to(self.device)
+            self.env.set_state(state["environment"])
+            self.buffer.load_state_dict(state["buffer"])
+        if dealt or not self.env.resumes_exactly:
             self.observation = self.env.reset()
             self.buffer.truncate_newest()
             if self.agent.normalizers.rewards is not None:
                 self.agent.normalizers.rewards.returns.zero_()
-        self.learner.gradient_steps = state["gradient_steps"]
-        self.noise.load_state_dict(state["noise"])
-        torch.set_rng_state(state["random"])
-        if state["random_cuda"] is not None and self.device.type == "cuda":
-            torch.cuda.set_rng_state(state["random_cuda"], self.device)
+        if dealt:
+            self._begin_on_new_ranks()
+        else:
+            self.noise.load_state_dict(state["noise"])
+            torch.set_rng_state(state["random"])
+            if state["random_cuda"] is not None and self.device.type == "cuda":
+                torch.cuda.set_rng_state(state["random_cuda"], self.device)
+
+    def _begin_on_new_ranks(self) -> None:
+        """Draw numbers that no rank has drawn, and count the new worlds' statistics from 0."""
+        stream = f"rank {self.ranks.rank} of {self.ranks.size} from {self.env_steps} env steps"
+        torch.manual_seed(derive_seed(self.config.seed, stream))
+        self.buffer.generator.manual_seed(derive_seed(self.config.seed, stream, 1))
+        self._logged = {name: value for name, value in self._logged.items() if name in self._counters()}

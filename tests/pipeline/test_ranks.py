@@ -12,12 +12,13 @@ import pytest
 import rank_scenarios
 import torch
 from cli_helpers import Command
-from pipeline_helpers import differing, read_csv, small_config
+from pipeline_helpers import ACTION_DIM, OBSERVATION_DIM, differing, random_transition, read_csv, small_config
 
-from pipeline import checkpoint
+from pipeline import checkpoint, rank_state
+from pipeline.buffer import ReplayBuffer
 from pipeline.launch import require_divisible
 from pipeline.policy import load_policy
-from pipeline.ranks import ALONE
+from pipeline.ranks import ALONE, Ranks
 from saltus.errors import SaltusError
 
 pytestmark = pytest.mark.slow
@@ -158,14 +159,52 @@ def test_old_parts_of_checkpoints_are_deleted(folder: Path) -> None:
     assert names == {f"{steps:012d}{part}.pt" for steps in (160, 240) for part in ("", ".rank1")}
 
 
-def test_a_policy_plays_in_a_single_process_and_training_is_refused(folder: Path, command: Command) -> None:
-    run_dir = folder / "trained"
-    policy = load_policy(run_dir)
-    assert policy(torch.zeros(1, 4)).shape == (1, 1)
+def test_a_policy_plays_in_a_single_process(folder: Path) -> None:
+    assert load_policy(folder / "trained")(torch.zeros(1, 4)).shape == (1, 1)
+
+
+def test_a_run_continues_on_another_number_of_ranks_with_its_replay(folder: Path, command: Command) -> None:
+    run_dir = folder / "hanging"
+    before = states(run_dir)
     outcome = command("resume", run_dir)
-    assert outcome.code == 1
-    assert "the run had 2 ranks, and this is 1: resume it with as many" in outcome.text
-    assert "torchrun --nproc-per-node 2 -m saltus resume" in outcome.text
+    assert outcome.code == 0, outcome.text
+    assert (
+        "the run had 2 ranks and continues on 1: worlds and replay are dealt anew, new episodes begin" in outcome.text
+    )
+    after = checkpoint.load_last(run_dir / "checkpoints")["state"]
+    assert after["ranks"] == 1
+    assert after["env_steps"] == 240
+    name = "next.observation"
+    halves = [part["buffer"]["stored"][name].view(20, 2, 4) for part in before]
+    assert torch.equal(after["buffer"]["stored"][name][:80].view(20, 4, 4), torch.cat(halves, dim=1))
+    assert after["buffer"]["stored"]["next.done"][76:80].all()
+    assert not after["buffer"]["stored"]["next.done"][:76].all()
+
+
+@pytest.mark.parametrize("steps", [2, 5, 9])
+@pytest.mark.parametrize(("saved", "size"), [(1, 2), (2, 1), (2, 4), (4, 2), (3, 2)])
+def test_dealing_keeps_the_newest_transitions_of_every_world_in_order(saved: int, size: int, steps: int) -> None:
+    worlds, capacity = 12, 74  # the rings are full after 7 steps at the latest, in the middle of a step
+    parts = []
+    for rank in range(saved):
+        own = worlds // saved
+        buffer = ReplayBuffer(capacity // saved, OBSERVATION_DIM, ACTION_DIM)
+        for step in range(steps):
+            transition = random_transition(own)
+            transition["observation"][:] = step
+            transition["observation"][:, 0] = torch.arange(rank * own, (rank + 1) * own)
+            buffer.extend(transition)
+        parts.append(buffer.state_dict())
+    kept = min(steps, capacity // saved // (worlds // saved), capacity // size // (worlds // size))
+    for rank in range(size):
+        ranks = Ranks()
+        ranks.rank, ranks.size = rank, size
+        own = worlds // size
+        buffer = ReplayBuffer(capacity // size, OBSERVATION_DIM, ACTION_DIM, n_step=3)
+        buffer.refill(**rank_state.deal(parts, worlds, ranks))
+        found = buffer.state_dict()["stored"]["observation"].view(kept, own, OBSERVATION_DIM)
+        assert torch.equal(found[..., 0], torch.arange(rank * own, (rank + 1) * own).float().expand(kept, own))
+        assert torch.equal(found[..., 1], torch.arange(steps - kept, steps).float().unsqueeze(1).expand(kept, own))
 
 
 def test_ranks_that_differ_are_refused(folder: Path) -> None:
