@@ -31,8 +31,10 @@ from torch import Tensor
 from pipeline.config import Config
 from pipeline.divergence import DivergenceMonitor
 from pipeline.losses import make_loss, weight_normalizations
+from pipeline.networks import merge_batch_statistics
 from pipeline.normalize import Normalizers
 from pipeline.optimizer import Adam
+from pipeline.ranks import ALONE, Ranks
 from pipeline.torchrl_adapter import (
     actor_loss,
     actor_parameters,
@@ -60,6 +62,7 @@ class Agent:
         action_dim: width of actions.
         device: where networks, optimisers and statistics live.
         privileged_dim: width of what the critics see in addition to the observation; the actor does not see it.
+        ranks: the processes that train the same networks, on batches of their own.
 
     Attributes:
         observation_dim: width of observations.
@@ -79,11 +82,15 @@ class Agent:
         action_dim: int,
         device: torch.device | str = "cpu",
         privileged_dim: int = 0,
+        ranks: Ranks = ALONE,
     ):
         self.config, self.device, self.observation_dim = config, torch.device(device), observation_dim
+        self.ranks = ranks
         self.loss, self.actor = make_loss(
             config, observation_dim, action_dim, self.device, privileged_dim=privileged_dim
         )
+        for network in (self.loss.actor_network, self.loss.qvalue_network):
+            merge_batch_statistics(network, ranks)
         averages = config.eval_policy_averaging > 0
         self.eval_actor = deepcopy(self.actor).requires_grad_(False) if averages else self.actor
         self._critic_params = critic_parameters(self.loss)
@@ -92,7 +99,7 @@ class Agent:
         self.progress = torch.zeros((), dtype=torch.float64, device=self.device)
         self.optimizers = self._make_optimizers()
         self._weight_normalizations = weight_normalizations(config, self.loss)
-        self.normalizers = Normalizers(config, observation_dim, self.device, privileged_dim)
+        self.normalizers = Normalizers(config, observation_dim, self.device, privileged_dim, ranks)
         self._divergence = DivergenceMonitor(self.optimizers["critic"].step_count)
 
     def _make_optimizers(self) -> dict[str, Adam]:
@@ -186,8 +193,8 @@ class Agent:
         }
 
     def _minimize(self, name: str, loss: Tensor) -> None:
-        """One step of an optimiser, then the weight normalisation of what it changed, if configured."""
-        self.optimizers[name].minimize(loss)
+        """One step of an optimiser on the mean of the ranks' losses, then weight normalisation, if configured."""
+        self.optimizers[name].minimize(loss, self.ranks)
         if name in self._weight_normalizations:
             self._weight_normalizations[name].project()
 
@@ -236,7 +243,7 @@ class Agent:
         yield self._divergence.first_step
 
     def state_dict(self) -> dict[str, Any]:
-        """Networks, target networks, temperature, optimisers and normalisers; not copies."""
+        """Networks, target networks, temperature, optimisers and normalisers; not copies. Waits for all ranks."""
         return {
             "loss": dict(self.loss.state_dict()),
             "eval_actor": {} if self.eval_actor is self.actor else dict(self.eval_actor.state_dict()),
@@ -256,9 +263,10 @@ class Agent:
 
     def policy_state(self) -> dict[str, dict[str, Tensor]]:
         """A copy of everything that `policy` depends on."""
+        observations = self.normalizers.observations
         state = {
             "network": self.eval_actor.state_dict(),
-            "observations": self.normalizers.state_dict().get("observations", {}),
+            "observations": {} if observations is None else observations.state_dict(),
         }
         return {part: {name: value.clone() for name, value in tensors.items()} for part, tensors in state.items()}
 

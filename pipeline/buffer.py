@@ -172,6 +172,19 @@ class ReplayBuffer:
             "generator": self.generator.get_state(),
         }
 
+    def refill(self, stored: dict[str, Tensor], num_envs: int) -> None:
+        """Replace all transitions by those of whole vector steps, as many of the last ones as fit.
+
+        Args:
+            stored: transitions by name, as in a `state_dict`, oldest first.
+            num_envs: number of transitions per vector step.
+        """
+        available = len(stored["observation"])
+        count = min(available, self.capacity // num_envs * num_envs)
+        state = {"added": count, "num_envs": num_envs, "cursor": torch.tensor(count % self.capacity)}
+        newest = {name: values[available - count :] for name, values in stored.items()}
+        self.load_state_dict({**state, "stored": newest, "generator": self.generator.get_state()})
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a `state_dict`."""
         self._added, self._num_envs = state["added"], state["num_envs"]

@@ -23,7 +23,8 @@ FORMAT = 4
 KEEP = 2
 
 _NAME = re.compile(r"\d{12,}\.pt")
-_PARTIAL = re.compile(r"\d{12,}\.partial")
+_PART = re.compile(r"(\d{12,})\.rank\d+\.pt")
+_PARTIAL = re.compile(r"\d{12,}(\.rank\d+)?\.partial")
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -53,6 +54,27 @@ def save(folder: Path, env_steps: int, config: dict[str, Any], state: dict[str, 
         CheckpointError: the file could not be written.
     """
     path = folder / f"{env_steps:012d}.pt"
+    _write(path, config, state)
+    _prune(folder, path)
+    return path
+
+
+def save_part(folder: Path, env_steps: int, rank: int, config: dict[str, Any], state: dict[str, Any]) -> None:
+    """Write the part of a checkpoint that is a rank's own, atomically. The checkpoint's file must follow.
+
+    Raises:
+        CheckpointError: the file could not be written.
+    """
+    _write(_part(folder / f"{env_steps:012d}.pt", rank), config, state)
+
+
+def _part(path: Path, rank: int) -> Path:
+    """The file of a rank's part of the checkpoint `path`; rank 0's is in the checkpoint itself."""
+    return path.with_name(f"{path.stem}.rank{rank}.pt") if rank else path
+
+
+def _write(path: Path, config: dict[str, Any], state: dict[str, Any]) -> None:
+    folder = path.parent
     content = {"format": FORMAT, "versions": versions(), "config": config, "state": state}
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -64,8 +86,6 @@ def save(folder: Path, env_steps: int, config: dict[str, Any], state: dict[str, 
         cause = error.__context__ if isinstance(error.__context__, OSError) else error  # torch hides a full disk
         reason = cause.strerror or cause if isinstance(cause, OSError) else cause
         raise CheckpointError(f"could not write checkpoint {path}: {reason}. {_advice(folder, cause)}") from error
-    _prune(folder, path)
-    return path
 
 
 def _advice(folder: Path, cause: BaseException) -> str:
@@ -96,8 +116,12 @@ def _outdated(folder: Path, saved: Path) -> list[Path]:
     found, env_steps = find(folder), int(saved.stem)
     earlier = [path for path in found if int(path.stem) < env_steps]
     later = [path for path in found if int(path.stem) > env_steps]
-    partial = [folder / name for name in os.listdir(folder) if _PARTIAL.fullmatch(name)]
-    return earlier[: max(len(earlier) + 1 - KEEP, 0)] + later + partial
+    outdated = earlier[: max(len(earlier) + 1 - KEEP, 0)] + later
+    kept = {path.stem for path in found if path not in outdated} | {saved.stem}
+    names = os.listdir(folder)
+    partial = [folder / name for name in names if _PARTIAL.fullmatch(name)]
+    parts = [folder / name for name in names if (match := _PART.fullmatch(name)) and match[1] not in kept]
+    return outdated + partial + parts
 
 
 @contextmanager
@@ -148,6 +172,19 @@ def load_last(folder: Path, config: dict[str, Any] | None = None) -> dict[str, A
             if path.exists() or not (found := find(folder)):
                 raise
             *earlier, path = found  # a run in progress has deleted it, after writing others
+
+
+def load_part(path: Path, rank: int) -> dict[str, Any]:
+    """Read the state of a rank's part of the checkpoint `path`.
+
+    Raises:
+        DamagedCheckpointError: a missing, truncated or corrupted file.
+        CheckpointError: a file that cannot be read.
+    """
+    part = _part(path, rank)
+    if not part.exists():
+        raise DamagedCheckpointError(f"{part}, rank {rank}'s part of the checkpoint, is missing")
+    return load(part)["state"]
 
 
 def load(path: Path, config: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -9,13 +9,14 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from pipeline import torchrun
 from pipeline.display import show_progress, tolerate_lost_output
 from pipeline.file_names import EVALUATION, VIDEO
 from saltus.errors import SaltusError
@@ -23,6 +24,7 @@ from saltus.errors import SaltusError
 if TYPE_CHECKING:
     from pipeline.config import Config
     from pipeline.policy import Policy
+    from pipeline.run import Run
 
 USAGE = """usage: saltus COMMAND ...
 
@@ -49,6 +51,11 @@ NOT_EXACT = (
     "episodes"
 )
 
+DEALT = (
+    "the run had {saved} ranks and continues on {size}: worlds and replay are dealt anew, new episodes begin, and it "
+    "does not continue bit for bit"
+)
+
 
 @tolerate_lost_output()
 def main() -> None:
@@ -61,10 +68,13 @@ def main() -> None:
         "train": train, "resume": resume, "evaluate": evaluate, "play": play, "export": export,
         "gradients": gradients, "tune": tune, "profile": profile, "check": check, "new": new,
     }  # fmt: skip
-    console = Console()
+    console = Console(quiet=torchrun.rank() > 0)
+    warnings_console = Console() if console.quiet else console
     for package in ("torch", "tensordict", "torchrl"):  # their warnings address developers
         warnings.filterwarnings("ignore", module=package)
-    warnings.showwarning = lambda message, *_args, **_kwargs: _print(console, f"warning: {message}")
+    warnings.showwarning = lambda message, *_args, **_kwargs: _print(
+        warnings_console, f"{torchrun.prefix()}warning: {message}"
+    )
     if command == "--version":
         from saltus.versions import versions
 
@@ -81,7 +91,7 @@ def main() -> None:
             sys.exit(0 if command in ("-h", "--help") else f"saltus: no command {command!r}" if command else 2)
         commands[command](arguments, console)
     except (SaltusError, OSError, MemoryError) as error:
-        sys.exit(f"saltus: {error}")
+        sys.exit(f"saltus: {torchrun.prefix()}{error}")
     except KeyboardInterrupt:
         print("saltus: interrupted", file=sys.stderr)
         sys.exit(130)
@@ -108,7 +118,7 @@ def resume(arguments: list[str], console: Console) -> None:
 
     options = parse(Resume, arguments)
     require_run(options.run)
-    with locked(options.run):
+    with locked(options.run) if torchrun.rank() == 0 else nullcontext():
         with _log_to(console):
             config, content = open_run(options.run, options.task, options.trust)
         _print(console, _describe_checkpoint(content, config))
@@ -248,7 +258,8 @@ def new(arguments: list[str], console: Console) -> None:
 def _run(config: Config, run_dir: Path | None, console: Console, content: dict[str, Any] | None = None) -> None:
     """Train from the start, or from a checkpoint's `content`; the state is removed from it to free its memory.
 
-    A new run makes its directory and locks it; the directory of a run that resumes is locked by the caller.
+    A new run makes its directory and locks it; the directory of a run that resumes is locked by the caller. Of several
+    ranks only rank 0 writes to it, except for the others' parts of checkpoints.
     """
     import torch
 
@@ -258,9 +269,9 @@ def _run(config: Config, run_dir: Path | None, console: Console, content: dict[s
     if config.compile and on_cpu:
         warm_start()  # in the background of the imports below, which take seconds
 
-    from pipeline.health import describe_policies
-    from pipeline.logger import Logger
-    from pipeline.plot import learning_curve
+    from pipeline.launch import first_does, join, require_shared
+    from pipeline.logger import Logger, SilentLogger
+    from pipeline.rank_state import take
     from pipeline.run import Run
     from pipeline.run_dir import (
         compare_task,
@@ -273,30 +284,48 @@ def _run(config: Config, run_dir: Path | None, console: Console, content: dict[s
     from pipeline.train import StopSignal
     from pipeline.train import train as train_loop
 
-    with StopSignal(partial(_print, console)) as stop, _log_to(console), ExitStack() as lock:
-        run = Run(config, run_dir or default_path(config))
+    with StopSignal(partial(_print, console)) as stop, _log_to(console), join(config) as ranks, ExitStack() as lock:
+        run = Run(config, run_dir or default_path(config), ranks)
         model = run.env.model
         if content is None:
-            run.run_dir = lock.enter_context(new_run(config, run_dir, model))
+            run.run_dir = first_does(ranks, lambda: lock.enter_context(new_run(config, run_dir, model)))
         else:
             require_same_dimensions(content, run.env)
             require_same_state(run.run_dir, model)
             compare_task(config, run.run_dir, model, "resumed, but not bit for bit")
-            update_config(config, run.run_dir, content)
-            run.load_state_dict(content.pop("state"))
+            first_does(ranks, lambda: update_config(config, run.run_dir, content))
+            saved = content["state"].get("ranks", 1)
+            run.load_state_dict(take(content, ranks))
+            if saved != ranks.size:
+                _print(console, DEALT.format(saved=saved, size=ranks.size))
         run_dir = run.run_dir
+        require_shared(ranks, run_dir)
         if not run.env.resumes_exactly:
             _print(console, NOT_EXACT.format(name=run.env.name))
         entropy = float(run.agent.loss.target_entropy)
-        with Logger(run_dir, config, run.env_steps, console, run.evaluation_pending) as logger:
+        with (
+            SilentLogger(run_dir)
+            if ranks.rank
+            else Logger(run_dir, config, run.env_steps, console, run.evaluation_pending)
+        ) as logger:
             logger.say(
                 f"{config.task}, seed {config.seed}, on {run.device}, target entropy {entropy:g}; files: {run_dir}"
             )
             train_loop(run, logger, stop)
-    run_dir = run.run_dir  # which may have been renamed
+    if ranks.rank == 0:
+        _conclude(run, stop.received, console)
+
+
+def _conclude(run: Run, signal: str | None, console: Console) -> None:
+    """Draw the learning curve of a run that has ended, or was stopped, and say how it went."""
+    from pipeline.health import describe_policies
+    from pipeline.plot import learning_curve
+
+    config, run_dir = run.config, run.run_dir  # which may have been renamed
     picture = learning_curve(run_dir, f"{config.task_name}, seed {config.seed}")
-    if stop.received is not None and not run.finished:
-        _print(console, f"stopped by {stop.received} and saved; `saltus resume {run_dir}` continues")
+    if not run.finished and (signal is not None or run.ranks.size > 1):
+        start = "" if run.ranks.size == 1 else f", started by torchrun on {run.ranks.size} ranks,"
+        _print(console, f"stopped by {signal or 'another rank'} and saved; `saltus resume {run_dir}`{start} continues")
     else:
         curve = "" if picture is None else f"; learning curve: {picture}"
         _print(console, f"finished after {run.seconds:.0f} s{curve}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +29,13 @@ class Evaluation:
     returns: tuple[float, ...]
     lengths: tuple[int, ...]
     failed: int
+
+    @classmethod
+    def join(cls, parts: Sequence[Evaluation]) -> Evaluation:
+        """The evaluation that consists of the episodes of several."""
+        returns = tuple(value for part in parts for value in part.returns)
+        lengths = tuple(value for part in parts for value in part.lengths)
+        return cls(returns, lengths, sum(part.failed for part in parts))
 
     @property
     def mean(self) -> float:

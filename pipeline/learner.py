@@ -34,6 +34,7 @@ class Learner:
     def __init__(self, agent: Agent, capture: bool | None = None):
         self.agent, self.gradient_steps = agent, 0
         self._config, delay = agent.config, agent.config.policy_delay
+        self._batch_size = agent.ranks.share(agent.config.batch_size)
         self._capture = agent.device.type == "cuda" if capture is None else capture
         # Updates that always happen together compile as one graph.
         self._updates: list[tuple[int, Update]] = [(1, agent.update_critic), (delay, agent.update_actor)]
@@ -112,7 +113,7 @@ class Learner:
     def _sample_and_update(self, buffer: ReplayBuffer, count: int, since_actor: int) -> Metrics:
         """Sample `count` batches and update on each, `since_actor` critic updates after the last actor update."""
         metrics: Metrics = {}
-        for number, batch in enumerate(buffer.sample(self._config.batch_size, count), start=since_actor + 1):
+        for number, batch in enumerate(buffer.sample(self._batch_size, count), start=since_actor + 1):
             for every, update in self._updates:
                 if number % every == 0:
                     metrics |= update(batch)

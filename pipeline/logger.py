@@ -127,6 +127,31 @@ class Logger:
             warnings.warn(f"Weights & Biases failed: {error}. The run continues without it", stacklevel=2)
 
 
+class SilentLogger(Logger):
+    """The logger of a rank that leaves files and display to rank 0."""
+
+    def __init__(self, run_dir: Path):
+        self._folder = Folder(run_dir)
+        ignore: Any = lambda _: None  # noqa: E731
+        self.phase = self.advance = ignore
+
+    def __enter__(self) -> SilentLogger:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def earlier_rows(self, table: str) -> list[dict[str, float]]:
+        return []
+
+    def say(self, message: str) -> None: ...
+
+    def sync(self) -> None: ...
+
+    def metrics(self, row: Mapping[str, float]) -> None: ...
+
+    def evaluation(self, row: Mapping[str, float], summary: str) -> None: ...
+
+
 def _scalars(prefix: str, row: Mapping[str, float]) -> tuple[int, dict[str, float]]:
     """The env steps of a row, and its other numbers by their names in TensorBoard."""
     return int(row["env_steps"]), {f"{prefix}/{name}": value for name, value in row.items() if name != "env_steps"}

@@ -10,6 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from pipeline.ranks import ALONE, Ranks
+
 LOG_STD_RANGE = (-20.0, 2.0)
 TANH_LOG_STD_RANGE = (-10.0, 2.0)
 
@@ -19,7 +21,8 @@ class BatchNorm(nn.Module):
 
     In training mode the batch's statistics normalise it, and the running statistics move towards them by `momentum`.
     In evaluation mode the running statistics normalise. Unlike torch.nn.BatchNorm1d it consists of plain tensor
-    operations, so that it works under vmap over an ensemble of critics and fuses into the compiled update.
+    operations, so that it works under vmap over an ensemble of critics and fuses into the compiled update. The batch is
+    that of all `ranks` together.
 
     Args:
         features: width of the input.
@@ -29,6 +32,7 @@ class BatchNorm(nn.Module):
 
     running_mean: Tensor
     running_var: Tensor
+    ranks: Ranks = ALONE
 
     def __init__(self, features: int, momentum: float = 0.01, eps: float = 1e-3):
         super().__init__()
@@ -44,8 +48,9 @@ class BatchNorm(nn.Module):
     def standardize(self, x: Tensor) -> Tensor:
         """Normalise without scale and shift, (B, features) -> (B, features)."""
         if self.training:
-            mean, var = x.mean(0), x.var(0, correction=0)
-            unbiased = var.detach() * (x.shape[0] / (x.shape[0] - 1))
+            mean, var = self.ranks.merge(x.mean(0), x.var(0, correction=0))
+            rows = x.shape[0] * self.ranks.size
+            unbiased = var.detach() * (rows / (rows - 1))
             # Not lerp_: it has no batching rule, so vmap would loop over the critics.
             self.running_mean.mul_(1 - self.momentum).add_(mean.detach() * self.momentum)
             self.running_var.mul_(1 - self.momentum).add_(unbiased * self.momentum)
@@ -236,6 +241,13 @@ def set_matmul_dtype(network: nn.Module, dtype: torch.dtype) -> None:
     for module in network.modules():
         if isinstance(module, HiddenLinear):
             module.matmul_dtype = dtype
+
+
+def merge_batch_statistics(network: nn.Module, ranks: Ranks) -> None:
+    """Let batch norms normalise by the batches of all ranks together."""
+    for module in network.modules():
+        if isinstance(module, BatchNorm):
+            module.ranks = ranks
 
 
 class WeightNormalization:

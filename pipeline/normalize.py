@@ -9,6 +9,7 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from pipeline.config import Config
+from pipeline.ranks import ALONE, Ranks
 
 EPSILON = 1e-8
 
@@ -34,6 +35,7 @@ class Moments(RunningStatistics):
     Args:
         columns: number of columns.
         device: where the statistics live.
+        ranks: the processes whose rows are counted together, as many on each.
 
     Attributes:
         count: number of rows so far, a scalar.
@@ -41,19 +43,22 @@ class Moments(RunningStatistics):
         variance: (columns,), of the population; 1 before the first row.
     """
 
-    def __init__(self, columns: int, device: torch.device | str = "cpu"):
+    def __init__(self, columns: int, device: torch.device | str = "cpu", ranks: Ranks = ALONE):
+        self._ranks = ranks
         self.count = torch.zeros((), dtype=torch.float64, device=device)
         self.mean = torch.zeros(columns, dtype=torch.float64, device=device)
         self.variance = torch.ones(columns, dtype=torch.float64, device=device)
 
     def update(self, rows: Tensor) -> None:
-        """Add rows, (N, columns)."""
+        """Add rows, (N, columns), and those of the other ranks."""
         rows = rows.double()
-        count = self.count + len(rows)
-        difference = rows.mean(0) - self.mean
-        squares = self.variance * self.count + rows.var(0, correction=0) * len(rows)
-        self.variance.copy_((squares + difference**2 * self.count * len(rows) / count) / count)
-        self.mean.add_(difference * len(rows) / count)
+        added = len(rows) * self._ranks.size
+        count = self.count + added
+        mean, variance = self._ranks.merge(rows.mean(0), rows.var(0, correction=0))
+        difference = mean - self.mean
+        squares = self.variance * self.count + variance * added
+        self.variance.copy_((squares + difference**2 * self.count * added / count) / count)
+        self.mean.add_(difference * added / count)
         self.count.copy_(count)
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -66,8 +71,8 @@ class ObservationNormalizer(RunningStatistics):
     Only `update` changes the statistics.
     """
 
-    def __init__(self, observation_dim: int, device: torch.device | str = "cpu"):
-        self.moments = Moments(observation_dim, device)
+    def __init__(self, observation_dim: int, device: torch.device | str = "cpu", ranks: Ranks = ALONE):
+        self.moments = Moments(observation_dim, device, ranks)
 
     def update(self, observation: Tensor) -> None:
         """Add observations, (N, obs_dim)."""
@@ -89,11 +94,12 @@ class RewardScaler(RunningStatistics):
     Only `update` changes the statistics.
 
     Args:
-        num_envs: number of worlds.
+        num_envs: number of this rank's worlds.
         gamma: discount factor, a number or a float64 scalar.
         value_range: if given, the divisor is at least ``max |G| / value_range``, so that scaled returns stay within
             the atoms of a categorical critic.
         device: where the statistics live.
+        ranks: the processes whose returns are counted together.
     """
 
     def __init__(
@@ -102,9 +108,10 @@ class RewardScaler(RunningStatistics):
         gamma: float | Tensor,
         value_range: float | None = None,
         device: torch.device | str = "cpu",
+        ranks: Ranks = ALONE,
     ):
-        self.gamma, self.value_range = gamma, value_range
-        self.moments = Moments(1, device)
+        self.gamma, self.value_range, self._ranks = gamma, value_range, ranks
+        self.moments = Moments(1, device, ranks)
         self.returns = torch.zeros(num_envs, 1, dtype=torch.float64, device=device)
         self.max_abs_return = torch.zeros((), dtype=torch.float64, device=device)
 
@@ -112,7 +119,8 @@ class RewardScaler(RunningStatistics):
         """Add a vector step: rewards and ends of episodes, (num_envs, 1) each."""
         self.returns.copy_(reward + self.gamma * (~done).double() * self.returns)
         self.moments.update(self.returns)
-        self.max_abs_return.copy_(torch.maximum(self.max_abs_return, self.returns.abs().max()))
+        largest = self._ranks.maximum(self.returns.abs().max())
+        self.max_abs_return.copy_(torch.maximum(self.max_abs_return, largest))
 
     def __call__(self, reward: Tensor) -> Tensor:
         """Scaled rewards, (B, 1) float32."""
@@ -122,7 +130,17 @@ class RewardScaler(RunningStatistics):
         return reward / divisor.float()
 
     def state_dict(self) -> dict[str, Tensor]:
-        return {**self.moments.state_dict(), "returns": self.returns, "max_abs_return": self.max_abs_return}
+        """The statistics by name, with the returns of all ranks' worlds; waits for all ranks."""
+        return {**self._shared(), "returns": self._ranks.concatenate(self.returns)}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        for name, value in self._shared().items():
+            value.copy_(state[name])
+        self.returns.copy_(self._ranks.own_rows(state["returns"]))
+
+    def _shared(self) -> dict[str, Tensor]:
+        """The statistics that are equal on all ranks; not copies."""
+        return {**self.moments.state_dict(), "max_abs_return": self.max_abs_return}
 
 
 class Normalizers:
@@ -135,18 +153,24 @@ class Normalizers:
     """
 
     def __init__(
-        self, config: Config, observation_dim: int, device: torch.device | str = "cpu", privileged_dim: int = 0
+        self,
+        config: Config,
+        observation_dim: int,
+        device: torch.device | str = "cpu",
+        privileged_dim: int = 0,
+        ranks: Ranks = ALONE,
     ):
         self.observations: ObservationNormalizer | None = None
         self.privileged: ObservationNormalizer | None = None
         self.rewards: RewardScaler | None = None
         if config.normalize_observations:
-            self.observations = ObservationNormalizer(observation_dim, device)
+            self.observations = ObservationNormalizer(observation_dim, device, ranks)
             if privileged_dim:
-                self.privileged = ObservationNormalizer(privileged_dim, device)
+                self.privileged = ObservationNormalizer(privileged_dim, device, ranks)
         if config.reward_scaling != "none":
             value_range = config.value_range if config.reward_scaling == "bounded" else None
-            self.rewards = RewardScaler(config.num_envs, config.gamma, value_range, device)
+            num_envs = ranks.share(config.num_envs)
+            self.rewards = RewardScaler(num_envs, config.gamma, value_range, device, ranks)
 
     def update(self, transition: TensorDictBase) -> None:
         """Add a vector step's transition to the running statistics."""

@@ -9,6 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from pipeline.ranks import ALONE, Ranks
+
 
 class Adam:
     """Adam (Kingma and Ba 2015, algorithm 1) with a decaying learning rate.
@@ -49,9 +51,9 @@ class Adam:
         self.mean = [torch.zeros_like(parameter) for parameter in self.parameters]
         self.mean_square = [torch.zeros_like(parameter) for parameter in self.parameters]
 
-    def minimize(self, loss: Tensor) -> None:
-        """Take one gradient descent step on `loss`, a scalar."""
-        self.step(torch.autograd.grad(loss, self.parameters))
+    def minimize(self, loss: Tensor, ranks: Ranks = ALONE) -> None:
+        """Take one gradient descent step on the mean of the ranks' losses, a scalar each."""
+        self.step(ranks.mean(torch.autograd.grad(loss, self.parameters)))
 
     @torch.no_grad()
     def step(self, gradients: Sequence[Tensor]) -> None:

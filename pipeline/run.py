@@ -8,6 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +20,18 @@ from envs.environment import Environment
 from envs.environment_ref import make_environment, options_class, resolve_environment
 from envs.simulation import Simulation
 from envs.task_options import decode_options
-from pipeline import checkpoint
+from pipeline import checkpoint, rank_state
 from pipeline.agent import Agent
 from pipeline.buffer import ReplayBuffer
 from pipeline.config import Config
-from pipeline.evaluate import evaluate
+from pipeline.evaluate import Evaluation, evaluate
 from pipeline.exploration import RepeatedNoise
 from pipeline.file_names import CHECKPOINTS, EVALUATIONS, METRICS
 from pipeline.health import Health
 from pipeline.learner import Learner
 from pipeline.logger import Logger
+from pipeline.rank_report import add_statistics, compare_ranks, describe_rates, mean_metrics
+from pipeline.ranks import ALONE, Ranks
 from pipeline.seeding import derive_seed
 from saltus.device import resolve_device
 from saltus.errors import SaltusError
@@ -46,16 +49,18 @@ class _StoppedError(Exception):
 class Run:
     """Environment, replay buffer, agent, learner and counters of a training run.
 
-    The constructor writes nothing to `run_dir`.
+    The constructor writes nothing to `run_dir`. Of several ranks each has a run, with its share of worlds, of every
+    batch and of the replay buffer; all of them call the same methods in the same order.
 
     Args:
-        config: the run's configuration.
+        config: the run's configuration, whose numbers are those of all ranks together.
         run_dir: the run's directory.
+        ranks: the processes that train together.
 
     Attributes:
-        observation: current observations, (num_envs, obs_dim).
+        observation: current observations of this rank's worlds, (num_envs, obs_dim).
         metrics: the agent's latest metrics, scalars on `device`.
-        env_steps: env steps done, summed over worlds.
+        env_steps: env steps done, summed over the worlds of all ranks.
         vector_steps: steps of all worlds together.
         best: mean return, env steps and state of the best evaluated policy; empty before the first evaluation without
             failures.
@@ -68,29 +73,32 @@ class Run:
         MemoryError: worlds or replay buffer do not fit.
     """
 
-    def __init__(self, config: Config, run_dir: Path):
-        self.config, self.run_dir = config, run_dir
+    def __init__(self, config: Config, run_dir: Path, ranks: Ranks = ALONE):
+        self.config, self.run_dir, self.ranks = config, run_dir, ranks
         self.device = resolve_device(config.device)
         if config.matmul_dtype == "tf32" and self.device.type != "cuda":
             raise SaltusError(
                 f"--matmul-dtype tf32 needs CUDA, and this run is on {self.device}: use float32 or bfloat16"
             )
         torch.manual_seed(derive_seed(config.seed, "learner"))
+        self._num_threads = config.num_threads or ranks.num_threads
         self._reference = resolve_environment(config.task)
         self._task_options = decode_options(options_class(self._reference), config.task_options)
         self.env = self._make_training_env()
         dimensions = self.env.observation_dim, self.env.action_dim
         privileged_dim = self.env.privileged_dim
-        self.agent = Agent(config, *dimensions, self.device, privileged_dim)
+        self.agent = Agent(config, *dimensions, self.device, privileged_dim, ranks)
+        if ranks.rank > 0:  # equal networks, then other noise
+            torch.manual_seed(derive_seed(config.seed, "learner", ranks.rank))
         self.learner = Learner(self.agent)
         _log.info(self._describe_memory())
-        seed = derive_seed(config.seed, "buffer")
+        capacity, seed = ranks.share(config.capacity), derive_seed(config.seed, "buffer", ranks.rank)
         n_step = config.rewards_per_target(self.env.action_dim)
         self.buffer = ReplayBuffer(
-            config.capacity, *dimensions, self.device, seed, n_step, config.gamma, privileged_dim=privileged_dim
+            capacity, *dimensions, self.device, seed, n_step, config.gamma, privileged_dim=privileged_dim
         )
         longest_repeat = config.longest_repeat(self.env.dt)
-        self.noise = RepeatedNoise(config.num_envs, self.env.action_dim, longest_repeat, self.device)
+        self.noise = RepeatedNoise(self.env.num_envs, self.env.action_dim, longest_repeat, self.device)
         self.observation = self.env.reset()
         self.metrics: dict[str, torch.Tensor] = {}
         self.env_steps = self.vector_steps = 0
@@ -104,27 +112,28 @@ class Run:
         config = self.config
         return make_environment(
             self._reference,
-            config.num_envs,
+            self.ranks.share(config.num_envs),
             self._task_options,
             device=self.device,
-            seed=derive_seed(config.seed, "environment"),
-            simulation=config.simulation,
+            seed=derive_seed(config.seed, "environment", self.ranks.rank),
+            simulation=replace(config.simulation, num_threads=self._num_threads),
         )
 
-    def _make_evaluation_env(self) -> Environment:
-        """An environment for actions on the CPU.
+    def _make_evaluation_env(self, episodes: int) -> Environment:
+        """An environment for actions on the CPU, with a world for each episode.
 
         Tasks of saltus are simulated by the CPU engine with the model's own solver, so that returns are comparable
         between runs.
         """
-        config = self.config
+        config, rank = self.config, self.ranks.rank
+        stream = f"evaluation of rank {rank}" if rank else "evaluation"
         return make_environment(
             self._reference,
-            config.eval_episodes,
+            episodes,
             self._task_options,
             simulation_device=self.device,
-            seed=derive_seed(config.seed, "evaluation", self.env_steps),
-            simulation=Simulation(physics="cpu", num_threads=config.num_threads),
+            seed=derive_seed(config.seed, stream, self.env_steps),
+            simulation=Simulation(physics="cpu", num_threads=self._num_threads),
             check_task=False,  # the training worlds were checked
         )
 
@@ -138,16 +147,17 @@ class Run:
         """Memory of replay buffer and agent, with the options that set it."""
         env = self.env
         row = transitions.num_bytes(env.observation_dim, env.action_dim, env.privileged_dim)
-        size = self.config.capacity * row
+        capacity = self.ranks.share(self.config.capacity)
         return (
-            f"memory on {self.device}: replay buffer: {self.config.capacity:,} transitions, {size / 1e6:,.0f} MB "
+            f"memory on {self.device}: replay buffer: {capacity:,} transitions, {capacity * row / 1e6:,.0f} MB "
             f"(--buffer-size); learner: {self.agent.num_bytes / 1e6:,.1f} MB (--actor-hidden, --critic-hidden)"
         )
 
     @property
     def progress(self) -> float:
-        """Share of the run's length that is done, in [0, 1]."""
-        return self.config.progress(self.env_steps, self.seconds)
+        """Share of the run's length that is done, in [0, 1]. Rank 0's clock decides; the others wait for it."""
+        seconds = 0.0 if self.config.minutes is None else self.ranks.of_first(self.seconds)
+        return self.config.progress(self.env_steps, seconds)
 
     @property
     def finished(self) -> bool:
@@ -164,7 +174,9 @@ class Run:
         return self.env_steps // interval > (self.env_steps - self.config.num_envs) // interval
 
     def act(self) -> torch.Tensor:
-        """Actions in [-1, 1], (num_envs, action_dim): uniform before `learning_starts`, then the policy's.
+        """Actions in [-1, 1] of this rank's worlds, (num_envs, action_dim).
+
+        They are uniform before `learning_starts`, then the policy's.
 
         The actions are on the physics' device. If that is not the learner's device, the copy synchronises here, so
         that the physics does not wait for updates launched after this call.
@@ -202,13 +214,16 @@ class Run:
         return transition
 
     def log(self, logger: Logger) -> None:
-        """Write a row of metrics: rates and means since the last row, metrics of the latest updates."""
-        metrics = self.agent.check_finite(self.metrics)
-        totals = self.env.statistics() | {
-            "env_steps": self.env_steps,
-            "gradient_steps": self.learner.gradient_steps,
-            "seconds": self.seconds,
-        }
+        """Write a row of metrics: rates and means since the last row, metrics of the latest updates.
+
+        Raises:
+            DivergenceError: a metric is not finite.
+            SaltusError: the ranks' networks differ.
+        """
+        metrics = self.agent.check_finite(mean_metrics(self.metrics, self.ranks))
+        seconds = self.seconds - self._logged.get("seconds", 0.0)
+        reports = compare_ranks(self.agent, self.env.statistics(), seconds)
+        totals = add_statistics(reports) | self._counters()
         since = {name: value - self._logged.get(name, 0.0) for name, value in totals.items()}
         self._logged = totals
         episodes = since["episodes"] or float("nan")
@@ -226,31 +241,29 @@ class Run:
             "seconds": totals["seconds"],
             "env_steps_per_second": since["env_steps"] / since["seconds"],
             "gradient_steps_per_second": since["gradient_steps"] / since["seconds"],
+            **describe_rates(reports, since["env_steps"]),
         }
         logger.metrics(row)
         self._warn(logger, self.health.metrics(row))
+
+    def _counters(self) -> dict[str, float]:
+        counters = {"env_steps": self.env_steps, "gradient_steps": self.learner.gradient_steps}
+        return {**counters, "seconds": self.seconds}
 
     def evaluate(self, logger: Logger, stopping: Callable[[], bool] = lambda: False) -> None:
         """Play whole episodes with the deterministic policy, and write a row of their returns.
 
         The initial states depend on the seed and on `env_steps`. The policy is kept as `best` if no episode failed and
         no earlier policy had a higher mean return. If `stopping()` becomes true, `evaluation_pending` is set instead.
+        Each rank plays its share of the episodes.
         """
         logger.phase("evaluating")
         self.evaluation_pending = True
-
-        policy = self.agent.policy_on_cpu()  # a GPU would take longer to answer for a few worlds
-
-        def stoppable_policy(observation: torch.Tensor) -> torch.Tensor:
-            if stopping():
-                raise _StoppedError
-            return policy(observation)
-
-        try:
-            result = evaluate(stoppable_policy, self._make_evaluation_env())
-        except _StoppedError:
+        parts = [part for part in self.ranks.gather(self._play_share(stopping)) if part is not None]
+        if len(parts) < self.ranks.size:
             return
         self.evaluation_pending = False
+        result = Evaluation.join(parts)
         low, high = result.interval
         row = {
             "env_steps": self.env_steps,
@@ -269,6 +282,23 @@ class Run:
         if not result.failed and result.mean >= self.best.get("return_mean", -math.inf):
             state = self.agent.policy_state()
             self.best = {"return_mean": result.mean, "env_steps": self.env_steps, "policy": state}
+
+    def _play_share(self, stopping: Callable[[], bool]) -> Evaluation | None:
+        """Play this rank's share of an evaluation's episodes; None if `stopping()` becomes true."""
+        policy = self.agent.policy_on_cpu()  # a GPU would take longer to answer for a few worlds
+
+        def stoppable_policy(observation: torch.Tensor) -> torch.Tensor:
+            if stopping():
+                raise _StoppedError
+            return policy(observation)
+
+        episodes = self.ranks.share(self.config.eval_episodes + self.ranks.size - 1 - self.ranks.rank)
+        if episodes == 0:
+            return Evaluation((), (), 0)
+        try:
+            return evaluate(stoppable_policy, self._make_evaluation_env(episodes))
+        except _StoppedError:
+            return None
 
     @staticmethod
     def _warn(logger: Logger, messages: list[str]) -> None:
@@ -293,14 +323,15 @@ class Run:
         logger.phase("saving")
         self.run_dir = logger.run_dir
         logger.sync()  # before the checkpoint, so that no power cut loses rows that a resumed run does not repeat
-        self.agent.check_finite(self.metrics)
+        self.agent.check_finite(mean_metrics(self.metrics, self.ranks))
         self.agent.check_parameters()
-        checkpoint.save(self.run_dir / CHECKPOINTS, self.env_steps, self.config.to_dict(), self.state_dict())
+        rank_state.save(self.run_dir / CHECKPOINTS, self.config, self.state_dict(), self.ranks)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the rest of the run depends on, as a checkpoint's state."""
+        """Everything that the rest of the run depends on, as a checkpoint's state. Waits for all ranks."""
         return {
             "device": self.device.type,
+            "ranks": self.ranks.size,
             "env_steps": self.env_steps,
             "vector_steps": self.vector_steps,
             "seconds": self.seconds,
@@ -320,7 +351,7 @@ class Run:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a `state_dict`.
+        """Continue from a `state_dict`, or from a state of another number of ranks (see `rank_state.take`).
 
         Raises:
             CheckpointError: the state was saved on another kind of device.
@@ -336,17 +367,31 @@ class Run:
         self.evaluation_pending, self.ended = state["evaluation_pending"], state["ended"]
         self.best = deepcopy(state["best"])  # else its tensors would keep the whole file mapped
         self.metrics = {name: value.to(self.device) for name, value in state["metrics"].items()}
-        self.observation = state["observation"].to(self.device)
-        self.env.set_state(state["environment"])
-        self.buffer.load_state_dict(state["buffer"])
         self.agent.load_state_dict(state["agent"])
-        if not self.env.resumes_exactly:
+        self.learner.gradient_steps = state["gradient_steps"]
+        dealt = "environment" not in state
+        if dealt:
+            self.buffer.refill(**state["buffer"])
+        else:
+            self.observation = state["observation"].to(self.device)
+            self.env.set_state(state["environment"])
+            self.buffer.load_state_dict(state["buffer"])
+        if dealt or not self.env.resumes_exactly:
             self.observation = self.env.reset()
             self.buffer.truncate_newest()
             if self.agent.normalizers.rewards is not None:
                 self.agent.normalizers.rewards.returns.zero_()
-        self.learner.gradient_steps = state["gradient_steps"]
-        self.noise.load_state_dict(state["noise"])
-        torch.set_rng_state(state["random"])
-        if state["random_cuda"] is not None and self.device.type == "cuda":
-            torch.cuda.set_rng_state(state["random_cuda"], self.device)
+        if dealt:
+            self._begin_on_new_ranks()
+        else:
+            self.noise.load_state_dict(state["noise"])
+            torch.set_rng_state(state["random"])
+            if state["random_cuda"] is not None and self.device.type == "cuda":
+                torch.cuda.set_rng_state(state["random_cuda"], self.device)
+
+    def _begin_on_new_ranks(self) -> None:
+        """Draw numbers that no rank has drawn, and count the new worlds' statistics from 0."""
+        stream = f"rank {self.ranks.rank} of {self.ranks.size} from {self.env_steps} env steps"
+        torch.manual_seed(derive_seed(self.config.seed, stream))
+        self.buffer.generator.manual_seed(derive_seed(self.config.seed, stream, 1))
+        self._logged = {name: value for name, value in self._logged.items() if name in self._counters()}

@@ -15,6 +15,8 @@ from pipeline.run import Run
 def train(run: Run, logger: Logger, stopping: Callable[[], bool] = lambda: False) -> None:
     """Continue a run to its end, or until `stopping()` is true; save it in either case.
 
+    Of several ranks each runs this loop. They stop at the same step: that of the first rank where `stopping()` is true.
+
     Raises:
         DivergenceError: a loss, parameter or action became infinite or NaN; the last checkpoint precedes it.
         CheckpointError: a checkpoint could not be written.
@@ -28,7 +30,7 @@ def train(run: Run, logger: Logger, stopping: Callable[[], bool] = lambda: False
         run.evaluate(logger, stopping)
         run.save(logger)
     logger.advance(run.progress)
-    while not (run.ended or stopping()):
+    while not (run.ended or run.ranks.any(stopping())):
         action = run.act()
         # Updates precede the step, so that a GPU learns while the CPU simulates.
         if run.env_steps <= config.learning_starts:

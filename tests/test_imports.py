@@ -24,6 +24,7 @@ LEARNING = (
     "networks",
     "normalize",
     "optimizer",
+    "ranks",
     "torchrl_adapter",
 )
 INDUCTOR = ("torch._inductor", "torch.fx.experimental.proxy_tensor.make_fx")

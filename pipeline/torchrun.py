@@ -1,0 +1,25 @@
+"""The environment variables by which torchrun numbers the processes that it starts."""
+
+from __future__ import annotations
+
+import os
+
+
+def size() -> int:
+    """Number of processes, on all machines; 1 without torchrun."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def rank() -> int:
+    """Number of this process, from 0."""
+    return int(os.environ.get("RANK", "0")) if size() > 1 else 0
+
+
+def local_rank() -> int:
+    """Number of this process among those of its machine, from 0."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def prefix() -> str:
+    """Start of the messages of a rank other than 0; empty for rank 0, whose messages are those of the run."""
+    return f"rank {rank()}: " if rank() else ""

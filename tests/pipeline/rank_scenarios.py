@@ -1,0 +1,304 @@
+"""Runs on two ranks, for `test_ranks.py`: python rank_scenarios.py FOLDER.
+
+This process imports saltus once and forks two ranks for each scenario, with the environment that torchrun gives them.
+A rank's result is `FOLDER/<scenario>-<rank>.pt`, its output `FOLDER/<scenario>-<rank>.txt`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot  # noqa: F401 - imported before the forks
+import tensorboard.compat.proto.summary_pb2  # noqa: F401
+import torch
+import torch.distributed as distributed
+from pipeline_helpers import (
+    ACTION_DIM,
+    OBSERVATION_DIM,
+    clone_state,
+    filled_buffer,
+    random_transition,
+    small_arguments,
+    small_config,
+)
+from tensordict import TensorDict
+from torch import Tensor
+
+import pipeline.plot
+import pipeline.train_options  # noqa: F401
+from pipeline import agent as agents
+from pipeline import cli, launch, losses, rank_report
+from pipeline.agent import Agent
+from pipeline.config import Config
+from pipeline.learner import Learner
+from pipeline.normalize import Normalizers
+from pipeline.ranks import ALONE, Ranks, TorchRanks
+from pipeline.run import Run
+from saltus.device.compiled_update import trace
+
+TASK = "InvertedPendulum-v5"
+GRADIENTS = {
+    "fast": {}, "sac": {}, "sac-v1": {}, "redq": {}, "droq": {"dropout": 0.0}, "crossq": {}, "xqc": {}, "flashsac": {},
+    "sac-discrete": {"action_levels": 3}, "fast batched": {},
+}  # fmt: skip
+DIVIDED_EXAMPLES = {
+    "num_envs": (100, "96 or 104"),
+    "batch_size": (4, "8"),
+    "buffer_size": (10_001, "10,000 or 10,008"),
+}
+TRAINING = {"total_env_steps": 240, "checkpoint_every": 80, "eval_every": 120, "log_every": 80, "eval_episodes": 3}
+
+
+def gradients(folder: Path) -> Any:
+    """Largest differences between two ranks with half a batch each and one with the whole batch, by preset."""
+    torch.set_default_dtype(torch.float64)
+    return {name: _compare_gradients(name) for name in GRADIENTS}
+
+
+def _compare_gradients(name: str) -> dict[str, float]:
+    preset = name.split()[0]
+    config = small_config(preset=preset, batch_size=16, policy_delay=2, **GRADIENTS[name])
+    whole = random_transition(16).apply(lambda value: value.double() if value.is_floating_point() else value)
+    ranks = TorchRanks()
+    alone = _one_update(config, whole, ALONE, batched="batched" in name)
+    shared = _one_update(config, whole.split(8)[ranks.rank], ranks, batched="batched" in name)
+    return {part: float((shared[part] - value).abs().max()) for part, value in alone.items()}
+
+
+def _one_update(config: Config, batch: TensorDict, ranks: Ranks, batched: bool) -> dict[str, Tensor]:
+    """Gradients of critics, actor and temperature, and statistics of batch norms, of one update."""
+    torch.manual_seed(0)
+    make = losses.make_loss
+    agents.make_loss = lambda *args, **options: make(*args, **options, batched_critics=batched)
+    agent = Agent(config, OBSERVATION_DIM, ACTION_DIM, ranks=ranks)
+    agents.make_loss = make
+    found: dict[str, Tensor] = {}
+    for name, optimizer in agent.optimizers.items():
+        optimizer.step = lambda gradients, name=name: found.update(  # type: ignore[method-assign]
+            {f"{name} {number}": gradient.clone() for number, gradient in enumerate(gradients)}
+        )
+    with _noise_of_whole_batch(ranks):
+        agent.update_critic(batch)
+        agent.update_actor(batch)
+    state = {name: value for name, value in agent.loss.state_dict().items() if "running" in name}
+    return found | state
+
+
+@contextmanager
+def _noise_of_whole_batch(ranks: Ranks) -> Any:
+    """Let the policy's noise be that of this rank's rows of the whole batch."""
+    generator, draw = torch.Generator().manual_seed(1), torch.distributions.normal._standard_normal
+
+    def own_rows(shape: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
+        rows = torch.randn(shape[0] * ranks.size, *shape[1:], dtype=dtype, generator=generator)
+        return rows[ranks.rank * shape[0] :][: shape[0]]
+
+    torch.distributions.normal._standard_normal = own_rows
+    yield
+    torch.distributions.normal._standard_normal = draw
+
+
+def statistics(folder: Path) -> Any:
+    """States of the normalisers of two ranks with two worlds each, and of one with four."""
+    config, ranks = small_config(normalize_observations=True, reward_scaling="bounded"), TorchRanks()
+    shared = Normalizers(config, OBSERVATION_DIM, ranks=ranks)
+    alone = Normalizers(config, OBSERVATION_DIM)
+    for step in range(5):
+        transition = random_transition(4, seed=step)
+        transition["observation"] += 1000
+        alone.update(transition)
+        shared.update(transition.split(2)[ranks.rank])
+    restored = Normalizers(config, OBSERVATION_DIM, ranks=ranks)
+    restored.load_state_dict(shared.state_dict())
+    assert shared.rewards is not None
+    assert restored.rewards is not None
+    assert torch.equal(restored.rewards.returns, shared.rewards.returns)
+    return {"shared": shared.state_dict(), "alone": alone.state_dict()}
+
+
+def updates(folder: Path) -> Any:
+    """Agents after updates on different batches; what is said when one differs."""
+    ranks, states = TorchRanks(), {}
+    for preset in ("fast", "flashsac", "redq"):
+        torch.manual_seed(0)
+        config = small_config(preset=preset, actor_hidden=(16,), critic_hidden=(16,))
+        agent = Agent(config, OBSERVATION_DIM, ACTION_DIM, ranks=ranks)
+        torch.manual_seed(ranks.rank)
+        n_step = config.rewards_per_target(ACTION_DIM)
+        Learner(agent).round(filled_buffer(seed=ranks.rank, n_step=n_step), 6)
+        states[preset] = clone_state(agent.state_dict())
+        rank_report.compare_ranks(agent, {}, 1.0)
+    if ranks.rank == 1:
+        next(iter(agent.optimizers["critic"].mean)).view(-1)[0] += 1e-7
+    return {"states": states, "refusal": _refusal(lambda: rank_report.compare_ranks(agent, {}, 1.0))}
+
+
+def traced(folder: Path) -> Any:
+    """The update of `fast`, recorded as `CompiledUpdate` does: its operations, and whether it computes the same."""
+    ranks, config = TorchRanks(), small_config(preset="fast", policy_delay=1)
+    batch, results = random_transition(16, seed=ranks.rank), []
+    for record in (False, True):
+        torch.manual_seed(0)
+        agent = Agent(config, OBSERVATION_DIM, ACTION_DIM, ranks=ranks)
+        torch.manual_seed(ranks.rank)
+        if record:
+            update = trace(agent.update, batch, agent.tensors())
+            torch.manual_seed(ranks.rank)
+            values = [value for _, value in batch.items(include_nested=True, leaves_only=True)]
+            with torch.no_grad():
+                update.graph(*update.inputs, *values)
+        else:
+            agent.update(batch)
+        results.append(dict(agent.loss.state_dict()))
+    names = [str(node.target) for node in update.graph.graph.nodes]
+    return {"results": results, "sums": names.count("_c10d_functional.all_reduce.default")}
+
+
+def messages(folder: Path) -> Any:
+    """What ranks tell each other."""
+    ranks = TorchRanks()
+    rows = torch.arange(4.0).view(2, 2) + 10 * ranks.rank
+    return {
+        "any": [ranks.any(ranks.rank == 1), ranks.any(False)],
+        "of_first": ranks.of_first(0.1 + ranks.rank),
+        "gather": ranks.gather(str(ranks.rank)),
+        "rows": ranks.concatenate(rows),
+        "own": torch.equal(ranks.own_rows(ranks.concatenate(rows)), rows),
+        "maximum": ranks.maximum(torch.tensor(float(ranks.rank))),
+        "share": ranks.share(6),
+    }
+
+
+def refused(folder: Path) -> Any:
+    """Rank 0 refuses, for all ranks."""
+    return _refusal(lambda: launch.first_does(TorchRanks(), lambda: launch.require_divisible(small_config(), 3)))
+
+
+def _refusal(action: Callable[[], object]) -> str:
+    try:
+        action()
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def trained(folder: Path) -> Any:
+    """``saltus train``, to its end."""
+    return _train(folder / "trained")
+
+
+def stopped(folder: Path) -> Any:
+    """The same, stopped by a signal to rank 1 alone."""
+    step = Run.step
+
+    def step_and_stop(run: Run, action: Tensor) -> TensorDict:
+        if run.env_steps == 128 and run.ranks.rank == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(run, action)
+
+    Run.step = step_and_stop  # type: ignore[method-assign]
+    return _train(folder / "stopped")
+
+
+def resumed(folder: Path) -> Any:
+    """``saltus resume`` of the stopped run."""
+    _command("resume", folder / "stopped")
+
+
+def different(folder: Path) -> Any:
+    """Ranks with different seeds."""
+    return _train(folder / "different", seed=int(os.environ["RANK"]))
+
+
+def hanging(folder: Path) -> Any:
+    """Rank 1 hangs in a step."""
+    step = Run.step
+
+    def step_or_hang(run: Run, action: Tensor) -> TensorDict:
+        if run.env_steps == 128 and run.ranks.rank == 1:
+            time.sleep(60)
+        return step(run, action)
+
+    Run.step = step_or_hang  # type: ignore[method-assign]
+    os.environ[launch.TIMEOUT] = "6"
+    return _train(folder / "hanging")
+
+
+def missing(folder: Path) -> Any:
+    """Rank 1 never starts."""
+    os.environ[launch.TIMEOUT] = "1"
+    if os.environ["RANK"] == "0":
+        _train(folder / "missing")
+
+
+def _train(run_dir: Path, **overrides: Any) -> None:
+    settings = {**TRAINING, "normalize_observations": True, **overrides}
+    _command("train", TASK, *small_arguments("fast", **settings), "--run-dir", run_dir)
+
+
+def _command(*arguments: object) -> None:
+    sys.argv = ["saltus", *map(str, arguments)]
+    cli.main()
+
+
+IN_A_GROUP = (gradients, statistics, updates, traced, messages, refused)
+COMMANDS = (trained, stopped, resumed, different, hanging, missing)
+
+
+def run_rank(scenario: Callable[[Path], Any], folder: Path, rank: int, port: int) -> int:
+    """Run a scenario as a rank, in a process of its own; return its exit code."""
+    variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in variables.items()})
+    stem = folder / f"{scenario.__name__}-{rank}"
+    output = os.open(stem.with_suffix(".txt"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    try:
+        if scenario in IN_A_GROUP:
+            distributed.init_process_group("gloo")
+        torch.save(scenario(folder), stem.with_suffix(".pt"))
+    except SystemExit as exit_:
+        print(exit_, flush=True)
+        return 1
+    except BaseException:
+        traceback.print_exc()
+        return 2
+    return 0
+
+
+def main(folder: Path) -> None:
+    """Run all scenarios, and write their exit codes to `FOLDER/codes.pt`."""
+    torch.set_num_threads(1)
+    codes = {}
+    for scenario in IN_A_GROUP + COMMANDS:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        children = []
+        for rank in (0, 1):
+            child = os.fork()
+            if child == 0:
+                code = run_rank(scenario, folder, rank, port)
+                sys.stdout.flush()
+                os._exit(code)
+            children.append(child)
+        if scenario is hanging:  # rank 1 would sleep on
+            codes[scenario.__name__] = [os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1])]
+            os.kill(children.pop(), signal.SIGKILL)
+            os.wait()
+            continue
+        codes[scenario.__name__] = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    torch.save(codes, folder / "codes.pt")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

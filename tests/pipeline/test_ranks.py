@@ -1,0 +1,225 @@
+"""Two ranks compute what one would: gradients, statistics, runs. `rank_scenarios.py` has the processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import rank_scenarios
+import torch
+from cli_helpers import Command
+from pipeline_helpers import ACTION_DIM, OBSERVATION_DIM, differing, random_transition, read_csv, small_config
+
+from pipeline import checkpoint, rank_state
+from pipeline.buffer import ReplayBuffer
+from pipeline.launch import require_divisible
+from pipeline.policy import load_policy
+from pipeline.ranks import ALONE, Ranks
+from saltus.errors import SaltusError
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results of all scenarios."""
+    folder = tmp_path_factory.mktemp("ranks")
+    root = Path(__file__).resolve().parents[2]
+    paths = os.pathsep.join(str(root / part) for part in (".", "tests/pipeline"))
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "COLUMNS": "300"}
+    command = [sys.executable, rank_scenarios.__file__, str(folder)]
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def results(folder: Path, name: str) -> list[Any]:
+    """The results of both ranks."""
+    codes = torch.load(folder / "codes.pt")[name]
+    assert codes == [0, 0], [output(folder, name, rank) for rank in (0, 1)]
+    return [torch.load(folder / f"{name}-{rank}.pt") for rank in (0, 1)]
+
+
+def output(folder: Path, name: str, rank: int) -> str:
+    return " ".join((folder / f"{name}-{rank}.txt").read_text().split())
+
+
+def states(run_dir: Path) -> list[dict[str, Any]]:
+    """Both ranks' states in the last checkpoint, without clocks."""
+    *_, last = checkpoint.find(run_dir / "checkpoints")
+    common, part = checkpoint.load(last)["state"], checkpoint.load_part(last, 1)
+    for name in ("seconds", "logged"):
+        common.pop(name)
+    return [common, part]
+
+
+@pytest.mark.parametrize("name", rank_scenarios.GRADIENTS)
+def test_two_halves_of_a_batch_have_the_gradients_and_batch_statistics_of_the_whole(folder: Path, name: str) -> None:
+    for rank in results(folder, "gradients"):
+        assert {part: value for part, value in rank[name].items() if value > 1e-13} == {}
+
+
+def test_merged_statistics_equal_those_of_one_rank(folder: Path) -> None:
+    first, second = results(folder, "statistics")
+    assert differing(first["shared"], second["shared"]) == []
+    for part, expected in first["alone"].items():
+        for name, value in expected.items():
+            torch.testing.assert_close(first["shared"][part][name], value, rtol=1e-12, atol=0)
+
+
+def test_parameters_stay_equal_and_a_difference_is_refused_by_name(folder: Path) -> None:
+    first, second = results(folder, "updates")
+    assert differing(first["states"], second["states"]) == []
+    for refusal in (first["refusal"], second["refusal"]):
+        assert refusal.startswith("rank 1 no longer has the same optimizers.critic as rank 0, and would train")
+
+
+def test_exchanges_are_part_of_the_recorded_update(folder: Path) -> None:
+    (eager, recorded), other = (rank["results"] for rank in results(folder, "traced"))
+    assert differing(eager, recorded) == []
+    assert differing(recorded, other[1]) == []
+    assert results(folder, "traced")[0]["sums"] >= 3  # critics, actor, temperature
+
+
+def test_messages_reach_all_ranks(folder: Path) -> None:
+    for rank in results(folder, "messages"):
+        assert rank["any"] == [True, False]
+        assert rank["of_first"] == 0.1
+        assert rank["gather"] == ["0", "1"]
+        assert rank["rows"].tolist() == [[0, 1], [2, 3], [10, 11], [12, 13]]
+        assert rank["own"]
+        assert rank["maximum"] == 1
+        assert rank["share"] == 3
+
+
+def test_a_single_rank_exchanges_nothing() -> None:
+    tensor = torch.rand(3)
+    assert ALONE.mean([tensor])[0] is tensor
+    assert ALONE.merge(tensor, tensor) == (tensor, tensor)
+    assert ALONE.maximum(tensor) is ALONE.concatenate(tensor) is tensor
+    assert (ALONE.any(True), ALONE.of_first(0.5), ALONE.gather("a"), ALONE.share(7)) == (True, 0.5, ["a"], 7)
+
+
+@pytest.mark.parametrize("name", rank_scenarios.DIVIDED_EXAMPLES)
+def test_sizes_that_do_not_divide_are_refused_with_the_nearest_that_do(name: str) -> None:
+    number, nearest = rank_scenarios.DIVIDED_EXAMPLES[name]
+    with pytest.raises(SaltusError) as caught:
+        require_divisible(small_config(**{"num_envs": 8, "batch_size": 32, name: number}), 8)
+    assert str(caught.value) == (
+        f"{name} is {number:,}, a number of the whole run, and 8 ranks cannot have equal shares of it: set "
+        f"--{name.replace('_', '-')} {nearest}"
+    )
+
+
+def test_a_refusal_of_rank_0_is_one_of_all_ranks(folder: Path) -> None:
+    for refusal in results(folder, "refused"):
+        assert refusal.startswith("num_envs is 4, a number of the whole run, and 3 ranks")
+
+
+def test_a_run_trains_equal_networks_on_different_worlds(folder: Path) -> None:
+    results(folder, "trained")
+    first, second = states(folder / "trained")
+    assert first["ranks"] == 2
+    assert first["env_steps"] == 240
+    for part in (("observation",), ("buffer", "stored", "observation"), ("buffer", "generator"), ("random",)):
+        one, other = first, second
+        for name in part:
+            one, other = one[name], other[name]
+        assert one.shape == other.shape
+        assert not torch.equal(one, other), part
+    assert len(first["buffer"]["stored"]["observation"]) == 120
+
+
+def test_rank_0_writes_rows_with_the_rate_of_each_rank(folder: Path) -> None:
+    rows = read_csv(folder / "trained" / "metrics.csv")
+    assert [row["env_steps"] for row in rows] == ["80", "160", "240"]
+    for row in rows:
+        assert min(float(row["rank_rates/0"]), float(row["rank_rates/1"])) > 0
+        assert 0 <= float(row["rank_waiting"]) <= 1
+    assert [row["episodes"] for row in read_csv(folder / "trained" / "evaluations.csv")] == ["3", "3"]
+    assert output(folder, "trained", 1) == ""
+
+
+def test_a_signal_to_one_rank_stops_all_and_resuming_equals_never_stopping(folder: Path) -> None:
+    results(folder, "stopped")
+    results(folder, "resumed")
+    assert "stopped by another rank and saved" in output(folder, "stopped", 0)
+    assert "at 132 of 240 env steps" in output(folder, "resumed", 0)
+    expected, found = states(folder / "trained"), states(folder / "stopped")
+    for rank in (0, 1):
+        assert differing(expected[rank], found[rank]) == []
+
+
+def test_old_parts_of_checkpoints_are_deleted(folder: Path) -> None:
+    names = {path.name for path in (folder / "trained" / "checkpoints").iterdir()}
+    assert names == {f"{steps:012d}{part}.pt" for steps in (160, 240) for part in ("", ".rank1")}
+
+
+def test_a_policy_plays_in_a_single_process(folder: Path) -> None:
+    assert load_policy(folder / "trained")(torch.zeros(1, 4)).shape == (1, 1)
+
+
+def test_a_run_continues_on_another_number_of_ranks_with_its_replay(folder: Path, command: Command) -> None:
+    run_dir = folder / "hanging"
+    before = states(run_dir)
+    outcome = command("resume", run_dir)
+    assert outcome.code == 0, outcome.text
+    assert (
+        "the run had 2 ranks and continues on 1: worlds and replay are dealt anew, new episodes begin" in outcome.text
+    )
+    after = checkpoint.load_last(run_dir / "checkpoints")["state"]
+    assert after["ranks"] == 1
+    assert after["env_steps"] == 240
+    name = "next.observation"
+    halves = [part["buffer"]["stored"][name].view(20, 2, 4) for part in before]
+    assert torch.equal(after["buffer"]["stored"][name][:80].view(20, 4, 4), torch.cat(halves, dim=1))
+    assert after["buffer"]["stored"]["next.done"][76:80].all()
+    assert not after["buffer"]["stored"]["next.done"][:76].all()
+
+
+@pytest.mark.parametrize("steps", [2, 5, 9])
+@pytest.mark.parametrize(("saved", "size"), [(1, 2), (2, 1), (2, 4), (4, 2), (3, 2)])
+def test_dealing_keeps_the_newest_transitions_of_every_world_in_order(saved: int, size: int, steps: int) -> None:
+    worlds, capacity = 12, 74  # the rings are full after 7 steps at the latest, in the middle of a step
+    parts = []
+    for rank in range(saved):
+        own = worlds // saved
+        buffer = ReplayBuffer(capacity // saved, OBSERVATION_DIM, ACTION_DIM)
+        for step in range(steps):
+            transition = random_transition(own)
+            transition["observation"][:] = step
+            transition["observation"][:, 0] = torch.arange(rank * own, (rank + 1) * own)
+            buffer.extend(transition)
+        parts.append(buffer.state_dict())
+    kept = min(steps, capacity // saved // (worlds // saved), capacity // size // (worlds // size))
+    for rank in range(size):
+        ranks = Ranks()
+        ranks.rank, ranks.size = rank, size
+        own = worlds // size
+        buffer = ReplayBuffer(capacity // size, OBSERVATION_DIM, ACTION_DIM, n_step=3)
+        buffer.refill(**rank_state.deal(parts, worlds, ranks))
+        found = buffer.state_dict()["stored"]["observation"].view(kept, own, OBSERVATION_DIM)
+        assert torch.equal(found[..., 0], torch.arange(rank * own, (rank + 1) * own).float().expand(kept, own))
+        assert torch.equal(found[..., 1], torch.arange(steps - kept, steps).float().unsqueeze(1).expand(kept, own))
+
+
+def test_ranks_that_differ_are_refused(folder: Path) -> None:
+    for rank in (0, 1):
+        assert "rank 1 differs from rank 0 (seed: 1 instead of 0): start all ranks with" in output(
+            folder, "different", rank
+        )
+
+
+def test_a_rank_that_hangs_is_named(folder: Path) -> None:
+    text = output(folder, "hanging", 0)
+    assert "saltus: rank 1 of 2 ended, or took no part in a collective operation for 6 s" in text
+    assert "resumes from its last checkpoint" in text
+
+
+def test_a_rank_that_never_starts_is_an_error(folder: Path) -> None:
+    text = output(folder, "missing", 0)
+    assert "saltus: this rank found no other of 2 within 1 s" in text
