@@ -14,6 +14,7 @@ from benchmarks.memory import memory
 from benchmarks.population.population import population
 from benchmarks.recipes import recipes
 from benchmarks.report import report
+from benchmarks.scaling import scaling
 from benchmarks.training import training
 from benchmarks.update import update
 
@@ -23,6 +24,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "training": training,
     "recipes": recipes,
     "population": population,
+    "scaling": scaling,
     "memory": memory,
     "gpu": gpu,
     "report": report,

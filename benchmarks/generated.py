@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks import environment, headlines, memory, recipes, search_tables, training, update
+from benchmarks import environment, headlines, memory, recipes, scaling, search_tables, training, update
 from benchmarks.gpu import tables as gpu_tables
 from benchmarks.population import population
 from benchmarks.result import Result
@@ -159,6 +159,7 @@ GENERATED: dict[str, Callable[[Page, str], str]] = {
     "environment": _all("environment", environment.tables),
     "update": _all("update", update.tables),
     "memory": _all("memory", memory.tables),
+    "scaling": _all("scaling", scaling.tables),
     "population": _all("population", population.tables),
     "training": _training,
     "recipes": _recipes,

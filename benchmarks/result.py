@@ -42,6 +42,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "memory": ("task", "transitions"),
     "population": ("variant", "seed", "curve"),
     "recipes": ("recipe", "seed", "total_env_steps", "exit_code", "curve", "last"),
+    "scaling": ("task", "ranks"),
     "search": ("task", "label", "seed", "changed", "curve"),
     "training": (
         "system", "task", "preset", "options", "seed", "minutes", "episodes", "cores", "at_once", "code", "machine",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import groupby
 
-from benchmarks import environment, memory, recipes, search_tables, training, update
+from benchmarks import environment, memory, recipes, scaling, search_tables, training, update
 from benchmarks.gpu import tables as gpu_tables
 from benchmarks.population import population
 from benchmarks.result import Result
@@ -25,6 +25,7 @@ TABLES: dict[str, Callable[[Result], list[Table]]] = {
     "population": population.tables,
     "probes": _probes,
     "recipes": recipes.tables,
+    "scaling": scaling.tables,
     "search": search_tables.tables,
     "training": training.tables,
     "update": update.tables,
