@@ -1,4 +1,4 @@
-"""The `saltus` command: train, resume, evaluate, play, export, gradients, new, profile, check."""
+"""The `saltus` command: train, resume, evaluate, play, export, gradients, new, profile, check, warmup."""
 
 from __future__ import annotations
 
@@ -33,13 +33,14 @@ USAGE = """usage: saltus COMMAND ...
   saltus export RUN             write a run's policy as files that need no saltus
   saltus gradients RUN          compare estimators of the actor's gradient on a run
   saltus profile TASK [options] measure where the time of training goes
+  saltus warmup TASK [options]  compile a training's code ahead of it
   saltus check TASK [options]   try a task for mistakes, and report its numbers
   saltus new MODEL              write a task's file for a MuJoCo model
   saltus --version              print the version
 
 TASK is one of {tasks}, or path/to/file.py:ClassName. RUN is a run's directory.
-`train` also takes gym:ID, an environment of Gymnasium, and path/to/file.py:function, which makes an environment of
-Gymnasium or TorchRL. MODEL is the path of an MJCF file.
+`train` and `warmup` also take gym:ID, an environment of Gymnasium, and path/to/file.py:function, which makes an
+environment of Gymnasium or TorchRL. MODEL is the path of an MJCF file.
 saltus COMMAND --help lists the options.
 """
 
@@ -59,6 +60,7 @@ def main() -> None:
     commands = {
         "train": train, "resume": resume, "evaluate": evaluate, "play": play, "export": export,
         "gradients": gradients, "profile": profile, "check": check, "new": new,
+        "warmup": warmup,
     }  # fmt: skip
     console = Console()
     for package in ("torch", "tensordict", "torchrl"):  # their warnings address developers
@@ -227,6 +229,14 @@ def check(arguments: list[str], console: Console) -> None:
 
     with _log_to(console):
         check_task(arguments, console)
+
+
+def warmup(arguments: list[str], console: Console) -> None:
+    """``saltus warmup TASK``."""
+    from pipeline.warmup import warmup as compile_ahead
+
+    with _log_to(console):
+        compile_ahead(arguments, console)
 
 
 def new(arguments: list[str], console: Console) -> None:
