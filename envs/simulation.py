@@ -36,6 +36,8 @@ class Simulation:
     """CPU threads of the CPU engine; 0: one per core."""
     solver: Literal["model", "newton"] = "model"
     """Constraint solver: the model's own, or Newton's (warp has no PGS, which Humanoid's model asks for)."""
+    solver_iterations: int = 0
+    """Largest number of the constraint solver's iterations in a physics step; 0: the model's."""
     max_contacts: int = 0
     """Contacts per world that warp allocates memory for; 0: estimated by a rollout with random actions."""
     max_constraints: int = 0
@@ -45,7 +47,7 @@ class Simulation:
         for name, choices in (("physics", ("auto", "cpu", "warp")), ("solver", ("model", "newton"))):
             if getattr(self, name) not in choices:
                 raise SaltusError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}")
-        for name in ("num_threads", "max_contacts", "max_constraints"):
+        for name in ("num_threads", "solver_iterations", "max_contacts", "max_constraints"):
             require_whole(name, getattr(self, name), at_least=0)
 
     def resolve(self, device: torch.device, num_envs: int) -> Simulation:
@@ -70,8 +72,8 @@ class Simulation:
             return "cpu"
         if num_envs < MIN_WARP_WORLDS and not (self.max_contacts or self.max_constraints):
             _log.info(
-                f"physics: on the CPU, as for all runs with fewer than {MIN_WARP_WORLDS} worlds (--physics warp, or "
-                "--num-envs)"
+                f"physics: on the CPU. A step of Warp takes as long for a few worlds as for {MIN_WARP_WORLDS}, and "
+                "pays from there on (--physics warp, or --num-envs)"
             )
             return "cpu"
         return "warp"
@@ -81,7 +83,7 @@ class Simulation:
         return (device, WarpPhysics.dtype) if self.physics == "warp" else (CpuPhysics.device, CpuPhysics.dtype)
 
     def load_model(self, task: Task) -> mujoco.MjModel:
-        """Compile a task's model, with the solver of these settings.
+        """Compile a task's model, with the solver and the iterations of these settings.
 
         Raises:
             SaltusError: as `envs.task.load_model`, or a model whose time stands still.
@@ -94,6 +96,8 @@ class Simulation:
             )
         if self.solver == "newton":
             model.opt.solver = mujoco.mjtSolver.mjSOL_NEWTON
+        if self.solver_iterations:
+            model.opt.iterations = self.solver_iterations
         return model
 
     def make_physics(self, task: Task, num_envs: int, model_fields: dict[str, Tensor], device: torch.device) -> Physics:

@@ -1,4 +1,4 @@
-"""The `saltus` command: train, resume, evaluate, play, export, gradients, tune, profile, check, new."""
+"""The `saltus` command: train, resume, evaluate, play, export, gradients, tune, profile, warmup, check, new."""
 
 from __future__ import annotations
 
@@ -36,12 +36,13 @@ USAGE = """usage: saltus COMMAND ...
   saltus gradients RUN          compare estimators of the actor's gradient on a run
   saltus tune TASK [options]    search for the options with the highest returns
   saltus profile TASK [options] measure where the time of training goes
+  saltus warmup TASK [options]  compile a training's code ahead of it
   saltus check TASK [options]   try a task for mistakes, and report its numbers
   saltus new MODEL              write a task's file for a MuJoCo model
   saltus --version              print the version
 
 TASK is one of {tasks}, or path/to/file.py:ClassName. RUN is a run's directory.
-`train` and `tune` also take gym:ID, an environment of Gymnasium, and path/to/file.py:function, which makes an
+`train`, `tune` and `warmup` also take gym:ID, an environment of Gymnasium, and path/to/file.py:function, which makes an
 environment of Gymnasium or TorchRL. MODEL is the path of an MJCF file.
 saltus COMMAND --help lists the options.
 """
@@ -66,7 +67,7 @@ def main() -> None:
     command, arguments = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("", [])
     commands = {
         "train": train, "resume": resume, "evaluate": evaluate, "play": play, "export": export,
-        "gradients": gradients, "tune": tune, "profile": profile, "check": check, "new": new,
+        "gradients": gradients, "tune": tune, "profile": profile, "warmup": warmup, "check": check, "new": new,
     }  # fmt: skip
     console = Console(quiet=torchrun.rank() > 0)
     warnings_console = Console() if console.quiet else console
@@ -246,6 +247,14 @@ def check(arguments: list[str], console: Console) -> None:
 
     with _log_to(console):
         check_task(arguments, console)
+
+
+def warmup(arguments: list[str], console: Console) -> None:
+    """``saltus warmup TASK``."""
+    from pipeline.warmup import warmup as compile_ahead
+
+    with _log_to(console):
+        compile_ahead(arguments, console)
 
 
 def new(arguments: list[str], console: Console) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 MAXIMA: dict[str, float] = {
     **dict.fromkeys(("total_env_steps", "learning_starts", "buffer_size"), 10**15),
     **dict.fromkeys(("num_envs", "batch_size"), 10**7),
-    **dict.fromkeys(("steps_per_round", "policy_delay", "max_contacts", "max_constraints"), 10**6),
+    **dict.fromkeys(("steps_per_round", "policy_delay", "solver_iterations", "max_contacts", "max_constraints"), 10**6),
     **dict.fromkeys(("eval_episodes", "num_atoms", "action_levels"), 10**5),
     **dict.fromkeys(("n_step", "noise_repeat", "num_threads", "utd_ratio"), 10**4),
     "num_critics": 10**3,

@@ -48,6 +48,11 @@ class Learner:
         self._captured_act = CapturedFunction(self._act, "the actor", agent.device) if self._capture else None
 
     @property
+    def compiled_updates(self) -> list[CompiledUpdate]:
+        """The updates that compile, the critics' first; none if the configuration compiles nothing."""
+        return self._compiled
+
+    @property
     def compiling(self) -> bool:
         """Whether a coming round compiles an update, and so takes long."""
         return any(update.pending for update in self._compiled)

@@ -136,7 +136,7 @@ def _parse(arguments: list[str], command: str, options_type: type) -> Any:
 
 
 def _tasks(command: str) -> str:
-    others = ", gym:ID of Gymnasium, or path/to/file.py:function" if command in ("train", "tune") else ""
+    others = ", gym:ID of Gymnasium, or path/to/file.py:function" if command in ("train", "tune", "warmup") else ""
     return f"{', '.join(envs.list_tasks())}, or path/to/file.py:ClassName{others}"
 
 

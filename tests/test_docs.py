@@ -28,7 +28,7 @@ from pipeline.train_options import parse_options, parse_train
 from pipeline.tune.command import parse_plan
 
 ROOT = Path(__file__).parent.parent
-PARSED = ("saltus train ", "saltus tune ", "saltus profile ", "python -m benchmarks ")
+PARSED = ("saltus train ", "saltus tune ", "saltus warmup ", "saltus profile ", "python -m benchmarks ")
 EXECUTED = (
     "saltus evaluate ",
     "saltus play ",
@@ -160,7 +160,7 @@ def test_blocks_with_commands_that_are_parsed_say_so(fence: Fence):
     assert fence.not_run or fence.parsed == parsed
 
 
-@pytest.mark.parametrize("command", commands("saltus train "))
+@pytest.mark.parametrize("command", commands("saltus train ", "saltus warmup "))
 def test_the_training_commands_shown_are_accepted(command: str, folder: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(folder)
     config, _ = parse_train(shlex.split(command, comments=True)[2:])

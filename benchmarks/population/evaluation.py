@@ -34,13 +34,16 @@ class EvaluationPool:
 
     Attributes:
         curves: the evaluations of each member so far, each a row of numbers by name, in the order of env steps.
+        best: the best policy of each member so far, as `pipeline.run.Run.best`.
     """
 
     def __init__(self, configs: list[Config], num_processes: int):
         # The policy runs on the CPU, where no replay buffer is made.
         self._configs = [replace(config, device="cpu") for config in configs]
         self.curves: list[list[dict[str, float]]] = [[] for _ in configs]
+        self.best: list[dict[str, Any]] = [{} for _ in configs]
         self._pending: dict[tuple[int, int], Future[Evaluation]] = {}
+        self._policies: dict[tuple[int, int], Arrays] = {}
         # Ctrl-C also reaches the processes, and the command that owns them still collects what they do.
         ignore = signal.SIGINT, signal.SIG_IGN
         self._pool = ProcessPoolExecutor(num_processes, get_context("spawn"), signal.signal, ignore)
@@ -63,6 +66,7 @@ class EvaluationPool:
                 part: {name: value[member].numpy() for name, value in tensors.items()}
                 for part, tensors in policies.items()
             }
+            self._policies[member, env_steps] = state
             self._pending[member, env_steps] = self._pool.submit(evaluate_policy, config, env_steps, state)
 
     def collect(self, wait: bool = False) -> int:
@@ -81,7 +85,20 @@ class EvaluationPool:
                     }
                 )
                 self.curves[member].sort(key=lambda row: row["env_steps"])
+                self._keep_best(member, env_steps, result, self._policies.pop((member, env_steps)))
         return len(self._pending)
+
+    def _keep_best(self, member: int, env_steps: int, result: Evaluation, state: Arrays) -> None:
+        """Keep a policy without failures if its mean return is the highest; the latest of equals."""
+        best = self.best[member]
+        rank = result.mean, env_steps
+        if not result.failed and (not best or rank > (best["return_mean"], best["env_steps"])):
+            self.best[member] = {"return_mean": result.mean, "env_steps": env_steps, "policy": to_tensors(state)}
+
+
+def to_tensors(state: Arrays) -> dict[str, dict[str, Tensor]]:
+    """An `Agent.policy_state` of its arrays, which stay in use."""
+    return {part: {name: torch.from_numpy(value) for name, value in arrays.items()} for part, arrays in state.items()}
 
 
 def evaluate_policy(config: Config, env_steps: int, state: Arrays) -> Evaluation:
@@ -103,8 +120,5 @@ def evaluate_policy(config: Config, env_steps: int, state: Arrays) -> Evaluation
         **decode_options(task, config.task_options),
     )
     agent = Agent(config, env.observation_dim, env.action_dim)
-    tensors: dict[str, Any] = {
-        part: {name: torch.from_numpy(value) for name, value in arrays.items()} for part, arrays in state.items()
-    }
-    agent.load_policy_state(tensors)
+    agent.load_policy_state(to_tensors(state))
     return evaluate(agent.policy, env)

@@ -14,6 +14,7 @@ from benchmarks import result, training_run
 from benchmarks.installed import require_statistics
 from benchmarks.population.evaluation import EvaluationPool
 from benchmarks.population.members import Member, make_members
+from benchmarks.population.runs import folders, save_runs
 from benchmarks.population.saved import SavedState
 from benchmarks.population.trainer import Trainer
 from benchmarks.seeds import Seeds
@@ -34,6 +35,7 @@ def population(
     threshold: float | None = None,
     processes: int | None = None,
     output: Path | None = None,
+    runs: Path | None = None,
 ) -> None:
     """Returns over env steps of many seeds and variants of a recipe at once, on one device.
 
@@ -55,6 +57,8 @@ def population(
         threshold: a mean return; the env steps to the first evaluation that reaches it are reported.
         processes: processes that evaluate; by default one per core, except for one core.
         output: the file to write; by default benchmarks/results/population-<task>-cpu<cores>.jsonl.
+        runs: a directory in which each member is saved at the end, with its best and its last policy, as a run for
+            `saltus evaluate`, `saltus play` and `saltus export`; by default none is.
     """
     require_statistics()
     num_processes = max(1, available_cores() - 1) if processes is None else processes
@@ -62,6 +66,7 @@ def population(
         raise SystemExit(f"--processes {processes}: give at least 1")
     try:
         members = make_members(task, options, variants, seeds)
+        run_dirs = [] if runs is None else folders(runs, members)
         trainer = Trainer([member.config for member in members])
     except (SaltusError, MemoryError) as error:
         raise SystemExit(str(error)) from None
@@ -94,6 +99,8 @@ def population(
         raise SystemExit(
             f"stopped at {trainer.env_steps:,} env steps. {path} is up to date; the same command continues"
         )
+    if runs is not None:
+        save_runs(run_dirs, members, trainer, pool)
     saved.remove()
     show(tables(result.read(path)), path)
 

@@ -43,7 +43,7 @@ class SavedState:
             CheckpointError: it could not be written.
         """
         pool.collect(wait=True)
-        state = {"trainer": trainer.state_dict(), "curves": pool.curves}
+        state = {"trainer": trainer.state_dict(), "curves": pool.curves, "best": pool.best}
         checkpoint.save(self.folder, trainer.env_steps, self._settings, state)
 
     def restore(self, trainer: Trainer, pool: EvaluationPool) -> None:
@@ -59,7 +59,7 @@ class SavedState:
                 f"{error}. To train anew, delete {self.folder} or name another file with --output"
             ) from error
         trainer.load_state_dict(state["trainer"])
-        pool.curves[:] = state["curves"]
+        pool.curves[:], pool.best[:] = state["curves"], state["best"]
 
     def remove(self) -> None:
         """Delete the checkpoints, and the folder if nothing else is in it."""

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, fx
+from torch.utils._pytree import tree_map_only
 
 from envs import transition as transitions
 from pipeline.agent import Agent, Metrics
@@ -122,6 +123,15 @@ class StackedAgents(Agent):
         """Continue from a `state_dict`."""
         for tensor, saved in zip(self.tensors(), state["stacked"], strict=True):
             tensor.copy_(saved)
+
+    def member_state(self, member: int) -> dict[str, Any]:
+        """A copy, on the CPU, of the `Agent.state_dict` of one member alone."""
+
+        def own(tensor: Tensor) -> Tensor:
+            stacked = self._stacked.get(_identity(tensor))
+            return (tensor if stacked is None else stacked[member]).to("cpu", copy=True)
+
+        return tree_map_only(Tensor, own, super().state_dict())
 
     def policy_state(self) -> dict[str, dict[str, Tensor]]:
         """A copy, on the CPU, of everything that the members' policies depend on, (S, ...) each."""

@@ -76,6 +76,11 @@ class Trainer:
         return self._config.total_env_steps
 
     @property
+    def gradient_steps(self) -> int:
+        """Gradient steps of each member so far."""
+        return self._learner.gradient_steps
+
+    @property
     def finished(self) -> bool:
         """Whether each member has done its env steps."""
         return self.env_steps >= self._config.total_env_steps

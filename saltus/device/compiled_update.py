@@ -85,11 +85,12 @@ class CompiledUpdate:
 
     Attributes:
         seconds: duration of the compilation.
+        cached: whether the compiled code was in torch's cache.
     """
 
     def __init__(self, function: Update, state: Callable[[], Iterable[Tensor]]):
         self.function, self._state = function, state
-        self.seconds, self._failed = 0.0, not can_compile()
+        self.seconds, self.cached, self._failed = 0.0, False, not can_compile()
         self._run: Callable[..., Any] | None = None
         self._traced: TracedUpdate | None = None
 
@@ -129,6 +130,7 @@ class CompiledUpdate:
         self.seconds = time.monotonic() - start
 
     def _compile(self, batch: TensorDict) -> None:
+        from torch._dynamo.utils import counters
         from torch._inductor import standalone_compile
 
         traced, values = trace(self.function, batch, self._state()), flatten(batch)[1]
@@ -143,6 +145,7 @@ class CompiledUpdate:
         }
         if values[0].device.type == "cpu" and (onednn_pass := _onednn_pass()) is not None:
             options["post_grad_custom_post_pass"] = onednn_pass
+        misses = counters["inductor"]["fxgraph_cache_miss"]
         with torch.no_grad():
             self._run = standalone_compile(
                 traced.graph,
@@ -150,6 +153,7 @@ class CompiledUpdate:
                 dynamic_shapes="from_example_inputs",
                 options={"config_patches": options},
             )
+        self.cached = counters["inductor"]["fxgraph_cache_miss"] == misses
 
 
 @functools.cache

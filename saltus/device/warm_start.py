@@ -72,7 +72,7 @@ def ensure_cache_folder() -> None:
     which imports torch's compiler, which makes the folder or fails.
     """
     try:
-        folder = os.environ.get("TORCHINDUCTOR_CACHE_DIR") or _default_cache_folder()
+        folder = cache_folder()
         os.makedirs(folder, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             return
@@ -110,6 +110,11 @@ def temporary_cache_folder(variable: str, reason: OSError) -> str:
         "folder that can be written"
     )
     return folder
+
+
+def cache_folder() -> str:
+    """The folder of torch's compiled code."""
+    return os.environ.get("TORCHINDUCTOR_CACHE_DIR") or _default_cache_folder()
 
 
 def _default_cache_folder() -> str:

@@ -18,10 +18,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.__main__ import main
-from benchmarks.population.evaluation import evaluate_policy
-from benchmarks.population.members import make_members
+from benchmarks.population.evaluation import EvaluationPool, evaluate_policy
+from benchmarks.population.members import Member, make_members
 from benchmarks.population.population import population, summarize, tables
 from benchmarks.population.replay import MemberReplay
+from benchmarks.population.runs import folders, save_runs
 from benchmarks.population.stacked_agents import StackedAgents
 from benchmarks.population.trainer import Trainer
 from benchmarks.result import read
@@ -30,11 +31,14 @@ from pipeline import agent as agent_module
 from pipeline.agent import Agent
 from pipeline.buffer import ReplayBuffer
 from pipeline.config import Config
+from pipeline.evaluate import Evaluation
 from pipeline.learner import Learner
 from pipeline.losses import make_loss
+from pipeline.policy import load_agent, load_policy
 from pipeline.presets import preset
 from pipeline.run import Run
 from pipeline.seeding import derive_seed
+from saltus import SaltusError
 
 TASK, OBSERVATION_DIM, ACTION_DIM = "InvertedPendulum-v5", 5, 3
 SMALL: dict[str, Any] = {
@@ -69,12 +73,24 @@ OPTIONS = [
 ]  # fmt: skip
 
 
-class WithoutNoise(TorchDispatchMode):
-    """Lets normal random numbers be zero."""
+class SameNoise(TorchDispatchMode):
+    """Lets updates of three members at once draw the same normal random numbers as updates of one of them.
+
+    Args:
+        member: the one that updates; None: all do.
+    """
+
+    def __init__(self, seed: int, member: int | None = None):
+        super().__init__()
+        self._generator, self._member = torch.Generator().manual_seed(seed), member
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        return result.zero_() if func in (torch.ops.aten.normal_.default, torch.ops.aten.randn.default) else result
+        if func not in (torch.ops.aten.normal_.default, torch.ops.aten.randn.default):
+            return result
+        shape = result.shape if self._member is None else (3, *result.shape)
+        noise = torch.randn(shape, generator=self._generator)
+        return result.copy_(noise if self._member is None else noise[self._member])
 
 
 def make_configs(name: str, **overrides: Any) -> list[Config]:
@@ -119,11 +135,11 @@ def test_each_member_learns_as_its_agent_alone(
         batch = random_transitions(3, 16, seed=10 + number)
         batch["steps_to_next_obs"] = torch.randint(1, 4, (3, 16, 1)).float()
         members.observe(worlds)
-        with WithoutNoise():
+        with SameNoise(number):
             metrics = members.update(batch)
         for member, agent in enumerate(agents):
             agent.observe(worlds[member])
-            with WithoutNoise():
+            with SameNoise(number, member):
                 expected = agent.update(batch[member])
             assert metrics.keys() == expected.keys()
             for key, value in expected.items():
@@ -258,13 +274,56 @@ def test_continued_training_equals_one_that_never_stopped() -> None:
     torch.testing.assert_close(found.state_dict(), expected.state_dict(), rtol=0, atol=0)
 
 
+def test_members_are_saved_as_runs(tmp_path: Path) -> None:
+    configs = make_configs("fast", normalize_observations=True)
+    members = [Member("gamma=0.9 alpha_init=0.3" * (number == 2), config) for number, config in enumerate(configs)]
+    trainer, pool = Trainer(configs), EvaluationPool(configs, 1)
+    while not trainer.finished:
+        trainer.step()
+        if trainer.env_steps == 100:
+            early = trainer.agents.policy_state()
+    arrays = {part: {name: one[2].numpy() for name, one in values.items()} for part, values in early.items()}
+    pool._keep_best(2, 100, Evaluation((3.0, 5.0), (3, 5), 0), arrays)
+    paths = folders(tmp_path, members)
+    assert [path.name for path in paths] == ["recipe-s0", "recipe-s1", "gamma=0.9-alpha_init=0.3-s2"]
+    save_runs(paths, members, trainer, pool)
+
+    observation, noise = torch.randn(3, 4, 4), torch.randn(3, 4, 1)
+    actions = trainer.agents.act(observation, noise)
+    for number, path in enumerate(paths):
+        agent, content = load_agent(path, None, False, "")
+        with torch.no_grad():
+            assert_close(agent.act(observation[number], noise[number]), actions[number])
+        assert content["state"]["ended"]
+        assert content["state"]["gradient_steps"] == trainer.gradient_steps > 0
+        last = load_policy(path, "last")
+        assert last.env_steps == 200
+        for part, tensors in last.agent.policy_state().items():
+            for name, value in tensors.items():
+                assert torch.equal(value, trainer.agents.policy_state()[part][name][number])
+    best = load_policy(paths[2])
+    assert (best.which, best.env_steps, load_policy(paths[0]).which) == ("best", 100, "last")
+    for name, value in best.agent.policy_state()["network"].items():
+        assert torch.equal(value, early["network"][name][2])
+    with pytest.raises(SaltusError, match="recipe-s0 exists"):
+        folders(tmp_path, members)
+
+
+def test_best_policy_has_the_highest_mean_return_without_failures() -> None:
+    pool = EvaluationPool(make_configs("fast")[:1], 1)
+    evaluations = [(100, 3.0, 0), (300, 5.0, 0), (200, 5.0, 0), (400, 9.0, 1), (500, 4.0, 0)]  # not in their order
+    for env_steps, value, failed in evaluations:
+        pool._keep_best(0, env_steps, Evaluation((value,), (1,), failed), {})
+    assert pool.best == [{"return_mean": 5.0, "env_steps": 300, "policy": {}}]
+
+
 @pytest.mark.slow
 def test_command_trains_and_evaluates_every_member(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "result.jsonl"
     arguments = ["population", TASK, "--seeds", "3-4", "--variants", "", "gamma=0.9  actor_lr=3e-3"]
-    arguments += ["--threshold", "1", "--processes", "1", "--output", str(file)]
+    arguments += ["--threshold", "1", "--processes", "1", "--output", str(file), "--runs", str(tmp_path / "runs")]
     monkeypatch.setattr(sys, "argv", ["benchmarks", *arguments, "--", *OPTIONS])
     main()
     found = read(file)
@@ -281,6 +340,10 @@ def test_command_trains_and_evaluates_every_member(
         [changed, 2, 100, 100, "2 of 2", "0% of 2"],
     ]
     assert "200 of 200 env steps, " in capsys.readouterr().out
+    for name, row in zip(["recipe-s3", "recipe-s4", "gamma=0.9-actor_lr=3e-3-s3"], rows, strict=False):
+        policy = load_policy(tmp_path / "runs" / name)
+        assert (policy.which, policy.config.seed) == ("best", row["seed"])
+        assert row["curve"]["return"][row["curve"]["env_steps"].index(policy.env_steps)] == max(row["curve"]["return"])
 
 
 @pytest.mark.usefixtures("evaluations_in_this_process")

@@ -15,12 +15,8 @@ import torch
 import torch._inductor
 from torch import Tensor, fx
 
-import envs
-from benchmarks.data import random_transitions
 from pipeline import presets
-from pipeline.agent import Agent
-from pipeline.buffer import ReplayBuffer
-from pipeline.learner import Learner
+from pipeline.warmup import make_learner
 
 CUDA = torch.device("cuda", 0)
 H100 = types.SimpleNamespace(
@@ -37,16 +33,10 @@ class _TracedError(Exception):
 
 def traced_updates(preset: str, task: str) -> list[tuple[fx.GraphModule, list[Tensor], dict[str, Any]]]:
     """The traced updates of a preset, as on CUDA, with their inputs and the options of their compilation."""
-    env = envs.make(task, 1)
-    dimensions = env.observation_dim, env.action_dim
-    config = presets.preset(preset, task)
-    buffer = ReplayBuffer(1024, *dimensions, n_step=config.rewards_per_target(env.action_dim))
-    for part in random_transitions(1024, *dimensions).split(64):
-        buffer.extend(part)
-    agent = Agent(config, *dimensions)
-    agent.loss.deactivate_vmap = False  # CUDA applies the critics as one batch
-    agent.loss._make_vmap()
-    learner = Learner(agent, capture=False)
+    learner, batch = make_learner(presets.preset(preset, task, device="cpu"))
+    loss = learner.agent.loss
+    loss.deactivate_vmap = False  # CUDA applies the critics as one batch
+    loss._make_vmap()
     found: list[tuple[fx.GraphModule, list[Tensor], dict[str, Any]]] = []
 
     def keep(traced: fx.GraphModule, inputs: list[Tensor], options: dict[str, Any], **_others: Any) -> None:
@@ -54,8 +44,7 @@ def traced_updates(preset: str, task: str) -> list[tuple[fx.GraphModule, list[Te
         raise _TracedError
 
     torch._inductor.standalone_compile = keep  # type: ignore[assignment]
-    for update in learner._compiled:
-        batch = buffer.sample(config.batch_size)[0]
+    for update in learner.compiled_updates:
         try:
             update._compile(batch)
         except _TracedError:

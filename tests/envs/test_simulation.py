@@ -27,6 +27,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"num_threads": -1}, "num_threads is -1; it must be a whole number, 0 or more"),
     ({"num_threads": True}, "num_threads is True; it must be a whole number, 0 or more"),
     ({"num_threads": 1.5}, "num_threads is 1.5; it must be a whole number, 0 or more"),
+    ({"solver_iterations": -1}, "solver_iterations is -1; it must be a whole number, 0 or more"),
     ({"physics": "warp", "max_contacts": -1}, "max_contacts is -1; it must be a whole number, 0 or more"),
     ({"physics": "warp", "max_constraints": -2}, "max_constraints is -2; it must be a whole number, 0 or more"),
 ]
@@ -71,7 +72,10 @@ def test_settings_are_frozen_and_given_by_name():
         Simulation("cpu")  # type: ignore[misc]
 
 
-FEW_WORLDS = "physics: on the CPU, as for all runs with fewer than 512 worlds (--physics warp, or --num-envs)"
+FEW_WORLDS = (
+    "physics: on the CPU. A step of Warp takes as long for a few worlds as for 512, and pays from there on (--physics "
+    "warp, or --num-envs)"
+)
 AUTO: list[tuple[dict[str, Any], torch.device, int, str]] = [
     ({}, CPU, 4096, "cpu"),
     ({}, CUDA, 4096, "warp"),
@@ -113,6 +117,16 @@ def test_settings_reach_the_engine():
     assert (warp.physics.max_contacts, warp.physics.max_constraints) == (12, 40)
     assert not cpu.captured
     assert not warp.captured
+
+
+def test_solver_iterations_limit_those_of_either_engine():
+    cpu = BatchEnv(CartBall(), 2, simulation=Simulation(physics="cpu", solver_iterations=3))
+    settings = Simulation(physics="warp", solver_iterations=3, max_contacts=12, max_constraints=40)
+    warp = BatchEnv(CartBall(), 2, simulation=settings)
+    assert Simulation().load_model(CartBall()).opt.iterations == 100
+    assert cpu.physics.model.opt.iterations == 3
+    assert isinstance(warp.physics, WarpPhysics)
+    assert warp.physics._warp_model.opt.iterations == 3
 
 
 def test_solver_newton_replaces_the_models_solver_on_the_cpu():

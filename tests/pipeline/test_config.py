@@ -26,7 +26,7 @@ HINTS = typing.get_type_hints(Config)
 INTEGERS = [name for name, kind in HINTS.items() if kind is int]
 FLOATS = [name for name, kind in HINTS.items() if kind is float]
 POSITIVE = ["utd_ratio", "actor_lr", "critic_lr", "alpha_init", "value_range"]
-AT_LEAST_ZERO = ["seed", "num_threads", "max_contacts", "max_constraints", "target_subset"]
+AT_LEAST_ZERO = ["seed", "num_threads", "solver_iterations", "max_contacts", "max_constraints", "target_subset"]
 AT_LEAST_ONE = [name for name in INTEGERS if name not in (*AT_LEAST_ZERO, "action_levels")]
 
 REFUSED = [
@@ -96,7 +96,7 @@ def test_limits_are_accepted(name: str, value: object) -> None:
         *[(name, 10**18) for name in (
             "n_step", "eval_episodes", "noise_repeat", "num_envs", "batch_size", "buffer_size", "total_env_steps",
             "learning_starts", "steps_per_round", "num_atoms", "num_critics", "policy_delay", "num_threads",
-            "max_contacts", "max_constraints",
+            "solver_iterations", "max_contacts", "max_constraints",
         )],
         *[(name, 1e300) for name in (
             "utd_ratio", "actor_lr", "critic_lr", "alpha_lr", "alpha_init", "value_range", "target_entropy",
