@@ -33,7 +33,9 @@ QUICK: dict[str, Any] = {
     "checkpoint_every": 10**6,
 }
 MORE_UPDATES = {"num_envs": 4, "utd_ratio": 0.5}
-BALANCE, SWING_UP = ("InvertedPendulum-v5", 1000.0), ("Pendulum-v1", -200.0)  # tasks and mean returns of ten episodes
+# Tasks and mean returns of ten episodes.
+BALANCE, SWING_UP = ("InvertedPendulum-v5", 1000.0), ("Pendulum-v1", -200.0)
+CART_POLE, REACH = ("gym:CartPole-v1", 475.0), ("Reacher-v5", -9.0)
 ROWS: list[tuple[str, tuple[str, float], dict[str, Any]]] = [
     ("sac", BALANCE, {"alpha_lr": 1e-3, "alpha_init": 0.2}),
     ("sac-v1", BALANCE, {}),
@@ -44,6 +46,8 @@ ROWS: list[tuple[str, tuple[str, float], dict[str, Any]]] = [
     ("sac-discrete", SWING_UP, MORE_UPDATES),
     ("sac-discrete", SWING_UP, {**MORE_UPDATES, "discrete_update": "score"}),
     ("sac-discrete", SWING_UP, {**MORE_UPDATES, "discrete_update": "soft-q"}),
+    ("sac-discrete", CART_POLE, {**MORE_UPDATES, "alpha_init": 0.2}),
+    ("sac-discrete", REACH, {"policy": "factored", "alpha_init": 0.2}),
 ]
 
 
