@@ -134,17 +134,17 @@ def test_levels_that_are_the_choices_and_none_are_accepted(factory: str) -> None
         assert run.agent.actor.levels.counts == (3,)
 
 
-def test_too_many_choices_are_refused_with_their_number(factory: str) -> None:
-    Path(factory).write_text(FACTORY.replace("{choices}", "2000"))
+def test_too_many_choices_are_refused_with_their_number(factory: str, tmp_path: Path) -> None:
+    (tmp_path / "many.py").write_text(FACTORY.replace("{choices}", "2000"))
     message = "2,000 choices have 2,000 joint actions, and at most 1,024 work: use --policy factored"
     with pytest.raises(SaltusError, match=message):
-        Run(small_config(f"{factory}:make_other", **SETTINGS), Path())
-    Run(small_config(f"{factory}:make_other", **SETTINGS, policy="factored"), Path())
+        Run(small_config(f"{tmp_path}/many.py:make_other", **SETTINGS), Path())
+    Run(small_config(f"{tmp_path}/many.py:make_other", **SETTINGS, policy="factored"), Path())
 
 
 def test_a_run_is_not_continued_with_other_choices(factory: str, command: Command, tmp_path: Path) -> None:
     train_run(small_config(f"{factory}:make_other", **SETTINGS), tmp_path / "run", until=60)
-    Path(factory).write_text(FACTORY.replace("{choices}", "4"))
-    outcome = command("resume", "run")
+    (tmp_path / "more.py").write_text(FACTORY.replace("{choices}", "4"))
+    outcome = command("resume", "run", "--task", "more.py:make_other")
     assert outcome.code == 1
     assert "1 actions of 4 choices, and the run has 2 observations and 1 actions of 3 choices" in outcome.text
