@@ -13,7 +13,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 class Centre(gymnasium.Env[Any, Any]):
     """Every step costs the distance from the centre, along both axes; an episode has 20 steps.
 
-    The best policy returns about -4, standing still about -20.
+    The best policy returns about -3.4 on average, standing still about -20.
     """
 
     observation_space = Box(-3, 3, (2,), np.float32)

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,9 @@ import torch
 from cli_helpers import Command
 from pipeline_helpers import small_arguments, small_config
 from run_helpers import train_run
+from torch import nn
 
+from pipeline.export import ExportedPolicy
 from pipeline.policy import load_policy
 from pipeline.run import Run
 from saltus.errors import SaltusError
@@ -148,3 +151,29 @@ def test_a_run_is_not_continued_with_other_choices(factory: str, command: Comman
     outcome = command("resume", "run", "--task", "more.py:make_other")
     assert outcome.code == 1
     assert "1 actions of 4 choices, and the run has 2 observations and 1 actions of 3 choices" in outcome.text
+
+
+class Grid(nn.Module):
+    """An actor that returns every choice once."""
+
+    def __init__(self, count: int):
+        super().__init__()
+        self.count = count
+
+    def standalone(self) -> Grid:
+        return self
+
+    def deterministic(self, observation: torch.Tensor) -> torch.Tensor:
+        return torch.linspace(-1, 1, self.count).unsqueeze(-1)
+
+
+@pytest.mark.parametrize("start", [0, -3])
+def test_exported_indices_are_whole_for_any_number_of_choices(start: int) -> None:
+    """In spite of the rounding of levels, which are no exact fractions."""
+    for count in range(2, 130):
+        agent = SimpleNamespace(eval_actor=Grid(count), normalizers=SimpleNamespace(observations=None))
+        low = torch.tensor([float(start)])
+        env: Any = SimpleNamespace(action_choices=(count,), control_low=low, control_high=low + count - 1)
+        policy: Any = SimpleNamespace(agent=agent)
+        found = ExportedPolicy(policy, env)(torch.zeros(1, 2))
+        assert torch.equal(found, start + torch.arange(count).unsqueeze(-1))
