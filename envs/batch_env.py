@@ -78,6 +78,7 @@ class BatchEnv:
         MemoryError: more worlds than the GPU's memory holds.
     """
 
+    action_choices: tuple[int, ...] = ()
     resumes_exactly = True
 
     def __init__(

@@ -21,6 +21,8 @@ class Environment(Protocol):
         simulation_device: where the worlds are. `step` takes actions that are there without another copy.
         normalized_actions: whether actions lie in [-1, 1].
         control_low, control_high: (action_dim,) float32 bounds of actions in the environment's units.
+        action_choices: number of choices of each discrete action; their indices are the environment's units. Empty:
+            actions are continuous.
         dt: seconds of simulated time per control step.
         max_episode_steps: control steps after which an episode is truncated.
         model: the MuJoCo model; None: there is none, or it is another library's.
@@ -38,6 +40,7 @@ class Environment(Protocol):
     normalized_actions: bool
     control_low: Tensor
     control_high: Tensor
+    action_choices: tuple[int, ...]
     failed: Tensor
 
     @property

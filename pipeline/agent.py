@@ -20,7 +20,7 @@ a configuration: TorchRL's SACLoss or CrossQLoss, or a variant of SACLoss or of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -62,6 +62,7 @@ class Agent:
         action_dim: width of actions.
         device: where networks, optimisers and statistics live.
         privileged_dim: width of what the critics see in addition to the observation; the actor does not see it.
+        action_choices: choices of each action of an environment with discrete actions; empty: actions are continuous.
         ranks: the processes that train the same networks, on batches of their own.
 
     Attributes:
@@ -70,8 +71,8 @@ class Agent:
         actor: the network that acts and learns.
         eval_actor: the network that is evaluated: an average of the actor over its last updates, or the actor itself.
         progress: share of the run that is done, a scalar in [0, 1], which the run sets; learning rates decay with it.
-        optimizers: Adam of ``"critic"``, ``"alpha"``, ``"actor"`` if there is one to train, and ``"value"`` with a
-            state-value network.
+        optimizers: Adam of ``"critic"``, ``"alpha"`` if the temperature is learned, ``"actor"`` if there is one to
+            train, and ``"value"`` with a state-value network.
         normalizers: running statistics of observations and rewards, which `observe` updates.
     """
 
@@ -82,12 +83,13 @@ class Agent:
         action_dim: int,
         device: torch.device | str = "cpu",
         privileged_dim: int = 0,
+        action_choices: Sequence[int] = (),
         ranks: Ranks = ALONE,
     ):
         self.config, self.device, self.observation_dim = config, torch.device(device), observation_dim
         self.ranks = ranks
         self.loss, self.actor = make_loss(
-            config, observation_dim, action_dim, self.device, privileged_dim=privileged_dim
+            config, observation_dim, action_dim, self.device, None, privileged_dim, action_choices
         )
         for network in (self.loss.actor_network, self.loss.qvalue_network):
             merge_batch_statistics(network, ranks)
@@ -105,10 +107,9 @@ class Agent:
     def _make_optimizers(self) -> dict[str, Adam]:
         config, beta1 = self.config, self.config.adam_beta1
         decay = config.lr_final_fraction, self.progress, config.lr_schedule
-        optimizers = {
-            "critic": Adam(self._critic_params, config.critic_lr, *decay, beta1),
-            "alpha": Adam({"log_alpha": self.loss.log_alpha}, config.alpha_lr, *decay),
-        }
+        optimizers = {"critic": Adam(self._critic_params, config.critic_lr, *decay, beta1)}
+        if config.learns_temperature:
+            optimizers["alpha"] = Adam({"log_alpha": self.loss.log_alpha}, config.alpha_lr, *decay)
         if self._value_params:
             optimizers["value"] = Adam(self._value_params, config.critic_lr, *decay, beta1)
         if not config.without_actor:
@@ -171,7 +172,7 @@ class Agent:
         return {"value_loss": loss.detach()}
 
     def update_actor(self, batch: TensorDict) -> Metrics:
-        """One step of the actor on J_pi (eq. 9), then one of the temperature on J(alpha) (eq. 18).
+        """One step of the actor on J_pi (eq. 9), then one of the temperature, if it is learned, on J(alpha) (eq. 18).
 
         J_pi is the mean of alpha log pi(a|s) - min Q(s, a), with reparameterised a ~ pi(s).
         J(alpha) is the mean of -log_alpha (log pi(a|s) + target_entropy).
@@ -181,16 +182,14 @@ class Agent:
         if "actor" in self.optimizers:
             self._minimize("actor", loss)
             self._update_eval_actor()
+        metrics = {"actor_loss": loss.detach()}
         alpha = self.loss.log_alpha.detach().exp()
-        temperature_loss = alpha_loss(self.loss, log_prob)
-        self._minimize("alpha", temperature_loss)
+        if "alpha" in self.optimizers:
+            temperature_loss = alpha_loss(self.loss, log_prob)
+            self._minimize("alpha", temperature_loss)
+            metrics["alpha_loss"] = temperature_loss.detach()
         self._divergence.record(loss)
-        return {
-            "actor_loss": loss.detach(),
-            "alpha_loss": temperature_loss.detach(),
-            "alpha": alpha,
-            "entropy": -log_prob.mean(),
-        }
+        return {**metrics, "alpha": alpha, "entropy": -log_prob.mean()}
 
     def _minimize(self, name: str, loss: Tensor) -> None:
         """One step of an optimiser on the mean of the ranks' losses, then weight normalisation, if configured."""

@@ -78,8 +78,9 @@ class Config(Simulation):
     policy: Literal["gaussian", "joint", "factored"] = "gaussian"
     """gaussian: continuous. joint: one categorical distribution over all combinations of the actuators' levels.
     factored: one for each actuator, with critics that are sums over actuators."""
-    action_levels: int = 0
-    """Levels per actuator of a joint or factored policy, evenly spaced over its range; 0: none."""
+    action_levels: int | Literal["auto"] = 0
+    """Levels per actuator of a joint or factored policy, evenly spaced over its range. auto: 5, or the choices of an
+    environment with discrete actions; 0: those choices only."""
     discrete_update: Literal["exact", "score", "soft-q"] = "exact"
     """exact: sums over all actions. score: sampled actions, critics that take the action as input, score-function
     gradient. soft-q: no actor, actions with probability proportional to exp(Q / alpha)."""

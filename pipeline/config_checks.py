@@ -61,7 +61,7 @@ def _check_numbers(config: Config) -> None:
     rules: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
         (at_least_1, lambda x: type(x) is int and x >= 1, "a whole number, at least 1"),
         (("n_step", "noise_repeat"), _is_auto_or_at_least_1, "a whole number, at least 1, or auto"),
-        (("action_levels",), lambda x: type(x) is int and (x == 0 or x >= 2), "a whole number, at least 2, or 0"),
+        (("action_levels",), _is_count_of_levels, "a whole number, at least 2, or 0, or auto"),
         (("seed", "target_subset"), lambda x: type(x) is int and x >= 0, "a whole number, 0 or more"),
         (positive, lambda x: math.isfinite(x) and x > 0, "a finite number above 0"),
         (("alpha_lr",), lambda x: math.isfinite(x) and x >= 0, "a finite number, 0 or more"),
@@ -248,6 +248,10 @@ def _check_recipe(config: Config) -> None:
 
 def _is_auto_or_at_least_1(value: object) -> bool:
     return value == "auto" or (type(value) is int and value >= 1)
+
+
+def _is_count_of_levels(value: object) -> bool:
+    return value == "auto" or (type(value) is int and (value == 0 or value >= 2))
 
 
 def _is_auto_or_positive(value: Any) -> bool:

@@ -1,90 +1,153 @@
-"""Discrete actions: levels per actuator, their categorical policies, and critics that value all of them.
+"""Discrete actions: levels per actuator, and their categorical policies.
 
-An actuator's levels are evenly spaced from -1 to 1. A policy chooses by one or more independent categorical
-distributions, its heads. ``joint``: one head over all combinations of the actuators' levels. ``factored``: one head for
-each actuator, so that the log-probability of an action is a sum over actuators (Tang and Agrawal 2020, arXiv
-1901.10500). Transitions hold actions as continuous policies do, as numbers in [-1, 1].
+A continuous actuator's levels are evenly spaced from -1 to 1. An actuator of an environment with discrete actions has
+its choices as levels, spaced in the same way. A policy chooses by one or more independent categorical distributions,
+its heads. ``joint``: one head over all combinations of the actuators' levels. ``factored``: one head for each actuator,
+so that the log-probability of an action is a sum over actuators (Tang and Agrawal 2020, arXiv 1901.10500). Transitions
+hold actions as continuous policies do, as numbers in [-1, 1].
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from pipeline.config import Config
 from saltus.errors import SaltusError
 
 MAX_JOINT_ACTIONS = 1024
+AUTO_LEVELS = 5
+"""Levels per continuous actuator with ``action_levels`` auto."""
+_NEVER = -1e9
+"""Logit, or value, of a choice that a head does not have. Finite, so that its product with probability 0 is 0."""
 
 
 class ActionLevels(nn.Module):
     """The actions that a discrete policy chooses from.
 
     Args:
-        action_dim: number of actuators.
-        levels: levels per actuator, at least 2.
+        counts: levels of each actuator, at least 2.
         policy: ``"joint"`` or ``"factored"``.
 
     Attributes:
         heads: number of categorical distributions.
-        choices: number of choices of each.
-
-    Raises:
-        SaltusError: fewer than 2 levels, or more joint actions than `MAX_JOINT_ACTIONS`.
+        choices: number of choices of each; where they differ, the largest number.
+        outputs: number of choices of all heads together, which a network values.
+        largest_entropy: that of the uniform policy.
     """
 
     table: Tensor
+    head: Tensor
+    half_steps: Tensor
+    skipped: Tensor
+    output: Tensor
 
-    def __init__(self, action_dim: int, levels: int, policy: Literal["joint", "factored"]):
+    def __init__(self, counts: Sequence[int], policy: Literal["joint", "factored"]):
         super().__init__()
-        _check(action_dim, levels, policy)
-        self.action_dim, self.levels, self.joint = action_dim, levels, policy == "joint"
-        values = torch.linspace(-1, 1, levels)
+        self.counts, self.joint = tuple(counts), policy == "joint"
+        self.largest_entropy = sum(math.log(count) for count in counts)
+        values = [torch.linspace(-1, 1, count) for count in counts]
+        most = max(counts)
         if self.joint:
-            self.heads, self.choices = 1, levels**action_dim
-            values = torch.cartesian_prod(*[values] * action_dim).reshape(self.choices, action_dim)
+            self.heads, self.choices = 1, math.prod(counts)
+            self.outputs = self.choices
+            table = torch.cartesian_prod(*values).reshape(self.choices, len(counts))
         else:
-            self.heads, self.choices = action_dim, levels
-        self.register_buffer("table", values, persistent=False)
+            self.heads, self.choices, self.outputs = len(counts), most, sum(counts)
+            # Heads of fewer choices skip the first ones: the sampling by cumulative probabilities, which ends at the
+            # last one in spite of rounding, then never draws a missing one.
+            table = torch.stack([torch.cat([one[:1].expand(most - len(one)), one]) for one in values])
+        skipped = torch.tensor([0 if self.joint else most - count for count in counts])
+        ends = torch.tensor(counts).cumsum(0).unsqueeze(-1)
+        for name, value in {
+            "table": table,
+            "head": torch.arange(len(counts)),
+            "half_steps": (torch.tensor(counts) - 1) / 2,
+            "skipped": skipped,
+            "output": (ends - most + torch.arange(most)).clamp(min=0),
+        }.items():
+            self.register_buffer(name, value, persistent=False)
+
+    def split(self, outputs: Tensor) -> Tensor:
+        """Logits or values per head: (..., outputs) -> (..., heads, choices)."""
+        if self.heads * self.choices == self.outputs:
+            return outputs.unflatten(-1, (self.heads, self.choices))
+        missing = torch.arange(self.choices, device=outputs.device) < self.skipped.unsqueeze(-1)
+        return torch.where(missing, _NEVER, outputs[..., self.output])
 
     def actions(self, index: Tensor) -> Tensor:
         """The actions of choices: (..., heads) int64 -> (..., action_dim) in [-1, 1]."""
-        return self.table[index.squeeze(-1) if self.joint else index]
+        return self.table[index.squeeze(-1)] if self.joint else self.table[self.head, index]
 
     def index(self, action: Tensor) -> Tensor:
         """Inverse of `actions`: (..., action_dim) -> (..., heads) int64; the nearest level of each actuator."""
-        position = ((action + 1) * ((self.levels - 1) / 2)).round()
-        index = position.nan_to_num(0).clamp(0, self.levels - 1).long()
+        position = ((action + 1) * self.half_steps).round().nan_to_num(0)
+        index = torch.minimum(position.clamp(min=0), 2 * self.half_steps).long()
         if not self.joint:
-            return index
+            return index + self.skipped
         total = index[..., 0]
-        for actuator in range(1, self.action_dim):  # the last actuator changes fastest, as in `cartesian_prod`
-            total = total * self.levels + index[..., actuator]
+        for actuator in range(1, len(self.counts)):  # the last actuator changes fastest, as in `cartesian_prod`
+            total = total * self.counts[actuator] + index[..., actuator]
         return total.unsqueeze(-1)
 
+    def random(self, uniform: Tensor) -> Tensor:
+        """Uniformly random levels, (N, action_dim), for numbers that are uniform in [0, 1), (N, action_dim)."""
+        last = 2 * self.half_steps
+        return torch.minimum((uniform * (last + 1)).floor(), last) * (2 / last) - 1
 
-def _check(action_dim: int, levels: int, policy: str) -> None:
-    if levels < 2:
+
+def make_levels(config: Config, action_dim: int, choices: Sequence[int]) -> ActionLevels:
+    """The levels of a configuration with a joint or factored policy.
+
+    Args:
+        config: the configuration of the run.
+        action_dim: number of actuators.
+        choices: the choices of each, of an environment with discrete actions; empty: actions are continuous.
+
+    Raises:
+        SaltusError: no levels, other levels than the environment has, or more joint actions than `MAX_JOINT_ACTIONS`.
+    """
+    policy, levels = config.policy, config.action_levels
+    assert policy != "gaussian"
+    if choices and levels not in ("auto", 0) and any(count != levels for count in choices):
+        raise SaltusError(
+            f"--action-levels {levels} contradicts the environment, whose actions are discrete: "
+            f"{describe_choices(choices)}. Leave the option out"
+        )
+    counts = list(choices) or [AUTO_LEVELS if levels == "auto" else levels] * action_dim
+    if min(counts) < 2:
         raise SaltusError(
             f"--policy {policy} (as of --preset sac-discrete) needs discrete actions, and the task has {action_dim} "
             "continuous ones: give --action-levels 5, or another number of levels per actuator, at least 2"
         )
-    if policy == "joint" and action_dim * math.log(levels) > math.log(MAX_JOINT_ACTIONS) + 1e-9:
+    if policy == "joint" and math.prod(counts) > MAX_JOINT_ACTIONS:
+        given = describe_choices(choices) if choices else f"{action_dim} actuators with --action-levels {counts[0]}"
+        outputs = f"{sum(counts)}" if choices else f"{action_dim} x {counts[0]}"
         raise SaltusError(
-            f"{action_dim} actuators with --action-levels {levels} have {levels**action_dim:,} joint actions, and at "
-            f"most {MAX_JOINT_ACTIONS:,} work: use --policy factored, which chooses each actuator's level on its own "
-            f"({action_dim} x {levels} outputs), or fewer levels"
+            f"{given} have {math.prod(counts):,} joint actions, and at most {MAX_JOINT_ACTIONS:,} work: use --policy "
+            f"factored, which chooses each actuator's level on its own ({outputs} outputs)"
+            + ("" if choices else ", or fewer levels")
         )
+    return ActionLevels(counts, policy)
+
+
+def describe_choices(choices: Sequence[int]) -> str:
+    """The choices of an environment with discrete actions, for messages."""
+    if len(choices) == 1:
+        return f"{choices[0]:,} choices"
+    return f"{len(choices)} actuators of {', '.join(f'{count:,}' for count in choices)} choices"
 
 
 class CategoricalActor(nn.Module):
     """A policy over discrete actions: observation (B, obs_dim) -> logits (B, heads, choices).
 
     Args:
-        body: observation (B, obs_dim) -> (B, heads * choices).
+        body: observation (B, obs_dim) -> (B, levels.outputs).
         levels: the actions.
     """
 
@@ -93,7 +156,7 @@ class CategoricalActor(nn.Module):
         self.body, self.levels = body, levels
 
     def forward(self, observation: Tensor) -> Tensor:
-        return self.body(observation).unflatten(-1, (self.levels.heads, self.levels.choices))
+        return self.levels.split(self.body(observation))
 
     @torch.no_grad()
     def sample(self, observation: Tensor, noise: Tensor) -> Tensor:
@@ -119,9 +182,8 @@ class CategoricalActor(nn.Module):
         return deepcopy(self)
 
     def random(self, uniform: Tensor) -> Tensor:
-        """Uniformly random levels, (N, action_dim), for numbers that are uniform in [0, 1), (N, action_dim)."""
-        last = self.levels.levels - 1
-        return (uniform * (last + 1)).floor().clamp(max=last) * (2 / last) - 1
+        """`ActionLevels.random`."""
+        return self.levels.random(uniform)
 
 
 def quantile_index(probabilities: Tensor, uniform: Tensor) -> Tensor:
@@ -138,18 +200,3 @@ def quantile_index(probabilities: Tensor, uniform: Tensor) -> Tensor:
     """
     reached = probabilities.cumsum(-1) <= uniform.unsqueeze(-1)
     return reached.sum(-1).clamp(max=probabilities.shape[-1] - 1)
-
-
-class LevelCritic(nn.Module):
-    """Values of all levels: observation (B, obs_dim), and a privileged one if there is one, -> (B, heads, choices).
-
-    The value of an action is the sum of its levels' values over the heads. With one head this is any function of the
-    joint action. With a head for each actuator it is an additive one (Seyde et al. 2023, arXiv 2210.12566).
-    """
-
-    def __init__(self, body: nn.Module, levels: ActionLevels):
-        super().__init__()
-        self.body, self.heads, self.choices = body, levels.heads, levels.choices
-
-    def forward(self, *observations: Tensor) -> Tensor:
-        return self.body(torch.cat(observations, dim=-1)).unflatten(-1, (self.heads, self.choices))

@@ -16,7 +16,7 @@ without a joint grid. The approximation is the critic's form, which cannot hold 
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from copy import deepcopy
 
 import torch
@@ -27,7 +27,7 @@ from torch.distributions import Categorical
 from torchrl.modules import ProbabilisticActor
 
 from pipeline.config import Config
-from pipeline.discrete import ActionLevels, CategoricalActor, LevelCritic, quantile_index
+from pipeline.discrete import ActionLevels, CategoricalActor, make_levels, quantile_index
 from pipeline.estimators import score_function
 from pipeline.networks import Critic, Layers, mlp, set_matmul_dtype
 from pipeline.torchrl_adapter import DiscreteVariant, prepare
@@ -61,8 +61,12 @@ class ExactLoss(DiscreteVariant):
         return loss.mean(), {"log_prob": negative_entropy.detach()}
 
     def _values(self, batch: TensorDictBase, params: TensorDictBase) -> Tensor:
-        """The critics' values of all levels, (critics, B, heads, choices)."""
-        return self.critics(batch.select(*self.qvalue_network.in_keys), params)
+        """The critics' values of all levels, (critics, B, heads, choices).
+
+        The value of an action is the sum of its levels' values over the heads. With one head this is any function of
+        the joint action. With a head for each actuator it is an additive one (Seyde et al. 2023, arXiv 2210.12566).
+        """
+        return self.levels.split(self.critics(batch.select(*self.qvalue_network.in_keys), params))
 
     def _expected_value(self, values: Tensor, log_prob: Tensor) -> Tensor:
         """The expectation of the smallest value over critics, (B,)."""
@@ -135,7 +139,7 @@ class BoltzmannActor(CategoricalActor):
 
     Args:
         loss: the loss module, on its device.
-        critic: a `LevelCritic`, whose parameters do not matter.
+        critic: a critic that values all levels, whose parameters do not matter.
         levels: the actions.
     """
 
@@ -152,7 +156,7 @@ class BoltzmannActor(CategoricalActor):
             torch.func.functional_call(self.body, dict(zip(self.names, parameters, strict=True)), observation)
             for parameters in zip(*(stacked.unbind(0) for stacked in self.stacked), strict=True)
         ]
-        return sum(values[1:], start=values[0]) / (len(values) * self.log_alpha.exp())
+        return self.levels.split(sum(values[1:], start=values[0]) / (len(values) * self.log_alpha.exp()))
 
     def standalone(self) -> CategoricalActor:
         critics = []
@@ -171,7 +175,7 @@ class _SumOfCritics(nn.Module):
 
     def forward(self, observation: Tensor) -> Tensor:
         values = [critic(observation) for critic in self.critics]
-        return sum(values[1:], start=values[0]).flatten(1)
+        return sum(values[1:], start=values[0])
 
 
 def _expectation(values: Tensor, log_prob: Tensor) -> Tensor:
@@ -189,19 +193,19 @@ def make_discrete_loss(
     device: torch.device,
     batched_critics: bool,
     privileged_dim: int = 0,
+    action_choices: Sequence[int] = (),
 ) -> tuple[DiscreteVariant, CategoricalActor]:
     """The loss module of a configuration with discrete actions, and the actor that it trains or, for soft-q, defines.
 
     Args:
-        config, observation_dim, action_dim, device, batched_critics, privileged_dim: as in `pipeline.losses.make_loss`.
+        config, observation_dim, action_dim, device, batched_critics, privileged_dim, action_choices: as in
+            `pipeline.losses.make_loss`.
 
     Raises:
-        SaltusError: no levels, too many joint actions, a target entropy that no policy has, or critics that act and see
-            what the policy does not.
+        SaltusError: see `make_levels`; a target entropy that no policy has, or critics that act and see what the policy
+            does not.
     """
-    assert config.policy != "gaussian"
-    levels = ActionLevels(action_dim, config.action_levels, config.policy)
-    outputs = levels.heads * levels.choices
+    levels = make_levels(config, action_dim, action_choices)
     if config.without_actor and privileged_dim:
         raise SaltusError(
             "--discrete-update soft-q acts by its critics, and the task has observations for critics alone: use exact "
@@ -210,7 +214,7 @@ def make_discrete_loss(
     if config.without_actor:
         body: nn.Module = nn.Linear(1, 1).requires_grad_(False)  # unused: DiscreteSACLoss needs an actor with weights
     else:
-        body = _body(config, [observation_dim, *config.actor_hidden, outputs])
+        body = _body(config, [observation_dim, *config.actor_hidden, levels.outputs])
     actor = CategoricalActor(body, levels).to(device)
     policy = ProbabilisticActor(
         TensorDictModule(actor, ["observation"], ["logits"]),
@@ -223,9 +227,8 @@ def make_discrete_loss(
     seen = observation_dim + privileged_dim
 
     def make_critic() -> nn.Module:
-        if score:
-            return Critic(_body(config, [seen + action_dim, *config.critic_hidden, 1], config.critic_norm))
-        return LevelCritic(_body(config, [seen, *config.critic_hidden, outputs], config.critic_norm), levels)
+        ends = (seen + action_dim, 1) if score else (seen, levels.outputs)
+        return Critic(_body(config, [ends[0], *config.critic_hidden, ends[1]], config.critic_norm))
 
     critics = [TensorDictModule(make_critic().to(device), in_keys, ["action_value"]) for _ in range(config.num_critics)]
     loss = _LOSSES[config.discrete_update](
@@ -247,7 +250,7 @@ def make_discrete_loss(
 
 def _target_entropy(config: Config, levels: ActionLevels) -> float:
     """The target entropy, between 0 (one action) and the logarithm of the number of joint actions (all alike)."""
-    largest = levels.heads * math.log(levels.choices)
+    largest = levels.largest_entropy
     if config.target_entropy == "auto":
         target, given = config.target_entropy_scale * largest, f"scale is {config.target_entropy_scale:g}"
     else:

@@ -12,8 +12,9 @@ estimator                needs                      source
 `implicit`               the gradient of Q in a,    Figurnov et al. 2018, "Implicit Reparameterization Gradients"
                          the CDF of a
 `deterministic`          the gradient of Q in a     Silver et al. 2014, theorem 1; Lillicrap et al. 2016 (DDPG)
-`expectation`            Q of all actions           Christodoulou 2019, eq. 12: discrete actions
 =======================  =========================  ===============================================================
+
+Discrete actions also have an exact gradient, of `pipeline.discrete_losses.ExactLoss` (Christodoulou 2019, eq. 12).
 
 `deterministic` alone is biased: it is the limit of the others for a temperature and a scale that go to zero. SAC uses
 `reparameterized`, which `pipeline.torchrl_adapter.actor_loss` computes; `saltus gradients` compares them on a run.
@@ -140,21 +141,6 @@ def implicit_sample(sample: Tensor, cdf: Tensor, log_density: Tensor) -> Tensor:
         The samples, (...), with that gradient.
     """
     return sample.detach() - (cdf - cdf.detach()) * torch.exp(-log_density.detach())
-
-
-def expectation(logits: Tensor, value: Tensor, alpha: Tensor | float) -> Tensor:
-    """The exact loss of a policy over discrete actions: ``sum_a pi(a|s) (alpha log pi(a|s) - Q(s, a))``.
-
-    Args:
-        logits: of the policy, (..., actions).
-        value: Q of all actions, (..., actions).
-        alpha: the temperature.
-
-    Returns:
-        The loss of each state, (...). Its gradient has neither bias nor variance.
-    """
-    log_prob = logits.log_softmax(-1)
-    return (log_prob.exp() * (alpha * log_prob - value)).sum(-1)
 
 
 def entropy_surrogate(log_prob: Tensor, constant: Tensor | float = 0.0) -> Tensor:

@@ -37,12 +37,14 @@ _OPSET = 17  # of ONNX; the first with layer normalisation
 class ExportedPolicy(nn.Module):
     """A deterministic policy: observation (N, obs_dim) float32 -> action (N, action_dim) float32 in the task's units.
 
+    Discrete actions of an environment are indices, (N, action_dim) int64.
+
     Normalises the observation, and scales and limits the action. All matrix products are in float32, also those of a
     run with ``matmul_dtype`` bfloat16.
 
     Args:
         policy: the policy.
-        low, high: (action_dim,) bounds of the task's actions.
+        env: an environment of its task.
     """
 
     mean: Tensor
@@ -50,12 +52,13 @@ class ExportedPolicy(nn.Module):
     low: Tensor
     high: Tensor
 
-    def __init__(self, policy: Policy, low: Tensor, high: Tensor):
+    def __init__(self, policy: Policy, env: Environment):
         super().__init__()
         self.actor = policy.agent.eval_actor.standalone().cpu().eval().requires_grad_(False)
         set_matmul_dtype(self.actor, torch.float32)
-        self.register_buffer("low", low.cpu())
-        self.register_buffer("high", high.cpu())
+        self.discrete = bool(env.action_choices)
+        self.register_buffer("low", env.control_low.cpu())
+        self.register_buffer("high", env.control_high.cpu())
         normalizer = policy.agent.normalizers.observations
         self.normalizes = normalizer is not None
         if normalizer is not None:
@@ -68,7 +71,8 @@ class ExportedPolicy(nn.Module):
         action = self.actor.deterministic(observation)
         center, half_range = (self.low + self.high) / 2, (self.high - self.low) / 2
         # The limits hold in spite of the rounding of the scaling.
-        return torch.clamp(center + half_range * action, self.low, self.high)
+        action = torch.clamp(center + half_range * action, self.low, self.high)
+        return action.round().long() if self.discrete else action
 
 
 def export_policy(policy: Policy, folder: Path) -> list[Path]:
@@ -91,7 +95,7 @@ def export_policy(policy: Policy, folder: Path) -> list[Path]:
     """
     check_folder(folder)
     env = policy.make_env(1)
-    module = ExportedPolicy(policy, env.control_low, env.control_high)
+    module = ExportedPolicy(policy, env)
     example = torch.zeros(2, env.observation_dim)
     contents: dict[str, bytes | None] = {  # None: the file of an earlier export is removed
         POLICY_FACTS: (json.dumps(_facts(policy, env), indent=1) + "\n").encode(),  # first: it marks the others as ours
@@ -175,14 +179,22 @@ def _facts(policy: Policy, env: Environment) -> dict[str, Any]:
         "policy": policy.which,
         "env_steps": policy.env_steps,
         "observation": observation,
-        "action": [
-            {"name": name, "low": low, "high": high}
-            for name, low, high in zip(names, env.control_low.tolist(), env.control_high.tolist(), strict=True)
-        ],
+        "action": _action_facts(names, env),
         "max_episode_steps": env.max_episode_steps,
         **simulation,
         "versions": versions(),
     }
+
+
+def _action_facts(names: list[str], env: Environment) -> list[dict[str, Any]]:
+    """The name and the bounds of each action; of a discrete one the first and the last index, and their number."""
+    bounds = zip(names, env.control_low.tolist(), env.control_high.tolist(), strict=True)
+    if not env.action_choices:
+        return [{"name": name, "low": low, "high": high} for name, low, high in bounds]
+    return [
+        {"name": name, "low": int(low), "high": int(high), "choices": count}
+        for (name, low, high), count in zip(bounds, env.action_choices, strict=True)
+    ]
 
 
 def _simulation_facts(env: BatchEnv) -> dict[str, Any]:

@@ -8,6 +8,7 @@ depend on the task's action bounds.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torchrl.modules import ProbabilisticActor
 from torchrl.objectives import CrossQLoss, SACLoss
 
 from pipeline.config import Config
-from pipeline.discrete import CategoricalActor
+from pipeline.discrete import CategoricalActor, describe_choices
 from pipeline.discrete_losses import make_discrete_loss
 from pipeline.networks import Actor, Critic, WeightNormalization, initialize_units, mlp, residual, set_matmul_dtype
 from pipeline.state_value import StateValueLoss
@@ -31,6 +32,7 @@ from pipeline.torchrl_adapter import (
     prepare,
     squared_errors,
 )
+from saltus.errors import SaltusError
 
 
 class EnsembleLoss(SACVariant):
@@ -173,6 +175,7 @@ def make_loss(
     device: torch.device,
     batched_critics: bool | None = None,
     privileged_dim: int = 0,
+    action_choices: Sequence[int] = (),
 ) -> tuple[Loss, Actor | CategoricalActor]:
     """The loss module of a configuration, and the actor whose parameters it trains.
 
@@ -184,11 +187,22 @@ def make_loss(
         batched_critics: compute all critics' matrix products as one batched product; None: on CUDA. On the CPU one
             product for each critic is faster.
         privileged_dim: width of the batch's ``"privileged"``, which the critics see and the actor does not; 0: none.
+        action_choices: choices of each action of an environment with discrete actions; empty: actions are continuous.
+
+    Raises:
+        SaltusError: a continuous policy for discrete actions; see `make_discrete_loss`.
     """
     if batched_critics is None:
         batched_critics = device.type != "cpu"
     if config.policy != "gaussian":
-        return make_discrete_loss(config, observation_dim, action_dim, device, batched_critics, privileged_dim)
+        return make_discrete_loss(
+            config, observation_dim, action_dim, device, batched_critics, privileged_dim, action_choices
+        )
+    if action_choices:
+        raise SaltusError(
+            f"the environment's actions are discrete ({describe_choices(action_choices)}), and the recipe's policy is "
+            "continuous (--policy gaussian): use --preset sac-discrete"
+        )
     actor = _make_actor(config, observation_dim, action_dim).to(device)
     policy = ProbabilisticActor(
         TensorDictModule(actor, ["observation"], ["loc", "scale"]),

@@ -105,7 +105,8 @@ def load_agent(run_dir: Path, task: str | None, trust: bool, effect: str) -> tup
     require_same_dimensions(content, sizes)
     model = config.simulation.load_model(sizes.task) if isinstance(sizes, BatchEnv) else None  # with the run's solver
     compare_task(config, run_dir, model, effect)
-    agent = Agent(config, sizes.observation_dim, sizes.action_dim, device, sizes.privileged_dim)
+    dimensions = sizes.observation_dim, sizes.action_dim
+    agent = Agent(config, *dimensions, device, sizes.privileged_dim, sizes.action_choices)
     agent.load_state_dict(content["state"]["agent"])
     return agent, content
 

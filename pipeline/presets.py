@@ -67,8 +67,8 @@ _SETTINGS: dict[str, dict[str, Any]] = {
     # Haarnoja et al. 2018, "Soft Actor-Critic: Off-Policy Maximum Entropy Deep Reinforcement Learning with a Stochastic
     # Actor" (arXiv 1801.01290). Its reward scale of 5 is a temperature of 1/5.
     "sac-v1": {**_SAC, "target_network": False, "value_network": True, "alpha_init": 0.2, "alpha_lr": 0.0},
-    # Christodoulou 2019, "Soft Actor-Critic for Discrete Action Settings", with five levels for each actuator.
-    "sac-discrete": {**_SAC, "policy": "joint", "action_levels": 5, "target_entropy_scale": 0.3},
+    # Christodoulou 2019, "Soft Actor-Critic for Discrete Action Settings", with five levels for a continuous actuator.
+    "sac-discrete": {**_SAC, "policy": "joint", "action_levels": "auto", "target_entropy_scale": 0.3},
     # Chen et al. 2021, "Randomized Ensembled Double Q-Learning".
     "redq": {
         **_SAC,

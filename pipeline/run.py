@@ -38,9 +38,6 @@ from saltus.errors import SaltusError
 
 _log = logging.getLogger("saltus")
 
-AGENT_METRICS = ("critic_loss", "td_error", "actor_loss", "alpha_loss", "alpha", "entropy")
-VALUE_METRICS = ("value_loss",)  # with a state-value network
-
 
 class _StoppedError(Exception):
     """A signal stopped an evaluation."""
@@ -87,7 +84,7 @@ class Run:
         self.env = self._make_training_env()
         dimensions = self.env.observation_dim, self.env.action_dim
         privileged_dim = self.env.privileged_dim
-        self.agent = Agent(config, *dimensions, self.device, privileged_dim, ranks)
+        self.agent = Agent(config, *dimensions, self.device, privileged_dim, self.env.action_choices, ranks)
         if ranks.rank > 0:  # equal networks, then other noise
             torch.manual_seed(derive_seed(config.seed, "learner", ranks.rank))
         self.learner = Learner(self.agent)
@@ -227,7 +224,6 @@ class Run:
         since = {name: value - self._logged.get(name, 0.0) for name, value in totals.items()}
         self._logged = totals
         episodes = since["episodes"] or float("nan")
-        agent_metrics = AGENT_METRICS + VALUE_METRICS * self.config.value_network
         row = {
             "env_steps": self.env_steps,
             "gradient_steps": self.learner.gradient_steps,
@@ -236,7 +232,7 @@ class Run:
             "episode_return": since["episode_return"] / episodes,
             "episode_length": since["episode_length"] / episodes,
             **{name: int(totals[name]) for name in ("unstable", "nonfinite", "overflowed")},
-            **{name: metrics.get(name, float("nan")) for name in agent_metrics},
+            **{name: metrics.get(name, float("nan")) for name in _agent_metrics(self.config)},
             **{name: value / since["steps"] for name, value in since.items() if name.startswith("reward_terms/")},
             "seconds": totals["seconds"],
             "env_steps_per_second": since["env_steps"] / since["seconds"],
@@ -395,3 +391,17 @@ class Run:
         torch.manual_seed(derive_seed(self.config.seed, stream))
         self.buffer.generator.manual_seed(derive_seed(self.config.seed, stream, 1))
         self._logged = {name: value for name, value in self._logged.items() if name in self._counters()}
+
+
+def _agent_metrics(config: Config) -> list[str]:
+    """The metrics of a configuration's updates."""
+    metrics = {
+        "critic_loss": True,
+        "td_error": True,
+        "actor_loss": True,
+        "alpha_loss": config.learns_temperature,
+        "alpha": True,
+        "entropy": True,
+        "value_loss": config.value_network,
+    }
+    return [name for name, computed in metrics.items() if computed]

@@ -9,7 +9,7 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -289,12 +289,14 @@ def require_same_dimensions(content: dict[str, Any], env: Environment) -> None:
     """Check that a checkpoint fits the task.
 
     Raises:
-        SaltusError: the task has observations, privileged observations or actions of other widths.
+        SaltusError: the task has observations, privileged observations or actions of other widths, or other choices of
+            discrete actions.
     """
     stored = content["state"]["buffer"]["stored"]
     run = (stored[name].shape[1] if name in stored else 0 for name in ("observation", "privileged", "action"))
-    found = _describe_dimensions(env.observation_dim, env.privileged_dim, env.action_dim)
-    expected = _describe_dimensions(*run)
+    choices = content["state"]["environment"].get("action_choices")  # absent of tasks, and in old checkpoints
+    found = _describe_dimensions(env.action_choices, env.observation_dim, env.privileged_dim, env.action_dim)
+    expected = _describe_dimensions(() if choices is None else choices.tolist(), *run)
     if found != expected:
         raise SaltusError(
             f"task {env.name} has {found}, and the run has {expected}: it is not the run's task, or its "
@@ -302,9 +304,10 @@ def require_same_dimensions(content: dict[str, Any], env: Environment) -> None:
         )
 
 
-def _describe_dimensions(observation_dim: int, privileged_dim: int, action_dim: int) -> str:
+def _describe_dimensions(choices: Sequence[int], observation_dim: int, privileged_dim: int, action_dim: int) -> str:
     privileged = f", {privileged_dim} privileged observations" if privileged_dim else ""
-    return f"{observation_dim} observations{privileged} and {action_dim} actions"
+    discrete = f" of {', '.join(map(str, choices))} choices" if choices else ""
+    return f"{observation_dim} observations{privileged} and {action_dim} actions{discrete}"
 
 
 def require_same_state(run_dir: Path, model: mujoco.MjModel | None) -> None:

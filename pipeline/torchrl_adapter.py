@@ -53,7 +53,24 @@ class ActionDistribution(TanhNormal):
             return self.rsample_and_log_prob(sample_shape)
 
 
-class SACVariant(SACLoss):
+class _Parts:
+    """Public names of what the variants of both of TorchRL's losses have."""
+
+    _alpha: Tensor
+    _cached_detached_qvalue_params: TensorDictBase
+
+    @property
+    def alpha(self) -> Tensor:
+        """The temperature, a scalar without gradient."""
+        return self._alpha
+
+    @property
+    def frozen_critic_params(self) -> TensorDictBase:
+        """The critics' stacked parameters without gradients."""
+        return self._cached_detached_qvalue_params
+
+
+class SACVariant(_Parts, SACLoss):
     """Base class of SAC losses with their own critic and actor losses.
 
     Subclasses define `critic_loss` and `actor_loss` with the public methods and properties below.
@@ -71,16 +88,6 @@ class SACVariant(SACLoss):
         """`critic_loss`, by TorchRL's name."""
         return self.critic_loss(tensordict)
 
-    @property
-    def alpha(self) -> Tensor:
-        """The temperature, a scalar without gradient."""
-        return self._alpha
-
-    @property
-    def frozen_critic_params(self) -> TensorDictBase:
-        """The critics' stacked parameters without gradients."""
-        return self._cached_detached_qvalue_params
-
     def sample_action(self, batch: TensorDictBase, differentiable: bool) -> tuple[Tensor, Tensor]:
         """Reparameterised actions of the policy, (B, action_dim), and their log-probabilities, (B,)."""
         with torch.set_grad_enabled(differentiable), self.actor_network_params.to_module(self.actor_network):
@@ -95,7 +102,7 @@ class SACVariant(SACLoss):
         return _smallest_value(self, batch, action)
 
 
-class DiscreteVariant(DiscreteSACLoss):
+class DiscreteVariant(_Parts, DiscreteSACLoss):
     """Base class of discrete SAC losses, which compute expectations over actions in their own way.
 
     Subclasses define `next_value`, `chosen_values` and `actor_loss` with the public methods and properties below.
@@ -120,16 +127,6 @@ class DiscreteVariant(DiscreteSACLoss):
             next_value = self.next_value(tensordict["next"]).unsqueeze(-1)
             target = self.value_estimator.value_estimate(tensordict, next_value=next_value).squeeze(-1)
         return squared_errors(self.chosen_values(tensordict), target)
-
-    @property
-    def alpha(self) -> Tensor:
-        """The temperature, a scalar without gradient."""
-        return self._alpha
-
-    @property
-    def frozen_critic_params(self) -> TensorDictBase:
-        """The critics' stacked parameters without gradients."""
-        return self._cached_detached_qvalue_params
 
     def log_probs(self, batch: TensorDictBase, differentiable: bool) -> Tensor:
         """The policy's log-probabilities of all choices, (B, heads, choices)."""

@@ -127,7 +127,7 @@ def make_learner(config: Config) -> tuple[Learner, TensorDict]:
     )
     for _ in range(_VECTOR_STEPS):
         buffer.extend(transitions.zeros(_WORLDS, *dimensions, device, privileged_dim))
-    learner = Learner(Agent(config, *dimensions, device, privileged_dim))
+    learner = Learner(Agent(config, *dimensions, device, privileged_dim, env.action_choices))
     return learner, buffer.sample(config.batch_size)[0]
 
 

@@ -37,7 +37,7 @@ def make_members(task: str, options: Sequence[str], variants: Sequence[str], see
         seeds: seeds of each variant.
 
     Raises:
-        SaltusError: no seed, a repeated variant, a setting that cannot differ between members, or an invalid value.
+        SaltusError: no seed, a repeated variant, settings that cannot differ between members, or an invalid value.
     """
     for option in split_words([*options]):
         if (name := option.replace("_", "-")) in _OF_ONE_RUN:
@@ -50,6 +50,8 @@ def make_members(task: str, options: Sequence[str], variants: Sequence[str], see
     settings = {" ".join(text.split()): _parse(text, recipe) for text in variants}
     if len(settings) < len(variants):
         raise SaltusError("a variant is given twice: give each once; --seeds says how often each is trained")
+    if len({replace(recipe, **values).learns_temperature for values in settings.values()}) > 1:
+        raise SaltusError("alpha_lr is 0 in some variants: all members learn the temperature, or none does")
     return [
         Member(variant, replace(recipe, seed=seed, **values)) for variant, values in settings.items() for seed in seeds
     ]

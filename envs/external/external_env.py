@@ -23,6 +23,8 @@ from saltus.errors import SaltusError
 class ExternalEnv:
     """N worlds of another library, which take actions in [-1, 1] (see `envs.environment.Environment`).
 
+    The k choices of a discrete action are evenly spaced from -1 to 1; an action counts as the nearest one.
+
     A world whose action, observation or reward is not finite fails: it is truncated with reward 0 and an unchanged
     observation, counted as ``nonfinite``, and begins another episode. If the library cannot begin one in that world
     alone, the world fails until its episode ends by itself. A step that withholds the last observation of an episode
@@ -49,7 +51,8 @@ class ExternalEnv:
         self.worlds, self.name, self.device = worlds, name, resolve_device(device)
         self.num_envs, self.observation_dim = worlds.num_envs, len(worlds.observation_names)
         self.simulation_device, self.dt, self.max_episode_steps = worlds.device, worlds.dt, worlds.max_episode_steps
-        self.control_low, self.control_high = worlds.action_low, worlds.action_high
+        self.control_low, self.control_high = worlds.actions.low, worlds.actions.high
+        self.action_choices = worlds.actions.choices
         self.action_dim = len(self.control_low)
         self._actions = ActionSpace(self.control_low, self.control_high, True, worlds.device)
         self.action_low, self.action_high = self._actions.low, self._actions.high
@@ -99,7 +102,8 @@ class ExternalEnv:
         action = action.detach().to(self.simulation_device)
         usable = torch.isfinite(action).all(dim=-1)
         action = torch.where(usable[:, None], action, 0.0)
-        outcome = self.worlds.step(self._actions.to_control(action).clamp(*self._bounds))  # in spite of rounding
+        control = self._actions.to_control(action).clamp(*self._bounds)  # in spite of rounding
+        outcome = self.worlds.step(control.round() if self.action_choices else control)
         if self._can_sync and outcome.missing.any():
             raise self._withholding()
         self._withheld += outcome.missing.sum()
@@ -162,8 +166,9 @@ class ExternalEnv:
         return SaltusError(f"{self.name} ended episodes without their last observations: {self.worlds.missing_advice}")
 
     def get_state(self) -> TensorDict:
-        """The totals of the statistics; the worlds themselves cannot be saved."""
-        return TensorDict({"totals": dict(self._statistics.totals)}).clone()
+        """The totals of the statistics, and the choices of actions; the worlds themselves cannot be saved."""
+        choices = torch.tensor(self.action_choices, dtype=torch.int64)
+        return TensorDict({"totals": dict(self._statistics.totals), "action_choices": choices}).clone()
 
     def set_state(self, state: TensorDictBase | Mapping[str, Any]) -> None:
         """Continue the totals of a `get_state`. The next `reset` begins other episodes than the run has had."""

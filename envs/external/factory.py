@@ -146,12 +146,19 @@ def _find_spec(name: str) -> Any:
 
 
 def _make_gymnasium(name: str, env_id: str, num_envs: int, render_mode: str | None = None, **options: Any) -> Any:
-    """`gymnasium.make_vec` with autoreset mode SAME_STEP, or the environment's own vector form."""
+    """`gymnasium.make_vec` with autoreset mode SAME_STEP, or the environment's own vector form if saltus can step it.
+
+    The own form of CartPole has NEXT_STEP, and takes no reset mask.
+    """
     given = options if render_mode is None else {**options, "render_mode": render_mode}
-    own = gymnasium.spec(env_id).vector_entry_point is not None
-    vector_kwargs = {} if own else {"autoreset_mode": AutoresetMode.SAME_STEP}
+    mode = {"autoreset_mode": AutoresetMode.SAME_STEP}
     try:
-        return gymnasium.make_vec(env_id, num_envs, vector_kwargs=vector_kwargs, **given)
+        if gymnasium.spec(env_id).vector_entry_point is not None:
+            env = gymnasium.make_vec(env_id, num_envs, **given)
+            if env.metadata.get("autoreset_mode") != AutoresetMode.NEXT_STEP:
+                return env
+            env.close()
+        return gymnasium.make_vec(env_id, num_envs, vectorization_mode="sync", vector_kwargs=mode, **given)
     except (gymnasium.error.Error, ImportError) as error:
         raise SaltusError(f"Gymnasium cannot make {name}: {error}") from error
 

@@ -13,7 +13,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from torch import Tensor
 
 from envs.external.reward_infos import reward_terms
-from envs.external.spaces import bounds, column, flatten, observation_parts
+from envs.external.spaces import actions, column, flatten, observation_parts
 from envs.external.worlds import FALLBACK_DT, FALLBACK_STEPS, Outcome, first_number
 from saltus.errors import SaltusError
 
@@ -51,7 +51,7 @@ class GymnasiumWorlds:
         self._env, self.num_envs = env, int(env.num_envs)
         self._parts = observation_parts(env.single_observation_space)
         self.observation_names = [name for part in self._parts for name in part.names]
-        self.action_low, self.action_high = bounds(env.single_action_space)
+        self.actions = actions(env.single_action_space)
         self._action_shape = (self.num_envs, *env.single_action_space.shape)
         self._action_dtype = getattr(env.single_action_space, "dtype", None) or np.float32
         self._resets_itself = _resets_itself(env)
@@ -68,6 +68,8 @@ class GymnasiumWorlds:
 
     def step(self, control: Tensor) -> Outcome:
         action = control.reshape(self._action_shape)
+        if self.actions.choices:
+            action = action.long()
         given = action if self._takes_tensors else action.numpy().astype(self._action_dtype)
         observation, reward, terminated, truncated, infos = self._env.step(given)
         self._next = after = self._flat(observation)

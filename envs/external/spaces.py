@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from saltus.errors import SaltusError
@@ -56,27 +57,52 @@ def refuse_image(where: str, shape: tuple[int, ...]) -> NoReturn:
     )
 
 
+@dataclass(frozen=True)
+class Actions:
+    """The actions of a space, flattened.
+
+    Attributes:
+        low, high: bounds, (action_dim,) float32; of discrete actions the first and the last index.
+        choices: number of choices of each discrete action; empty: actions are continuous.
+    """
+
+    low: Tensor
+    high: Tensor
+    choices: tuple[int, ...] = ()
+
+
 def refuse_actions(found: object) -> NoReturn:
-    """Raise SaltusError for actions that are not continuous and bounded."""
+    """Raise SaltusError for actions that are neither continuous and bounded nor discrete."""
     raise SaltusError(
-        f"actions are in {found}; expected a Box with finite bounds: policies act in [-1, 1], and those of "
-        "sac-discrete at levels of it. Give unbounded actions the range that they are used in, by the environment's "
+        f"actions are in {found}; expected a Box with finite bounds, or Gymnasium's Discrete or MultiDiscrete with at "
+        "least 2 choices. Give unbounded actions the range that they are used in, by the environment's "
         "single_action_space"
     )
 
 
-def bounds(space: Any) -> tuple[Tensor, Tensor]:
-    """Lower and upper bounds of a Box of actions, (action_dim,) float32 each; more dimensions are flattened.
+def actions(space: Any) -> Actions:
+    """The actions of a Box, a Discrete or a MultiDiscrete.
 
     Raises:
-        SaltusError: another space, or bounds that are not finite or in the wrong order.
+        SaltusError: another space, bounds that are not finite or in the wrong order, or an action without a choice.
     """
+    counts = getattr(space, "nvec", getattr(space, "n", None)) if hasattr(space, "start") else None
+    if counts is not None:
+        return _discrete(space, np.asarray(counts))
     if not _is_box(space) or not np.issubdtype(getattr(space, "dtype", None) or np.float32, np.floating):
         refuse_actions(space)
     low, high = (np.broadcast_to(np.asarray(end, np.float32), space.shape) for end in (space.low, space.high))
     if not (np.isfinite(low).all() and np.isfinite(high).all() and (low < high).all()):
         refuse_actions(space)
-    return torch.from_numpy(low.copy()).flatten(), torch.from_numpy(high.copy()).flatten()
+    return Actions(torch.from_numpy(low.copy()).flatten(), torch.from_numpy(high.copy()).flatten())
+
+
+def _discrete(space: Any, counts: NDArray[np.int64]) -> Actions:
+    if not counts.size or counts.min() < 2:
+        refuse_actions(space)
+    low = torch.from_numpy(np.broadcast_to(np.asarray(space.start, np.float32), counts.shape).copy()).flatten()
+    choices = tuple(counts.flatten().tolist())
+    return Actions(low, low + torch.tensor(choices) - 1, choices)
 
 
 def _is_box(space: Any) -> bool:

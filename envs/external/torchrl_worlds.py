@@ -13,7 +13,7 @@ from torchrl.data import Bounded
 from torchrl.envs import EnvBase, TransformedEnv
 from torchrl.envs.utils import step_mdp
 
-from envs.external.spaces import Part, bounds, column, flatten, refuse_actions, refuse_image
+from envs.external.spaces import Actions, Part, actions, column, flatten, refuse_actions, refuse_image
 from envs.external.worlds import FALLBACK_DT, FALLBACK_STEPS, Outcome, first_number
 from saltus.errors import SaltusError
 
@@ -45,7 +45,7 @@ class TorchRLWorlds:
         self._env, self.num_envs, self.device = env, num_envs, env.device or torch.device("cpu")
         self._parts = _observation_parts(env)
         self.observation_names = [name for part in self._parts for name in part.names]
-        self.action_low, self.action_high = _action_bounds(env)
+        self.actions = _actions(env)
         self._action_spec = env.action_spec
         holders = [_known(one) for one in _chain(env)]
         self.dt = first_number(holders, ("dt",), FALLBACK_DT)
@@ -130,7 +130,7 @@ def _observation_parts(env: EnvBase) -> list[Part]:
     return sorted(parts, key=lambda part: part.keys)
 
 
-def _action_bounds(env: EnvBase) -> tuple[Tensor, Tensor]:
+def _actions(env: EnvBase) -> Actions:
     spec = env.action_spec
     if not isinstance(spec, Bounded):
         _refuse(spec)
@@ -138,7 +138,7 @@ def _action_bounds(env: EnvBase) -> tuple[Tensor, Tensor]:
     if not (torch.equal(low, low[:1].expand_as(low)) and torch.equal(high, high[:1].expand_as(high))):
         raise SaltusError(f"the worlds of {type(env).__name__} have different bounds of actions; expected equal ones")
     box = SimpleNamespace(low=low[0].cpu().numpy(), high=high[0].cpu().numpy(), shape=tuple(spec.shape[1:]))
-    return bounds(box)
+    return actions(box)
 
 
 def _refuse(spec: Any) -> NoReturn:

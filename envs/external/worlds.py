@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from envs.external.spaces import Actions
+
 FALLBACK_DT = 0.02
 """Seconds per control step of an environment that does not say."""
 FALLBACK_STEPS = 1000
@@ -41,7 +43,7 @@ class Worlds(Protocol):
     Attributes:
         num_envs: number of worlds.
         observation_names: the name of each entry of the observation.
-        action_low, action_high: (action_dim,) float32, on the CPU.
+        actions: bounds of actions on the CPU, and the choices of discrete ones.
         device: where the worlds are.
         dt: seconds per control step.
         max_episode_steps: control steps of the longest episode.
@@ -50,8 +52,7 @@ class Worlds(Protocol):
 
     num_envs: int
     observation_names: list[str]
-    action_low: Tensor
-    action_high: Tensor
+    actions: Actions
     device: torch.device
     dt: float
     max_episode_steps: int
@@ -62,7 +63,7 @@ class Worlds(Protocol):
         ...
 
     def step(self, control: Tensor) -> Outcome:
-        """Take one step with actions in the environment's units, (N, action_dim) float32."""
+        """Take one step with actions in the environment's units, (N, action_dim) float32; discrete ones are whole."""
         ...
 
     def begin(self, ended: Tensor, failed: Tensor) -> tuple[Tensor, Tensor]:

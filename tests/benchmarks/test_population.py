@@ -416,6 +416,10 @@ CANNOT_DIFFER = (
             "target_entropy_scale has no effect here: it needs --target-entropy auto and --alpha-lr above 0",
         ),
         (
+            {"variants": ("", "alpha_lr=0")},
+            "alpha_lr is 0 in some variants: all members learn the temperature, or none does",
+        ),
+        (
             {"variants": ("gamma=0.9", " gamma=0.9")},
             "a variant is given twice: give each once; --seeds says how often each is trained",
         ),

@@ -326,7 +326,7 @@ def test_the_cast_that_is_advised_for_counters_works() -> None:
         (partial(TensorWalks, mode=NEXT), ["NEXT_STEP", "SyncVectorEnv and AsyncVectorEnv", "AutoresetMode.DISABLED"]),
         (partial(Refusing, mode=DISABLED), ["changed the observations of worlds outside the mask"]),
         (Forgetful, ["mine ended episodes without their last observations", "infos['_final_obs']"]),
-        (partial(spaced, acts=Discrete(3)), ["actions are in Discrete(3)", "a Box with finite bounds"]),
+        (partial(spaced, acts=Discrete(1)), ["actions are in Discrete(1)", "a Box with finite bounds"]),
         (partial(spaced, acts=Box(-np.inf, np.inf, (1,))), ["a Box with finite bounds", "single_action_space"]),
         (partial(spaced, Discrete(3)), ["the observation is in the space Discrete(3)", "FlattenObservation"]),
         (partial(spaced, Box(0, 255, (8, 8, 3), np.uint8)), ["is an image, of shape (8, 8, 3)", "encode the image"]),

@@ -52,28 +52,43 @@ def settings(preset: str, **overrides: Any) -> Config:
 
 
 @contextmanager
-def networks(policy: Tensor, make_critic: Callable[[], nn.Module]) -> Iterator[None]:
+def networks(
+    policy: Tensor, make_critic: Callable[[], nn.Module], make_value_network: Callable[[], nn.Module] | None = None
+) -> Iterator[None]:
     """Let losses have a tabular actor, and critics of one's own.
 
     Args:
         policy: loc and log scale of each state, (states, 2 actions).
         make_critic: makes a critic.
+        make_value_network: makes a state-value network. None: the configuration has none.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(losses, "_make_actor", lambda *_: Actor(Table(policy)))
         patch.setattr(losses, "_make_critic", lambda *_: make_critic())
+        if make_value_network is not None:
+            patch.setattr(losses, "_make_value_network", lambda *_: make_value_network())
         yield
 
 
-def tabular_loss(config: Config, policy: Tensor, make_critic: Callable[[], nn.Module]) -> Loss:
+def tabular_loss(
+    config: Config,
+    policy: Tensor,
+    make_critic: Callable[[], nn.Module],
+    make_value_network: Callable[[], nn.Module] | None = None,
+) -> Loss:
     """The loss module of a configuration over `networks`."""
-    with networks(policy, make_critic):
+    with networks(policy, make_critic, make_value_network):
         return losses.make_loss(config, len(policy), policy.shape[1] // 2, torch.device("cpu"))[0]
 
 
-def tabular_agent(config: Config, policy: Tensor, make_critic: Callable[[], nn.Module]) -> Agent:
+def tabular_agent(
+    config: Config,
+    policy: Tensor,
+    make_critic: Callable[[], nn.Module],
+    make_value_network: Callable[[], nn.Module] | None = None,
+) -> Agent:
     """The agent of a configuration over `networks`."""
-    with networks(policy, make_critic):
+    with networks(policy, make_critic, make_value_network):
         return Agent(config, len(policy), policy.shape[1] // 2)
 
 
@@ -109,6 +124,18 @@ def critic_rows(loss: Loss) -> Tensor:
 def target_rows(loss: Loss) -> Tensor:
     """The only parameter of tabular target critics, (critics, ...)."""
     (rows,) = loss.target_qvalue_network_params.flatten_keys(".").values()
+    return rows
+
+
+def value_rows(loss: Loss) -> Tensor:
+    """The only parameter of a tabular state-value network, (states, 1)."""
+    (rows,) = loss.value_network_params.flatten_keys(".").values()
+    return rows
+
+
+def value_target_rows(loss: Loss) -> Tensor:
+    """The only parameter of its copy, (states, 1)."""
+    (rows,) = loss.target_value_network_params.flatten_keys(".").values()
     return rows
 
 

@@ -16,6 +16,7 @@ from pipeline.run import Run
 from pipeline.run_dir import create
 from pipeline.train import train
 
+ROOT = Path(__file__).parents[2]
 # Small networks, high rates and several worlds at once: they learn in a fraction of the time that one world takes.
 QUICK: dict[str, Any] = {
     "device": "cpu",
@@ -33,7 +34,9 @@ QUICK: dict[str, Any] = {
     "checkpoint_every": 10**6,
 }
 MORE_UPDATES = {"num_envs": 4, "utd_ratio": 0.5}
-BALANCE, SWING_UP = ("InvertedPendulum-v5", 1000.0), ("Pendulum-v1", -200.0)  # tasks and mean returns of ten episodes
+# Tasks and mean returns of ten episodes.
+BALANCE, SWING_UP = ("InvertedPendulum-v5", 1000.0), ("Pendulum-v1", -200.0)
+CART_POLE, CENTRE = ("gym:CartPole-v1", 475.0), ("tests/laws/centre.py:make_env", -6.0)
 ROWS: list[tuple[str, tuple[str, float], dict[str, Any]]] = [
     ("sac", BALANCE, {"alpha_lr": 1e-3, "alpha_init": 0.2}),
     ("sac-v1", BALANCE, {}),
@@ -44,6 +47,8 @@ ROWS: list[tuple[str, tuple[str, float], dict[str, Any]]] = [
     ("sac-discrete", SWING_UP, MORE_UPDATES),
     ("sac-discrete", SWING_UP, {**MORE_UPDATES, "discrete_update": "score"}),
     ("sac-discrete", SWING_UP, {**MORE_UPDATES, "discrete_update": "soft-q"}),
+    ("sac-discrete", CART_POLE, {**MORE_UPDATES, "alpha_init": 0.2}),
+    ("sac-discrete", CENTRE, {"policy": "factored", "compile": False, "alpha_init": 0.2}),
 ]
 
 
@@ -58,6 +63,7 @@ ROWS: list[tuple[str, tuple[str, float], dict[str, Any]]] = [
 def test_a_preset_solves_a_task(tmp_path: Path, preset: str, goal: tuple[str, float], options: dict[str, Any]) -> None:
     """The run stops as soon as an evaluation reaches the bar."""
     task, bar = goal
+    task = str(ROOT / task) if ".py:" in task else task
     config = preset_config(preset, task, **{**QUICK, **options})
     run = Run(config, tmp_path)
     create(config, tmp_path, run.env.model)

@@ -1,4 +1,4 @@
-"""Law 1, soft policy evaluation (Haarnoja et al. 2018, lemma 1), on random finite MDPs.
+"""Law 1, soft policy evaluation (Haarnoja et al. 2018, lemma 1), on random finite MDPs, of both forms of SAC.
 
 The actor is a table over four states. Critics are tables over states and three intervals of the action. The policy's
 noise takes six equally likely values. So every expectation is a finite sum, and the soft Q solves a linear system.
@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from law_helpers import (
+    Table,
     critic_rows,
     equal_nodes,
     given_noise,
@@ -21,19 +22,22 @@ from law_helpers import (
     tabular_agent,
     tabular_loss,
     target_rows,
+    value_rows,
+    value_target_rows,
 )
 from scipy.stats import norm
 from tensordict import TensorDict
 from torch import Tensor, nn
 
 from envs import transition as transitions
-from pipeline.torchrl_adapter import Loss, critic_loss, target_parameters
+from pipeline.torchrl_adapter import Loss, critic_loss, target_parameters, value_loss, value_parameters
 
 STATES, INTERVALS, SUCCESSORS, NOISES = 4, 3, 2, 6
 EDGES = torch.tensor([-1 / 3, 1 / 3])
 GAMMA, ALPHA, UPDATES = 0.7, 0.3, 200
 SETTINGS: dict[str, dict[str, Any]] = {
     "sac": {},
+    "sac-v1": {},
     "redq": {"num_critics": 3},
     "droq": {"dropout": 0.0},
     "crossq": {"critic_norm": "batch"},
@@ -115,27 +119,46 @@ class FiniteMDP:
         return torch.linalg.solve(torch.eye(size).double() - matrix, offset).view(STATES, INTERVALS)
 
 
+def make_value_network() -> nn.Module:
+    return Table(torch.randn(STATES, 1))
+
+
 def make_loss(preset: str, mdp: FiniteMDP, alpha: float = ALPHA) -> Loss:
     config = settings(preset, gamma=GAMMA, alpha_init=alpha, n_step=1, **SETTINGS[preset])
-    return tabular_loss(config, mdp.policy, IntervalCritic)
+    return tabular_loss(config, mdp.policy, IntervalCritic, make_value_network)
 
 
 def minimizer(loss: Loss, mdp: FiniteMDP, bootstrap: Tensor) -> Tensor:
     """The tables at which the critics' loss is smallest, (critics, states, intervals), given those it bootstraps from.
 
     The loss is a parabola in each entry, of curvature 2 / (pairs of state and interval): one Newton step ends in its
-    minimum.
+    minimum. A state-value network takes such a step first, from the critics to bootstrap from, and is copied.
     """
     batch, noise = mdp.batch()
     rows = critic_rows(loss)
     with torch.no_grad():
         rows.copy_(bootstrap.unsqueeze(-1))
-        if target_parameters(loss):
+    if value_parameters(loss):
+        with torch.no_grad():
+            value_target_rows(loss).copy_(value_minimizer(loss, mdp))
+            value_rows(loss).add_(torch.randn(STATES, 1))  # the network itself must not make the target
+            rows.add_(torch.randn_like(rows))
+    elif target_parameters(loss):
+        with torch.no_grad():
             target_rows(loss).copy_(bootstrap.unsqueeze(-1))
             rows.add_(torch.randn_like(rows))  # the critics themselves must not make the target
     with given_noise(noise):
         (gradient,) = torch.autograd.grad(critic_loss(loss, batch)[0], [rows])
     return (rows - gradient * STATES * INTERVALS / 2).detach().squeeze(-1).double()
+
+
+def value_minimizer(loss: Loss, mdp: FiniteMDP) -> Tensor:
+    """The state values at which J_V is smallest, (states, 1), given the critics."""
+    batch, noise = mdp.batch()
+    rows = value_rows(loss)
+    with given_noise(noise), torch.enable_grad():
+        (gradient,) = torch.autograd.grad(value_loss(loss, batch), [rows])
+    return (rows - gradient * STATES / 2).detach()
 
 
 def tables(count: int, seed: int) -> Tensor:
@@ -153,7 +176,7 @@ def test_the_critic_loss_is_smallest_at_the_soft_bellman_backup(preset: str, see
         torch.testing.assert_close(table, mdp.backup(q), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("preset", ["sac", "crossq"])
+@pytest.mark.parametrize("preset", ["sac", "sac-v1", "crossq"])
 @pytest.mark.parametrize("seed", range(3))
 def test_different_critics_bootstrap_from_the_smaller_value(preset: str, seed: int) -> None:
     mdp, pair = FiniteMDP.random(seed), tables(2, seed)
@@ -192,6 +215,17 @@ def test_repeated_minimization_reaches_the_exact_soft_q(preset: str, alpha: floa
     assert (mdp.soft_q(ALPHA) - mdp.soft_q(0.0)).abs().max() > 0.1
 
 
+@pytest.mark.parametrize("seed", range(2))
+def test_the_state_value_is_smallest_at_the_soft_value_of_the_smaller_critic(seed: int) -> None:
+    """J_V (eq. 5 of the first form), from critics that differ."""
+    mdp, pair = FiniteMDP.random(seed), tables(2, seed)
+    loss = make_loss("sac-v1", mdp)
+    with torch.no_grad():
+        critic_rows(loss).copy_(pair.unsqueeze(-1))
+    expected = mdp.soft_value(pair.amin(0), ALPHA)
+    torch.testing.assert_close(value_minimizer(loss, mdp)[:, 0].double(), expected, rtol=1e-4, atol=1e-4)
+
+
 def test_the_agents_updates_reach_the_exact_soft_q() -> None:
     """Adam on the critics, and target networks that follow, from initial tables that differ between critics."""
     torch.manual_seed(0)
@@ -206,6 +240,37 @@ def test_the_agents_updates_reach_the_exact_soft_q() -> None:
             agent.update_critic(batch)
     for table in critic_rows(agent.loss).detach().squeeze(-1).double():
         torch.testing.assert_close(table, mdp.soft_q(), rtol=0, atol=0.02)
+
+
+class Descent:
+    """Gradient descent whose rate makes a step on a squared error, averaged over equally frequent entries, exact."""
+
+    def __init__(self, parameter: Tensor, entries: int):
+        self.parameter, self.rate = parameter, entries / 2
+
+    def minimize(self, loss: Tensor) -> None:
+        self.parameter.data -= self.rate * torch.autograd.grad(loss, self.parameter)[0]
+
+
+@pytest.mark.parametrize("preset", ["sac", "sac-v1"])
+def test_the_updates_of_both_forms_reach_the_same_exact_soft_values(preset: str) -> None:
+    torch.manual_seed(0)
+    mdp = FiniteMDP.random(4)
+    config = settings(preset, gamma=GAMMA, alpha_init=ALPHA, alpha_lr=0.0, n_step=1, tau=1.0)
+    agent = tabular_agent(config, mdp.policy, IntervalCritic, make_value_network)
+    agent.optimizers["critic"] = Descent(critic_rows(agent.loss), STATES * INTERVALS)  # type: ignore[assignment]
+    if preset == "sac-v1":
+        agent.optimizers["value"] = Descent(value_rows(agent.loss), STATES)  # type: ignore[assignment]
+    batch, noise = mdp.batch()
+    with given_noise(noise):
+        for _ in range(40):
+            agent.update_critic(batch)
+    for table in critic_rows(agent.loss).detach().squeeze(-1).double():
+        torch.testing.assert_close(table, mdp.soft_q(), rtol=1e-4, atol=1e-4)
+    if preset == "sac-v1":
+        exact = mdp.soft_value(mdp.soft_q(), ALPHA)
+        for rows in (value_rows(agent.loss), value_target_rows(agent.loss)):
+            torch.testing.assert_close(rows.detach()[:, 0].double(), exact, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("target_network", [True, False])

@@ -57,9 +57,10 @@ def test_update_actor_changes_only_actor_and_temperature(preset: str) -> None:
     agent = make_agent(preset)
     before = clone_state(dict(agent.loss.state_dict()))
     metrics = agent.update_actor(random_transition(16))
-    assert metrics.keys() == {"actor_loss", "alpha_loss", "alpha", "entropy"}
+    learned = {"alpha_loss"} if agent.config.learns_temperature else set()
+    assert metrics.keys() == {"actor_loss", "alpha", "entropy"} | learned
     names = changed(agent, before)
-    assert ("log_alpha" in names) == agent.config.learns_temperature
+    assert ("log_alpha" in names) == bool(learned)
     assert any(name.endswith("weight") for name in names)
     assert all(name.startswith("actor_network") for name in names - {"log_alpha"})
 
@@ -339,6 +340,16 @@ def test_a_learning_rate_of_0_fixes_the_temperature(preset: str) -> None:
         metrics = agent.update(random_transition(16, seed))
     assert torch.equal(agent.loss.log_alpha, before)
     assert float(metrics["alpha"]) == pytest.approx(0.3)
+    assert "alpha_loss" not in metrics
+    assert "alpha" not in agent.state_dict()["optimizers"]
+
+
+def test_a_checkpoint_of_a_fixed_temperature_with_an_optimizer_of_it_is_loaded() -> None:
+    """Earlier versions kept one, which did nothing."""
+    agent, other = make_agent("sac-v1"), make_agent("sac-v1", seed=1)
+    state = agent.state_dict()
+    other.load_state_dict({**state, "optimizers": {**state["optimizers"], "alpha": {"step": torch.ones(())}}})
+    assert differing(other.state_dict(), state) == []
 
 
 def test_the_value_network_learns_before_the_critics_and_the_policy_after_them() -> None:

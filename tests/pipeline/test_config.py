@@ -36,7 +36,7 @@ REFUSED = [
         for name in ("n_step", "noise_repeat")
         for value in (0, -1, 1.5, True, "three")
     ],
-    *[("action_levels", value, "at least 2, or 0") for value in (1, -1)],
+    *[("action_levels", value, "at least 2, or 0, or auto") for value in (1, -1, 2.5, "five")],
     *[("minutes", value, "above 0, or None") for value in (0.0, -1.0, math.inf, math.nan)],
     *[(name, -1, "0 or more") for name in AT_LEAST_ZERO],
     *[(name, value, "above 0") for name in POSITIVE for value in (0.0, -1e-9, math.inf, math.nan)],

@@ -30,24 +30,35 @@ class FixedLogits(nn.Module):
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize(("action_dim", "levels"), [(1, 2), (1, 5), (3, 3), (2, 7)])
-def test_every_choice_has_an_action_of_evenly_spaced_levels(policy: str, action_dim: int, levels: int) -> None:
-    space = ActionLevels(action_dim, levels, policy)
-    index = torch.tensor([*itertools.product(range(space.choices), repeat=space.heads)])
+@pytest.mark.parametrize("counts", [(2,), (5,), (3, 3, 3), (7, 7), (2, 4, 3), (6, 2)])
+def test_every_choice_has_an_action_of_evenly_spaced_levels(policy: str, counts: tuple[int, ...]) -> None:
+    space = ActionLevels(counts, policy)
+    first = [0] if policy == "joint" else [max(counts) - count for count in counts]  # heads of fewer choices skip some
+    index = torch.tensor([*itertools.product(*(range(one, space.choices) for one in first))])
     actions = space.actions(index)
-    expected = {*itertools.product([-1 + 2 * number / (levels - 1) for number in range(levels)], repeat=action_dim)}
-    assert len(actions) == len(expected)
-    found = {tuple(min(row, key=lambda one: abs(one - x)) for x in action) for action in actions.tolist() for row in [[
-        -1 + 2 * number / (levels - 1) for number in range(levels)]]}  # fmt: skip
-    assert found == expected
+    levels = [[-1 + 2 * number / (count - 1) for number in range(count)] for count in counts]
+    expected = torch.tensor([*itertools.product(*levels)])
+    torch.testing.assert_close(actions, expected)
     assert torch.equal(space.index(actions), index)
-    nudged = actions + (torch.rand_like(actions) - 0.5) * 1.9 / (levels - 1)
+    nudged = actions + (torch.rand_like(actions) - 0.5) * 1.9 / (torch.tensor(counts) - 1)
     assert torch.equal(space.index(nudged), index), "the nearest level"
-    assert torch.equal(space.index(torch.full((1, action_dim), 9.0)), space.index(torch.ones(1, action_dim)))
+    assert torch.equal(space.index(torch.full((1, len(counts)), 9.0)), space.index(torch.ones(1, len(counts))))
+    assert torch.equal(space.index(torch.full((1, len(counts)), -9.0)), space.index(-torch.ones(1, len(counts))))
+    assert space.largest_entropy == pytest.approx(math.log(len(actions)))
+
+
+def test_outputs_belong_to_the_heads_in_their_order() -> None:
+    space = ActionLevels((2, 4, 3), "factored")
+    assert (space.heads, space.choices, space.outputs) == (3, 4, 9)
+    heads = space.split(torch.arange(9.0).expand(2, 9))[1]
+    assert [[value for value in head if value >= 0] for head in heads.tolist()] == [[0, 1], [2, 3, 4, 5], [6, 7, 8]]
+    never = heads.softmax(-1)[heads < 0]
+    assert torch.equal(never, torch.zeros(3)), "choices that a head does not have"
+    assert torch.equal(ActionLevels((3, 3), "factored").split(torch.arange(6.0)), torch.arange(6.0).view(2, 3))
 
 
 def test_action_that_is_not_finite_has_a_valid_index() -> None:
-    index = ActionLevels(2, 3, "joint").index(torch.tensor([[float("nan"), float("inf")]]))
+    index = ActionLevels((3, 3), "joint").index(torch.tensor([[float("nan"), float("inf")]]))
     assert 0 <= int(index) < 9
 
 
@@ -60,10 +71,11 @@ def test_quantiles_have_the_probabilities_as_frequencies() -> None:
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_sampled_actions_have_the_policys_probabilities(policy: str) -> None:
+@pytest.mark.parametrize("counts", [(3, 3), (4, 2)])
+def test_sampled_actions_have_the_policys_probabilities(policy: str, counts: tuple[int, ...]) -> None:
     torch.manual_seed(0)
-    levels = ActionLevels(2, 3, policy)
-    actor = CategoricalActor(FixedLogits(torch.randn(levels.heads * levels.choices)), levels)
+    levels = ActionLevels(counts, policy)
+    actor = CategoricalActor(FixedLogits(torch.randn(levels.outputs)), levels)
     count = 40_000
     actions = actor.sample(torch.zeros(count, 1), torch.randn(count, 2))
     probabilities = actor(torch.zeros(1, 1)).softmax(-1)[0]
@@ -75,12 +87,23 @@ def test_sampled_actions_have_the_policys_probabilities(policy: str) -> None:
     assert torch.equal(actor.mode(torch.zeros(1, 1)), levels.actions(best)[None])
 
 
+def test_extreme_noise_draws_no_choice_that_a_head_does_not_have() -> None:
+    levels = ActionLevels((4, 2), "factored")
+    index = quantile_index(
+        levels.split(torch.randn(6)).softmax(-1) * (1 - 1e-6), torch.tensor([[0.0, 0.0], [1.0, 1.0]])
+    )
+    assert index.tolist() == [[0, 2], [3, 3]]
+
+
 @pytest.mark.parametrize("policy", POLICIES)
 def test_random_actions_choose_every_level_equally_often(policy: str) -> None:
-    levels = ActionLevels(1, 5, policy)
-    actor = CategoricalActor(FixedLogits(torch.zeros(5)), levels)
-    actions = actor.random(((torch.arange(1000) + 0.5) / 1000)[:, None])
-    assert levels.index(actions).flatten().bincount().tolist() == [200] * 5
+    levels = ActionLevels((5, 2), policy)
+    actor = CategoricalActor(FixedLogits(torch.zeros(levels.outputs)), levels)
+    actions = actor.random(((torch.arange(1000) + 0.5) / 1000)[:, None].expand(-1, 2))
+    for column, count in enumerate((5, 2)):
+        values, found = actions[:, column].unique(return_counts=True)
+        assert torch.equal(values, torch.linspace(-1, 1, count))
+        assert found.tolist() == [1000 // count] * count
     assert torch.equal(levels.actions(levels.index(actions)), actions)
 
 
@@ -99,7 +122,7 @@ def test_discrete_policy_of_a_continuous_task_without_levels_is_refused() -> Non
         "--action-levels 5",
         action_levels=0,
     )
-    assert_refused("action_levels is 1; it must be a whole number, at least 2, or 0", action_levels=1)
+    assert_refused("action_levels is 1; it must be a whole number, at least 2, or 0, or auto", action_levels=1)
 
 
 def test_too_many_joint_actions_are_refused_with_their_number() -> None:
@@ -108,7 +131,8 @@ def test_too_many_joint_actions_are_refused_with_their_number() -> None:
         "which chooses each actuator's level on its own (6 x 5 outputs), or fewer levels"
     )
     assert agent(policy="factored").actor.levels.heads == 6
-    assert ActionLevels(5, 4, "joint").choices == 1024
+    assert ActionLevels([4] * 5, "joint").choices == 1024
+    assert Agent(small_config(preset="sac-discrete", action_levels=4), 5, 5).actor.levels.choices == 1024
 
 
 def test_settings_that_need_a_continuous_policy_are_refused() -> None:

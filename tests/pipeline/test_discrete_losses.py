@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -29,7 +30,8 @@ from pipeline.torchrl_adapter import (
 )
 
 LEVELS, GAMMA, ALPHA, BATCH = 3, 0.9, 0.6, 8
-JOINT = [*itertools.product(range(LEVELS), repeat=ACTION_DIM)]  # level of each actuator, the last one fastest
+COUNTS = (LEVELS,) * ACTION_DIM
+JOINT = [*itertools.product(*map(range, COUNTS))]  # level of each actuator, the last one fastest
 ACTIONS = 2 * torch.tensor(JOINT, dtype=torch.float64) / (LEVELS - 1) - 1
 pytestmark = pytest.mark.filterwarnings("ignore:No target network updater")
 policies = pytest.mark.parametrize("policy", ["joint", "factored"])
@@ -43,11 +45,25 @@ def _double() -> Iterator[None]:
     torch.set_default_dtype(torch.float32)
 
 
+@pytest.fixture
+def different_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every test function see actuators of 2, 4 and 3 choices, of an environment with discrete actions."""
+    module, counts = sys.modules[__name__], (2, 4, 3)
+    joint = [*itertools.product(*map(range, counts))]
+    monkeypatch.setattr(module, "COUNTS", counts)
+    monkeypatch.setattr(module, "JOINT", joint)
+    monkeypatch.setattr(module, "ACTIONS", 2 * torch.tensor(joint) / (torch.tensor(counts) - 1) - 1)
+
+
 def make(policy: str, update: str, seed: int = 0, **overrides: Any) -> tuple[DiscreteVariant, CategoricalActor]:
     """A loss with random parameters and targets, and its actor."""
-    settings = {"policy": policy, "discrete_update": update, "action_levels": LEVELS, "gamma": GAMMA, **overrides}
+    settings = {"policy": policy, "discrete_update": update, "gamma": GAMMA, **overrides}
     loss, actor = losses.make_loss(
-        small_config(preset="sac-discrete", **settings), OBSERVATION_DIM, ACTION_DIM, torch.device("cpu")
+        small_config(preset="sac-discrete", **settings),
+        OBSERVATION_DIM,
+        ACTION_DIM,
+        torch.device("cpu"),
+        action_choices=COUNTS,
     )
     torch.manual_seed(seed)
     with torch.no_grad():
@@ -72,15 +88,15 @@ def network(parameters: dict[str, Tensor], x: Tensor) -> Tensor:
 
 
 def joint_of_heads(outputs: Tensor, policy: str) -> Tensor:
-    """Sums over actuators, for all joint actions: (..., 9 or 27) -> (..., 27)."""
+    """Sums over actuators, for all joint actions: (..., outputs) -> (..., joint actions)."""
     if policy == "joint":
         return outputs
-    heads = outputs.unflatten(-1, (ACTION_DIM, LEVELS))
-    return torch.stack([sum(heads[..., head, level] for head, level in enumerate(row)) for row in JOINT], dim=-1)
+    heads = outputs.split(COUNTS, dim=-1)
+    return torch.stack([sum(heads[head][..., level] for head, level in enumerate(row)) for row in JOINT], dim=-1)
 
 
 def joint_values(parameters: dict[str, Tensor], observation: Tensor, policy: str, update: str) -> Tensor:
-    """Q of all joint actions, (critics, B, 27)."""
+    """Q of all joint actions, (critics, B, joint actions)."""
     if update != "score":
         return joint_of_heads(network(parameters, observation), policy)
     columns = [torch.cat([observation, action.expand(len(observation), -1)], -1) for action in ACTIONS]
@@ -88,7 +104,7 @@ def joint_values(parameters: dict[str, Tensor], observation: Tensor, policy: str
 
 
 def joint_log_probs(actor: dict[str, Tensor], observation: Tensor, policy: str) -> Tensor:
-    """log pi of all joint actions, (B, 27)."""
+    """log pi of all joint actions, (B, joint actions)."""
     outputs = network(actor, observation)
     return joint_of_heads(outputs, policy).log_softmax(-1)
 
@@ -161,7 +177,11 @@ def test_soft_q_acts_in_proportion_to_exp_of_q(policy: str) -> None:
     observation = batch_of()["observation"]
     values = joint_values(critic_parameters(loss), observation, policy, "soft-q").mean(0)
     expected = (values / ALPHA).softmax(-1)
-    acting = joint_of_heads(actor(observation).flatten(1), policy).softmax(-1)
+    logits = actor(observation)
+    outputs = logits.flatten(1) if policy == "joint" else torch.cat(
+        [head[:, -count:] for head, count in zip(logits.unbind(1), COUNTS, strict=True)], dim=-1
+    )  # fmt: skip
+    acting = joint_of_heads(outputs, policy).softmax(-1)
     torch.testing.assert_close(acting, expected, rtol=1e-9, atol=1e-12)
     _, log_prob = actor_loss(loss, batch_of())
     torch.testing.assert_close(log_prob, (expected * expected.log()).sum(-1), rtol=1e-9, atol=1e-12)
@@ -177,6 +197,21 @@ def test_temperature_loss_moves_the_entropy_to_its_target(policy: str, update: s
     (gradient,) = torch.autograd.grad(alpha_loss(loss, log_prob), [loss.log_alpha])
     target = 0.4 * math.log(LEVELS**ACTION_DIM)
     torch.testing.assert_close(float(gradient), float(-log_prob.mean()) - target, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.usefixtures("different_counts")
+def test_heads_of_different_sizes_equal_enumeration() -> None:
+    for update in ("exact", "soft-q"):
+        test_critic_loss_and_gradient_equal_enumeration("factored", update, 2)
+    test_actor_loss_and_gradient_equal_enumeration("factored", 2)
+    test_soft_q_acts_in_proportion_to_exp_of_q("factored")
+    test_temperature_to_zero_gives_the_greedy_value_and_action("factored")
+
+
+@pytest.mark.usefixtures("different_counts")
+def test_sampled_actions_of_heads_of_different_sizes_have_the_probabilities_of_the_policy() -> None:
+    test_score_critics_value_the_action_taken("factored")
+    test_score_target_equals_exact_value_in_mean("factored")
 
 
 # The score-function form

@@ -81,7 +81,9 @@ def test_best_policy_of_soft_q_is_the_one_that_was_evaluated(tmp_path: Path) -> 
 def test_preset_trains_from_the_command_line(tmp_path: Path) -> None:
     output = train_here(tmp_path / "run", "Pendulum-v1", preset="sac-discrete", total_env_steps=200)
     assert "evaluation at 200 env steps" in output
-    assert open_run(tmp_path / "run")[0].action_levels == 5
+    config = open_run(tmp_path / "run")[0]
+    assert load_policy(tmp_path / "run").agent.actor.levels.counts == (5,), "the levels of a continuous actuator"
+    assert config.action_levels == "auto"
 
 
 @forms

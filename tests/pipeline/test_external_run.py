@@ -256,9 +256,10 @@ def test_commands_that_need_a_task_say_so(name: str, command_name: str, factory:
     assert "Expected a task of saltus: a registered name, or path/to/file.py:ClassName" in outcome.text
 
 
-def test_actions_that_are_discrete_are_refused(command: Command, tmp_path: Path) -> None:
+def test_a_continuous_policy_of_discrete_actions_is_refused(command: Command, tmp_path: Path) -> None:
     outcome = command("train", "gym:CartPole-v1", "--run-dir", tmp_path / "run")
-    assert "actions are in Discrete(2); expected a Box with finite bounds" in outcome.text
+    assert "the environment's actions are discrete (2 choices)" in outcome.text
+    assert "use --preset sac-discrete" in outcome.text
     assert not (tmp_path / "run").exists()
 
 
