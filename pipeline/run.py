@@ -78,6 +78,7 @@ class Run:
                 f"--matmul-dtype tf32 needs CUDA, and this run is on {self.device}: use float32 or bfloat16"
             )
         torch.manual_seed(derive_seed(config.seed, "learner"))
+        self._eval_episodes = ranks.share(config.eval_episodes + ranks.size - 1 - ranks.rank)
         self._num_threads = config.num_threads or ranks.num_threads
         self._reference = resolve_environment(config.task)
         self._task_options = decode_options(options_class(self._reference), config.task_options)
@@ -116,8 +117,8 @@ class Run:
             simulation=replace(config.simulation, num_threads=self._num_threads),
         )
 
-    def _make_evaluation_env(self, episodes: int) -> Environment:
-        """An environment for actions on the CPU, with a world for each episode.
+    def _make_evaluation_env(self) -> Environment:
+        """An environment for actions on the CPU, with a world for each of this rank's episodes.
 
         Tasks of saltus are simulated by the CPU engine with the model's own solver, so that returns are comparable
         between runs.
@@ -126,7 +127,7 @@ class Run:
         stream = f"evaluation of rank {rank}" if rank else "evaluation"
         return make_environment(
             self._reference,
-            episodes,
+            self._eval_episodes,
             self._task_options,
             simulation_device=self.device,
             seed=derive_seed(config.seed, stream, self.env_steps),
@@ -288,11 +289,10 @@ class Run:
                 raise _StoppedError
             return policy(observation)
 
-        episodes = self.ranks.share(self.config.eval_episodes + self.ranks.size - 1 - self.ranks.rank)
-        if episodes == 0:
+        if self._eval_episodes == 0:
             return Evaluation((), (), 0)
         try:
-            return evaluate(stoppable_policy, self._make_evaluation_env(episodes))
+            return evaluate(stoppable_policy, self._make_evaluation_env())
         except _StoppedError:
             return None
 

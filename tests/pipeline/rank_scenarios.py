@@ -36,7 +36,7 @@ from torch import Tensor
 import pipeline.plot
 import pipeline.train_options  # noqa: F401
 from pipeline import agent as agents
-from pipeline import cli, launch, losses, rank_report
+from pipeline import checkpoint, cli, launch, losses, rank_report
 from pipeline.agent import Agent
 from pipeline.config import Config
 from pipeline.learner import Learner
@@ -233,6 +233,19 @@ def hanging(folder: Path) -> Any:
     return _train(folder / "hanging")
 
 
+def full_disk(folder: Path) -> Any:
+    """Rank 1 cannot write its part of the second checkpoint."""
+    save = checkpoint.save_part
+
+    def save_or_fail(folder: Path, env_steps: int, *others: Any) -> None:
+        if env_steps == 80:
+            raise checkpoint.CheckpointError("no space left")
+        save(folder, env_steps, *others)
+
+    checkpoint.save_part = save_or_fail
+    return _train(folder / "full_disk")
+
+
 def missing(folder: Path) -> Any:
     """Rank 1 never starts."""
     os.environ[launch.TIMEOUT] = "1"
@@ -251,7 +264,7 @@ def _command(*arguments: object) -> None:
 
 
 IN_A_GROUP = (gradients, statistics, updates, traced, messages, refused)
-COMMANDS = (trained, stopped, resumed, different, hanging, missing)
+COMMANDS = (trained, stopped, resumed, different, hanging, full_disk, missing)
 
 
 def run_rank(scenario: Callable[[Path], Any], folder: Path, rank: int, port: int) -> int:

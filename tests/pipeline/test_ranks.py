@@ -220,6 +220,15 @@ def test_a_rank_that_hangs_is_named(folder: Path) -> None:
     assert "resumes from its last checkpoint" in text
 
 
+def test_a_checkpoint_that_a_rank_cannot_write_leaves_the_one_before(folder: Path) -> None:
+    assert torch.load(folder / "codes.pt")["full_disk"] == [1, 1]
+    assert "saltus: rank 1: no space left" in output(folder, "full_disk", 1)
+    assert "saltus: rank 1 of 2 ended, or took no part" in output(folder, "full_disk", 0)
+    (kept,) = checkpoint.find(folder / "full_disk" / "checkpoints")
+    assert checkpoint.load(kept)["state"]["env_steps"] == 0
+    checkpoint.load_part(kept, 1)
+
+
 def test_a_rank_that_never_starts_is_an_error(folder: Path) -> None:
     text = output(folder, "missing", 0)
     assert "saltus: this rank found no other of 2 within 1 s" in text
