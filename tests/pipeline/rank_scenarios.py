@@ -1,4 +1,4 @@
-"""Runs on two ranks, for `test_ranks.py`: python rank_scenarios.py FOLDER.
+"""Runs on two ranks, for `test_ranks.py`: python rank_scenarios.py FOLDER [NAMES].
 
 This process imports saltus once and forks two ranks for each scenario, with the environment that torchrun gives them.
 A rank's result is `FOLDER/<scenario>-<rank>.pt`, its output `FOLDER/<scenario>-<rank>.txt`.
@@ -275,11 +275,13 @@ def run_rank(scenario: Callable[[Path], Any], folder: Path, rank: int, port: int
     return 0
 
 
-def main(folder: Path) -> None:
-    """Run all scenarios, and write their exit codes to `FOLDER/codes.pt`."""
+def main(folder: Path, names: list[str]) -> None:
+    """Run scenarios, by default all, and write their exit codes to `FOLDER/codes.pt`."""
     torch.set_num_threads(1)
     codes = {}
     for scenario in IN_A_GROUP + COMMANDS:
+        if names and scenario.__name__ not in names:
+            continue
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -301,4 +303,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2:])
