@@ -7,6 +7,7 @@ A rank's result is `FOLDER/<scenario>-<rank>.pt`, its output `FOLDER/<scenario>-
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 import sys
@@ -233,6 +234,19 @@ def hanging(folder: Path) -> Any:
     return _train(folder / "hanging")
 
 
+def full_disk(folder: Path) -> Any:
+    """The disk of rank 1 is full after the second checkpoint."""
+    step = Run.step
+
+    def step_and_fill(run: Run, action: Tensor) -> TensorDict:
+        if run.env_steps == 128 and run.ranks.rank == 1:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+        return step(run, action)
+
+    Run.step = step_and_fill  # type: ignore[method-assign]
+    return _train(folder / "full_disk")
+
+
 def missing(folder: Path) -> Any:
     """Rank 1 never starts."""
     os.environ[launch.TIMEOUT] = "1"
@@ -251,7 +265,7 @@ def _command(*arguments: object) -> None:
 
 
 IN_A_GROUP = (gradients, statistics, updates, traced, messages, refused)
-COMMANDS = (trained, stopped, resumed, different, hanging, missing)
+COMMANDS = (trained, stopped, resumed, different, hanging, full_disk, missing)
 
 
 def run_rank(scenario: Callable[[Path], Any], folder: Path, rank: int, port: int) -> int:
