@@ -103,6 +103,8 @@ def first_does(ranks: Ranks, action: Callable[[], Value]) -> Value:
 
 def require_shared(ranks: Ranks, run_dir: Path) -> None:
     """Raise SaltusError, on all ranks, if one does not see the directory that rank 0 writes to."""
+    if ranks.size == 1:
+        return
     for rank, (host, sees) in enumerate(ranks.gather((socket.gethostname(), run_dir.is_dir()))):
         if not sees:
             raise SaltusError(
@@ -203,7 +205,7 @@ def _describe_failure(store: Any, error: RuntimeError, timeout: timedelta) -> st
     names = ", ".join(map(str, silent))
     return (
         f"rank {names} of {size} ended, or took no part in a collective operation for {timeout.total_seconds():g} s "
-        f"({TIMEOUT}): see its messages. The run resumes from its last checkpoint ({_first_line(error)})"
+        f"({TIMEOUT}): see its messages. The run resumes from its last checkpoint"
     )
 
 

@@ -230,7 +230,7 @@ def hanging(folder: Path) -> Any:
         return step(run, action)
 
     Run.step = step_or_hang  # type: ignore[method-assign]
-    os.environ[launch.TIMEOUT] = "4"
+    os.environ[launch.TIMEOUT] = "6"
     return _train(folder / "hanging")
 
 
