@@ -18,7 +18,7 @@ from rich.console import Console
 
 from pipeline import torchrun
 from pipeline.display import show_progress, tolerate_lost_output
-from pipeline.file_names import EVALUATION, VIDEO
+from pipeline.file_names import CHECKPOINTS, EVALUATION, VIDEO
 from saltus.errors import SaltusError
 
 if TYPE_CHECKING:
@@ -100,11 +100,18 @@ def main() -> None:
 
 def train(arguments: list[str], console: Console) -> None:
     """``saltus train TASK``."""
+    from pipeline.checkpoint import find
     from pipeline.logger import require_packages
+    from pipeline.restarts import begun_run
     from pipeline.run_dir import require_unused
     from pipeline.train_options import parse_train
 
     config, run_dir = parse_train(arguments)
+    begun = begun_run()
+    if begun is not None and find(begun / CHECKPOINTS):
+        _resume(begun, config.task, True, console, restarted=True)  # the command names the task: it is trusted
+        return
+    run_dir = begun or run_dir
     if run_dir is not None:
         run_dir = run_dir.expanduser()  # a shell leaves the ~ of --run-dir=~/run
         require_unused(run_dir)
@@ -114,17 +121,12 @@ def train(arguments: list[str], console: Console) -> None:
 
 def resume(arguments: list[str], console: Console) -> None:
     """``saltus resume RUN``."""
-    from pipeline.run_dir import locked, open_run, require_run
+    from pipeline.run_dir import require_run
     from pipeline.run_options import Resume, parse
 
     options = parse(Resume, arguments)
     require_run(options.run)
-    with locked(options.run) if torchrun.rank() == 0 else nullcontext():
-        with _log_to(console):
-            config, content = open_run(options.run, options.task, options.trust)
-        _print(console, _describe_checkpoint(content, config))
-        _compare_versions(content["versions"])
-        _run(config, options.run, console, content)
+    _resume(options.run, options.task, options.trust, console, restarted=torchrun.restarts() > 0)
 
 
 def evaluate(arguments: list[str], console: Console) -> None:
@@ -264,6 +266,18 @@ def new(arguments: list[str], console: Console) -> None:
     _print(console, new_task(arguments))
 
 
+def _resume(run_dir: Path, task: str | None, trust: bool, console: Console, restarted: bool) -> None:
+    """Continue a run from its last checkpoint."""
+    from pipeline.run_dir import compare_versions, describe_checkpoint, locked, open_run
+
+    with locked(run_dir) if torchrun.rank() == 0 else nullcontext():
+        with _log_to(console):
+            config, content = open_run(run_dir, task, trust)
+        _print(console, "restarted by torchrun; " * restarted + describe_checkpoint(content, config))
+        compare_versions(content["versions"])
+        _run(config, run_dir, console, content)
+
+
 def _run(config: Config, run_dir: Path | None, console: Console, content: dict[str, Any] | None = None) -> None:
     """Train from the start, or from a checkpoint's `content`; the state is removed from it to free its memory.
 
@@ -281,6 +295,7 @@ def _run(config: Config, run_dir: Path | None, console: Console, content: dict[s
     from pipeline.launch import first_does, join, require_shared
     from pipeline.logger import Logger, SilentLogger
     from pipeline.rank_state import take
+    from pipeline.restarts import remember_run
     from pipeline.run import Run
     from pipeline.run_dir import (
         compare_task,
@@ -298,6 +313,8 @@ def _run(config: Config, run_dir: Path | None, console: Console, content: dict[s
         model = run.env.model
         if content is None:
             run.run_dir = first_does(ranks, lambda: lock.enter_context(new_run(config, run_dir, model)))
+            if ranks.rank == 0:
+                remember_run(run.run_dir)
         else:
             require_same_dimensions(content, run.env)
             require_same_state(run.run_dir, model)
@@ -344,26 +361,6 @@ def _conclude(run: Run, signal: str | None, console: Console) -> None:
         _print(console, "the run ended before its first update: give it more --minutes")
     elif run.best:
         _print(console, describe_policies(run.best, run.health.last or run.best, run_dir))
-
-
-def _describe_checkpoint(content: dict[str, Any], config: Config) -> str:
-    file, state = content["file"], content["state"]
-    if state["ended"] and not state["evaluation_pending"]:
-        return f"the run is complete: {file} holds its last env step, {state['env_steps']:,}"
-    if config.minutes is None:
-        return f"continuing from {file}, at {state['env_steps']:,} of {config.total_env_steps:,} env steps"
-    minutes = f"{state['seconds'] / 60:.1f} of {config.minutes:g} minutes"
-    return f"continuing from {file}, at {state['env_steps']:,} env steps and {minutes}"
-
-
-def _compare_versions(written_by: dict[str, str]) -> None:
-    from saltus.versions import versions
-
-    changed = [
-        f"{name} {written_by.get(name)} -> {now}" for name, now in versions().items() if written_by.get(name) != now
-    ]
-    if changed:
-        warnings.warn(f"resumed, but not bit for bit: versions differ ({', '.join(changed)})", stacklevel=2)
 
 
 def _choose_opengl() -> None:

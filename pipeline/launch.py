@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import torch
 
 from envs.task_ref import task_file
-from pipeline import torchrun
+from pipeline import restarts, torchrun
 from pipeline.config import Config
 from pipeline.ranks import ALONE, Ranks, TorchRanks
 from saltus.errors import SaltusError
@@ -147,16 +147,13 @@ def _check_in(timeout: timedelta) -> Any:
     except (distributed.DistError, ValueError) as error:
         raise SaltusError(f"this rank found no other of {size} within {timeout.total_seconds():g} s: {error}") from None
     store.set_timeout(timeout)
-    keys = [f"saltus/joined/{number}" for number in range(size)]
-    store.set(keys[rank], socket.gethostname())
-    try:
-        store.wait(keys, timeout)
-    except distributed.DistError:
-        missing = ", ".join(str(number) for number, key in enumerate(keys) if not store.check([key]))
+    store, absent = restarts.meet(store, rank, size, timeout)
+    if absent:
+        missing = ", ".join(map(str, absent))
         raise SaltusError(
             f"{size} ranks were to start, and rank {missing} did not within {timeout.total_seconds():g} s ({TIMEOUT}): "
             "see its messages, and start torchrun on every node"
-        ) from None
+        )
     return store
 
 

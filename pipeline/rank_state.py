@@ -6,6 +6,9 @@ Every other rank writes its part to a file of its own before.
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +33,31 @@ def save(folder: Path, config: Config, state: dict[str, Any], ranks: Ranks) -> N
         ranks: all ranks call this function.
 
     Raises:
-        CheckpointError: this rank's file could not be written.
+        CheckpointError: a rank's file could not be written; the checkpoint before is still the last. All ranks raise.
     """
     env_steps, settings = state["env_steps"], config.to_dict()
-    if ranks.rank > 0:
-        checkpoint.save_part(folder, env_steps, ranks.rank, settings, {name: state[name] for name in OWN})
-    ranks.gather(None)  # rank 0's file comes last: it completes the checkpoint
-    if ranks.rank == 0:
-        checkpoint.save(folder, env_steps, settings, state)
+    with _shared_errors(ranks):
+        if ranks.rank > 0:
+            checkpoint.save_part(folder, env_steps, ranks.rank, settings, {name: state[name] for name in OWN})
+    with _shared_errors(ranks):  # rank 0's file comes last: it completes the checkpoint
+        if ranks.rank == 0:
+            checkpoint.save(folder, env_steps, settings, state)
+
+
+@contextmanager
+def _shared_errors(ranks: Ranks) -> Iterator[None]:
+    """Raise a rank's CheckpointError on all ranks, which would wait for it. Waits for all ranks."""
+    own: checkpoint.CheckpointError | None = None
+    try:
+        yield
+    except checkpoint.CheckpointError as error:
+        own = error
+    reports = ranks.gather((socket.gethostname(), "" if own is None else str(own)))
+    if own is not None:
+        raise own
+    failures = [f"rank {rank} on {host}: {text}" for rank, (host, text) in enumerate(reports) if text]
+    if failures:
+        raise checkpoint.CheckpointError("; ".join(failures))
 
 
 def take(content: dict[str, Any], ranks: Ranks) -> dict[str, Any]:

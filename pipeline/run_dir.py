@@ -330,6 +330,15 @@ def compare_task(config: Config, run_dir: Path, model: mujoco.MjModel | None, ef
         warnings.warn(f"{effect}: its task has changed ({'; '.join(changed)})", stacklevel=2)
 
 
+def compare_versions(written_by: dict[str, str]) -> None:
+    """Warn if a run that resumes was written by other versions."""
+    changed = [
+        f"{name} {written_by.get(name)} -> {now}" for name, now in versions().items() if written_by.get(name) != now
+    ]
+    if changed:
+        warnings.warn(f"resumed, but not bit for bit: versions differ ({', '.join(changed)})", stacklevel=2)
+
+
 def update_config(config: Config, run_dir: Path, content: dict[str, Any]) -> None:
     """Keep a new name of the run's task in config.json, and restore the file if it is missing or damaged.
 
@@ -354,3 +363,14 @@ def update_config(config: Config, run_dir: Path, content: dict[str, Any]) -> Non
     former = sorted({*record.get("former", ()), recorded.task_name})
     kept["config"]["task"] = config.task
     _write_config(run_dir, {**kept, "task": {**record, "former": former}})
+
+
+def describe_checkpoint(content: dict[str, Any], config: Config) -> str:
+    """Where a run continues, given the content of its last checkpoint."""
+    file, state = content["file"], content["state"]
+    if state["ended"] and not state["evaluation_pending"]:
+        return f"the run is complete: {file} holds its last env step, {state['env_steps']:,}"
+    if config.minutes is None:
+        return f"continuing from {file}, at {state['env_steps']:,} of {config.total_env_steps:,} env steps"
+    minutes = f"{state['seconds'] / 60:.1f} of {config.minutes:g} minutes"
+    return f"continuing from {file}, at {state['env_steps']:,} env steps and {minutes}"

@@ -20,6 +20,21 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
+def restarts() -> int:
+    """How often torchrun has restarted the processes of this machine after a failure on it."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
+def max_restarts() -> int:
+    """How often torchrun may do so."""
+    return int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
+
+
+def keeps_store() -> bool:
+    """Whether torchrun's own process has the store at which ranks meet, so that it outlives them."""
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+
+
 def prefix() -> str:
     """Start of the messages of a rank other than 0; empty for rank 0, whose messages are those of the run."""
     return f"rank {rank()}: " if rank() else ""

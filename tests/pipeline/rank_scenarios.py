@@ -1,4 +1,4 @@
-"""Runs on two ranks, for `test_ranks.py`: python rank_scenarios.py FOLDER.
+"""Runs on two ranks, for `test_ranks.py`: python rank_scenarios.py FOLDER [NAMES].
 
 This process imports saltus once and forks two ranks for each scenario, with the environment that torchrun gives them.
 A rank's result is `FOLDER/<scenario>-<rank>.pt`, its output `FOLDER/<scenario>-<rank>.txt`.
@@ -7,6 +7,7 @@ A rank's result is `FOLDER/<scenario>-<rank>.pt`, its output `FOLDER/<scenario>-
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 import sys
@@ -36,7 +37,7 @@ from torch import Tensor
 import pipeline.plot
 import pipeline.train_options  # noqa: F401
 from pipeline import agent as agents
-from pipeline import checkpoint, cli, launch, losses, rank_report
+from pipeline import cli, launch, losses, rank_report
 from pipeline.agent import Agent
 from pipeline.config import Config
 from pipeline.learner import Learner
@@ -234,15 +235,15 @@ def hanging(folder: Path) -> Any:
 
 
 def full_disk(folder: Path) -> Any:
-    """Rank 1 cannot write its part of the second checkpoint."""
-    save = checkpoint.save_part
+    """The disk of rank 1 is full after the second checkpoint."""
+    step = Run.step
 
-    def save_or_fail(folder: Path, env_steps: int, *others: Any) -> None:
-        if env_steps == 80:
-            raise checkpoint.CheckpointError("no space left")
-        save(folder, env_steps, *others)
+    def step_and_fill(run: Run, action: Tensor) -> TensorDict:
+        if run.env_steps == 128 and run.ranks.rank == 1:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+        return step(run, action)
 
-    checkpoint.save_part = save_or_fail
+    Run.step = step_and_fill  # type: ignore[method-assign]
     return _train(folder / "full_disk")
 
 
@@ -288,11 +289,13 @@ def run_rank(scenario: Callable[[Path], Any], folder: Path, rank: int, port: int
     return 0
 
 
-def main(folder: Path) -> None:
-    """Run all scenarios, and write their exit codes to `FOLDER/codes.pt`."""
+def main(folder: Path, names: list[str]) -> None:
+    """Run scenarios, by default all, and write their exit codes to `FOLDER/codes.pt`."""
     torch.set_num_threads(1)
     codes = {}
     for scenario in IN_A_GROUP + COMMANDS:
+        if names and scenario.__name__ not in names:
+            continue
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -314,4 +317,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2:])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -220,13 +221,19 @@ def test_a_rank_that_hangs_is_named(folder: Path) -> None:
     assert "resumes from its last checkpoint" in text
 
 
-def test_a_checkpoint_that_a_rank_cannot_write_leaves_the_one_before(folder: Path) -> None:
+def test_all_ranks_name_the_one_whose_part_of_a_checkpoint_cannot_be_written(folder: Path) -> None:
     assert torch.load(folder / "codes.pt")["full_disk"] == [1, 1]
-    assert "saltus: rank 1: no space left" in output(folder, "full_disk", 1)
-    assert "saltus: rank 1 of 2 ended, or took no part" in output(folder, "full_disk", 0)
-    (kept,) = checkpoint.find(folder / "full_disk" / "checkpoints")
-    assert checkpoint.load(kept)["state"]["env_steps"] == 0
-    checkpoint.load_part(kept, 1)
+    checkpoints = folder / "full_disk" / "checkpoints"
+    reason = (
+        f"could not write checkpoint {checkpoints / '000000000160.rank1.pt'}: File too large. The last good checkpoint "
+        f"is {checkpoints / '000000000080.pt'}. Make room on the disk, then resume the run"
+    )
+    assert f"saltus: rank 1 on {socket.gethostname()}: {reason}" in output(folder, "full_disk", 0)
+    assert f"saltus: rank 1: {reason}" in output(folder, "full_disk", 1)
+    common, part = states(folder / "full_disk")  # of the checkpoint before
+    assert common["env_steps"] == 80
+    assert len(part["buffer"]["stored"]["observation"]) == 40
+    assert not any(path.suffix == ".partial" for path in checkpoints.iterdir())
 
 
 def test_a_rank_that_never_starts_is_an_error(folder: Path) -> None:
