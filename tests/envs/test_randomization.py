@@ -323,7 +323,9 @@ MUSCLE = """<mujoco><worldbody><body><joint name="j" range="-1 1" limited="true"
     [
         (lambda: scale("body_mass", 2, 1), ["range is reversed", "write scale('body_mass', 1, 2)"]),
         (lambda: scale("dof_damping", -1, 1), ["scale('dof_damping', -1, 1)", "must not be negative"]),
-        (lambda: scale("body_mass", 0, 1), ["scale('body_mass', 0, 1)", "without mass", "must be above 0"]),
+        (lambda: scale("body_mass", 0, 1), ["scale('body_mass', 0, 1)", "could become 0", "raise the lower end"]),
+        (lambda: scale("body_inertia", 0, 1, "pole"), ["body_inertia of body pole", "could become 0"]),
+        (lambda: scale("geom_size", 0, 1), ["geom_size of geom", "could become 0"]),
         (lambda: offset("body_pos", 0, math.inf), ["offset('body_pos', 0, inf)", "two finite numbers"]),
         (lambda: offset("body_pos", "0", 1), ["offset('body_pos', '0', 1)", "two finite numbers"]),
         (lambda: scale("geom_friction", 1, 2, []), ["has names=[]", "leave names out for all"]),
@@ -335,9 +337,9 @@ MUSCLE = """<mujoco><worldbody><body><joint name="j" range="-1 1" limited="true"
         (lambda: scale("geom_rgba", 1, 2), ["geom_rgba holds float32 numbers", "only pictures"]),
         (lambda: scale("mesh_vert", 1, 2), ["all worlds share mesh_vert"]),
         (lambda: scale("opt.timestep", 1, 2), ["one timestep"]),
-        (lambda: offset("dof_damping", -0.2, 1, "slide"), ["dof_damping of joint slide is 0.1", "raise the lower end"]),
+        (lambda: offset("dof_armature", -0.2, 1, "slide"), ["joint slide is 0, and could become -0.2", "lower end"]),
         (lambda: offset("body_mass", -0.1, 0.1), ["body_mass of body world is 0", "name other objects"]),
-        (lambda: offset("opt.viscosity", -1, 1), ["opt.viscosity is 0, and would become negative"]),
+        (lambda: offset("opt.viscosity", -1, 1), ["opt.viscosity is 0, and could become -1, which"]),
         (lambda: offset("body_quat", 0, 1), ["unit quaternions"]),
         (lambda: scale("eq_solref", 1, 2), ["eq_solref is empty"]),
         (lambda: scale("geom_friction", 1, 2, "flor"), ["has no geom 'flor'", "floor"]),
@@ -350,6 +352,40 @@ def test_impossible_changes_are_refused(make_change: Callable[[], Any], parts: l
     with pytest.raises(SaltusError) as caught:
         draw(make_change())
     assert not [part for part in parts if part not in str(caught.value)], caught.value
+
+
+def test_masses_of_0_are_refused_by_one_rule():
+    mass = float(plain_model().body("pole").mass[0])
+    with pytest.raises(SaltusError, match=f"body_mass of body pole is {mass:g}, and could become 0, which has no"):
+        draw(offset("body_mass", -mass, 0, "pole"))
+
+
+def test_stiffness_and_damping_have_both_signs():
+    fields = draw(offset("dof_damping", -2, -1), offset("jnt_stiffness", -2, -1), offset("tendon_damping", -2, -1))
+    assert all((values < 0).all() for values in fields.values())
+
+
+def test_negative_numbers_of_the_model_do_not_excuse_those_of_a_draw():
+    model = plain_model()
+    model.dof_armature[:2] = -1, 0.5
+    with pytest.raises(SaltusError, match=r"dof_armature of joint hinge is 0\.5, and could become -0\.5"):
+        draw(offset("dof_armature", -1, 0, "hinge"), model=model)
+    with pytest.raises(SaltusError, match=r"dof_armature of joint slide is -1"):
+        draw(offset("dof_armature", 0, 1), model=model)
+
+
+def test_sizes_that_a_shape_does_not_have_may_be_anything():
+    model = plain_model()
+    spheres = [model.geom(i).name for i in range(model.ngeom) if model.geom_type[i] == mujoco.mjtGeom.mjGEOM_SPHERE]
+    smallest = min(float(model.geom(name).size[0]) for name in spheres)
+    assert (draw(offset("geom_size", -smallest / 2, 0, spheres))["geom_size"][:, :, 0] > 0).all()
+    with pytest.raises(SaltusError, match="geom_size of geom"):
+        draw(offset("geom_size", -smallest, 0, spheres))
+
+
+def test_ends_of_a_range_may_be_numbers_of_numpy():
+    low, high = np.float32(0.5), np.int64(2)
+    assert scale("body_mass", low, high) == scale("body_mass", 0.5, 2)
 
 
 def test_gains_of_muscles_are_refused():
