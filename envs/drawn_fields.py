@@ -47,6 +47,6 @@ class DrawnFields:
         other._read = self._read
         return other
 
-    def exchanged(self, worlds: Tensor) -> DrawnFields:
+    def with_swapped_models(self, worlds: Tensor) -> DrawnFields:
         """The fields if the worlds of `worlds`, (N,) bool, ran the models of their neighbours."""
         return self.of(torch.where(worlds, self._models.roll(1), self._models))

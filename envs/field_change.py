@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 from saltus.errors import SaltusError
 
@@ -37,7 +38,7 @@ def scale(
     Args:
         field: a field of float64 numbers, such as ``"geom_friction"`` or ``"dof_damping"``; of MjOption
             ``"opt.gravity"``.
-        low, high: the factors' range; not negative, and for ``body_mass`` above 0.
+        low, high: the factors' range; not negative, and above 0 for masses, inertias and sizes.
         names: names of the objects to change: bodies, joints (also for ``dof_...``), geoms, ...; None: all.
         shared: whether the objects of a model have one factor in common.
 
@@ -47,11 +48,6 @@ def scale(
     change = _change("scale", field, low, high, names, shared)
     if change.low < 0:
         raise SaltusError(f"{change}: factors must not be negative; offset adds negative numbers")
-    if change.low == 0 and field == "body_mass":
-        raise SaltusError(
-            f"{change}: a factor of 0 leaves a body without mass, which MuJoCo cannot move: the lower end must be "
-            "above 0"
-        )
     return change
 
 
@@ -77,7 +73,7 @@ def _change(
     function: str, field: str, low: float, high: float, names: str | Sequence[str] | None, shared: bool
 ) -> FieldChange:
     call = f"{function}({field!r}, {low!r}, {high!r})"
-    if not all(isinstance(end, int | float) and math.isfinite(end) for end in (low, high)):
+    if not all(isinstance(end, Real) and math.isfinite(end) for end in (low, high)):
         raise SaltusError(f"{call}: the ends of the range must be two finite numbers")
     if low > high:
         raise SaltusError(f"{call}: the range is reversed; write {function}({field!r}, {high!r}, {low!r})")

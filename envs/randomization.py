@@ -9,7 +9,7 @@ from torch import Tensor
 
 from envs.field_change import FieldChange
 from envs.object_names import actuator_label, label
-from envs.physics.model_fields import NOT_NEGATIVE, field_fault
+from envs.physics.model_fields import field_fault, wrong_signs
 from saltus.errors import SaltusError
 
 # The kind of named object that a field belongs to, by the first word of its name.
@@ -62,8 +62,8 @@ def draw_fields(
 
     Raises:
         SaltusError: a field or a name that the model does not have; a field that a change would spoil (indices, unit
-            quaternions, parameters of muscles); a factor of numbers that are all 0; an offset that can make a mass, a
-            damping or the like negative.
+            quaternions, parameters of muscles); a factor of numbers that are all 0; a change that can make a mass, a
+            friction or the like negative, or a mass, an inertia or a size 0.
     """
     fields: dict[str, Tensor] = {}
     for change in changes:
@@ -72,12 +72,12 @@ def draw_fields(
         values, *followers = (_objects(model, change, name, num_models, fields) for name in names)
         size = num_models, 1 if change.shared else len(rows), values.shape[2] if change.function == "offset" else 1
         drawn = torch.empty(size, dtype=torch.float64).uniform_(change.low, change.high, generator=generator)
+        if change.function == "scale" and not values[:, rows].any():
+            raise SaltusError(f"{change} has no effect: these numbers are all 0. Use offset, or set them in the MJCF")
+        _require_signs(model, change, values, rows)
         if change.function == "offset":
-            _require_not_negative(model, change, values, rows)
             values[:, rows] += drawn
             continue
-        if not values[:, rows].any():
-            raise SaltusError(f"{change} has no effect: these numbers are all 0. Use offset, or set them in the MJCF")
         for scaled in (values, *followers):
             scaled[:, rows] *= drawn
     return fields
@@ -109,22 +109,29 @@ def _followers(model: mujoco.MjModel, change: FieldChange, rows: list[int]) -> t
     return ("actuator_biasprm",)
 
 
-def _require_not_negative(model: mujoco.MjModel, change: FieldChange, values: Tensor, rows: list[int]) -> None:
-    """Refuse an offset that can make numbers negative that are not, in fields where this has no meaning.
+def _require_signs(model: mujoco.MjModel, change: FieldChange, values: Tensor, rows: list[int]) -> None:
+    """Refuse a change that can make numbers of these rows negative or 0, in fields where this has no meaning.
 
     Args:
-        values: (num_models, objects, numbers of an object) before the offset.
+        values: (num_models, objects, numbers of an object) before the change.
     """
-    lowest = values.amin(dim=(0, 2))
-    row = min(rows, key=lambda index: float(lowest[index]))
-    number = float(lowest[row])
-    if change.field in NOT_NEGATIVE and number >= 0 > number + change.low:
-        owner = "" if change.field.startswith("opt.") else f" of {_name_of_row(model, change.field, row)}"
-        names = "" if owner == "" else ", name other objects,"
-        raise SaltusError(
-            f"{change}: {change.field}{owner} is {number:g}, and would become negative: raise the lower end{names} or "
-            "use scale"
-        )
+    before = values.numpy()
+    ends = [before + change.low] if change.function == "offset" else [before * change.low, before * change.high]
+    lowest = np.minimum(ends[0], ends[-1])
+    wrong = wrong_signs(model, change.field, lowest.reshape(len(values), *_original(model, change, change.field).shape))
+    wrong = wrong.reshape(before.shape)[:, rows]
+    if not wrong.any():
+        return
+    one, place, number = np.unravel_index(np.where(wrong, lowest[:, rows], np.inf).argmin(), wrong.shape)
+    row, named = rows[place], not change.field.startswith("opt.")
+    owner = f" of {_name_of_row(model, change.field, row)}" if named else ""
+    advice = ["raise the lower end", *(["name other objects"] if named else [])]
+    if change.function == "offset":
+        advice.append("use scale")
+    raise SaltusError(
+        f"{change}: {change.field}{owner} is {before[one, row, number]:g}, and could become "
+        f"{lowest[one, row, number]:g}, which has no meaning: {' or '.join(advice)}"
+    )
 
 
 def _name_of_row(model: mujoco.MjModel, field: str, row: int) -> str:

@@ -16,7 +16,7 @@ from saltus.errors import SaltusError
 FOLLOW = "follow"
 _TRACK = "track"  # the camera of Gymnasium's models
 _DISTANCE = 3.0  # of the camera, in radii of what it shows: most of the picture's height, with room to move
-_DIM = 0.41  # the default headlight has a diffuse light of 0.4
+_AMBIENT, _DIFFUSE = 0.1, 0.4  # MuJoCo's headlight
 _GREY = np.array([0.5, 0.5, 0.5, 1], dtype=np.float32)  # MuJoCo's colour of geoms
 _FLOOR = np.array([0.8, 0.85, 0.9, 1], dtype=np.float32)
 _SHOWN = sorted(name for name in MODEL_FIELDS if not name.startswith("opt."))  # fields that may differ between worlds
@@ -59,7 +59,8 @@ class Renderer:
     def frame(self, world: int) -> np.ndarray:
         """Render one world's current state, (height, width, 3) uint8."""
         self._show_model(self._physics.world_model(world))
-        self._model.geom_rgba[self._floors] = _FLOOR
+        colours = self._model.geom_rgba
+        colours[self._floors & (colours == _GREY).all(axis=1)] = _FLOOR
         self._renderer.update_scene(self._physics.mj_data(world), self._camera)
         return self._renderer.render()
 
@@ -82,14 +83,15 @@ def _brighten(model: mujoco.MjModel) -> np.ndarray:
     """Light a model that has no lights of its own, in which MuJoCo's headlight leaves all geoms dark.
 
     Returns:
-        Indices of its planes without a colour, on which geoms of the same grey would hardly be seen.
+        A mask of its planes without a material, (ngeom,): geoms of the default grey would hardly be seen on planes of
+        the same grey.
     """
     headlight = model.vis.headlight
-    if model.nlight or headlight.diffuse.max() > _DIM or headlight.ambient.max() > _DIM:
-        return np.zeros(0, dtype=int)
+    default = np.allclose(headlight.ambient, _AMBIENT) and np.allclose(headlight.diffuse, _DIFFUSE)
+    if model.nlight or not default:
+        return np.zeros(model.ngeom, dtype=bool)
     headlight.ambient[:], headlight.diffuse[:] = 0.5, 0.5
-    is_plane = model.geom_type == mujoco.mjtGeom.mjGEOM_PLANE
-    return np.flatnonzero(is_plane & (model.geom_matid < 0) & (model.geom_rgba == _GREY).all(axis=1))
+    return (model.geom_type == mujoco.mjtGeom.mjGEOM_PLANE) & (model.geom_matid < 0)
 
 
 def choose_camera(model: mujoco.MjModel, name: str | None = None) -> str | mujoco.MjvCamera:

@@ -48,6 +48,14 @@ class EpisodeStatistics:
         self._step_values, self._failure_values = self._values.tensor_split([-len(_FAILURES)])
         self.totals = dict(zip(names, self._values.unbind(), strict=True))
 
+    def with_terms(self, names: Sequence[str]) -> EpisodeStatistics:
+        """Statistics of other reward terms, which continue the totals and repeat no warning."""
+        other = EpisodeStatistics(self._task_name, self._values.device, names, self._physics)
+        other._warned = self._warned
+        for name in self.totals.keys() & other.totals.keys():
+            other.totals[name].copy_(self.totals[name])
+        return other
+
     def add_step(
         self,
         reward: Tensor,

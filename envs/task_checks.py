@@ -115,7 +115,7 @@ class _Snapshot:
         values = {field: value.clone() for field, value in self.values.items()}
         for field, value in values.items():
             value[worlds] = other.values[field][worlds]
-        return _Snapshot(values, self.names, self.drawn.exchanged(worlds))
+        return _Snapshot(values, self.names, self.drawn.with_swapped_models(worlds))
 
 
 def _reset(physics: Physics, start: Start) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from envs.object_names import actuator_label
 from envs.physics import Physics
-from envs.physics.model_fields import NOT_NEGATIVE, field_fault
+from envs.physics.model_fields import field_fault, wrong_signs
 from envs.task import Task
 from envs.task_functions import defines
 from envs.whole_numbers import require_whole
@@ -193,6 +193,7 @@ def _field_fault(model: mujoco.MjModel, num_models: int, name: str, values: Any)
         return f"expected a tensor of shape {(num_models, *field.shape)}"
     if not torch.isfinite(values).all():
         return "it holds values that are not finite"
-    if name in NOT_NEGATIVE and (values < 0).any() and (field >= 0).all():
-        return f"it holds negative numbers, down to {float(values.min()):g}"
+    wrong = wrong_signs(model, name, numbers := values.cpu().numpy())
+    if wrong.any():
+        return f"it holds {numbers[wrong].min():g}: negative numbers, masses of 0 and the like have no meaning there"
     return None

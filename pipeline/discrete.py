@@ -45,6 +45,7 @@ class ActionLevels(nn.Module):
     head: Tensor
     half_steps: Tensor
     skipped: Tensor
+    missing: Tensor
     output: Tensor
 
     def __init__(self, counts: Sequence[int], policy: Literal["joint", "factored"]):
@@ -62,13 +63,14 @@ class ActionLevels(nn.Module):
             # Heads of fewer choices skip the first ones: the sampling by cumulative probabilities, which ends at the
             # last one in spite of rounding, then never draws a missing one.
             table = torch.stack([torch.cat([one[:1].expand(most - len(one)), one]) for one in values])
-        skipped = torch.tensor([0 if self.joint else most - count for count in counts])
+        skipped = torch.tensor([0] if self.joint else [most - count for count in counts])
         ends = torch.tensor(counts).cumsum(0).unsqueeze(-1)
         for name, value in {
             "table": table,
             "head": torch.arange(len(counts)),
             "half_steps": (torch.tensor(counts) - 1) / 2,
             "skipped": skipped,
+            "missing": torch.arange(self.choices) < skipped.unsqueeze(-1),
             "output": (ends - most + torch.arange(most)).clamp(min=0),
         }.items():
             self.register_buffer(name, value, persistent=False)
@@ -77,8 +79,20 @@ class ActionLevels(nn.Module):
         """Logits or values per head: (..., outputs) -> (..., heads, choices)."""
         if self.heads * self.choices == self.outputs:
             return outputs.unflatten(-1, (self.heads, self.choices))
-        missing = torch.arange(self.choices, device=outputs.device) < self.skipped.unsqueeze(-1)
-        return torch.where(missing, _NEVER, outputs[..., self.output])
+        return torch.where(self.missing, _NEVER, outputs[..., self.output])
+
+    def boltzmann(self, values: Tensor, temperature: Tensor) -> Tensor:
+        """Logits of the policy proportional to exp(values / temperature), (..., heads, choices).
+
+        The best choice of a head has logit 0. All logits are finite, and missing choices have probability 0, at any
+        temperature above 0.
+
+        Args:
+            values: a result of `split`.
+            temperature: of the policy, ().
+        """
+        logits = ((values - values.amax(-1, keepdim=True)) / temperature).clamp(min=_NEVER)
+        return torch.where(self.missing, _NEVER, logits)
 
     def actions(self, index: Tensor) -> Tensor:
         """The actions of choices: (..., heads) int64 -> (..., action_dim) in [-1, 1]."""

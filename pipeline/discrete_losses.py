@@ -125,15 +125,16 @@ class SoftQLoss(ExactLoss):
 
     def next_value(self, next_batch: TensorDictBase) -> Tensor:
         values = self._values(next_batch, self.target_qvalue_network_params)
-        return (self.alpha * (values / self.alpha).logsumexp(-1).sum(-1)).amin(0)
+        soft = values.amax(-1) + self.alpha * self.levels.boltzmann(values, self.alpha).logsumexp(-1)
+        return soft.sum(-1).amin(0)
 
     def log_probs(self, batch: TensorDictBase, differentiable: bool) -> Tensor:
         values = self._values(batch, self.frozen_critic_params).mean(0)
-        return (values / self.alpha).log_softmax(-1)
+        return self.levels.boltzmann(values, self.alpha).log_softmax(-1)
 
 
 class BoltzmannActor(CategoricalActor):
-    """The policy of `SoftQLoss`: logits are the mean of the critics over the temperature.
+    """The policy of `SoftQLoss`: logits are the mean of the critics over the temperature, up to a constant.
 
     It shares the critics' parameters and the temperature, so that its state is a policy's whole state.
 
@@ -156,7 +157,8 @@ class BoltzmannActor(CategoricalActor):
             torch.func.functional_call(self.body, dict(zip(self.names, parameters, strict=True)), observation)
             for parameters in zip(*(stacked.unbind(0) for stacked in self.stacked), strict=True)
         ]
-        return self.levels.split(sum(values[1:], start=values[0]) / (len(values) * self.log_alpha.exp()))
+        mean = sum(values[1:], start=values[0]) / len(values)
+        return self.levels.boltzmann(self.levels.split(mean), self.log_alpha.exp())
 
     def standalone(self) -> CategoricalActor:
         critics = []

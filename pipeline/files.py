@@ -46,7 +46,8 @@ def write_together(folder: Path, contents: Mapping[str, bytes | None]) -> None:
     """Write files of a folder, by name, and remove those without content: all of them, or none.
 
     All files are on disk, as ``.<name>.saltus-partial``, before the first is renamed. After an error the folder is as
-    before. Only a process that is killed between the renames leaves new files beside old ones.
+    before. Only a process that is killed between the renames leaves new files beside old ones, and an error whose
+    undoing fails as well, which names the copies of the former files that it keeps.
 
     Raises:
         OSError: a file could not be written.
@@ -71,16 +72,31 @@ def write_together(folder: Path, contents: Mapping[str, bytes | None]) -> None:
             else:
                 (folder / name).unlink(missing_ok=True)
         _sync(folder)
-    except BaseException:
-        for name in renamed:
-            if name in former:
-                os.replace(former[name], folder / name)
-            else:
-                (folder / name).unlink(missing_ok=True)
+    except BaseException as error:
+        if left := _restore(folder, renamed, former):
+            raise OSError(f"{error}; undoing it failed for {', '.join(left)}") from error
         raise
     finally:
         for path in (*partial.values(), *former.values()):
             path.unlink(missing_ok=True)
+
+
+def _restore(folder: Path, names: list[str], former: dict[str, Path]) -> list[str]:
+    """Put former files back, and remove those that are new.
+
+    Returns:
+        A description of each file of which this fails. Its former copy leaves `former`, so that it is kept.
+    """
+    left = []
+    for name in names:
+        try:
+            if name in former:
+                os.replace(former[name], folder / name)
+            else:
+                (folder / name).unlink(missing_ok=True)
+        except OSError:
+            left.append(f"{name} (the former one is {former.pop(name)})" if name in former else f"{name} (new)")
+    return left
 
 
 def append(path: Path, data: bytes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from collections.abc import Mapping
 from typing import Any
@@ -59,6 +60,7 @@ class ExternalEnv:
         self._bounds = self.control_low.to(worlds.device), self.control_high.to(worlds.device)
         weakref.finalize(self, worlds.close).atexit = False  # each evaluation makes an environment
         self._terms: list[str] | None = None  # of the reward; None: before the first step
+        self._known_terms: set[str] = set()  # those, and the terms that a warning named
         self._statistics = EpisodeStatistics(name, worlds.device, ())
         self._can_sync = worlds.device.type == "cpu"
         self._first_seed = seed
@@ -117,7 +119,7 @@ class ExternalEnv:
         self._elapsed += 1
         self._return += reward
         done = terminated | truncated
-        self.reward_terms = self._same_terms(outcome.terms)
+        self.reward_terms = self._align_terms(outcome.terms)
         self._statistics.add_step(reward, self._return, self._elapsed, done & counted, failed, self.reward_terms)
         none = torch.zeros_like(failed)
         self._statistics.add_failures(none, failed, none)
@@ -131,19 +133,24 @@ class ExternalEnv:
         self.failed = to_device(failed, self.device)
         return transition, self._observe(next_obs)
 
-    def _same_terms(self, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The reward's terms that the first step had; NaN where they are missing."""
+    def _align_terms(self, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The reward's terms that the first step had; NaN where they are missing. Warns once about each other one."""
         if self._terms is None:
             self._count_terms(sorted(found))
+        if new := found.keys() - self._known_terms:
+            self._known_terms |= new
+            warnings.warn(
+                f"{self.name} gives the reward terms {', '.join(sorted(new))} in a later step than the first, so they "
+                "are not counted: give all terms in every step",
+                stacklevel=3,
+            )
         unknown = torch.full((self.num_envs,), torch.nan, device=self.simulation_device)
         return {name: found.get(name, unknown) for name in self._terms or ()}
 
     def _count_terms(self, names: list[str]) -> None:
         """Count reward terms from here on."""
-        totals, self._terms = self._statistics.totals, names
-        self._statistics = EpisodeStatistics(self.name, self.simulation_device, names)
-        for name in totals.keys() & self._statistics.totals.keys():
-            self._statistics.totals[name].copy_(totals[name])
+        self._terms, self._known_terms = names, set(names)
+        self._statistics = self._statistics.with_terms(names)
 
     def _observe(self, observation: Tensor) -> Tensor:
         """Keep the observation to act on next; a world without a finite one is lost, and observed as before."""

@@ -148,7 +148,7 @@ def _find_spec(name: str) -> Any:
 def _make_gymnasium(name: str, env_id: str, num_envs: int, render_mode: str | None = None, **options: Any) -> Any:
     """`gymnasium.make_vec` with autoreset mode SAME_STEP, or the environment's own vector form if saltus can step it.
 
-    The own form of CartPole has NEXT_STEP, and takes no reset mask.
+    CartPole's vector class uses NEXT_STEP and ignores reset masks.
     """
     given = options if render_mode is None else {**options, "render_mode": render_mode}
     mode = {"autoreset_mode": AutoresetMode.SAME_STEP}

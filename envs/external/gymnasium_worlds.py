@@ -55,10 +55,14 @@ class GymnasiumWorlds:
         self._action_shape = (self.num_envs, *env.single_action_space.shape)
         self._action_dtype = getattr(env.single_action_space, "dtype", None) or np.float32
         self._resets_itself = _resets_itself(env)
-        with _one_world(env) as world:
-            holders = [env, _unwrapped(env), *([] if world is None else [world, _unwrapped(world)])]
-            self.dt = first_number(holders, _DT, 0.0) or 1 / (env.metadata.get("render_fps") or 1 / FALLBACK_DT)
-            self.max_episode_steps = int(_limit(holders) or first_number(holders, _STEPS, FALLBACK_STEPS))
+        dt, limit = _dt_and_limit([env, _unwrapped(env)])
+        if not (dt and limit):
+            with _first_world(env) as world:
+                dt, limit = _dt_and_limit(
+                    [env, _unwrapped(env), *([] if world is None else [world, _unwrapped(world)])]
+                )
+        self.dt = dt or 1 / (env.metadata.get("render_fps") or 1 / FALLBACK_DT)
+        self.max_episode_steps = limit or FALLBACK_STEPS
         first = _first_leaf(env.reset(seed=0)[0])
         self._takes_tensors = isinstance(first, Tensor)
         self.device = first.device if isinstance(first, Tensor) else torch.device("cpu")
@@ -165,7 +169,7 @@ def _resets_itself(env: Any) -> bool:
 
 
 @contextmanager
-def _one_world(env: Any) -> Iterator[Any]:
+def _first_world(env: Any) -> Iterator[Any]:
     """The first world of a vector environment, which knows a step's length and a time limit; None if it has none.
 
     The worlds of an AsyncVectorEnv are in other processes, each of which a question for an unknown attribute would end.
@@ -182,6 +186,11 @@ def _one_world(env: Any) -> Iterator[Any]:
 def _unwrapped(env: Any) -> Any:
     """The environment within wrappers. An object that derives from no class of Gymnasium is its own."""
     return getattr(env, "unwrapped", env)
+
+
+def _dt_and_limit(holders: list[Any]) -> tuple[float, int]:
+    """Seconds per control step, and steps of the longest episode; 0 where no holder says."""
+    return first_number(holders, _DT, 0.0), int(_limit(holders) or first_number(holders, _STEPS, 0))
 
 
 def _limit(holders: list[Any]) -> int | None:

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from saltus.errors import SaltusError
 
+_LARGEST = 2**23  # float32 holds all whole numbers up to it, and their means, from which actions are computed
+
 
 @dataclass(frozen=True)
 class Part:
@@ -84,13 +86,20 @@ def actions(space: Any) -> Actions:
     """The actions of a Box, a Discrete or a MultiDiscrete.
 
     Raises:
-        SaltusError: another space, bounds that are not finite or in the wrong order, or an action without a choice.
+        SaltusError: another space, a Box of integers, bounds that are not finite or in the wrong order, an action
+            without a choice, or indices that float32 does not hold.
     """
     counts = getattr(space, "nvec", getattr(space, "n", None)) if hasattr(space, "start") else None
     if counts is not None:
         return _discrete(space, np.asarray(counts))
-    if not _is_box(space) or not np.issubdtype(getattr(space, "dtype", None) or np.float32, np.floating):
+    if not _is_box(space):
         refuse_actions(space)
+    dtype = getattr(space, "dtype", None) or np.float32
+    if not np.issubdtype(dtype, np.floating):
+        raise SaltusError(
+            f"actions are in {space}, a Box of {np.dtype(dtype)}; expected a Box of floating-point numbers. Give whole "
+            "numbers as a MultiDiscrete, with the number of choices of each entry and `start`, the first ones"
+        )
     low, high = (np.broadcast_to(np.asarray(end, np.float32), space.shape) for end in (space.low, space.high))
     if not (np.isfinite(low).all() and np.isfinite(high).all() and (low < high).all()):
         refuse_actions(space)
@@ -100,9 +109,11 @@ def actions(space: Any) -> Actions:
 def _discrete(space: Any, counts: NDArray[np.int64]) -> Actions:
     if not counts.size or counts.min() < 2:
         refuse_actions(space)
-    low = torch.from_numpy(np.broadcast_to(np.asarray(space.start, np.float32), counts.shape).copy()).flatten()
-    choices = tuple(counts.flatten().tolist())
-    return Actions(low, low + torch.tensor(choices) - 1, choices)
+    start, counts = np.broadcast_to(np.asarray(space.start), counts.shape).flatten(), counts.flatten()
+    if max(np.abs(start).max(), np.abs(start + counts - 1).max()) > _LARGEST:
+        raise SaltusError(f"actions are in {space}; expected indices from -2^23 to 2^23, which float32 holds")
+    low, high = (torch.from_numpy(end.astype(np.float32)) for end in (start, start + counts - 1))
+    return Actions(low, high, tuple(counts.tolist()))
 
 
 def _is_box(space: Any) -> bool:

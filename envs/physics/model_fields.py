@@ -12,14 +12,35 @@ from torch import Tensor
 
 from saltus.errors import SaltusError
 
-NOT_NEGATIVE = frozenset(
-    {
-        "actuator_armature", "actuator_damping", "body_inertia", "body_mass", "dof_armature", "dof_damping",
-        "dof_frictionloss", "geom_friction", "jnt_stiffness", "opt.density", "opt.viscosity", "pair_friction",
-        "tendon_armature", "tendon_damping", "tendon_frictionloss", "tendon_stiffness",
-    }
-)  # fmt: skip
-"""Fields whose negative numbers have no meaning."""
+_SIZES = frozenset({"geom_size", "site_size"})
+_POSITIVE = _SIZES | {"body_inertia", "body_mass"}
+_NOT_NEGATIVE = _POSITIVE | {
+    "actuator_armature", "dof_armature", "dof_frictionloss", "geom_friction", "opt.density", "opt.viscosity",
+    "pair_friction", "tendon_armature", "tendon_frictionloss",
+}  # fmt: skip
+
+
+def wrong_signs(model: mujoco.MjModel, name: str, values: np.ndarray) -> np.ndarray:
+    """Find numbers of a field that have no meaning, because they are negative or 0.
+
+    Masses, inertias and sizes are positive, apart from those that are 0 in the model: of bodies that do not move, and
+    sizes that a shape does not have. Armature, friction, density and viscosity are not negative. Stiffness and damping
+    have both signs: MuJoCo compiles springs that push and joints that excite themselves.
+
+    Args:
+        model: the model.
+        name: a field of MjModel or, as ``opt.<name>``, of MjOption.
+        values: numbers in its place, (K, ...).
+
+    Returns:
+        A mask of `values`.
+    """
+    if name not in _NOT_NEGATIVE:
+        return np.zeros(values.shape, dtype=bool)
+    if name not in _POSITIVE:
+        return values < 0
+    used = getattr(model, name) != 0
+    return np.where(used, values <= 0, (values < 0) & (name not in _SIZES))
 
 
 def field_fault(model: mujoco.MjModel, name: str) -> str | None:

@@ -14,9 +14,21 @@ from torch import Tensor
 from torchrl.data import Binary, Bounded, Composite, Unbounded
 from torchrl.envs import EnvBase
 
+from envs.external.external_env import ExternalEnv
+from envs.external.factory import _worlds
+
 LOW, HIGH = -2.0, 1.0
 LIMIT = 6
 FAR = 1.0
+
+
+def external(env: Any, num_envs: int = 3, seed: int = 0) -> ExternalEnv:
+    return ExternalEnv(_worlds("mine", env, num_envs), "mine", seed=seed)
+
+
+def actions(count: int, num_envs: int = 3, seed: int = 0) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [2 * torch.rand(num_envs, 1, generator=generator) - 1 for _ in range(count)]
 
 
 def walk(x: Any, elapsed: Any, action: Any) -> tuple[Any, Any, Any, Any, Any]:
@@ -49,6 +61,19 @@ class Walk(gymnasium.Env[Any, Any]):
 
     def render(self) -> Any:
         return np.full((32, 64, 3), 40 * self.elapsed, np.uint8)
+
+
+class Paid(Walk):
+    """A Walk whose infos have numbers of every kind; that of the reset is no reward."""
+
+    def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
+        return super().reset(**options)[0], {"reward_x": 100.0}
+
+    def step(self, action: Any) -> Any:
+        observation, reward, terminated, truncated, _ = super().step(action)
+        rare = {"reward_rare": 1.0} if self.elapsed == 1 else {}
+        others = {"reward_name": "good", "reward_parts": np.ones(2), "distance": 1.0, "reward_is_high": True}
+        return observation, reward, terminated, truncated, {"reward_x": self.x, **rare, **others}
 
 
 class GoalWalk(Walk):

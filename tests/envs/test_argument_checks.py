@@ -165,6 +165,7 @@ WRONG_FIELDS: list[tuple[dict[str, Any], list[str]]] = [
     ({"opt": torch.ones(3)}, ["MjModel has no such field"]),
     ({"body_mass": torch.full((3, 4), math.nan)}, ["'body_mass'", "not finite"]),
     ({"body_mass": -torch.ones(3, 4)}, ["'body_mass'", "negative"]),
+    ({"body_mass": torch.zeros(3, 4)}, ["'body_mass'", "it holds 0", "masses of 0"]),
     ({"names_bodyadr": torch.ones(3, 1)}, ["'names_bodyadr'"]),
     ({"jnt_qposadr": torch.full((3, 3), 2**30, dtype=torch.int32)}, ["'jnt_qposadr'", "indices"]),
     ({"geom_type": torch.ones(3, 3, dtype=torch.int32)}, ["'geom_type'", "only floating-point fields"]),

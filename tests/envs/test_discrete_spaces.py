@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from external_helpers import TensorWalks, Walk
-from gymnasium.spaces import Discrete, MultiBinary, MultiDiscrete
+from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from envs.environment_ref import make_environment, resolve_environment
@@ -37,6 +37,8 @@ class Recorder(Walk):
 SPACES = [
     (Discrete(2), [range(2)]),
     (Discrete(5, start=-2), [range(-2, 3)]),
+    (Discrete(2, start=2**23 - 1), [range(2**23 - 1, 2**23 + 1)]),
+    (Discrete(3, start=-(2**23)), [range(-(2**23), 3 - 2**23)]),
     (MultiDiscrete([3, 2]), [range(3), range(2)]),
     (MultiDiscrete([2, 4, 3], start=[1, -1, 0]), [range(1, 3), range(-1, 3), range(3)]),
     (MultiDiscrete([[2, 3], [4, 5]]), [range(2), range(3), range(4), range(5)]),
@@ -83,6 +85,17 @@ def test_spaces_without_a_choice_and_others_are_refused(space: Any) -> None:
         SaltusError, match=r"expected a Box .* or Gymnasium's Discrete or MultiDiscrete with at least 2"
     ):
         actions(space)
+
+
+def test_boxes_of_integers_are_refused_with_the_space_to_use() -> None:
+    with pytest.raises(SaltusError, match=r"a Box of int32; expected a Box of floating-point numbers.*a MultiDiscrete"):
+        actions(Box(0, 3, (2,), np.int32))
+
+
+@pytest.mark.parametrize("start", [2**23 - 1, -(2**23) - 1, 2**40])
+def test_indices_that_float32_does_not_hold_are_refused(start: int) -> None:
+    with pytest.raises(SaltusError, match=r"expected indices from -2\^23 to 2\^23"):
+        actions(Discrete(3, start=start))
 
 
 @pytest.mark.parametrize("name", ["CartPole-v1", "Acrobot-v1", "MountainCar-v0"])

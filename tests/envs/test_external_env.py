@@ -11,7 +11,21 @@ import numpy as np
 import pytest
 import torch
 from env_helpers import is_finite
-from external_helpers import HIGH, LIMIT, LOW, Forgetful, GoalWalk, TensorWalks, TorchWalks, Walk, sync, walk
+from external_helpers import (
+    HIGH,
+    LIMIT,
+    LOW,
+    Forgetful,
+    GoalWalk,
+    Paid,
+    TensorWalks,
+    TorchWalks,
+    Walk,
+    actions,
+    external,
+    sync,
+    walk,
+)  # fmt: skip
 from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, VectorEnv
 from torch import Tensor
@@ -29,21 +43,11 @@ from torchrl.envs import (
 import envs
 from envs import transition as transitions
 from envs.external.external_env import ExternalEnv
-from envs.external.factory import _worlds
 from envs.statistics import REWARD_TERM
 from saltus.device.synchronizations import Synchronizations
 from saltus.errors import SaltusError
 
 SAME, NEXT, DISABLED = AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP, AutoresetMode.DISABLED
-
-
-def external(env: Any, num_envs: int = 3, seed: int = 0) -> ExternalEnv:
-    return ExternalEnv(_worlds("mine", env, num_envs), "mine", seed=seed)
-
-
-def actions(count: int, num_envs: int = 3, seed: int = 0) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return [2 * torch.rand(num_envs, 1, generator=generator) - 1 for _ in range(count)]
 
 
 def require_steps_by_hand(env: ExternalEnv, steps: int, columns: tuple[int, int] = (0, 1)) -> int:
@@ -204,52 +208,14 @@ def test_hopper_of_gymnasium_gives_the_transitions_and_reward_terms_of_ours(mode
     assert found == pytest.approx(expected, rel=1e-4)
 
 
-class Paid(Walk):
-    """A Walk whose infos have numbers of every kind; that of the reset is no reward."""
+def test_no_world_is_made_for_numbers_that_the_vector_environment_has() -> None:
+    class Known(AsyncVectorEnv):
+        dt, max_episode_steps = 0.25, 8
 
-    def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
-        return super().reset(**options)[0], {"reward_x": 100.0}
-
-    def step(self, action: Any) -> Any:
-        observation, reward, terminated, truncated, _ = super().step(action)
-        rare = {"reward_rare": 1.0} if self.elapsed == 1 else {}
-        others = {"reward_name": "good", "reward_parts": np.ones(2), "distance": 1.0, "reward_is_high": True}
-        return observation, reward, terminated, truncated, {"reward_x": self.x, **rare, **others}
-
-
-@pytest.mark.parametrize("mode", [SAME, NEXT, DISABLED])
-def test_reward_terms_are_the_numbers_of_the_infos(mode: AutoresetMode) -> None:
-    """A world without one of the first step's terms adds nothing to its total."""
-    env = external(sync(mode, cls=Paid))
-    env.reset()
-    total, rare = 0.0, 0
-    for action in actions(40):
-        transition, _ = env.step(action)
-        assert env.reward_terms.keys() == {"reward_x", "reward_rare"}
-        torch.testing.assert_close(env.reward_terms["reward_x"], transition["next", "observation"][:, 0])
-        first = transition["next", "observation"][:, 1] == 1
-        assert torch.equal(env.reward_terms["reward_rare"].isfinite(), first)
-        total, rare = total + float(env.reward_terms["reward_x"].sum()), rare + int(first.sum())
-    totals = env.statistics()
-    assert totals["reward_terms/reward_x"] == pytest.approx(total)
-    assert totals["reward_terms/reward_rare"] == rare
-
-
-def test_reward_terms_of_tensors_need_no_masks() -> None:
-    class Whole(TensorWalks):
-        """The infos of all worlds, and those of their last steps beside them, as ManiSkill gives them."""
-
-        def step(self, actions: Any) -> Any:
-            *stepped, infos = super().step(actions)
-            ended = infos["_final_obs"]
-            final = {"final_info": {"reward_x": self.final[:, 0].clone()}, "_final_info": ended}
-            return *stepped, {**infos, **final, "reward_x": self.obs[:, 0].clone()}
-
-    env = external(Whole())
-    env.reset()
-    for action in actions(20):
-        transition, _ = env.step(action)
-        torch.testing.assert_close(env.reward_terms["reward_x"], transition["next", "observation"][:, 0])
+    with closing(Known([Walk], autoreset_mode=SAME)) as inner:
+        inner.env_fns = (lambda: pytest.fail("a world was made"),)
+        env = external(inner, 1)
+        assert (env.dt, env.max_episode_steps) == (0.25, 8)
 
 
 def test_observations_have_names_in_the_order_of_gymnasiums_flatten() -> None:

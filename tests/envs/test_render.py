@@ -43,6 +43,33 @@ def test_frames_show_the_model_of_their_world(physics: str, monkeypatch: pytest.
     assert not same_bits(frames[0], frames[1])
 
 
+def test_planes_are_coloured_unless_they_have_a_colour_of_the_model_or_of_a_draw(monkeypatch: pytest.MonkeyPatch):
+    class Coloured(CartBall):
+        def randomize(self, num_envs: int, generator: torch.Generator) -> dict[str, Tensor]:
+            colours = torch.as_tensor(self.model.geom_rgba).repeat(num_envs, 1, 1)
+            colours[1, 0] = torch.tensor([1.0, 0, 0, 1])
+            return {"geom_rgba": colours}
+
+    shown: list[list[float]] = []
+
+    class Pen:
+        def __init__(self, model: mujoco.MjModel, *_: int):
+            self.model = model
+
+        def update_scene(self, *_: Any) -> None:
+            shown.append(self.model.geom_rgba[0].tolist())
+
+        def render(self) -> None:
+            pass
+
+    monkeypatch.setattr(mujoco, "Renderer", Pen)
+    renderer = Renderer(BatchEnv(Coloured(), 2))
+    for world in (0, 1, 0):
+        renderer.frame(world)
+    assert shown[1] == [1, 0, 0, 1]
+    assert shown[0] == shown[2] == pytest.approx([0.8, 0.85, 0.9, 1])
+
+
 def headlight(model: mujoco.MjModel) -> list[float]:
     return [float(light) for light in (model.vis.headlight.ambient[0], model.vis.headlight.diffuse[0])]
 
@@ -53,11 +80,13 @@ def headlight(model: mujoco.MjModel) -> list[float]:
         ("<worldbody>{geoms}</worldbody>", True),
         ("<worldbody>{geoms}<light pos='0 0 3'/></worldbody>", False),
         ("<visual><headlight ambient='.5 .5 .5'/></visual><worldbody>{geoms}</worldbody>", False),
+        ("<visual><headlight diffuse='.1 .1 .1'/></visual><worldbody>{geoms}</worldbody>", False),
+        ("<visual><headlight ambient='0 0 0'/></visual><worldbody>{geoms}</worldbody>", False),
     ],
 )
-def test_models_without_lights_are_lit_and_their_plain_floors_coloured(xml: str, brightens: bool):
+def test_models_without_lights_are_lit_and_their_planes_found(xml: str, brightens: bool):
     geoms = "<geom type='plane' size='1 1 1'/><geom type='plane' size='1 1 1' rgba='1 0 0 1'/><geom size='1'/>"
     model = mujoco.MjModel.from_xml_string(f"<mujoco>{xml.format(geoms=geoms)}</mujoco>")
     before = headlight(model)
-    assert _brighten(model).tolist() == ([0] if brightens else [])
+    assert _brighten(model).tolist() == [brightens, brightens, False]
     assert (headlight(model) != before) == brightens

@@ -7,6 +7,7 @@ import io
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,12 +85,14 @@ def with_privileged(transition: TensorDict, seed: int = 0) -> TensorDict:
     return transition
 
 
-def make_agent(preset: str, seed: int = 0, privileged_dim: int = 0, **overrides: Any) -> Agent:
+def make_agent(
+    preset: str, seed: int = 0, privileged_dim: int = 0, action_choices: Sequence[int] = (), **overrides: Any
+) -> Agent:
     """A small agent with networks that depend on the seed alone."""
     torch.manual_seed(seed)
     overrides = {"actor_hidden": (16,), "critic_hidden": (16,), "policy_delay": 2, **overrides}
     config = small_config(preset=preset, **overrides)
-    return Agent(config, OBSERVATION_DIM, ACTION_DIM, privileged_dim=privileged_dim)
+    return Agent(config, OBSERVATION_DIM, ACTION_DIM, privileged_dim=privileged_dim, action_choices=action_choices)
 
 
 def copied_parameters(loss: Loss) -> dict[str, Tensor]:

@@ -200,6 +200,25 @@ def test_temperature_loss_moves_the_entropy_to_its_target(policy: str, update: s
 
 
 @pytest.mark.usefixtures("different_counts")
+@pytest.mark.parametrize("alpha", [1e-35, 1e-7, 1.0, 1e12])
+def test_choices_that_a_head_does_not_have_are_impossible_at_any_temperature(alpha: float) -> None:
+    loss, actor = make("factored", "soft-q")
+    batch = batch_of()
+    with torch.no_grad():
+        loss.log_alpha.fill_(math.log(alpha))
+        for parameters in (critic_parameters(loss), target_parameters(loss)):
+            [*parameters.values()][-1].sub_(500.0)
+    probabilities = actor(batch["observation"]).softmax(-1)
+    for head, count in enumerate(COUNTS):
+        assert not probabilities[:, head, : max(COUNTS) - count].any()
+    assert torch.equal(actor.mode(batch["observation"]), actor.standalone().mode(batch["observation"]))
+    values = joint_values(target_parameters(loss), batch["observation"], "factored", "soft-q")
+    expected = (alpha * (values / alpha).logsumexp(-1)).amin(0)
+    torch.testing.assert_close(loss.next_value(batch), expected, rtol=1e-9, atol=0)
+    assert actor_loss(loss, batch)[1].isfinite().all()
+
+
+@pytest.mark.usefixtures("different_counts")
 def test_heads_of_different_sizes_equal_enumeration() -> None:
     for update in ("exact", "soft-q"):
         test_critic_loss_and_gradient_equal_enumeration("factored", update, 2)
@@ -222,6 +241,11 @@ REPEATS = 20_000
 
 def repeated(batch: TensorDict, count: int) -> TensorDict:
     return batch.expand(count, *batch.batch_size).flatten()
+
+
+@pytest.mark.usefixtures("different_counts")
+def test_score_gradient_of_heads_of_different_sizes_equals_exact_gradient_in_mean() -> None:
+    test_score_gradient_equals_exact_gradient_in_mean("factored")
 
 
 @policies

@@ -94,9 +94,12 @@ def test_held_noise_repeats_the_quantile_of_the_action(policy: str, update: str)
     assert are_levels(agent.act(observation, 100 * noise)), "also of extreme noise"
 
 
-@forms
+@pytest.mark.parametrize(
+    ("policy", "update", "choices"),
+    [*((*form, (3, 3, 3)) for form in FORMS), ("factored", "score", (2, 4, 3)), ("factored", "soft-q", (2, 4, 3))],
+)
 def test_traced_updates_equal_eager_ones_and_do_not_synchronize(
-    policy: str, update: str, monkeypatch: pytest.MonkeyPatch
+    policy: str, update: str, choices: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names: list[str] = []
 
@@ -105,7 +108,7 @@ def test_traced_updates_equal_eager_ones_and_do_not_synchronize(
         return traced
 
     monkeypatch.setattr(torch._inductor, "standalone_compile", keep)
-    settings = {"policy": policy, "discrete_update": update, "action_levels": 3, "n_step": 3, **WIDE}
+    settings = {"policy": policy, "discrete_update": update, "action_choices": choices, "n_step": 3, **WIDE}
     eager, traced = (make_learner("sac-discrete", compile=flag, **settings) for flag in (False, True))
     assert differing(round_results(traced, [4, 2]), round_results(eager, [4, 2])) == []
     assert not traced.compiling

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,26 @@ def test_after_an_error_the_folder_is_as_before(
         assert texts(tmp_path) == before, failing
     files.write_together(tmp_path, CONTENTS)
     assert texts(tmp_path) == NEW
+
+
+def test_former_files_that_cannot_be_put_back_are_kept_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = folder_with(tmp_path, ("a.json", "b.bin"))
+    original, calls = os.replace, 0
+
+    def fail(*arguments: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls in (2, 3):  # the second new file, and the first former one
+            raise OSError(errno.EIO, "Input/output error")
+        original(*arguments)
+
+    monkeypatch.setattr(os, "replace", fail)
+    copy = tmp_path / ".a.json.saltus-former"
+    with pytest.raises(OSError, match=re.escape(f"error; undoing it failed for a.json (the former one is {copy})")):
+        files.write_together(tmp_path, {"a.json": b"new a", "b.bin": b"new b"})
+    assert texts(tmp_path) == {**before, "a.json": "new a", copy.name: "old a.json"}
 
 
 def test_the_rests_of_a_killed_process_are_removed(tmp_path: Path) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from forked_saltus import ForkedSaltus, Zygote, finish
+from forked_saltus import ROOT, ForkedSaltus, Zygote, finish
 from pipeline_helpers import differing, read_csv, small_arguments, small_config, train_here
 from run_helpers import continue_run, quiet_console, train_run
 
@@ -20,6 +23,7 @@ from pipeline.run import Run
 from pipeline.run_dir import open_run
 
 pytestmark = pytest.mark.filterwarnings("ignore:No target network updater")
+Process = ForkedSaltus | subprocess.Popen[str]
 SEEK = f"{Path(__file__).parents[2]}/examples/seek.py:Seek"  # with privileged and noisy observations
 RUN: dict[str, Any] = {
     "num_envs": 8,
@@ -49,7 +53,7 @@ def last_row(run_dir: Path) -> int:
     return int(rows[-1]["env_steps"] or 0) if rows else 0
 
 
-def wait_until(process: ForkedSaltus, happened: Callable[[], bool]) -> None:
+def wait_until(process: Process, happened: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 120
     while not happened():
         assert process.poll() is None, f"the run ended too early: {process.communicate()[0]}"
@@ -57,7 +61,7 @@ def wait_until(process: ForkedSaltus, happened: Callable[[], bool]) -> None:
         time.sleep(0.001)
 
 
-def kill_when(process: ForkedSaltus, happened: Callable[[], bool]) -> None:
+def kill_when(process: Process, happened: Callable[[], bool]) -> None:
     wait_until(process, happened)
     process.kill()
     output, _ = process.communicate()
@@ -159,6 +163,26 @@ def test_run_killed_again_and_again_resumes_bit_for_bit(unstopped: Path, zygote:
     kill_when(resume(zygote, run_dir), writing)
     cli.resume([str(run_dir)], quiet_console())
     assert differing(numbers(run_dir), expected) == []
+
+
+@pytest.mark.slow
+def test_run_killed_and_resumed_by_new_processes_does_not_depend_on_the_hash_seed(
+    unstopped: Path, tmp_path: Path
+) -> None:
+    """The other tests fork their processes, which share a hash seed."""
+
+    def saltus(hash_seed: int, *arguments: object) -> subprocess.Popen[str]:
+        path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        settings = {"PYTHONPATH": path, "PYTHONHASHSEED": str(hash_seed), "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", "saltus", *map(str, arguments)]
+        streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        return subprocess.Popen(command, env=os.environ | settings, text=True, cwd=tmp_path, **streams)
+
+    run_dir = tmp_path / "run"
+    first = saltus(1, "train", "InvertedPendulum-v5", *small_arguments(**RUN), "--run-dir", run_dir)
+    kill_when(first, lambda: bool(checkpoint.find(run_dir / "checkpoints")))
+    finish(saltus(2, "resume", run_dir))
+    assert differing(numbers(run_dir), numbers(unstopped)) == []
 
 
 def test_resuming_a_finished_run_changes_nothing(unstopped: Path) -> None:
