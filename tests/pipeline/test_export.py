@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mujoco
@@ -93,7 +94,8 @@ def test_files_act_as_the_policy(settings: dict[str, Any], tmp_path: Path) -> No
 def test_actions_keep_the_limits(tmp_path: Path) -> None:
     policy = swinging_policy(tmp_path)
     low, high = torch.tensor([0.1]), torch.tensor([0.3])
-    module = export.ExportedPolicy(policy, low, high)
+    env = SimpleNamespace(action_choices=(), control_low=low, control_high=high)
+    module = export.ExportedPolicy(policy, env)
     with torch.no_grad():
         module.actor.body[-1].weight.mul_(1e4)
         action = module(torch.randn(1000, 2))
