@@ -89,7 +89,12 @@ class Agent:
         self.config, self.device, self.observation_dim = config, torch.device(device), observation_dim
         self.ranks = ranks
         self.loss, self.actor = make_loss(
-            config, observation_dim, action_dim, self.device, None, privileged_dim, action_choices
+            config,
+            observation_dim,
+            action_dim,
+            self.device,
+            privileged_dim=privileged_dim,
+            action_choices=action_choices,
         )
         for network in (self.loss.actor_network, self.loss.qvalue_network):
             merge_batch_statistics(network, ranks)
