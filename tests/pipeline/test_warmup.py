@@ -81,7 +81,7 @@ def test_an_environment_of_another_library_has_no_kernels(monkeypatch: pytest.Mo
 
 
 def test_batch_has_the_form_of_the_trainings() -> None:
-    config = small_config(TASK, "fast", n_step=3, compile=True)
+    config = small_config(TASK, "fast", n_step=3, compile=True, batch_size=512)
     learner, batch = warmup.make_learner(config)
     assert batch.batch_size == (config.batch_size,)
     assert "steps_to_next_obs" in batch
