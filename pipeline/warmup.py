@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -34,7 +35,7 @@ from pipeline.learner import Learner
 from pipeline.plain_text import print_plain
 from pipeline.train_options import parse_options
 from saltus.device import resolve_device
-from saltus.device.warm_start import cache_folder, can_compile
+from saltus.device.warm_start import cache_folder, cache_lasts
 from saltus.errors import SaltusError
 
 _WORLDS = 64
@@ -73,10 +74,16 @@ def warmup(arguments: list[str], console: Console) -> None:
     if not jobs:
         print_plain(console, "nothing to compile: --no-compile, and the CPU simulates")
         return
-    with ProcessPoolExecutor(min(len(jobs), available_cores()), get_context("spawn")) as pool:
-        for future in as_completed([pool.submit(job) for job in jobs]):
-            done.append(future.result())
-            print_plain(console, str(done[-1]))
+    try:
+        with ProcessPoolExecutor(min(len(jobs), available_cores()), get_context("spawn")) as pool:
+            for future in as_completed([pool.submit(job) for job in jobs]):
+                done.append(future.result())
+                print_plain(console, str(done[-1]))
+    except BrokenProcessPool:
+        raise SaltusError(
+            "a process that compiled was killed (is the memory full?): free memory, or use one core: "
+            "`taskset -c 0 saltus warmup ...`"
+        ) from None
     print_plain(console, f"caches: {', '.join(dict.fromkeys(one.folder for one in done))}")
 
 
@@ -90,7 +97,7 @@ def plan(config: Config) -> list[Callable[[], Compiled]]:
     device = resolve_device(config.device)
     jobs: list[Callable[[], Compiled]] = []
     if config.compile:
-        if not can_compile():
+        if not cache_lasts():
             raise SaltusError(
                 "compiled code cannot be cached: set TORCHINDUCTOR_CACHE_DIR to a folder that can be written"
             )
@@ -113,7 +120,7 @@ def compile_update(config: Config, number: int, name: str) -> Compiled:
     with warnings.catch_warnings(record=True) as caught, learner.product_precision():
         update(batch)
     if not update.compiled:
-        raise SaltusError(next(str(one.message) for one in caught if "compilation failed" in str(one.message)))
+        raise SaltusError("; ".join(str(one.message) for one in caught) or f"{name} was not compiled")
     return Compiled(name, time.monotonic() - start, not update.cached, cache_folder())
 
 
