@@ -1,4 +1,4 @@
-"""Text without markup, colours and line breaks of its own, which other programs can read."""
+"""Plain text on a console."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from rich.console import Console
 
 
 def print_plain(console: Console, message: str) -> None:
-    """Print a message as it is."""
+    """Print without markup, colours, or line breaks that would cut a path in two."""
     console.print(message, markup=False, highlight=False, soft_wrap=True)

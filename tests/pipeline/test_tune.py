@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from cli_helpers import Command
 
 from pipeline import presets
 from pipeline.search_ranges import Choices, Interval, Range, search_ranges
 from pipeline.tune.command import parse_plan
-from pipeline.tune.options import TuneOptions, fixed_settings, fixed_words
+from pipeline.tune.options import TuneOptions, fixed_settings, fixed_words, scored_evaluations
 from pipeline.tune.score import is_complete, score, steps_of_evaluations
 from pipeline.tune.search import own_values, search_space, words
 from saltus.errors import SaltusError
@@ -152,6 +154,7 @@ def test_score_is_the_mean_of_the_last_third() -> None:
     config = presets.preset("fast", task=TASK, total_env_steps=900, num_envs=1, utd_ratio=1.0, learning_starts=300)
     found = rows(*range(1, 10))
     assert score(found, config) == 8  # 7, 8, 9: after 600 env steps
+    assert scored_evaluations(dataclasses.replace(config, eval_every=100)) == 3
     assert is_complete(found, config)
     assert not is_complete(found[:-1], config)
     assert not is_complete([], config)

@@ -75,10 +75,18 @@ def test_sweep_reports_the_best_trial_and_is_continued(
     comparison = f"python -m benchmarks training {TASK} --presets fast 'fast --actor-lr "
     assert (comparison in outcome.text) == (best.number > 0)
     assert "importance" in outcome.text
+    assert "warning: evaluations in the last third of a run: 2; lower --eval-every " in outcome.text
     assert (fake / "runs/InvertedPendulum-v5-fast-tune/tune.png").stat().st_size > 10_000
     again = command("tune", TASK, *OPTIONS, "--trials", "5")
     assert again.code == 0, again.text
     assert began(fake) == {f"trial-{number:04d}": 1 for number in range(5)}
+
+
+def test_limit_of_the_comparison_is_an_option_of_the_benchmark() -> None:
+    found = tune_command.parse_plan([TASK, "--minutes=10", "--no_compile"])
+    command = report._comparison(found, {"gamma": 0.9}, 3)
+    start = f"python -m benchmarks training {TASK} --presets fast 'fast --gamma 0.9' "
+    assert command == f"{start}--seeds 3-7 --minutes 10 -- --no-compile"
 
 
 def test_trial_below_the_median_is_pruned_and_its_run_stopped(
@@ -259,6 +267,9 @@ def test_storage_of_another_sweep_is_refused(command: Command, monkeypatch: pyte
         other = command("tune", TASK, *OPTIONS, *storage)
         assert other.err.startswith(f"{start}code ")
         assert other.err.endswith(f" instead of other{end}")
+    with monkeypatch.context() as patch:
+        patch.setattr(tune_command, "hash_model", lambda model: "other")
+        assert "hash of the model " in command("tune", TASK, *OPTIONS, *storage).err
     same = command("tune", TASK, *OPTIONS, "--trials", "1", *storage, "--num-threads", "1", "--no-compile")
     assert same.code == 0, same.err  # what a machine decides may differ
 
