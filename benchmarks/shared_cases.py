@@ -35,7 +35,8 @@ class SharedCases:
     def __init__(self, url: str, benchmark: str, settings: Mapping[str, Any], cases: Sequence[str], lease: int):
         self._claimed: dict[str, FrozenTrial] = {}
         try:
-            self._shared = SharedStudy(url, benchmark, result.plain({**settings, "cases": cases}), lease, "the cases")
+            shared = result.plain({**settings, "cases": cases})
+            self._shared = SharedStudy(url, benchmark, shared, lease, "the cases", [ROW])
         except SaltusError as error:
             raise SystemExit(str(error)) from error
         self.url = self._shared.url

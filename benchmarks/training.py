@@ -24,11 +24,12 @@ from benchmarks.training_tables import failures_table
 from benchmarks.training_tables import tables as tables_of_task
 from pipeline import presets as known_presets
 from pipeline.train_options import parse_train, split_words
+from pipeline.tune.options import SHORTEST_LEASE
 from saltus.errors import SaltusError
 
 PEERS = {"stable-baselines3": "stable_baselines3", "sbx": "sbx"}  # modules
 DEFAULT_MINUTES = 10.0
-LEASE, SHORTEST_LEASE = 180, 3  # seconds
+LEASE = 180  # seconds
 
 
 @dataclass(frozen=True, kw_only=True)

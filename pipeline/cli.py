@@ -19,6 +19,7 @@ from rich.console import Console
 from pipeline import torchrun
 from pipeline.display import show_progress, tolerate_lost_output
 from pipeline.file_names import CHECKPOINTS, EVALUATION, VIDEO
+from pipeline.plain_text import print_plain as _print
 from saltus.errors import SaltusError
 
 if TYPE_CHECKING:
@@ -397,11 +398,6 @@ def _log_to(console: Console) -> Iterator[None]:
     finally:
         log.setLevel(level)
         log.removeHandler(handler)
-
-
-def _print(console: Console, message: str) -> None:
-    """Print without markup, colours, or line breaks that would cut a path in two."""
-    console.print(message, markup=False, highlight=False, soft_wrap=True)
 
 
 def _describe(policy: Policy) -> str:

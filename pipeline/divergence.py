@@ -10,6 +10,8 @@ from torch import Tensor
 
 from saltus.errors import SaltusError
 
+DIVERGED = "learning has diverged"
+
 
 class DivergenceError(SaltusError):
     """A loss, metric or parameter became infinite or NaN."""
@@ -52,6 +54,6 @@ class DivergenceMonitor:
     def _error(self, symptom: str) -> DivergenceError:
         step = int(self.first_step) or int(self._step_count)
         return DivergenceError(
-            f"{symptom} at gradient step {step}: learning has diverged. "
+            f"{symptom} at gradient step {step}: {DIVERGED}. "
             "Lower the learning rates, or look for extreme observations or rewards in the task"
         )

@@ -6,18 +6,19 @@ takes the trial up.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from threading import Event, Lock, Thread
 from typing import Any
 
 import optuna
 import sqlalchemy
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from pipeline.differences import differences
 from pipeline.passwords import without_password
@@ -25,7 +26,6 @@ from saltus.errors import SaltusError
 
 ATTEMPTS = 5  # to create the database
 RETRY = 30.0  # seconds between attempts to reach a database that was reached before
-SHORTEST_LEASE = 3  # seconds; a third of it passes between renewals
 UNREACHABLE = (ImportError, sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError)
 
 
@@ -38,31 +38,41 @@ class SharedStudy:
         settings: plain JSON data, which all workers must share.
         lease: seconds without an answer of its worker after which another one takes a trial up; at least 3.
         content: the trials in a few words, for messages: "the cases".
+        results: names of the attributes that `finish` stores, which a trial that waits again does not keep.
         options: further arguments of ``optuna.create_study``, such as the sampler.
 
     Attributes:
         study: Optuna's study.
         url: the database's URL, without a password.
+        retry: lets a trial that failed wait again, as a new trial.
 
     Raises:
         SaltusError: the database cannot be reached, or holds the trials of another command.
     """
 
     def __init__(
-        self, url: str, name: str, settings: Mapping[str, Any], lease: int, content: str, **options: Any
+        self,
+        url: str,
+        name: str,
+        settings: Mapping[str, Any],
+        lease: int,
+        content: str,
+        results: Sequence[str],
+        **options: Any,
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # leases are, since 2021
-        self.url, self._lease = without_password(url), lease
+        self.url, self._lease, self.retry = without_password(url), lease, _Retry(results)
         self._claims: dict[int, _Claim] = {}
         self._lock = Lock()
         try:
-            self._storage = _open(url, lease)
+            self._storage = _open(url, lease, self.retry)
             self.study = self._join(name, settings, content, options)
         except SaltusError:
             raise
         except (*UNREACHABLE, ValueError) as error:  # ValueError: a port that is no number
-            reason = without_password(str(error.__cause__ or error).splitlines()[0], url)
+            lines = str(error.__cause__ or error).splitlines() or [type(error).__name__]
+            reason = without_password(lines[0], url)
             raise SaltusError(
                 f"--storage {self.url} cannot be used ({reason}): give the URL of a database, such as "
                 "sqlite:///cases.db"
@@ -90,8 +100,12 @@ class SharedStudy:
     @property
     def unfinished(self) -> int:
         """The number of trials that wait, or on which a worker works."""
-        fail_stale_trials(self.study)  # they wait again
+        self.retry_stale()
         return len(self.trials(TrialState.WAITING, TrialState.RUNNING))
+
+    def retry_stale(self) -> None:
+        """Let the trials wait again whose workers no longer answer."""
+        fail_stale_trials(self.study)
 
     def enqueue(self, **attributes: Any) -> None:
         """Let a new trial wait, with attributes."""
@@ -109,12 +123,17 @@ class SharedStudy:
             self._claims[trial.number] = _Claim(self._storage, trial, self._lease / 3)
         return True
 
-    def drop(self, trial: FrozenTrial) -> None:
+    def drop(self, trial: FrozenTrial | Trial) -> None:
         """Fail a claimed trial, which nobody does again."""
-        with self._lock:
-            claim = self._claims.pop(trial.number)
-        claim.end()
+        self.forget(trial.number)
         self._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+
+    def forget(self, number: int) -> None:
+        """Renew a claim no more, for example because another worker has taken the trial up."""
+        with self._lock:
+            claim = self._claims.pop(number, None)
+        if claim is not None:
+            claim.end()
 
     def finish(
         self, number: int, state: TrialState, value: float | None, attributes: Mapping[str, Any], loss: str
@@ -131,11 +150,10 @@ class SharedStudy:
             loss: the result in a few words, which Ctrl-C loses while the database cannot be reached.
         """
         with self._lock:
-            claim = self._claims.pop(number)
-        try:
-            return self._store(claim.trial, state, value, attributes, loss)
-        finally:
-            claim.end()
+            claim = self._claims[number]
+        kept = self._store(claim.trial, state, value, attributes, loss)
+        self.forget(number)  # only now: Ctrl-C before gives the trial back
+        return kept
 
     def _store(
         self, trial: FrozenTrial, state: TrialState, value: float | None, attributes: Mapping[str, Any], loss: str
@@ -155,21 +173,49 @@ class SharedStudy:
                 )  # fmt: skip
                 time.sleep(RETRY)
 
-    def release(self, again: Callable[[FrozenTrial], None]) -> None:
+    def release(self, again: Callable[[FrozenTrial], None] | None = None) -> None:
         """Give the claimed trials back, for other workers.
 
         Args:
-            again: lets a trial wait again.
+            again: lets a trial wait again; by default `retry`.
         """
         with self._lock:
             claims, self._claims = self._claims, {}
+        for claim in claims.values():
+            claim.end()
         try:
             for claim in claims.values():
-                claim.end()
-                self._storage.set_trial_state_values(claim.trial._trial_id, TrialState.FAIL)
-                again(claim.trial)
+                self._give_back(claim.trial, again or self._retry_latest)
         except optuna.exceptions.StorageInternalError as error:
             print(f"the claims cannot be given back, and wait for their leases to end: {error.__cause__ or error}")
+
+    def _give_back(self, trial: FrozenTrial, again: Callable[[FrozenTrial], None]) -> None:
+        try:
+            self._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+        except optuna.exceptions.UpdateFinishedTrialError:
+            return  # another worker has taken it up, or its result was stored
+        again(trial)
+
+    def _retry_latest(self, trial: FrozenTrial) -> None:
+        """Let a trial wait again with the options that were drawn since its claim."""
+        self.retry(self.study, self._storage.get_trial(trial._trial_id))
+
+
+class _Retry(RetryHeartbeatStaleTrialCallback):
+    """Lets a trial wait again, without its results.
+
+    Args:
+        results: names of the results among the trial's attributes.
+    """
+
+    def __init__(self, results: Sequence[str]):
+        super().__init__()
+        self._results = {*results}
+
+    def __call__(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        trial = copy.deepcopy(trial)
+        trial.user_attrs = {name: value for name, value in trial.user_attrs.items() if name not in self._results}
+        super().__call__(study, trial)
 
 
 class _Claim:
@@ -202,7 +248,7 @@ def _encode(settings: Mapping[str, Any]) -> str:
     return json.dumps(settings, separators=(",", ":"), ensure_ascii=False)
 
 
-def _open(url: str, lease: int) -> RDBStorage:
+def _open(url: str, lease: int, retry: _Retry) -> RDBStorage:
     """Open a database, or create it. Workers that start together may do so at the same time, and one of them fails."""
     for attempt in range(ATTEMPTS):
         try:
@@ -211,7 +257,7 @@ def _open(url: str, lease: int) -> RDBStorage:
                 engine_kwargs={"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {},
                 heartbeat_interval=lease // 3,
                 grace_period=lease,
-                heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(),
+                heartbeat_stale_trial_callback=retry,
             )
             break
         except (sqlalchemy.exc.IntegrityError, sqlalchemy.exc.OperationalError, sqlalchemy.exc.ProgrammingError):

@@ -64,6 +64,11 @@ def changes(run_dir: Path, record: dict[str, Any], task: str, model: mujoco.MjMo
     return found if model is None else [*found, *_model_changes(run_dir, record, model)]
 
 
+def hash_model(model: mujoco.MjModel | None) -> str | None:
+    """SHA-256 of a compiled model; None if there is none."""
+    return None if model is None else _hash(to_binary(model))
+
+
 def require_same_state(run_dir: Path, record: dict[str, Any], model: mujoco.MjModel) -> None:
     """Raise SaltusError if a model's state has another size than that of the run's stored model."""
     stored = _read_model(run_dir / record["model"], record["model_sha256"]) if "model" in record else None

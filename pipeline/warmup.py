@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -31,12 +32,13 @@ from pipeline.agent import Agent
 from pipeline.buffer import ReplayBuffer
 from pipeline.config import Config
 from pipeline.learner import Learner
+from pipeline.plain_text import print_plain
 from pipeline.train_options import parse_options
 from saltus.device import resolve_device
-from saltus.device.warm_start import cache_folder, can_compile
+from saltus.device.warm_start import cache_folder, cache_lasts
 from saltus.errors import SaltusError
 
-_WORLDS, _VECTOR_STEPS = 64, 4  # enough to sample joined transitions
+_WORLDS = 64
 
 
 @dataclass(frozen=True)
@@ -70,13 +72,19 @@ def warmup(arguments: list[str], console: Console) -> None:
         raise SaltusError("--run-dir has no effect here: warmup makes no run")
     jobs, done = plan(options.config), []
     if not jobs:
-        _print(console, "nothing to compile: --no-compile, and the CPU simulates")
+        print_plain(console, "nothing to compile: --no-compile, and the CPU simulates")
         return
-    with ProcessPoolExecutor(min(len(jobs), available_cores()), get_context("spawn")) as pool:
-        for future in as_completed([pool.submit(job) for job in jobs]):
-            done.append(future.result())
-            _print(console, str(done[-1]))
-    _print(console, f"caches: {', '.join(dict.fromkeys(one.folder for one in done))}")
+    try:
+        with ProcessPoolExecutor(min(len(jobs), available_cores()), get_context("spawn")) as pool:
+            for future in as_completed([pool.submit(job) for job in jobs]):
+                done.append(future.result())
+                print_plain(console, str(done[-1]))
+    except BrokenProcessPool:
+        raise SaltusError(
+            "a process that compiled was killed (is the memory full?): free memory, or use one core: "
+            "`taskset -c 0 saltus warmup ...`"
+        ) from None
+    print_plain(console, f"caches: {', '.join(dict.fromkeys(one.folder for one in done))}")
 
 
 def plan(config: Config) -> list[Callable[[], Compiled]]:
@@ -89,7 +97,7 @@ def plan(config: Config) -> list[Callable[[], Compiled]]:
     device = resolve_device(config.device)
     jobs: list[Callable[[], Compiled]] = []
     if config.compile:
-        if not can_compile():
+        if not cache_lasts():
             raise SaltusError(
                 "compiled code cannot be cached: set TORCHINDUCTOR_CACHE_DIR to a folder that can be written"
             )
@@ -112,7 +120,7 @@ def compile_update(config: Config, number: int, name: str) -> Compiled:
     with warnings.catch_warnings(record=True) as caught, learner.product_precision():
         update(batch)
     if not update.compiled:
-        raise SaltusError(next(str(one.message) for one in caught if "compilation failed" in str(one.message)))
+        raise SaltusError("; ".join(str(one.message) for one in caught) or f"{name} was not compiled")
     return Compiled(name, time.monotonic() - start, not update.cached, cache_folder())
 
 
@@ -122,10 +130,11 @@ def make_learner(config: Config) -> tuple[Learner, TensorDict]:
     env = _make_environment(config, 1, torch.device("cpu"), Simulation(physics="cpu"))
     dimensions, privileged_dim = (env.observation_dim, env.action_dim), env.privileged_dim
     n_step = config.rewards_per_target(env.action_dim)
+    vector_steps = config.batch_size // _WORLDS + n_step + 1  # enough to sample a batch
     buffer = ReplayBuffer(
-        _VECTOR_STEPS * _WORLDS, *dimensions, device, n_step=n_step, capture=False, privileged_dim=privileged_dim
+        vector_steps * _WORLDS, *dimensions, device, n_step=n_step, capture=False, privileged_dim=privileged_dim
     )
-    for _ in range(_VECTOR_STEPS):
+    for _ in range(vector_steps):
         buffer.extend(transitions.zeros(_WORLDS, *dimensions, device, privileged_dim))
     learner = Learner(Agent(config, *dimensions, device, privileged_dim, env.action_choices))
     return learner, buffer.sample(config.batch_size)[0]
@@ -152,7 +161,3 @@ def _make_environment(config: Config, num_envs: int, device: torch.device, simul
 
 def _num_files(folder: Path) -> int:
     return sum(path.is_file() for path in folder.rglob("*"))
-
-
-def _print(console: Console, message: str) -> None:
-    console.print(message, markup=False, highlight=False, soft_wrap=True)

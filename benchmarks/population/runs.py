@@ -19,17 +19,30 @@ from pipeline.run_dir import create, require_unused
 def folders(parent: Path, members: Sequence[Member]) -> list[Path]:
     """The directory of each member's run in `parent`, such as ``gamma=0.99-s3``.
 
+    Those of members that `save_runs` has saved before may exist.
+
     Raises:
-        SaltusError: one of them holds a run already.
+        SaltusError: one of them holds another run.
     """
     paths = [parent / f"{member.variant.replace(' ', '-') or 'recipe'}-s{member.config.seed}" for member in members]
-    for path in paths:
-        require_unused(path)
+    for path, member in zip(paths, members, strict=True):
+        if not _is_saved(path, on_cpu(member.config)):
+            require_unused(path)
     return paths
 
 
+def _is_saved(path: Path, config: Config) -> bool:
+    """Whether a directory holds the ended run of a configuration."""
+    if not checkpoint.find(path / CHECKPOINTS):
+        return False
+    try:
+        return checkpoint.load_last(path / CHECKPOINTS, config.to_dict())["state"]["ended"]
+    except checkpoint.CheckpointError:
+        return False
+
+
 def save_runs(paths: Sequence[Path], members: Sequence[Member], trainer: Trainer, pool: EvaluationPool) -> None:
-    """Write the last agent and the best policy of each member as a finished run on the CPU.
+    """Write the last agent and the best policy of each member as a finished run on the CPU, unless it is saved.
 
     The run's replay buffer is empty, and its worlds are new.
 
@@ -41,6 +54,8 @@ def save_runs(paths: Sequence[Path], members: Sequence[Member], trainer: Trainer
     """
     for number, (path, member) in enumerate(zip(paths, members, strict=True)):
         config = on_cpu(member.config)
+        if _is_saved(path, config):
+            continue
         run = Run(config, path)
         run.agent.load_state_dict(trainer.agents.member_state(number))
         run.env_steps, run.ended, run.best = trainer.env_steps, True, pool.best[number]

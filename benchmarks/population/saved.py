@@ -50,7 +50,7 @@ class SavedState:
         """Continue from the last checkpoint.
 
         Raises:
-            SystemExit: it is damaged, or belongs to other settings or another machine.
+            SystemExit: it is damaged or an earlier version's, or belongs to other settings or another machine.
         """
         try:
             state = checkpoint.load_last(self.folder, self._settings)["state"]
@@ -58,6 +58,11 @@ class SavedState:
             raise SystemExit(
                 f"{error}. To train anew, delete {self.folder} or name another file with --output"
             ) from error
+        if "best" not in state:
+            raise SystemExit(
+                f"{self.folder} is the state of an earlier version, without the best policies: delete it to train "
+                "anew, or continue with that version"
+            )
         trainer.load_state_dict(state["trainer"])
         pool.curves[:], pool.best[:] = state["curves"], state["best"]
 

@@ -17,6 +17,7 @@ from envs.render import Renderer
 from pipeline.check.check import Check
 from pipeline.check.findings import verdict
 from pipeline.check.rollout import Range, Rollout
+from pipeline.plain_text import print_plain
 
 _ROWS = 40
 
@@ -25,15 +26,15 @@ def report(result: Check, console: Console) -> None:
     """Print the model, the ranges, the findings and the verdict."""
     if result.env is not None:
         for line in describe_model(result.env):
-            _print(console, line)
+            print_plain(console, line)
     if result.rollout is not None:
         console.print(_ranges(result.rollout, result.names))
-        _print(console, _describe_episodes(result.rollout))
+        print_plain(console, _describe_episodes(result.rollout))
     for severity in ("error", "warning", "note"):
         for finding in result.findings:
             if finding.severity == severity:
-                _print(console, f"{severity}: {finding.text}")
-    _print(console, verdict(result.findings))
+                print_plain(console, f"{severity}: {finding.text}")
+    print_plain(console, verdict(result.findings))
 
 
 def describe_model(env: BatchEnv) -> list[str]:
@@ -134,7 +135,3 @@ def save_failure(rollout: Rollout, path: Path) -> None:
     assert failure is not None
     inputs: dict[str, Any] = {name: values.numpy() for name, values in failure.inputs.items()}
     np.savez(path, state=failure.before["integration"][failure.world].numpy(), **inputs)
-
-
-def _print(console: Console, text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)

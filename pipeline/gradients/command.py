@@ -16,6 +16,7 @@ from pipeline.display import show_progress
 from pipeline.file_names import GRADIENTS
 from pipeline.gradients.compare import ESTIMATORS, compare
 from pipeline.gradients.report import conclusion, draw, table
+from pipeline.plain_text import print_plain
 from pipeline.policy import load_agent
 from pipeline.run_dir import refuse_links
 from pipeline.run_options import Gradients, parse, require_within
@@ -45,16 +46,16 @@ def gradients(arguments: list[str], console: Console) -> None:
     with show_progress(console, "estimating", total, "estimates") as report:
         found = compare(agent, states, options.estimates, options.reference, options.seed, report)
     title = f"{agent.config.task_name} after {state['env_steps']:,} env steps, {state['gradient_steps']:,} updates"
-    _print(console, f"{title}; alpha {float(agent.loss.log_alpha.detach().exp()):.3g}")
+    print_plain(console, f"{title}; alpha {float(agent.loss.log_alpha.detach().exp()):.3g}")
     console.print(table(found, options.states))
     for line in conclusion(found):
-        _print(console, line)
+        print_plain(console, line)
     path = options.output.expanduser() if options.output else options.run / GRADIENTS
     try:
         files.write(path, draw(found, title))
     except OSError as error:
         raise SaltusError(f"could not write {path}: {error.strerror}. The result is printed above") from error
-    _print(console, str(path))
+    print_plain(console, str(path))
 
 
 def _check(options: Gradients) -> None:
@@ -78,7 +79,3 @@ def _draw_states(content: dict[str, Any], count: int, seed: int) -> TensorDict:
     rows = torch.randint(size, (count,), generator=torch.Generator().manual_seed(seed))
     seen = {name: stored[name][rows] for name in ("observation", "privileged") if name in stored}
     return TensorDict(seen, batch_size=[count])
-
-
-def _print(console: Console, message: str) -> None:
-    console.print(message, markup=False, highlight=False, soft_wrap=True)

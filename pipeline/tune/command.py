@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from envs.environment import Environment
 from envs.environment_ref import make_environment, options_class, resolve_environment
 from envs.simulation import Simulation
 from envs.task_options import decode_options
 from pipeline.config import Config
 from pipeline.logger import require_packages
-from pipeline.search_ranges import Range
+from pipeline.plain_text import print_plain
+from pipeline.stored_task import hash_model
 from pipeline.train_options import parse_options
-from pipeline.tune.options import TuneOptions, default_folder, fixed_settings, fixed_words
+from pipeline.tune.options import (
+    FEWEST_EVALUATIONS,
+    TuneOptions,
+    default_folder,
+    fixed_settings,
+    fixed_words,
+    scored_evaluations,
+)
 from pipeline.tune.plan import Plan
-from pipeline.tune.search import flag, own_values, search_space, show
+from pipeline.tune.search import flag, own_values, search_space
 from saltus.errors import SaltusError
 from saltus.signals import signals_interrupt
 
 if TYPE_CHECKING:
-    from pipeline.tune.sweep import Claimed, Sweep
+    from pipeline.tune.sweep import Sweep
 
-POLL = 2.0  # seconds between looks for a trial whose worker has ended
 DATABASE = "tune.db"
 
 
@@ -42,16 +49,18 @@ def tune(arguments: list[str], console: Console) -> None:
     import optuna
 
     from pipeline.tune.report import ranked, report
+    from pipeline.tune.worker import Worker
 
-    own = _own_values(plan.config, plan.space)
-    sweep = _open(plan, own)
+    env = _make_environment(plan.config)
+    own = own_values(plan.space, plan.config, env.action_dim, env.dt)
+    sweep = _open(plan, own, hash_model(env.model))
     url = sweep.shared.url
-    _print(console, _describe(plan, url, bool(own)))
+    print_plain(console, _describe(plan, url, bool(own)))
     try:
         with signals_interrupt():
-            _work(plan, sweep, console)
+            Worker(plan, sweep, console).run()
     except KeyboardInterrupt:
-        sweep.release()
+        sweep.shared.release()
         sys.exit(f"interrupted: the trial of this worker is given back to {url}; the same command continues")
     except optuna.exceptions.StorageInternalError as error:
         raise SaltusError(
@@ -87,17 +96,16 @@ def _require_optuna() -> None:
         raise SaltusError("saltus tune needs optuna: pip install -c constraints.txt optuna")
 
 
-def _own_values(config: Config, space: Mapping[str, Range]) -> dict[str, Any]:
-    """The values of the searched options without a search. Makes the task's environment, which checks the task."""
+def _make_environment(config: Config) -> Environment:
+    """The task with one world, which checks the task."""
     reference = resolve_environment(config.task)
     options = decode_options(options_class(reference), config.task_options)
-    env = make_environment(reference, 1, options, simulation=Simulation(physics="cpu", num_threads=1))
-    return own_values(space, config, env.action_dim, env.dt)
+    return make_environment(reference, 1, options, simulation=Simulation(physics="cpu", num_threads=1))
 
 
-def _open(plan: Plan, own: Mapping[str, Any]) -> Sweep:
+def _open(plan: Plan, own: Mapping[str, Any], model_hash: str | None) -> Sweep:
     from pipeline.shared_study import SharedStudy
-    from pipeline.tune.sweep import SeededSampler, Sweep, make_pruner
+    from pipeline.tune.sweep import RESULTS, SeededSampler, Sweep, make_pruner
 
     options = plan.options
     try:
@@ -108,9 +116,10 @@ def _open(plan: Plan, own: Mapping[str, Any]) -> Sweep:
     shared = SharedStudy(
         url,
         "tune",
-        plan.identity(),
+        plan.identity(model_hash),
         options.lease,
         "the trials",
+        RESULTS,
         direction="maximize",
         sampler=SeededSampler(options.sampler, plan.config.seed),
         pruner=make_pruner(plan.pruner, plan.config, len(plan.seeds)),
@@ -123,49 +132,9 @@ def _describe(plan: Plan, url: str, has_own: bool) -> str:
     lines = [f"{plan.config.task_name}, preset {plan.preset}: {plan.options.trials} trials; storage: {url}"]
     lines += [f"  {flag(name)}: {values}" for name, values in plan.space.items()]
     first = "; the first trial is the preset itself" if has_own else ""
-    return "\n".join([*lines, f"sampler {plan.options.sampler}, pruner {plan.pruner}{first}; runs: {plan.folder}"])
-
-
-def _work(plan: Plan, sweep: Sweep, console: Console) -> None:
-    """Do trials until none is left, also those that other workers give back."""
-    while True:
-        unfinished = sweep.shared.unfinished
-        claimed = sweep.claim()
-        if claimed is not None:
-            _do(plan, sweep, claimed, console)
-        elif unfinished:
-            time.sleep(POLL)
-        else:
-            return
-
-
-def _do(plan: Plan, sweep: Sweep, claimed: Claimed, console: Console) -> None:
-    import optuna
-
-    from pipeline.tune.report import describe, ranked
-    from pipeline.tune.sweep import original_number
-    from pipeline.tune.trial import TrialRuns
-
-    trial, name = claimed.trial, f"trial {claimed.first_number}"
-    try:
-        options = sweep.options(trial)
-        _print(console, f"{name}: {show(options)}")
-        outcome = TrialRuns(plan, claimed, options).run()
-        kept = sweep.shared.finish(
-            trial.number, outcome.state, outcome.value, outcome.attributes, f"the result of {name}"
+    lines.append(f"sampler {plan.options.sampler}, pruner {plan.pruner}{first}; runs: {plan.folder}")
+    if plan.config.minutes is None and (number := scored_evaluations(plan.config)) < FEWEST_EVALUATIONS:
+        lines.append(
+            f"warning: evaluations in the last third of a run: {number}; lower --eval-every for a less noisy score"
         )
-    except optuna.exceptions.UpdateFinishedTrialError:
-        kept = False
-    if not kept:
-        _print(console, f"{name}: another worker has taken the trial up, after the lease of this one had ended")
-        return
-    done = sweep.done()
-    best = ranked(done)
-    progress = f"{len(done)} of {plan.options.trials} done"
-    leader = f", best: trial {original_number(best[0])} with {best[0].value:,.4g}" if best else ""
-    result = next(one for one in done if one.number == trial.number)
-    _print(console, f"{name}: {describe(result)} ({progress}{leader})")
-
-
-def _print(console: Console, message: str) -> None:
-    console.print(message, markup=False, highlight=False, soft_wrap=True)
+    return "\n".join(lines)

@@ -12,8 +12,8 @@ from pipeline.train_options import split_words
 from saltus.errors import SaltusError
 
 MOST_TRIALS, MOST_SEEDS = 10**6, 1_000
-SHORTEST_LEASE = 3  # seconds
-FEWEST_EVALUATIONS = 3  # before the end of a run, to prune trials
+SHORTEST_LEASE = 3  # seconds; a third of it passes between renewals
+FEWEST_EVALUATIONS = 3  # before the end of a run, to prune trials; in its last third, for a score
 
 
 @dataclass(frozen=True)
@@ -74,22 +74,31 @@ def evaluations(config: Config) -> int:
     return (config.total_env_steps - 1) // config.eval_every
 
 
+def scored_evaluations(config: Config) -> int:
+    """Number of evaluations in the last third of a run that env steps limit, with that of its end."""
+    return evaluations(config) - config.total_env_steps * 2 // 3 // config.eval_every + 1
+
+
 def fixed_words(arguments: Iterable[str]) -> list[str]:
-    """The arguments that every trial gets: without the task, the preset, the seed and the options of the sweep."""
+    """The arguments that every trial gets: without the task, the preset, the seed and the options of the sweep.
+
+    Each option and value is a word, and names have dashes: ``--minutes=10`` and ``--total_env_steps 9`` are four words.
+    """
     own = {name.replace("_", "-") for name in TuneOptions.__dataclass_fields__} | {"preset", "seed", "run-dir"}
     kept: list[str] = []
     skipping = True  # the task comes first
-    for argument in arguments:
-        if argument.startswith("--"):
-            skipping = argument.removeprefix("--").partition("=")[0].replace("_", "-") in own
+    for word in split_words([*arguments]):
+        if word.startswith("--"):
+            word = word.replace("_", "-")
+            skipping = word.removeprefix("--") in own
         if not skipping:
-            kept.append(argument)
+            kept.append(word)
     return kept
 
 
 def fixed_settings(arguments: Iterable[str]) -> set[str]:
-    """The names of the settings that the arguments fix."""
-    options = [word for word in split_words([*arguments]) if word.startswith("--")]
+    """The names of the settings that arguments from `fixed_words` fix."""
+    options = [word for word in arguments if word.startswith("--")]
     return {word.removeprefix("--").removeprefix("no-").replace("-", "_") for word in options}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +51,24 @@ class Plan:
         """The pruner's name."""
         return self.options.chosen_pruner(self.config)
 
+    def config_of(self, options: Mapping[str, Any]) -> Config:
+        """The configuration of a trial, apart from its seed.
+
+        Raises:
+            SaltusError: its options do not work together.
+        """
+        return replace(self.config, **options)
+
     def train_words(self, options: Mapping[str, Any], seed: int) -> list[str]:
         """The arguments of ``saltus train`` for a trial, without the run's directory."""
         return [self.task, "--preset", self.preset, *self.fixed, *words(options), "--seed", str(seed)]
 
-    def identity(self) -> dict[str, Any]:
-        """What workers on one sweep must share, as plain JSON data."""
+    def identity(self, model_hash: str | None) -> dict[str, Any]:
+        """What workers on one sweep must share, as plain JSON data.
+
+        Args:
+            model_hash: of the task's compiled model, if it has one; its MJCF may include other files.
+        """
         settings = {name: value for name, value in self.config.to_dict().items() if name not in OF_A_WORKER}
         searched = {f"--search {flag(name)}": str(values) for name, values in self.space.items()}
         return {
@@ -69,6 +81,7 @@ class Plan:
             **{flag(name): value for name, value in settings.items() if name not in self.space},
             **{f"version of {name}": found for name, found in versions().items() if name in PACKAGES},
             "code": self._code(),
+            "hash of the model": model_hash,
         }
 
     def _code(self) -> str:

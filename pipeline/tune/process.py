@@ -15,8 +15,8 @@ from pipeline import checkpoint
 from pipeline.config import Config
 from pipeline.file_names import CHECKPOINTS, CONFIG
 from pipeline.run_dir import locked
+from pipeline.tune.plan import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 COMMAND = (sys.executable, "-P", "-m", "pipeline.tune.child")
 POLL = 1.0  # seconds between looks at the evaluations
 GRACE = 300.0  # seconds to save, after which a process is killed

@@ -15,6 +15,7 @@ from rich.table import Table
 from envs.environment_ref import resolve_environment
 from envs.task_ref import TaskRef
 from pipeline import files
+from pipeline.plain_text import print_plain
 from pipeline.tune.picture import draw
 from pipeline.tune.plan import Plan
 from pipeline.tune.search import flag, show_value, words
@@ -49,20 +50,23 @@ def report(plan: Plan, sweep: Sweep, console: Console) -> None:
     best = ranked(trials)
     if best:
         console.print(_table(plan, sweep, best))
-    for message, number in Counter(trial.user_attrs[ERROR] for trial in trials if ERROR in trial.user_attrs).items():
-        _print(console, f"{number} of {len(trials)} trials failed: {message}")
+    failed = [trial for trial in trials if trial.state == TrialState.FAIL]
+    for message, number in Counter(trial.user_attrs[ERROR] for trial in failed).items():
+        print_plain(console, f"{number} of {len(trials)} trials failed: {message}")
     if not best:
-        _print(console, "no trial is complete")
+        print_plain(console, "no trial is complete")
         return
     picture = plan.folder / PICTURE
     files.write(picture, draw(plan, sweep, trials))
-    _print(console, f"picture: {picture}")
+    print_plain(console, f"picture: {picture}")
     options, new_seed = sweep.options_of(best[0]), plan.seeds[-1] + 1
     again = shlex.join(["saltus", "train", *plan.train_words(options, new_seed)])
-    _print(console, f"the best trial again, with a new seed:\n  {again}")
+    print_plain(console, f"the best trial again, with a new seed:\n  {again}")
     if OWN not in best[0].user_attrs and isinstance(resolve_environment(plan.task), TaskRef):
         command = _comparison(plan, options, new_seed)
-        _print(console, f"the best of many scores is partly luck; compare with the preset on new seeds:\n  {command}")
+        print_plain(
+            console, f"the best of many scores is partly luck; compare with the preset on new seeds:\n  {command}"
+        )
 
 
 def _table(plan: Plan, sweep: Sweep, best: Sequence[FrozenTrial]) -> Table:
@@ -102,7 +106,3 @@ def _comparison(plan: Plan, options: dict[str, Any], seed: int) -> str:
     command = ["python", "-m", "benchmarks", "training", plan.task, "--presets", plan.preset, preset]
     command += ["--seeds", f"{seed}-{seed + CHECKED_SEEDS - 1}", *limit]
     return shlex.join(command + (["--", *fixed] if fixed else []))
-
-
-def _print(console: Console, message: str) -> None:
-    console.print(message, markup=False, highlight=False, soft_wrap=True)

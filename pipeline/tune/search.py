@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping
+from itertools import combinations, product
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from pipeline.config import Config
@@ -16,6 +17,8 @@ NOT_SEARCHED = frozenset({
     "task", "task_options", "seed", "device", "compile", "num_threads", "total_env_steps", "minutes", "log_every",
     "eval_every", "eval_episodes", "checkpoint_every", "wandb",
 })  # fmt: skip
+INNER = (0.13, 0.31, 0.5, 0.69, 0.87)  # shares of an interval at which numbers are tried
+MOST_OF_PAIR = 20  # values of an option that are tried with those of another
 _SCALES = {"log": True, "linear": False}
 
 
@@ -45,11 +48,14 @@ def search_space(texts: Iterable[str], config: Config, preset: str, fixed: Itera
             _require_searchable(name, config, fixed)
             if name in space:
                 raise SaltusError("the option is named twice")
-            space[name] = _parse(name, text.partition("=")[2], declared) if "=" in text else _declared(name, declared)
-            for value in _values_to_try(space[name]):
-                dataclasses.replace(config, **{name: value})
+            if "=" in text:
+                space[name] = _parse(name, text.partition("=")[2], declared)
+                _require_configurations(name, space[name], config)
+            else:
+                space[name] = _declared(name, declared, config)
         except SaltusError as error:
             raise SaltusError(f"--search {text}: {error}") from None
+    _require_pairs(space, config)
     return space
 
 
@@ -57,18 +63,43 @@ def _usable(name: str, values: Range, config: Config) -> Range | None:
     """A declared range without the choices that do not work with the fixed options; None if fewer than two do."""
     if name in config.unused_settings():
         return None
-    works = [value for value in _values_to_try(values) if _works(config, name, value)]
+    tried = _values_to_try(values)
+    works = tuple(value for value in tried if _problem(config, {name: value}) is None)
     if isinstance(values, Choices):
-        return Choices(tuple(works)) if len(works) > 1 else None
-    return values if len(works) == 2 else None
+        return Choices(works) if len(works) > 1 else None
+    return values if works == tried else None
 
 
-def _works(config: Config, name: str, value: Any) -> bool:
+def _problem(config: Config, options: Mapping[str, Any]) -> SaltusError | None:
+    """Why options make no configuration; None if they do."""
     try:
-        dataclasses.replace(config, **{name: value})
-    except SaltusError:
-        return False
-    return True
+        dataclasses.replace(config, **options)
+    except SaltusError as error:
+        return error
+    return None
+
+
+def _require_configurations(name: str, values: Range, config: Config) -> None:
+    for value in _values_to_try(values):
+        error = _problem(config, {name: value})
+        if error is None:
+            continue
+        if isinstance(values, Interval) and values.low < value < values.high:
+            raise SaltusError(f"not every number of the range works ({error}): list the values, as in A,B")
+        raise error
+
+
+def _require_pairs(space: Mapping[str, Range], config: Config) -> None:
+    """Raise SaltusError if values of two options do not work together, as far as a few values of each show."""
+    for (name, values), (other, others) in combinations(space.items(), 2):
+        for pair in product(_values_to_try(values)[:MOST_OF_PAIR], _values_to_try(others)[:MOST_OF_PAIR]):
+            options = dict(zip((name, other), pair, strict=True))
+            error = _problem(config, options)
+            if error is not None:
+                raise SaltusError(
+                    f"the searched {flag(name)} and {flag(other)} depend on each other: {show(options)} do not work "
+                    f"together ({error}). Fix one of them, or list values that all work together"
+                )
 
 
 def _require_searchable(name: str, config: Config, fixed: set[str]) -> None:
@@ -84,10 +115,16 @@ def _require_searchable(name: str, config: Config, fixed: set[str]) -> None:
         raise SaltusError(f"the option has no effect here: it needs {config.unused_settings()[name]}")
 
 
-def _declared(name: str, declared: Mapping[str, Range]) -> Range:
+def _declared(name: str, declared: Mapping[str, Range], config: Config) -> Range:
     if name not in declared:
         raise SaltusError(f"the preset has no range for it: give one, as in {flag(name)}=LOW..HIGH or VALUE,VALUE")
-    return declared[name]
+    usable = _usable(name, declared[name], config)
+    if usable is None:
+        raise SaltusError(
+            f"fewer than two values of the preset's range ({declared[name]}) work with the fixed options: give "
+            f"another, as in {flag(name)}=LOW..HIGH or VALUE,VALUE"
+        )
+    return usable
 
 
 def _parse(name: str, text: str, declared: Mapping[str, Range]) -> Range:
@@ -150,12 +187,17 @@ def _read(kind: Any, text: str) -> Any:
         if kind is bool:
             return {"true": True, "false": False}.get(text.lower())
         if kind is int:
-            return (
-                int(text) if not {*"e."} & {*text.lower()} else int(float(text)) if float(text).is_integer() else None
-            )
+            return _read_whole(text)
         return float(text) if kind is float else None
     except ValueError:
         return None
+
+
+def _read_whole(text: str) -> int | None:
+    """A whole number, such as 100000 or 1e5; None if it is another number. Raises ValueError if it is none."""
+    if not {*"e."} & {*text.lower()}:
+        return int(text)
+    return int(float(text)) if float(text).is_integer() else None
 
 
 def _describe(kind: Any) -> str:
@@ -167,7 +209,17 @@ def _describe(kind: Any) -> str:
 
 
 def _values_to_try(values: Range) -> tuple[Any, ...]:
-    return values.values if isinstance(values, Choices) else (values.low, values.high)
+    """All choices; of an interval both ends, and some numbers between them."""
+    if isinstance(values, Choices):
+        return values.values
+    low, high = values.low, values.high
+    if values.log:
+        inner = [low ** (1 - share) * high**share for share in INNER]
+    else:
+        inner = [low + share * (high - low) for share in INNER]
+    if isinstance(low, int) and isinstance(high, int):
+        inner = [*dict.fromkeys(number for one in inner if low < (number := round(one)) < high)]
+    return (low, high, *inner)
 
 
 def flag(name: str) -> str:
@@ -193,13 +245,9 @@ def show(options: Mapping[str, Any]) -> str:
 
 def show_value(value: Any) -> str:
     """A setting's value as text."""
-    return (
-        " ".join(map(str, value))
-        if isinstance(value, tuple)
-        else f"{value:g}"
-        if isinstance(value, float)
-        else str(value)
-    )
+    if isinstance(value, tuple):
+        return " ".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def own_values(space: Mapping[str, Range], config: Config, action_dim: int, control_step: float) -> dict[str, Any]:

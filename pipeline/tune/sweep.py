@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 from optuna.distributions import BaseDistribution
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
-from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
@@ -19,7 +18,8 @@ from pipeline.shared_study import SharedStudy
 from pipeline.tune.search import flag, show_value
 
 ERROR, RUNS, SECONDS, OWN = "error", "runs", "seconds", "preset's own"  # attributes of a trial
-SIGNIFICANT = 3  # digits of numbers that are drawn from an interval
+RESULTS = (ERROR, SECONDS)  # those that a trial gets at its end
+SIGNIFICANT = 6  # digits of numbers that are drawn from an interval
 
 
 class Claimed(NamedTuple):
@@ -48,28 +48,43 @@ class Sweep:
     def claim(self) -> Claimed | None:
         """Claim a trial; None if no more are to begin."""
         while True:
-            for trial in self.shared.trials(TrialState.WAITING):
-                if self._take(trial):
+            for trial in self._first():
+                if trial.state == TrialState.WAITING and self._take(trial):
                     return Claimed(Trial(self.shared.study, trial._trial_id), original_number(trial))
             if len(self.counted()) >= self._number:
                 return None
             self.shared.enqueue()
 
     def _take(self, trial: FrozenTrial) -> bool:
-        """Claim a trial that waits, unless it is one too many: two workers may add the last one at once."""
+        """Claim a trial that waits, unless it is the preset's own a second time: two workers may add it at once."""
         if not self.shared.claim(trial):
             return False
-        earlier = [one for one in self.counted() if one.number < trial.number]
-        twice = OWN in trial.user_attrs and any(OWN in one.user_attrs for one in earlier)
-        if twice or len(earlier) >= self._number:
+        own = [one for one in self.counted() if OWN in one.user_attrs]
+        if trial.number in [one.number for one in own[1:]]:
             self.shared.drop(trial)
             return False
         return True
 
+    def _first(self) -> list[FrozenTrial]:
+        """The trials to do. Others are one too many, because two workers added the last one, or a larger sweep's."""
+        return self.counted()[: self._number]
+
+    @property
+    def unfinished(self) -> int:
+        """The number of trials to do that wait, or on which a worker works."""
+        self.shared.retry_stale()
+        return sum(not trial.state.is_finished() for trial in self._first())
+
     def counted(self) -> list[FrozenTrial]:
-        """All trials but those that were given back or begun anew."""
+        """All trials but those that were given back or begun anew, in the order in which they were first begun."""
         trials = self.shared.trials()
-        return [trial for trial in trials if trial.state != TrialState.FAIL or ERROR in trial.user_attrs]
+        anew = {number for trial in trials for number in trial.system_attrs.get("retry_history", ())}
+        counted = [
+            trial
+            for trial in trials
+            if trial.number not in anew and (trial.state != TrialState.FAIL or ERROR in trial.user_attrs)
+        ]
+        return sorted(counted, key=original_number)
 
     def done(self) -> list[FrozenTrial]:
         """The trials that have ended: complete, pruned or failed."""
@@ -77,26 +92,23 @@ class Sweep:
 
     def options(self, trial: Trial) -> dict[str, Any]:
         """The options of a trial, drawn if they are not yet."""
-        return {name: self._value(name, _draw(trial, flag(name), one)) for name, one in self._space.items()}
+        own = OWN in trial.user_attrs
+        return {name: self._value(name, _draw(trial, flag(name), one), own) for name, one in self._space.items()}
 
     def options_of(self, trial: FrozenTrial) -> dict[str, Any]:
         """The options of a trial that has begun."""
-        return {name: self._value(name, trial.params[flag(name)]) for name in self._space if flag(name) in trial.params}
+        own = OWN in trial.user_attrs
+        names = [name for name in self._space if flag(name) in trial.params]
+        return {name: self._value(name, trial.params[flag(name)], own) for name in names}
 
-    def _value(self, name: str, stored: Any) -> Any:
-        """The value of a setting that Optuna stores, short enough to be read."""
+    def _value(self, name: str, stored: Any, own: bool) -> Any:
+        """The value of a setting that Optuna stores: short enough to be read, unless it is the preset's `own`."""
         values = self._space[name]
         if isinstance(values, Choices):
             return next(value for value in values.values if _stored(values, value) == stored)
-        return float(f"{stored:.{SIGNIFICANT}g}") if isinstance(stored, float) else stored
-
-    def release(self) -> None:
-        """Give the claimed trial back, with its options, for other workers."""
-        again = RetryHeartbeatStaleTrialCallback()
-        self.shared.release(lambda trial: again(self.shared.study, self._latest(trial)))
-
-    def _latest(self, trial: FrozenTrial) -> FrozenTrial:
-        return next(one for one in self.shared.trials() if one.number == trial.number)
+        if own or not isinstance(stored, float):
+            return stored
+        return min(max(float(f"{stored:.{SIGNIFICANT}g}"), values.low), values.high)
 
 
 def original_number(trial: FrozenTrial) -> int:

@@ -15,6 +15,7 @@ import optuna
 from optuna.trial import TrialState
 
 from pipeline.config import Config
+from pipeline.divergence import DIVERGED
 from pipeline.file_names import EVALUATIONS
 from pipeline.tables import read_table
 from pipeline.tune import process
@@ -32,11 +33,13 @@ class Outcome:
         state: complete, pruned, or failed.
         value: the score; that of the last evaluation if it was pruned; None if it failed.
         attributes: further results for the database.
+        broken: it failed before a first evaluation, and learning did not diverge: the machine may be the reason.
     """
 
     state: TrialState
     value: float | None
     attributes: dict[str, Any]
+    broken: bool = False
 
 
 class TrialRuns:
@@ -69,7 +72,9 @@ class TrialRuns:
                 if self._pruned:
                     break
         except (process.RunError, SaltusError) as error:
-            return Outcome(TrialState.FAIL, None, {ERROR: str(error), SECONDS: time.monotonic() - started})
+            broken = not (self._reported or self._scores or DIVERGED in str(error))
+            results = {ERROR: str(error), SECONDS: time.monotonic() - started}
+            return Outcome(TrialState.FAIL, None, results, broken)
         seconds = {SECONDS: time.monotonic() - started}
         if self._pruned:
             return Outcome(TrialState.PRUNED, self._reported[max(self._reported)], seconds)
@@ -77,16 +82,14 @@ class TrialRuns:
 
     def _train(self, seed: int) -> None:
         plan = self._plan
-        config = dataclasses.replace(plan.config, seed=seed, **self._options)
-        left = Path(self._runs.get(str(seed), ""))
-        if str(seed) in self._runs and process.can_resume(left, config):
-            run_dir, command = left, ["resume", str(left)]
-        else:
+        config = dataclasses.replace(plan.config_of(self._options), seed=seed)
+        run_dir = self._resume(seed, config)
+        if run_dir is None:
             run_dir = process.unused_directory(plan.folder, self._name(seed))
-            command = ["train", *plan.train_words(self._options, seed), "--run-dir", str(run_dir)]
             self._runs[str(seed)] = str(run_dir.absolute())
             self._trial.set_user_attr(RUNS, self._runs)
-        process.run(command, lambda: self._report(run_dir, config))
+            words = plan.train_words(self._options, seed)
+            self._run(["train", *words, "--run-dir", str(run_dir)], run_dir, config)
         if self._pruned:
             return
         self._report(run_dir, config, to_the_end=True)
@@ -97,6 +100,24 @@ class TrialRuns:
         if not math.isfinite(value):
             raise process.RunError(f"the mean return of {run_dir} is {value}")
         self._scores.append(value)
+
+    def _resume(self, seed: int, config: Config) -> Path | None:
+        """Resume the run of a former worker; return its directory, or None if there is none that can be resumed."""
+        left = Path(self._runs.get(str(seed), ""))
+        if str(seed) not in self._runs or not process.can_resume(left, config):
+            return None
+        evaluations = len(read_table(left / EVALUATIONS))
+        try:
+            self._run(["resume", str(left)], left, config)
+        except process.RunError as error:
+            if len(read_table(left / EVALUATIONS)) > evaluations or DIVERGED in str(error):
+                raise  # it trained
+            warnings.warn(f"{left} cannot be resumed, and its run begins anew: {error}", stacklevel=2)
+            return None
+        return left
+
+    def _run(self, command: list[str], run_dir: Path, config: Config) -> None:
+        process.run(command, lambda: self._report(run_dir, config))
 
     def _name(self, seed: int) -> str:
         name = f"trial-{self._claimed.first_number:04d}"

@@ -145,7 +145,7 @@ class CompiledUpdate:
         }
         if values[0].device.type == "cpu" and (onednn_pass := _onednn_pass()) is not None:
             options["post_grad_custom_post_pass"] = onednn_pass
-        misses = counters["inductor"]["fxgraph_cache_miss"]
+        hits = counters["inductor"]["fxgraph_cache_hit"]
         with torch.no_grad():
             self._run = standalone_compile(
                 traced.graph,
@@ -153,7 +153,7 @@ class CompiledUpdate:
                 dynamic_shapes="from_example_inputs",
                 options={"config_patches": options},
             )
-        self.cached = counters["inductor"]["fxgraph_cache_miss"] == misses
+        self.cached = counters["inductor"]["fxgraph_cache_hit"] > hits
 
 
 @functools.cache

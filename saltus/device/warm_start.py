@@ -15,6 +15,7 @@ from threading import Event, Thread
 
 from saltus.errors import SaltusError, warn_once
 
+_TEMPORARY = "saltus_cache_"  # begins the names of folders that are removed at exit
 _UNWRITABLE = "/dev/fd"  # exists, as torch requires, and nobody can write files to it
 
 
@@ -90,6 +91,11 @@ def can_compile() -> bool:
     return os.environ.get("TORCHINDUCTOR_CACHE_DIR") != _UNWRITABLE
 
 
+def cache_lasts() -> bool:
+    """Whether the folder of torch's compiled code outlives this process and its parent."""
+    return can_compile() and not os.path.basename(cache_folder()).startswith(_TEMPORARY)
+
+
 def temporary_cache_folder(variable: str, reason: OSError) -> str:
     """Make a folder for compiled code that lasts as long as the process, and warn about it.
 
@@ -101,7 +107,7 @@ def temporary_cache_folder(variable: str, reason: OSError) -> str:
         SaltusError: no folder for temporary files can be written.
     """
     try:
-        folder = tempfile.mkdtemp(prefix="saltus_cache_")
+        folder = tempfile.mkdtemp(prefix=_TEMPORARY)
     except OSError as error:
         raise SaltusError(f"no folder can be written for temporary files: set TMPDIR to one ({error})") from error
     atexit.register(shutil.rmtree, folder, ignore_errors=True)

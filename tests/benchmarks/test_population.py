@@ -9,6 +9,7 @@ from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -23,11 +24,13 @@ from benchmarks.population.members import Member, make_members
 from benchmarks.population.population import population, summarize, tables
 from benchmarks.population.replay import MemberReplay
 from benchmarks.population.runs import folders, save_runs
+from benchmarks.population.saved import SavedState
 from benchmarks.population.stacked_agents import StackedAgents
 from benchmarks.population.trainer import Trainer
 from benchmarks.result import read
 from envs import transition as transitions
 from pipeline import agent as agent_module
+from pipeline import checkpoint
 from pipeline.agent import Agent
 from pipeline.buffer import ReplayBuffer
 from pipeline.config import Config
@@ -286,7 +289,13 @@ def test_members_are_saved_as_runs(tmp_path: Path) -> None:
     pool._keep_best(2, 100, Evaluation((3.0, 5.0), (3, 5), 0), arrays)
     paths = folders(tmp_path, members)
     assert [path.name for path in paths] == ["recipe-s0", "recipe-s1", "gamma=0.9-alpha_init=0.3-s2"]
+    save_runs(paths[:1], members[:1], trainer, pool)
+    first = (paths[0] / "config.json").stat()
+    assert folders(tmp_path, members) == paths  # a repetition of a command that was killed while it saved
     save_runs(paths, members, trainer, pool)
+    assert (paths[0] / "config.json").stat() == first
+    with pytest.raises(SaltusError, match="recipe-s0 exists"):
+        folders(tmp_path, [Member("", replace(configs[0], gamma=0.5))])
 
     observation, noise = torch.randn(3, 4, 4), torch.randn(3, 4, 1)
     actions = trainer.agents.act(observation, noise)
@@ -305,8 +314,6 @@ def test_members_are_saved_as_runs(tmp_path: Path) -> None:
     assert (best.which, best.env_steps, load_policy(paths[0]).which) == ("best", 100, "last")
     for name, value in best.agent.policy_state()["network"].items():
         assert torch.equal(value, early["network"][name][2])
-    with pytest.raises(SaltusError, match="recipe-s0 exists"):
-        folders(tmp_path, members)
 
 
 def test_best_policy_has_the_highest_mean_return_without_failures() -> None:
@@ -370,6 +377,15 @@ def test_command_continues_after_a_signal(tmp_path: Path, monkeypatch: pytest.Mo
         population(TASK, tuple(OPTIONS), seeds=(3,), processes=1, output=file)
     assert [row["curve"]["env_steps"] for row in train(file)] == [[100, 200], [100, 200]]
     assert not folder.exists()
+
+
+def test_state_of_an_earlier_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved = SavedState(tmp_path / "result.jsonl", {})
+    monkeypatch.setattr(checkpoint, "load_last", lambda *_: {"state": {"trainer": {}, "curves": []}})
+    with pytest.raises(
+        SystemExit, match=r"result.state is the state of an earlier version, .*: delete it to train anew"
+    ):
+        saved.restore(Mock(), Mock())
 
 
 def test_table_has_statistics_of_each_variant() -> None:

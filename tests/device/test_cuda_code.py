@@ -23,8 +23,8 @@ SEEK = f"{PROGRAM.parents[2]}/examples/seek.py:Seek"
 # The most kernels of all updates of a preset together: one that needs more is slower on a GPU.
 QUICK = {"sac": 50, "fast": 80}
 OTHERS = {
-    "sac-v1": 55, "sac-discrete": 45, "redq": 60, "droq": 80, "crossq": 80, "xqc": 140, "flashsac": 180,
-    "flashsac-parallel": 180,
+    "sac-v1": 55, "sac-discrete": 45, "redq": 60, "droq": 80, "crossq": 80, "xqc": 110, "flashsac": 160,
+    "flashsac-parallel": 160,
 }  # fmt: skip
 
 takes_minutes = pytest.mark.skipif(os.environ.get("SALTUS_CUDA_CODE") != "all", reason="needs SALTUS_CUDA_CODE=all")

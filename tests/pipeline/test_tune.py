@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from cli_helpers import Command
 
 from pipeline import presets
 from pipeline.search_ranges import Choices, Interval, Range, search_ranges
 from pipeline.tune.command import parse_plan
-from pipeline.tune.options import TuneOptions, fixed_settings, fixed_words
+from pipeline.tune.options import TuneOptions, fixed_settings, fixed_words, scored_evaluations
 from pipeline.tune.score import is_complete, score, steps_of_evaluations
 from pipeline.tune.search import own_values, search_space, words
 from saltus.errors import SaltusError
@@ -26,19 +28,22 @@ def test_ranges_of_a_preset_contain_its_own_values_and_have_an_effect(name: str)
 
 
 def test_fixed_options_are_not_searched() -> None:
-    plan = parse_plan([TASK, "--preset", "sac", "--actor-lr=1e-3", "--trials", "7", "--search", "gamma", "tau"])
+    plan = parse_plan([TASK, "--preset", "sac", "--actor_lr=1e-3", "--trials", "7", "--search", "gamma", "tau"])
     assert plan.space.keys() == {"gamma", "tau"}
     assert plan.train_words({"gamma": 0.99, "critic_hidden": (64, 32)}, 3) == (
-        [TASK, "--preset", "sac", "--actor-lr=1e-3", "--gamma", "0.99", "--critic-hidden", "64", "32", "--seed", "3"]
+        [TASK, "--preset", "sac", "--actor-lr", "1e-3", "--gamma", "0.99", "--critic-hidden", "64", "32", "--seed", "3"]
     )
     plan = parse_plan(["--preset", "sac", TASK, "--actor_lr", "1e-3", "--no-compile", "--target-entropy", "-2"])
     assert plan.space.keys() == search_ranges("sac").keys() - {"actor_lr", "target_entropy_scale"}
-    assert plan.fixed == ["--actor_lr", "1e-3", "--no-compile", "--target-entropy", "-2"]
+    assert plan.fixed == ["--actor-lr", "1e-3", "--no-compile", "--target-entropy", "-2"]
     assert plan.config.target_entropy == -2
 
 
 def test_choices_that_do_not_work_with_fixed_options_are_left_out() -> None:
     assert parse_plan([TASK, "--num-envs", "16"]).space["utd_ratio"] == Choices((1 / 16, 1 / 8))
+    assert parse_plan([TASK, "--num-envs", "16", "--search", "utd-ratio"]).space == {
+        "utd_ratio": Choices((1 / 16, 1 / 8))
+    }
     assert "utd_ratio" not in parse_plan([TASK, "--num-envs", "4", "--utd-ratio", "0.25"]).space
 
 
@@ -88,6 +93,8 @@ def test_search_takes_intervals_and_choices(text: str, expected: Range) -> None:
         ("critic-norm=batch,group", "'group' is no value of critic-norm: give one of none, batch, layer"),
         ("normalize-observations=true,maybe", "'maybe' is no value of normalize-observations: give true or false"),
         ("critic-hidden=64,wide", "'wide' is no value of critic-hidden: give whole numbers, such as '256 256'"),
+        ("utd-ratio=1..20", "not every number of the range works (utd_ratio "),
+        ("num-envs=64..128", "not every number of the range works ("),
         ("utd-ratio=0.01,0.0625", "utd_ratio 0.01 gives 1.28 updates per round of 1 vector steps of 128 worlds"),
     ],
 )
@@ -100,6 +107,11 @@ def test_bad_ranges_are_refused(text: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (
+            ["--search", "num-envs=64,128", "utd-ratio=0.015625,0.0078125"],
+            "the searched num-envs and utd-ratio depend on each other: num-envs 64, utd-ratio 0.0078125 do not work "
+            "together (",
+        ),
         (["--trials", "0"], "--trials is 0; it must be at least 1 and at most 1,000,000"),
         (["--lease", "2"], "--lease is 2; it must be at least 3 and at most "),
         (["--seeds-per-trial", "0"], "--seeds-per-trial is 0; it must be at least 1 and at most 1,000"),
@@ -142,6 +154,7 @@ def test_score_is_the_mean_of_the_last_third() -> None:
     config = presets.preset("fast", task=TASK, total_env_steps=900, num_envs=1, utd_ratio=1.0, learning_starts=300)
     found = rows(*range(1, 10))
     assert score(found, config) == 8  # 7, 8, 9: after 600 env steps
+    assert scored_evaluations(dataclasses.replace(config, eval_every=100)) == 3
     assert is_complete(found, config)
     assert not is_complete(found[:-1], config)
     assert not is_complete([], config)
@@ -166,7 +179,7 @@ def test_words_of_options_are_those_of_train() -> None:
         ["--no-value-network", "--wandb", "--actor-hidden", "8", "4", "--alpha-init", "1e-05", "--n-step", "auto"]
     )
     kept = fixed_words(["T", "--seed", "3", "--gamma=0.9", "--search", "a", "b", "--run_dir", "x", "--no-compile"])
-    assert kept == ["--gamma=0.9", "--no-compile"]
+    assert kept == ["--gamma", "0.9", "--no-compile"]
     assert fixed_settings(kept) == {"gamma", "compile"}
     assert TuneOptions().chosen_pruner(presets.preset("fast", task=TASK)) == "median"
     assert TuneOptions().chosen_pruner(presets.preset("fast", task=TASK, minutes=1.0)) == "none"

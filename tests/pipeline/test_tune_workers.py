@@ -22,10 +22,10 @@ from pipeline.policy import load_policy
 from pipeline.tables import read_table
 
 optuna = pytest.importorskip("optuna")
-
 from pipeline.run_dir import locked  # noqa: E402
 from pipeline.tune import command as tune_command  # noqa: E402
-from pipeline.tune import plan, process, report, sweep  # noqa: E402
+from pipeline.tune import plan, process, report, sweep, worker  # noqa: E402
+from saltus.errors import SaltusError  # noqa: E402
 
 TASK = "InvertedPendulum-v5"
 COMMAND = process.COMMAND
@@ -42,7 +42,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(plan.Plan, "_code", lambda self: "the hash of all sources, which takes a while")
     monkeypatch.setattr(process, "COMMAND", FAKE)
     monkeypatch.setattr(process, "POLL", 0.05)
-    monkeypatch.setattr(tune_command, "POLL", 0.05)
+    monkeypatch.setattr(worker, "POLL", 0.05)
     return tmp_path
 
 
@@ -71,14 +71,22 @@ def test_sweep_reports_the_best_trial_and_is_continued(
     best = max((trial for trial in trials if trial.state.name == "COMPLETE"), key=lambda trial: trial.value)
     assert best.value == pytest.approx(1000 * best.params["actor-lr"], rel=1e-2)
     assert f"saltus train {TASK} --preset fast --total-env-steps 1200 " in outcome.text
-    assert f"--actor-lr {best.value / 1000:.3g} --gamma {best.params['gamma']} --seed 1" in outcome.text
+    assert f"--actor-lr {best.value / 1000:.6g} --gamma {best.params['gamma']} --seed 1" in outcome.text
     comparison = f"python -m benchmarks training {TASK} --presets fast 'fast --actor-lr "
     assert (comparison in outcome.text) == (best.number > 0)
     assert "importance" in outcome.text
+    assert "warning: evaluations in the last third of a run: 2; lower --eval-every " in outcome.text
     assert (fake / "runs/InvertedPendulum-v5-fast-tune/tune.png").stat().st_size > 10_000
     again = command("tune", TASK, *OPTIONS, "--trials", "5")
     assert again.code == 0, again.text
     assert began(fake) == {f"trial-{number:04d}": 1 for number in range(5)}
+
+
+def test_limit_of_the_comparison_is_an_option_of_the_benchmark() -> None:
+    found = tune_command.parse_plan([TASK, "--minutes=10", "--no_compile"])
+    command = report._comparison(found, {"gamma": 0.9}, 3)
+    start = f"python -m benchmarks training {TASK} --presets fast 'fast --gamma 0.9' "
+    assert command == f"{start}--seeds 3-7 --minutes 10 -- --no-compile"
 
 
 def test_trial_below_the_median_is_pruned_and_its_run_stopped(
@@ -118,29 +126,92 @@ def test_score_of_several_seeds_is_their_mean(command: Command, fake: Path) -> N
     assert "--seed 7" in outcome.text
 
 
-def test_interrupted_worker_gives_its_trial_back_with_its_options(command: Command, fake: Path) -> None:
-    waits = fake / "wait-trial-0001"
-    waits.touch()
+def interrupt_tune(command: Command, ready: Callable[[], Any]) -> str:
+    """Run a sweep of three trials and interrupt it; return its messages."""
 
-    def interrupt_when(ready: Callable[[], Any]) -> None:
+    def interrupt() -> None:
         while not ready():
             time.sleep(0.02)
         os.kill(os.getpid(), signal.SIGINT)
 
-    threading.Thread(target=interrupt_when, args=[lambda: [*fake.glob("began-trial-0001-*")]], daemon=True).start()
+    threading.Thread(target=interrupt, daemon=True).start()
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        outcome = command("tune", TASK, *OPTIONS, "--trials", "3")
+        return command("tune", TASK, *OPTIONS, "--trials", "3").err
     finally:
         signal.signal(signal.SIGINT, before)
-    assert "interrupted: the trial of this worker is given back to sqlite:///runs/" in outcome.err
+
+
+def test_interrupted_worker_gives_its_trial_back_with_its_options(command: Command, fake: Path) -> None:
+    waits = fake / "wait-trial-0001"
+    waits.touch()
+    errors = interrupt_tune(command, lambda: [*fake.glob("began-trial-0001-*")])
+    assert "interrupted: the trial of this worker is given back to sqlite:///runs/" in errors
     (given_back,) = (trial for trial in studied() if trial.state.name == "WAITING")
     waits.unlink()
+    assert command("tune", TASK, *OPTIONS, "--trials", "1").code == 0  # leaves the trial for a larger sweep
+    assert began(fake) == {"trial-0000": 1, "trial-0001": 1}
     assert command("tune", TASK, *OPTIONS, "--trials", "3").code == 0
     assert began(fake) == {"trial-0000": 1, "trial-0001": 1, "trial-0001-2": 1, "trial-0003": 1}
     (done,) = (trial for trial in studied() if trial.number == given_back.number)
     assert (done.state.name, done.params) == ("COMPLETE", given_back.params)
     assert len(studied()) == 3
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_trial_that_was_given_back_is_resumed_or_begins_anew(
+    damaged: bool, command: Command, fake: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "can_resume", lambda run_dir, config: (run_dir / "checkpoint").exists())
+    (fake / "wait-trial-0001").touch()
+    evaluations = fake / "runs/InvertedPendulum-v5-fast-tune/trial-0001/evaluations.csv"
+    interrupt_tune(command, evaluations.exists)
+    if damaged:
+        (fake / "damaged").touch()
+    assert command("tune", TASK, *OPTIONS, "--trials", "2").code == 0
+    assert (fake / "resumed-trial-0001").exists()
+    again = {"trial-0001-2": 1} if damaged else {}
+    assert began(fake) == {"trial-0000": 1, "trial-0001": 1, **again}
+    assert [trial.state.name for trial in studied()] == ["COMPLETE", "COMPLETE"]
+
+
+def test_worker_on_a_broken_machine_stops_and_gives_its_trials_back(command: Command, fake: Path) -> None:
+    broken = fake / "broken"
+    broken.touch()
+    outcome = command("tune", TASK, *OPTIONS, "--trials", "5")
+    assert outcome.err == (
+        "saltus: 3 trials in a row failed before their first evaluation, the last one with: no space left on device. "
+        "They are given back to sqlite:///runs/InvertedPendulum-v5-fast-tune/tune.db. Does this machine have a full "
+        "disk, no compiler or a broken GPU? The same command continues\n"
+    )
+    assert [trial.state.name for trial in studied()] == ["WAITING"] * 3
+    broken.unlink()
+    assert command("tune", TASK, *OPTIONS, "--trials", "3").code == 0
+    assert began(fake) == {f"trial-{number:04d}": 1 for number in range(3)}
+    assert "error" not in {name for trial in studied() for name in trial.user_attrs}
+
+
+def test_a_few_trials_that_fail_at_once_are_failures(command: Command, fake: Path) -> None:
+    (fake / "broken").touch()
+    outcome = command("tune", TASK, *OPTIONS, "--trials", "2")
+    assert outcome.code == 1
+    assert "trial 1: failed: no space left on device (2 of 2 done)" in outcome.text
+
+
+def test_options_that_do_not_work_together_are_drawn_anew(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    accepts, refused = plan.Plan.config_of, []
+
+    def refuse_once(self: plan.Plan, options: Any) -> Any:
+        if len(options) == 2 and not refused and options["actor_lr"] != 1e-3:
+            refused.append(options)
+            raise SaltusError("a reason")
+        return accepts(self, options)
+
+    monkeypatch.setattr(plan.Plan, "config_of", refuse_once)
+    outcome = command("tune", TASK, *OPTIONS, "--trials", "2")
+    assert " do not work together and are drawn anew: a reason" in outcome.text
+    assert [trial.state.name for trial in studied()] == ["COMPLETE", "COMPLETE"]
+    assert "failed" not in outcome.text
 
 
 def work(log: Path) -> None:
@@ -154,8 +225,8 @@ def test_two_workers_do_six_trials_once_though_one_is_killed(fake: Path, monkeyp
     waits = fake / "wait-trial-0002"
     waits.touch()
     workers = [get_context("fork").Process(target=work, args=[fake / f"{name}.log"]) for name in "ab"]
-    for worker in workers:
-        worker.start()
+    for one in workers:
+        one.start()
     while not (found := [*fake.glob("began-trial-0002-*")]):
         time.sleep(0.02)
     run = int(found[0].name.rsplit("-", 1)[1])
@@ -163,9 +234,9 @@ def test_two_workers_do_six_trials_once_though_one_is_killed(fake: Path, monkeyp
     waits.unlink()
     for process_id in (parent, run):
         os.kill(process_id, signal.SIGKILL)
-    for worker in workers:
-        worker.join(60)
-    assert sorted(worker.exitcode == 0 for worker in workers) == [False, True]
+    for one in workers:
+        one.join(60)
+    assert sorted(one.exitcode == 0 for one in workers) == [False, True]
     trials = studied()
     assert len(trials) == 6
     assert {trial.state.name for trial in trials} <= {"COMPLETE", "PRUNED"}
@@ -196,6 +267,9 @@ def test_storage_of_another_sweep_is_refused(command: Command, monkeypatch: pyte
         other = command("tune", TASK, *OPTIONS, *storage)
         assert other.err.startswith(f"{start}code ")
         assert other.err.endswith(f" instead of other{end}")
+    with monkeypatch.context() as patch:
+        patch.setattr(tune_command, "hash_model", lambda model: "other")
+        assert "hash of the model " in command("tune", TASK, *OPTIONS, *storage).err
     same = command("tune", TASK, *OPTIONS, "--trials", "1", *storage, "--num-threads", "1", "--no-compile")
     assert same.code == 0, same.err  # what a machine decides may differ
 
