@@ -28,6 +28,7 @@ from envs.render import RenderError
 from envs.tasks import Hopper
 from pipeline import checkpoint, cli, files, video
 from pipeline import run as run_module
+from pipeline import run_dir as run_dir_module
 from pipeline.policy import Policy, load_policy
 from pipeline.run_dir import locked
 from saltus import SaltusError
@@ -253,7 +254,7 @@ def test_resume_with_other_versions_warns_by_name(
     command: Command, copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = versions_module.versions()
-    monkeypatch.setattr(versions_module, "versions", lambda: {**now, "mujoco": "99.0"})
+    monkeypatch.setattr(run_dir_module, "versions", lambda: {**now, "mujoco": "99.0"})
     outcome = command("resume", copied)
     assert outcome.code == 0
     assert f"not bit for bit: versions differ (mujoco {now['mujoco']} -> 99.0)" in outcome.text
