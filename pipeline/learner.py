@@ -99,6 +99,12 @@ class Learner:
                 self.gradient_steps += count
         return metrics
 
+    def release(self) -> None:
+        """Free the captured graphs; the next calls capture anew."""
+        captured = [*self._captured_rounds.values(), *([self._captured_act] if self._captured_act else [])]
+        for function in captured:
+            function.release()
+
     def product_precision(self) -> AbstractContextManager[None]:
         """Context in which float32 matrix products have the precision of the updates."""
         return _tf32_products() if self._config.matmul_dtype == "tf32" else nullcontext()
