@@ -24,7 +24,7 @@ from pipeline import checkpoint, rank_state
 from pipeline.agent import Agent
 from pipeline.buffer import ReplayBuffer
 from pipeline.config import Config
-from pipeline.evaluate import Evaluation, evaluate
+from pipeline.evaluate import Evaluation, evaluate_until
 from pipeline.exploration import RepeatedNoise
 from pipeline.file_names import CHECKPOINTS, EVALUATIONS, METRICS
 from pipeline.health import Health
@@ -37,10 +37,6 @@ from saltus.device import resolve_device
 from saltus.errors import SaltusError
 
 _log = logging.getLogger("saltus")
-
-
-class _StoppedError(Exception):
-    """A signal stopped an evaluation."""
 
 
 class Run:
@@ -282,19 +278,10 @@ class Run:
 
     def _play_share(self, stopping: Callable[[], bool]) -> Evaluation | None:
         """Play this rank's share of an evaluation's episodes; None if `stopping()` becomes true."""
-        policy = self.agent.policy_on_cpu()  # a GPU would take longer to answer for a few worlds
-
-        def stoppable_policy(observation: torch.Tensor) -> torch.Tensor:
-            if stopping():
-                raise _StoppedError
-            return policy(observation)
-
         if self._eval_episodes == 0:
             return Evaluation((), (), 0)
-        try:
-            return evaluate(stoppable_policy, self._make_evaluation_env())
-        except _StoppedError:
-            return None
+        policy = self.agent.policy_on_cpu()  # a GPU would take longer to answer for a few worlds
+        return evaluate_until(stopping, policy, self._make_evaluation_env())
 
     @staticmethod
     def _warn(logger: Logger, messages: list[str]) -> None:
@@ -368,6 +355,7 @@ class Run:
         dealt = "environment" not in state
         if dealt:
             self.buffer.refill(**state["buffer"])
+            self._begin_on_new_ranks()
         else:
             self.observation = state["observation"].to(self.device)
             self.env.set_state(state["environment"])
@@ -377,9 +365,7 @@ class Run:
             self.buffer.truncate_newest()
             if self.agent.normalizers.rewards is not None:
                 self.agent.normalizers.rewards.returns.zero_()
-        if dealt:
-            self._begin_on_new_ranks()
-        else:
+        if not dealt:
             self.noise.load_state_dict(state["noise"])
             torch.set_rng_state(state["random"])
             if state["random_cuda"] is not None and self.device.type == "cuda":
@@ -390,6 +376,7 @@ class Run:
         stream = f"rank {self.ranks.rank} of {self.ranks.size} from {self.env_steps} env steps"
         torch.manual_seed(derive_seed(self.config.seed, stream))
         self.buffer.generator.manual_seed(derive_seed(self.config.seed, stream, 1))
+        self.env.seed(derive_seed(self.config.seed, stream, 2))
         self._logged = {name: value for name, value in self._logged.items() if name in self._counters()}
 
 
