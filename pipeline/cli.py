@@ -74,7 +74,13 @@ def main() -> None:
 
             print(USAGE.format(tasks=", ".join(list_tasks())))
             sys.exit(0 if command in ("-h", "--help") else f"saltus: no command {command!r}" if command else 2)
+        if torchrun.size() > 1 and command not in ("train", "resume"):
+            raise torchrun.SharedError(
+                f"`saltus {command}` is one process, and torchrun started {torchrun.size()}: start it without torchrun"
+            )
         commands[command](arguments, console)
+    except torchrun.SharedError as error:
+        sys.exit(1 if torchrun.rank() else f"saltus: {error}")
     except (SaltusError, OSError, MemoryError) as error:
         sys.exit(f"saltus: {torchrun.prefix()}{error}")
     except KeyboardInterrupt:

@@ -52,11 +52,11 @@ class Ranks:
         """The elementwise maximum over ranks."""
         return tensor
 
-    def any(self, flag: bool) -> bool:
+    def any_rank(self, flag: bool) -> bool:
         """Whether `flag` is true on a rank. Waits for all ranks."""
         return flag
 
-    def of_first(self, value: float) -> float:
+    def from_rank_0(self, value: float) -> float:
         """Rank 0's value. Waits for rank 0."""
         return value
 
@@ -105,10 +105,10 @@ class TorchRanks(Ranks):
     def maximum(self, tensor: Tensor) -> Tensor:
         return self._gather(tensor).amax(0)
 
-    def any(self, flag: bool) -> bool:
+    def any_rank(self, flag: bool) -> bool:
         return bool(self._sum(torch.tensor(float(flag))))
 
-    def of_first(self, value: float) -> float:
+    def from_rank_0(self, value: float) -> float:
         return float(self._gather(torch.tensor(value, dtype=torch.float64))[0])
 
     def concatenate(self, rows: Tensor) -> Tensor:

@@ -150,7 +150,7 @@ class Run:
     @property
     def progress(self) -> float:
         """Share of the run's length that is done, in [0, 1]. Rank 0's clock decides; the others wait for it."""
-        seconds = 0.0 if self.config.minutes is None else self.ranks.of_first(self.seconds)
+        seconds = 0.0 if self.config.minutes is None else self.ranks.from_rank_0(self.seconds)
         return self.config.progress(self.env_steps, seconds)
 
     @property
@@ -334,7 +334,7 @@ class Run:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a `state_dict`, or from a state of another number of ranks (see `rank_state.take`).
+        """Continue from a `state_dict`, or from a state of another number of ranks (see `rank_state.load_state`).
 
         Raises:
             CheckpointError: the state was saved on another kind of device.

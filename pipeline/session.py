@@ -53,9 +53,9 @@ def train_run(config: Config, run_dir: Path | None, console: Console, content: d
     if config.compile and on_cpu:
         warm_start()  # in the background of the imports below, which take seconds
 
-    from pipeline.launch import first_does, join, require_shared
+    from pipeline.launch import join, on_rank_0, require_shared
     from pipeline.logger import Logger, SilentLogger
-    from pipeline.rank_state import take
+    from pipeline.rank_state import agree, load_state
     from pipeline.restarts import remember_run
     from pipeline.run import Run
     from pipeline.run_dir import (
@@ -70,20 +70,22 @@ def train_run(config: Config, run_dir: Path | None, console: Console, content: d
     from pipeline.train import train as train_loop
 
     with StopSignal(partial(print_line, console)) as stop, log_to(console), join(config) as ranks, ExitStack() as stack:
+        if content is not None:
+            agree(content, config, ranks)
         run = Run(config, run_dir or default_path(config), ranks)
         stack.callback(run.learner.release)  # NCCL waits for the graphs that contain its operations
         model = run.env.model
         if content is None:
-            run.run_dir = first_does(ranks, lambda: stack.enter_context(new_run(config, run_dir, model)))
+            run.run_dir = on_rank_0(ranks, lambda: stack.enter_context(new_run(config, run_dir, model)))
             if ranks.rank == 0:
                 remember_run(run.run_dir)
         else:
             require_same_dimensions(content, run.env)
             require_same_state(run.run_dir, model)
             compare_task(config, run.run_dir, model, "resumed, but not bit for bit")
-            first_does(ranks, lambda: update_config(config, run.run_dir, content))
+            on_rank_0(ranks, lambda: update_config(config, run.run_dir, content))
             saved = content["state"].get("ranks", 1)
-            run.load_state_dict(take(content, ranks))
+            run.load_state_dict(load_state(content, ranks))
             if saved != ranks.size:
                 print_line(console, DEALT.format(saved=saved, size=ranks.size))
         run_dir = run.run_dir

@@ -13,6 +13,7 @@ import socket
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,7 +38,7 @@ from torch import Tensor
 import pipeline.plot
 import pipeline.train_options  # noqa: F401
 from pipeline import agent as agents
-from pipeline import cli, launch, losses, rank_report
+from pipeline import checkpoint, cli, launch, losses, rank_report, rank_state
 from pipeline.agent import Agent
 from pipeline.config import Config
 from pipeline.learner import Learner
@@ -49,7 +50,9 @@ from saltus.device.compiled_update import trace
 TASK = "InvertedPendulum-v5"
 GRADIENTS = {
     "fast": {}, "sac": {}, "sac-v1": {}, "redq": {}, "droq": {"dropout": 0.0}, "crossq": {}, "xqc": {}, "flashsac": {},
-    "sac-discrete": {"action_levels": 3}, "fast batched": {},
+    "sac-discrete": {"action_levels": 3}, "fast batched": {}, "flashsac-parallel": {},
+    "sac-discrete factored": {"action_levels": 3, "policy": "factored"},
+    "sac-discrete soft-q": {"action_levels": 3, "discrete_update": "soft-q"},
 }  # fmt: skip
 DIVIDED_EXAMPLES = {
     "num_envs": (100, "96 or 104"),
@@ -79,7 +82,9 @@ def _one_update(config: Config, batch: TensorDict, ranks: Ranks, batched: bool) 
     """Gradients of critics, actor and temperature, and statistics of batch norms, of one update."""
     torch.manual_seed(0)
     make = losses.make_loss
-    agents.make_loss = lambda *args, **options: make(*args, **options, batched_critics=batched)
+    agents.make_loss = lambda config, observation, action, device, _, *more: make(
+        config, observation, action, device, batched, *more
+    )
     agent = Agent(config, OBSERVATION_DIM, ACTION_DIM, ranks=ranks)
     agents.make_loss = make
     found: dict[str, Tensor] = {}
@@ -169,8 +174,8 @@ def messages(folder: Path) -> Any:
     ranks = TorchRanks()
     rows = torch.arange(4.0).view(2, 2) + 10 * ranks.rank
     return {
-        "any": [ranks.any(ranks.rank == 1), ranks.any(False)],
-        "of_first": ranks.of_first(0.1 + ranks.rank),
+        "any": [ranks.any_rank(ranks.rank == 1), ranks.any_rank(False)],
+        "from_rank_0": ranks.from_rank_0(0.1 + ranks.rank),
         "gather": ranks.gather(str(ranks.rank)),
         "rows": ranks.concatenate(rows),
         "own": torch.equal(ranks.own_rows(ranks.concatenate(rows)), rows),
@@ -179,9 +184,27 @@ def messages(folder: Path) -> Any:
     }
 
 
+def fallback(folder: Path) -> Any:
+    """The checkpoint from which ranks resume if rank 1's part of the last one is damaged, and what is said."""
+    ranks, config, checkpoints = TorchRanks(), small_config(), folder / "fallback"
+    for env_steps in (10, 20):
+        state = dict.fromkeys(rank_state.OWN, torch.zeros(4)) | {"env_steps": env_steps, "ranks": ranks.size}
+        rank_state.save(checkpoints, config, state, ranks)
+    content = checkpoint.load_last(checkpoints)
+    chosen, warned = [], []
+    for env_steps in (20, 10):
+        if ranks.rank == 1:
+            os.truncate(checkpoints / f"{env_steps:012d}.rank1.pt", 100)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            chosen.append(_refusal(lambda: rank_state.agree(content, config, ranks)) or content["file"].name)
+        warned += [str(one.message) for one in caught]
+    return {"chosen": chosen, "warned": warned}
+
+
 def refused(folder: Path) -> Any:
     """Rank 0 refuses, for all ranks."""
-    return _refusal(lambda: launch.first_does(TorchRanks(), lambda: launch.require_divisible(small_config(), 3)))
+    return _refusal(lambda: launch.on_rank_0(TorchRanks(), lambda: launch.require_divisible(small_config(), 3)))
 
 
 def _refusal(action: Callable[[], object]) -> str:
@@ -264,7 +287,7 @@ def _command(*arguments: object) -> None:
     cli.main()
 
 
-IN_A_GROUP = (gradients, statistics, updates, traced, messages, refused)
+IN_A_GROUP = (gradients, statistics, updates, traced, messages, fallback, refused)
 COMMANDS = (trained, stopped, resumed, different, hanging, full_disk, missing)
 
 
