@@ -32,11 +32,15 @@ _REPORT_SECONDS = 5.0  # ranks notice a failure at about the same time
 
 
 @contextmanager
-def join(config: Config) -> Iterator[Ranks]:
+def join(config: Config, on_failure: Callable[[], None] = lambda: None) -> Iterator[Ranks]:
     """Join the ranks that torchrun started; a process that it did not start is alone.
 
     Each rank gets the GPU of its number on its machine, and its share of the cores. If a collective operation fails
     or takes longer than `SALTUS_RANKS_TIMEOUT` seconds, 600 by default, the error names the ranks that took no part.
+
+    Args:
+        config: the run's configuration.
+        on_failure: called at once if a collective operation fails.
 
     Raises:
         SaltusError: sizes that cannot be divided, a missing GPU or rank, ranks that differ in configuration, task or
@@ -64,11 +68,13 @@ def join(config: Config) -> Iterator[Ranks]:
             _extend_timeout_of_nccl(timeout)
         ranks = TorchRanks()
         ranks.num_threads = _count_threads(ranks)
+        ranks.per_host = ranks.gather(socket.gethostname()).count(socket.gethostname())
         require_equal_start(ranks.gather(_describe_start(config, device)))
         yield ranks
     except RuntimeError as error:
         if not is_of_collective(error):
             raise
+        on_failure()
         raise SaltusError(_describe_failure(store, error, timeout)) from error
     distributed.destroy_process_group()
 

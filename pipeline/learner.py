@@ -42,7 +42,9 @@ class Learner:
             self._updates = [(1, agent.update)]
         self._compiled: list[CompiledUpdate] = []
         if self._config.compile:
-            self._compiled = [CompiledUpdate(update, agent.tensors) for _, update in self._updates]
+            self._compiled = [
+                CompiledUpdate(update, agent.tensors, agent.ranks.any_rank) for _, update in self._updates
+            ]
             self._updates = [(every, one) for (every, _), one in zip(self._updates, self._compiled, strict=True)]
         self._captured_rounds: dict[tuple[ReplayBuffer, int, int], CapturedFunction] = {}
         self._captured_act = CapturedFunction(self._act, "the actor", agent.device) if self._capture else None

@@ -26,12 +26,13 @@ class Ranks:
     Attributes:
         rank: number of this process, from 0.
         size: number of processes.
+        per_host: number of ranks on this machine.
         num_threads: CPU threads of the physics of a rank; 0: one per core.
         waited: seconds in exchanges, mostly for slower ranks, since a reader set it to 0. Exchanges of compiled updates
             do not count.
     """
 
-    rank, size, num_threads, waited = 0, 1, 0, 0.0
+    rank, size, per_host, num_threads, waited = 0, 1, 1, 0, 0.0
 
     def share(self, number: int) -> int:
         """This rank's part of a number of the whole run."""

@@ -89,7 +89,7 @@ class Run:
         capacity, seed = ranks.share(config.capacity), derive_seed(config.seed, "buffer", ranks.rank)
         n_step = config.rewards_per_target(self.env.action_dim)
         self.buffer = ReplayBuffer(
-            capacity, *dimensions, self.device, seed, n_step, config.gamma, privileged_dim=privileged_dim
+            capacity, *dimensions, self.device, seed, n_step, config.gamma, None, privileged_dim, ranks.per_host
         )
         longest_repeat = config.longest_repeat(self.env.dt)
         self.noise = RepeatedNoise(self.env.num_envs, self.env.action_dim, longest_repeat, self.device)

@@ -69,7 +69,12 @@ def train_run(config: Config, run_dir: Path | None, console: Console, content: d
     from pipeline.train import StopSignal
     from pipeline.train import train as train_loop
 
-    with StopSignal(partial(print_line, console)) as stop, log_to(console), join(config) as ranks, ExitStack() as stack:
+    with (
+        StopSignal(partial(print_line, console)) as stop,
+        log_to(console),
+        join(config, on_failure=stop.silence) as ranks,
+        ExitStack() as stack,
+    ):
         if content is not None:
             agree(content, config, ranks)
         run = Run(config, run_dir or default_path(config), ranks)

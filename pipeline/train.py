@@ -96,6 +96,10 @@ class StopSignal:
         os.close(self._writer)
         os.close(self._reader)
 
+    def silence(self) -> None:
+        """Announce no signal from now on, because nothing can be saved."""
+        self._announce = lambda text: None
+
     def restore(self, *kept: signal.Signals) -> None:
         """Install the handlers of before, except those of the signals `kept`."""
         signal.set_wakeup_fd(self._wakeup_before)

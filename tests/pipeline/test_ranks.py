@@ -25,6 +25,7 @@ from pipeline.launch import is_of_collective, require_divisible, require_equal_s
 from pipeline.policy import load_policy
 from pipeline.rank_report import RankReport, add_statistics
 from pipeline.ranks import ALONE, Ranks
+from pipeline.run import Run
 from saltus.errors import SaltusError
 
 pytestmark = pytest.mark.slow
@@ -265,6 +266,44 @@ def test_a_run_continues_on_another_number_of_ranks_with_its_replay(folder: Path
     assert torch.equal(after["buffer"]["stored"][name][:80].view(20, 4, 4), torch.cat(halves, dim=1))
     assert after["buffer"]["stored"]["next.done"][76:80].all()
     assert not after["buffer"]["stored"]["next.done"][:76].all()
+
+
+def test_worlds_dealt_anew_begin_episodes_that_the_run_has_not_had(folder: Path, tmp_path: Path) -> None:
+    content = checkpoint.load_last(folder / "trained" / "checkpoints")
+    config = Config.from_dict(content["config"])
+    rank_state.agree(content, config, ALONE)
+    run = Run(config, tmp_path)
+    first = run.observation.clone()
+    run.load_state_dict(rank_state.load_state(content, ALONE))
+    assert (run.observation.unsqueeze(1) != first).any(-1).all()
+
+
+def test_a_run_of_one_rank_continues_on_two(folder: Path) -> None:
+    results(folder, "grown")
+    assert "the run had 1 ranks and continues on 2: worlds and replay are dealt anew" in output(folder, "grown", 0)
+    first, second = states(folder / "grown")
+    assert (first["ranks"], first["env_steps"]) == (2, 240)
+    stored = [part["buffer"]["stored"]["observation"] for part in (first, second)]
+    assert len(stored[0]) == len(stored[1]) == 120
+    assert not torch.equal(*stored)
+
+
+def test_rank_0s_clock_ends_a_run_and_ranks_without_episodes_wait(folder: Path) -> None:
+    results(folder, "timed")
+    first, _ = states(folder / "timed")
+    assert first["ended"]
+    assert read_csv(folder / "timed" / "evaluations.csv")[-1]["episodes"] == "1"
+
+
+def test_a_divergence_on_one_rank_ends_all_with_its_message(folder: Path) -> None:
+    assert torch.load(folder / "codes.pt")["diverged"] == [1, 1]
+    for rank in (0, 1):
+        assert "critic_loss" in output(folder, "diverged", rank)
+
+
+def test_updates_run_eagerly_on_all_ranks_if_one_cannot_compile(folder: Path) -> None:
+    for rank in results(folder, "uncompiled"):
+        assert rank == {"results": ["plain", "plain"], "compiled": False}
 
 
 @pytest.mark.parametrize("steps", [2, 5, 9])
