@@ -61,6 +61,10 @@ class Environment(Protocol):
     @property
     def resumes_exactly(self) -> bool: ...
 
+    def seed(self, seed: int) -> None:
+        """Seed all episodes from the next `reset` on."""
+        ...
+
     def reset(self) -> Tensor:
         """Start an episode in every world; return the observations to act on, (N, obs_dim) float32."""
         ...

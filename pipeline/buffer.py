@@ -33,6 +33,7 @@ class ReplayBuffer:
         gamma: discount factor of that sum.
         capture: capture `extend` as a CUDA graph; None: on CUDA.
         privileged_dim: width of privileged observations; 0: transitions have none.
+        per_host: number of processes that make such a buffer in this machine's memory.
 
     Attributes:
         num_bytes: size of the stored transitions at full capacity.
@@ -53,12 +54,13 @@ class ReplayBuffer:
         gamma: float = 0.99,
         capture: bool | None = None,
         privileged_dim: int = 0,
+        per_host: int = 1,
     ):
         self.capacity, self.device = capacity, resolve_device(device)
         self.n_step, self.gamma = n_step, gamma
         dimensions = observation_dim, action_dim
         self.num_bytes = capacity * transitions.num_bytes(*dimensions, privileged_dim)
-        _require_memory(self.num_bytes, capacity, self.device)
+        _require_memory(self.num_bytes, capacity, self.device, per_host if self.device.type == "cpu" else 1)
         self._storage = transitions.zeros(capacity, *dimensions, self.device, privileged_dim)
         self._entries = {key: self._storage[key] for key in transitions.layout(*dimensions, privileged_dim)}
         self._cursor = torch.zeros((), dtype=torch.int64, device=self.device)
@@ -213,8 +215,13 @@ def _nested(entries: dict[transitions.Key, Tensor], batch_size: int) -> TensorDi
     return TensorDict({**flat, "next": TensorDict(next_entries, batch_size=[batch_size])}, batch_size=[batch_size])
 
 
-def _require_memory(num_bytes: int, capacity: int, device: torch.device) -> None:
+def _require_memory(num_bytes: int, capacity: int, device: torch.device, per_host: int) -> None:
     free = free_bytes(device)
+    if per_host > 1 and num_bytes * per_host > free:
+        raise MemoryError(
+            f"the replay buffers of this machine's {per_host} ranks take {num_bytes * per_host / 1e9:.2f} GB and "
+            f"{free / 1e9:.2f} GB are free: set buffer_size below {free / num_bytes / per_host:.0%} of its value"
+        )
     if num_bytes > free:
         fits = int(capacity * free / num_bytes)
         raise MemoryError(

@@ -4,28 +4,21 @@ from __future__ import annotations
 
 import ctypes.util
 import json
-import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
-from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from pipeline import torchrun
+from pipeline.console import log_to, print_line
 from pipeline.display import show_progress, tolerate_lost_output
 from pipeline.file_names import CHECKPOINTS, EVALUATION, VIDEO
-from pipeline.plain_text import print_plain as _print
 from saltus.errors import SaltusError
 
 if TYPE_CHECKING:
-    from pipeline.config import Config
     from pipeline.policy import Policy
-    from pipeline.run import Run
 
 USAGE = """usage: saltus COMMAND ...
 
@@ -48,16 +41,6 @@ environment of Gymnasium or TorchRL. MODEL is the path of an MJCF file.
 saltus COMMAND --help lists the options.
 """
 
-NOT_EXACT = (
-    "another library simulates {name}: a resumed run continues learner, replay buffer and counters, and begins new "
-    "episodes"
-)
-
-DEALT = (
-    "the run had {saved} ranks and continues on {size}: worlds and replay are dealt anew, new episodes begin, and it "
-    "does not continue bit for bit"
-)
-
 
 @tolerate_lost_output()
 def main() -> None:
@@ -74,7 +57,7 @@ def main() -> None:
     warnings_console = Console() if console.quiet else console
     for package in ("torch", "tensordict", "torchrl"):  # their warnings address developers
         warnings.filterwarnings("ignore", module=package)
-    warnings.showwarning = lambda message, *_args, **_kwargs: _print(
+    warnings.showwarning = lambda message, *_args, **_kwargs: print_line(
         warnings_console, f"{torchrun.prefix()}warning: {message}"
     )
     if command == "--version":
@@ -91,7 +74,13 @@ def main() -> None:
 
             print(USAGE.format(tasks=", ".join(list_tasks())))
             sys.exit(0 if command in ("-h", "--help") else f"saltus: no command {command!r}" if command else 2)
+        if torchrun.size() > 1 and command not in ("train", "resume"):
+            raise torchrun.SharedError(
+                f"`saltus {command}` is one process, and torchrun started {torchrun.size()}: start it without torchrun"
+            )
         commands[command](arguments, console)
+    except torchrun.SharedError as error:
+        sys.exit(1 if torchrun.rank() else f"saltus: {error}")
     except (SaltusError, OSError, MemoryError) as error:
         sys.exit(f"saltus: {torchrun.prefix()}{error}")
     except KeyboardInterrupt:
@@ -105,29 +94,31 @@ def train(arguments: list[str], console: Console) -> None:
     from pipeline.logger import require_packages
     from pipeline.restarts import begun_run
     from pipeline.run_dir import require_unused
+    from pipeline.session import resume_run, train_run
     from pipeline.train_options import parse_train
 
     config, run_dir = parse_train(arguments)
     begun = begun_run()
     if begun is not None and find(begun / CHECKPOINTS):
-        _resume(begun, config.task, True, console, restarted=True)  # the command names the task: it is trusted
+        resume_run(begun, config.task, True, console, restarted=True)  # the command names the task: it is trusted
         return
     run_dir = begun or run_dir
     if run_dir is not None:
         run_dir = run_dir.expanduser()  # a shell leaves the ~ of --run-dir=~/run
         require_unused(run_dir)
     require_packages(config)
-    _run(config, run_dir, console)
+    train_run(config, run_dir, console)
 
 
 def resume(arguments: list[str], console: Console) -> None:
     """``saltus resume RUN``."""
     from pipeline.run_dir import require_run
     from pipeline.run_options import Resume, parse
+    from pipeline.session import resume_run
 
     options = parse(Resume, arguments)
     require_run(options.run)
-    _resume(options.run, options.task, options.trust, console, restarted=torchrun.restarts() > 0)
+    resume_run(options.run, options.task, options.trust, console, restarted=torchrun.restarts() > 0)
 
 
 def evaluate(arguments: list[str], console: Console) -> None:
@@ -141,10 +132,10 @@ def evaluate(arguments: list[str], console: Console) -> None:
     options = parse(Evaluate, arguments)
     require_within("episodes", options.episodes, 1, MAXIMA["eval_episodes"])
     require_within("seed", options.seed, 0, MAXIMA["seed"])
-    with _log_to(console):
+    with log_to(console):
         policy = load_policy(options.run, options.policy, task=options.task, trust=options.trust)
         result = play_episodes(policy, policy.make_env(options.episodes, options.seed))
-    _print(console, f"{_describe(policy)}: {result.summary()}")
+    print_line(console, f"{_describe(policy)}: {result.summary()}")
     content = {
         "task": policy.task, "policy": policy.which, "env_steps": policy.env_steps, "seed": options.seed,
         "mean": result.mean, "std": result.std, "interval_95": list(result.interval),
@@ -155,7 +146,7 @@ def evaluate(arguments: list[str], console: Console) -> None:
         files.write(path, json.dumps(content, indent=1) + "\n")
     except OSError as error:
         raise SaltusError(f"could not write {path}: {error.strerror}. The result is printed above") from error
-    _print(console, str(path))
+    print_line(console, str(path))
 
 
 def play(arguments: list[str], console: Console) -> None:
@@ -177,7 +168,7 @@ def play(arguments: list[str], console: Console) -> None:
     size = parse_size(options.size)
     path = options.output.expanduser() if options.output else options.run / VIDEO
     check_name(path)
-    with _log_to(console):
+    with log_to(console):
         policy = load_policy(options.run, options.policy, task=options.task, trust=options.trust)
         if options.output is None:
             refuse_links(options.run)
@@ -187,16 +178,16 @@ def play(arguments: list[str], console: Console) -> None:
             refuse_unused(options, env.name)
             with show_progress(console, "playing", steps, "steps") as report:
                 recording = record_video(policy, env, path, options.steps, report=report)
-            _print(console, f"{_describe(policy)}: {recording.summary()}\n{path}")
+            print_line(console, f"{_describe(policy)}: {recording.summary()}\n{path}")
             return
         assert isinstance(env, BatchEnv)
         camera = choose_camera(env.physics.model, options.camera)
         with show_progress(console, "playing", steps, "steps") as report:
             recording = record(policy, env, options.steps, report=report)
-    _print(console, f"{_describe(policy)}: {recording.summary()} ({recording.length * env.dt:.1f} s)")
+    print_line(console, f"{_describe(policy)}: {recording.summary()} ({recording.length * env.dt:.1f} s)")
     with show_progress(console, "rendering", len(recording.states), "frames") as report:
         write_video(recording, env, path, camera, size, report)
-    _print(console, str(path))
+    print_line(console, str(path))
 
 
 def export(arguments: list[str], console: Console) -> None:
@@ -209,21 +200,21 @@ def export(arguments: list[str], console: Console) -> None:
     options = parse(Export, arguments)
     folder = options.output.expanduser() if options.output else options.run
     check_folder(folder)
-    with _log_to(console):
+    with log_to(console):
         policy = load_policy(options.run, options.policy, task=options.task, trust=options.trust)
         if options.output is None:
             refuse_links(options.run)
         paths = export_policy(policy, folder)
-    _print(console, _describe(policy))
+    print_line(console, _describe(policy))
     for path in paths:
-        _print(console, str(path))
+        print_line(console, str(path))
 
 
 def gradients(arguments: list[str], console: Console) -> None:
     """``saltus gradients RUN``."""
     from pipeline.gradients.command import gradients as compare_estimators
 
-    with _log_to(console):
+    with log_to(console):
         compare_estimators(arguments, console)
 
 
@@ -231,7 +222,7 @@ def tune(arguments: list[str], console: Console) -> None:
     """``saltus tune TASK``."""
     from pipeline.tune.command import tune as run_sweep
 
-    with _log_to(console):
+    with log_to(console):
         run_sweep(arguments, console)
 
 
@@ -239,7 +230,7 @@ def profile(arguments: list[str], console: Console) -> None:
     """``saltus profile TASK``."""
     from pipeline.profile.command import profile as run_profile
 
-    with _log_to(console):
+    with log_to(console):
         run_profile(arguments, console)
 
 
@@ -248,7 +239,7 @@ def check(arguments: list[str], console: Console) -> None:
     _choose_opengl()
     from pipeline.check.command import check_task
 
-    with _log_to(console):
+    with log_to(console):
         check_task(arguments, console)
 
 
@@ -256,7 +247,7 @@ def warmup(arguments: list[str], console: Console) -> None:
     """``saltus warmup TASK``."""
     from pipeline.warmup import warmup as compile_ahead
 
-    with _log_to(console):
+    with log_to(console):
         compile_ahead(arguments, console)
 
 
@@ -264,104 +255,7 @@ def new(arguments: list[str], console: Console) -> None:
     """``saltus new MODEL``."""
     from pipeline.new.command import new_task
 
-    _print(console, new_task(arguments))
-
-
-def _resume(run_dir: Path, task: str | None, trust: bool, console: Console, restarted: bool) -> None:
-    """Continue a run from its last checkpoint."""
-    from pipeline.run_dir import compare_versions, describe_checkpoint, locked, open_run
-
-    with locked(run_dir) if torchrun.rank() == 0 else nullcontext():
-        with _log_to(console):
-            config, content = open_run(run_dir, task, trust)
-        _print(console, "restarted by torchrun; " * restarted + describe_checkpoint(content, config))
-        compare_versions(content["versions"])
-        _run(config, run_dir, console, content)
-
-
-def _run(config: Config, run_dir: Path | None, console: Console, content: dict[str, Any] | None = None) -> None:
-    """Train from the start, or from a checkpoint's `content`; the state is removed from it to free its memory.
-
-    A new run makes its directory and locks it; the directory of a run that resumes is locked by the caller. Of several
-    ranks only rank 0 writes to it, except for the others' parts of checkpoints.
-    """
-    import torch
-
-    from saltus.device.warm_start import warm_start
-
-    on_cpu = config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available())
-    if config.compile and on_cpu:
-        warm_start()  # in the background of the imports below, which take seconds
-
-    from pipeline.launch import first_does, join, require_shared
-    from pipeline.logger import Logger, SilentLogger
-    from pipeline.rank_state import take
-    from pipeline.restarts import remember_run
-    from pipeline.run import Run
-    from pipeline.run_dir import (
-        compare_task,
-        default_path,
-        new_run,
-        require_same_dimensions,
-        require_same_state,
-        update_config,
-    )
-    from pipeline.train import StopSignal
-    from pipeline.train import train as train_loop
-
-    with StopSignal(partial(_print, console)) as stop, _log_to(console), join(config) as ranks, ExitStack() as lock:
-        run = Run(config, run_dir or default_path(config), ranks)
-        model = run.env.model
-        if content is None:
-            run.run_dir = first_does(ranks, lambda: lock.enter_context(new_run(config, run_dir, model)))
-            if ranks.rank == 0:
-                remember_run(run.run_dir)
-        else:
-            require_same_dimensions(content, run.env)
-            require_same_state(run.run_dir, model)
-            compare_task(config, run.run_dir, model, "resumed, but not bit for bit")
-            first_does(ranks, lambda: update_config(config, run.run_dir, content))
-            saved = content["state"].get("ranks", 1)
-            run.load_state_dict(take(content, ranks))
-            if saved != ranks.size:
-                _print(console, DEALT.format(saved=saved, size=ranks.size))
-        run_dir = run.run_dir
-        require_shared(ranks, run_dir)
-        if not run.env.resumes_exactly:
-            _print(console, NOT_EXACT.format(name=run.env.name))
-        entropy = float(run.agent.loss.target_entropy)
-        with (
-            SilentLogger(run_dir)
-            if ranks.rank
-            else Logger(run_dir, config, run.env_steps, console, run.evaluation_pending)
-        ) as logger:
-            logger.say(
-                f"{config.task}, seed {config.seed}, on {run.device}, target entropy {entropy:g}; files: {run_dir}"
-            )
-            train_loop(run, logger, stop)
-    if ranks.rank == 0:
-        _conclude(run, stop.received, console)
-
-
-def _conclude(run: Run, signal: str | None, console: Console) -> None:
-    """Draw the learning curve of a run that has ended, or was stopped, and say how it went."""
-    from pipeline.health import describe_policies
-    from pipeline.plot import learning_curve
-
-    config, run_dir = run.config, run.run_dir  # which may have been renamed
-    picture = learning_curve(run_dir, f"{config.task_name}, seed {config.seed}")
-    if not run.finished and (signal is not None or run.ranks.size > 1):
-        start = "" if run.ranks.size == 1 else f", started by torchrun on {run.ranks.size} ranks,"
-        _print(console, f"stopped by {signal or 'another rank'} and saved; `saltus resume {run_dir}`{start} continues")
-    else:
-        curve = "" if picture is None else f"; learning curve: {picture}"
-        _print(console, f"finished after {run.seconds:.0f} s{curve}")
-    if run.health.nothing_learned:
-        _print(console, "nothing could be learned: every world-step failed")
-    elif run.finished and run.learner.gradient_steps == 0:
-        _print(console, "the run ended before its first update: give it more --minutes")
-    elif run.best:
-        _print(console, describe_policies(run.best, run.health.last or run.best, run_dir))
+    print_line(console, new_task(arguments))
 
 
 def _choose_opengl() -> None:
@@ -375,29 +269,6 @@ def _choose_opengl() -> None:
             if ctypes.util.find_library(library):
                 os.environ["MUJOCO_GL"] = name
                 return
-
-
-class _ConsoleHandler(logging.Handler):
-    def __init__(self, console: Console):
-        super().__init__(logging.INFO)
-        self._console = console
-
-    def emit(self, record: logging.LogRecord) -> None:
-        _print(self._console, record.getMessage())
-
-
-@contextmanager
-def _log_to(console: Console) -> Iterator[None]:
-    """Print the log messages of saltus on the console."""
-    log, handler = logging.getLogger("saltus"), _ConsoleHandler(console)
-    level = log.level
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        log.setLevel(level)
-        log.removeHandler(handler)
 
 
 def _describe(policy: Policy) -> str:

@@ -100,6 +100,26 @@ def evaluate(policy: Callable[[Tensor], Tensor], env: Environment) -> Evaluation
     return Evaluation(tuple(returns.tolist()), tuple(lengths.tolist()), int(failed.sum()))
 
 
+class _StoppedError(Exception):
+    """Something stopped an evaluation."""
+
+
+def evaluate_until(
+    stopping: Callable[[], bool], policy: Callable[[Tensor], Tensor], env: Environment
+) -> Evaluation | None:
+    """`evaluate`; None if `stopping()`, called before each step, becomes true."""
+
+    def stoppable_policy(observation: Tensor) -> Tensor:
+        if stopping():
+            raise _StoppedError
+        return policy(observation)
+
+    try:
+        return evaluate(stoppable_policy, env)
+    except _StoppedError:
+        return None
+
+
 def require_normalized_actions(env: Environment) -> None:
     """Raise SaltusError unless `env` is an environment that takes the actions of policies, which are in [-1, 1]."""
     if not isinstance(env, BatchEnv | ExternalEnv):

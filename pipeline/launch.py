@@ -19,22 +19,28 @@ from envs.task_ref import task_file
 from pipeline import restarts, torchrun
 from pipeline.config import Config
 from pipeline.ranks import ALONE, Ranks, TorchRanks
+from saltus.device import resolve_device
 from saltus.errors import SaltusError
-from saltus.versions import versions
+from saltus.versions import cpu_settings, versions
 
 Value = TypeVar("Value")
 
 TIMEOUT = "SALTUS_RANKS_TIMEOUT"
 DIVIDED = ("num_envs", "batch_size", "buffer_size")
+_NCCL_EXTRA_SECONDS = 120.0  # NCCL's timeout ends the process without a message; gloo's names the rank
 _REPORT_SECONDS = 5.0  # ranks notice a failure at about the same time
 
 
 @contextmanager
-def join(config: Config) -> Iterator[Ranks]:
+def join(config: Config, on_failure: Callable[[], None] = lambda: None) -> Iterator[Ranks]:
     """Join the ranks that torchrun started; a process that it did not start is alone.
 
     Each rank gets the GPU of its number on its machine, and its share of the cores. If a collective operation fails
     or takes longer than `SALTUS_RANKS_TIMEOUT` seconds, 600 by default, the error names the ranks that took no part.
+
+    Args:
+        config: the run's configuration.
+        on_failure: called at once if a collective operation fails.
 
     Raises:
         SaltusError: sizes that cannot be divided, a missing GPU or rank, ranks that differ in configuration, task or
@@ -47,23 +53,28 @@ def join(config: Config) -> Iterator[Ranks]:
 
     require_divisible(config, torchrun.size())
     _choose_gpu(config)
-    timeout = _timeout()
+    timeout = read_timeout()
     store = _check_in(timeout)
     try:
+        device = resolve_device(config.device)
         distributed.init_process_group(
-            "cpu:gloo,cuda:nccl" if config.device != "cpu" and torch.cuda.is_available() else "gloo",
+            "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
             store=store,
             rank=torchrun.rank(),
             world_size=torchrun.size(),
             timeout=timeout,
         )
+        if device.type == "cuda":
+            _extend_timeout_of_nccl(timeout)
         ranks = TorchRanks()
         ranks.num_threads = _count_threads(ranks)
-        _require_equal(ranks, config)
+        ranks.per_host = ranks.gather(socket.gethostname()).count(socket.gethostname())
+        require_equal_start(ranks.gather(_describe_start(config, device)))
         yield ranks
     except RuntimeError as error:
-        if not _is_of_collective(error):
+        if not is_of_collective(error):
             raise
+        on_failure()
         raise SaltusError(_describe_failure(store, error, timeout)) from error
     distributed.destroy_process_group()
 
@@ -75,13 +86,13 @@ def require_divisible(config: Config, size: int) -> None:
         if number % size:
             below, above = number // size * size, -(-number // size) * size
             nearest = f"{below:,} or {above:,}" if below else f"{above:,}"
-            raise SaltusError(
+            raise torchrun.SharedError(
                 f"{name} is {number:,}, a number of the whole run, and {size} ranks cannot have equal shares of it: "
                 f"set --{name.replace('_', '-')} {nearest}"
             )
 
 
-def first_does(ranks: Ranks, action: Callable[[], Value]) -> Value:
+def on_rank_0(ranks: Ranks, action: Callable[[], Value]) -> Value:
     """Rank 0's result of `action`, on all ranks; its refusal as well.
 
     Raises:
@@ -97,7 +108,7 @@ def first_does(ranks: Ranks, action: Callable[[], Value]) -> Value:
             result = None, str(error) or type(error).__name__
     value, refusal = ranks.gather(result)[0]
     if refusal:
-        raise SaltusError(refusal)
+        raise torchrun.SharedError(refusal)
     return value
 
 
@@ -107,7 +118,7 @@ def require_shared(ranks: Ranks, run_dir: Path) -> None:
         return
     for rank, (host, sees) in enumerate(ranks.gather((socket.gethostname(), run_dir.is_dir()))):
         if not sees:
-            raise SaltusError(
+            raise torchrun.SharedError(
                 f"rank {rank} on {host} does not see {run_dir.resolve()}: give a --run-dir on a file system that all "
                 "machines share"
             )
@@ -126,7 +137,8 @@ def _choose_gpu(config: Config) -> None:
     torch.cuda.set_device(number)
 
 
-def _timeout() -> timedelta:
+def read_timeout() -> timedelta:
+    """How long a rank waits for another, from the environment variable `SALTUS_RANKS_TIMEOUT`."""
     text = os.environ.get(TIMEOUT, "600")
     try:
         seconds = float(text)
@@ -164,27 +176,57 @@ def _count_threads(ranks: Ranks) -> int:
     return max(1, len(own[1]) // neighbours)
 
 
-def _require_equal(ranks: Ranks, config: Config) -> None:
-    """Raise SaltusError unless all ranks have the same settings, task and versions."""
+def _describe_start(config: Config, device: torch.device) -> dict[str, str]:
+    """What must be equal on all ranks, as text by name."""
     file = task_file(config.task)
     digest = "none" if file is None else hashlib.sha256(file.read_bytes()).hexdigest()[:12]
-    own = {**config.to_dict(), "the task's file": digest, **versions()}
-    first, *others = ranks.gather(own)
+    settings = {name: json.dumps(value) for name, value in config.to_dict().items()}
+    cpu = cpu_settings()
+    packages = {name: version for name, version in versions().items() if name not in cpu}
+    own = {**settings, "the task's file": digest, "type of the device": device.type, **packages}
+    return own | cpu if device.type == "cpu" else own
+
+
+def require_equal_start(starts: list[dict[str, str]]) -> None:
+    """Raise SaltusError unless all ranks have the same settings, task, versions and kind of device.
+
+    Args:
+        starts: of each rank, by name. Another version of saltus may have other settings.
+    """
+    first, *others = starts
     for rank, other in enumerate(others, start=1):
-        different = [name for name in own if json.dumps(other[name]) != json.dumps(first[name])]
+        names = dict.fromkeys((*first, *other))
+        different = [name for name in names if first.get(name) != other.get(name)]
         if different:
-            pairs = ", ".join(f"{name}: {other[name]} instead of {first[name]}" for name in different)
-            raise SaltusError(
-                f"rank {rank} differs from rank 0 ({pairs}): start all ranks with the same command, files and versions"
+            pairs = ", ".join(
+                f"{name}: {other.get(name, 'missing')} instead of {first.get(name, 'missing')}" for name in different
             )
+            advice = (
+                "set OMP_NUM_THREADS, and use machines of one kind"
+                if set(different) <= cpu_settings().keys()
+                else "start all ranks with the same command, files and versions"
+            )
+            raise torchrun.SharedError(f"rank {rank} differs from rank 0 ({pairs}): {advice}")
 
 
-def _is_of_collective(error: RuntimeError) -> bool:
+def _extend_timeout_of_nccl(timeout: timedelta) -> None:
+    """Let the exchanges on the CPU, which name the rank that hangs, fail before those on GPUs."""
+    import torch.distributed as distributed
+
+    extended = timeout + timedelta(seconds=_NCCL_EXTRA_SECONDS)
+    world = distributed.group.WORLD
+    assert world is not None
+    world._get_backend(torch.device("cuda"))._set_default_timeout(extended)
+
+
+def is_of_collective(error: RuntimeError) -> bool:
     """Whether torch.distributed raised an error. Those of gloo have no type of their own."""
     from torch.distributed import DistError
 
+    if isinstance(error, DistError):
+        return True
     text = str(error).lower()
-    return isinstance(error, DistError) or any(word in text for word in ("gloo", "nccl", "connection closed by peer"))
+    return type(error) is RuntimeError and ("gloo" in text or "connection closed by peer" in text)
 
 
 def _describe_failure(store: Any, error: RuntimeError, timeout: timedelta) -> str:

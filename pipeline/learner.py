@@ -42,7 +42,9 @@ class Learner:
             self._updates = [(1, agent.update)]
         self._compiled: list[CompiledUpdate] = []
         if self._config.compile:
-            self._compiled = [CompiledUpdate(update, agent.tensors) for _, update in self._updates]
+            self._compiled = [
+                CompiledUpdate(update, agent.tensors, agent.ranks.any_rank) for _, update in self._updates
+            ]
             self._updates = [(every, one) for (every, _), one in zip(self._updates, self._compiled, strict=True)]
         self._captured_rounds: dict[tuple[ReplayBuffer, int, int], CapturedFunction] = {}
         self._captured_act = CapturedFunction(self._act, "the actor", agent.device) if self._capture else None
@@ -98,6 +100,12 @@ class Learner:
                 metrics |= self._run_updates(buffer, count)
                 self.gradient_steps += count
         return metrics
+
+    def release(self) -> None:
+        """Free the captured graphs; the next calls capture anew."""
+        captured = [*self._captured_rounds.values(), *([self._captured_act] if self._captured_act else [])]
+        for function in captured:
+            function.release()
 
     def product_precision(self) -> AbstractContextManager[None]:
         """Context in which float32 matrix products have the precision of the updates."""

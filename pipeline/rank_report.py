@@ -81,9 +81,9 @@ def _sum_bits(tensor: Tensor) -> Tensor:
 
 
 def add_statistics(reports: list[RankReport]) -> dict[str, float]:
-    """The totals of all ranks' worlds."""
-    first, *others = (report.statistics for report in reports)
-    return {name: sum((one[name] for one in others), value) for name, value in first.items()}
+    """The totals of all ranks' worlds. Other libraries' environments may have reward terms on some ranks alone."""
+    names = dict.fromkeys(name for report in reports for name in report.statistics)
+    return {name: sum(report.statistics.get(name, 0.0) for report in reports) for name in names}
 
 
 def describe_rates(reports: list[RankReport], env_steps: float) -> dict[str, float]:

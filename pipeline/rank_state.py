@@ -7,6 +7,8 @@ Every other rank writes its part to a file of its own before.
 from __future__ import annotations
 
 import socket
+import uuid
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,9 +38,13 @@ def save(folder: Path, config: Config, state: dict[str, Any], ranks: Ranks) -> N
         CheckpointError: a rank's file could not be written; the checkpoint before is still the last. All ranks raise.
     """
     env_steps, settings = state["env_steps"], config.to_dict()
+    if ranks.size > 1:  # parts of two saves at the same step must not mix
+        state = state | {"save": ranks.gather(uuid.uuid4().hex)[0]}
     with _shared_errors(ranks):
         if ranks.rank > 0:
-            checkpoint.save_part(folder, env_steps, ranks.rank, settings, {name: state[name] for name in OWN})
+            checkpoint.save_part(
+                folder, env_steps, ranks.rank, settings, {name: state[name] for name in (*OWN, "save")}
+            )
     with _shared_errors(ranks):  # rank 0's file comes last: it completes the checkpoint
         if ranks.rank == 0:
             checkpoint.save(folder, env_steps, settings, state)
@@ -60,22 +66,84 @@ def _shared_errors(ranks: Ranks) -> Iterator[None]:
         raise checkpoint.CheckpointError("; ".join(failures))
 
 
-def take(content: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
-    """Remove the state from a checkpoint's content, and complete it for this rank.
+def agree(content: dict[str, Any], config: Config, ranks: Ranks) -> None:
+    """Choose the last checkpoint whose common file and parts all ranks can read; warn of damaged ones.
+
+    Args:
+        content: of the checkpoint that this rank found (see `checkpoint.load_last`). It becomes that of the chosen
+            one, with ``"parts"``: the other ranks' states that this rank needs.
+        config: the run's configuration.
+        ranks: all ranks call this function, which waits for them.
+
+    Raises:
+        CheckpointError: a rank cannot read a file, or no checkpoint is intact. All ranks raise.
+    """
+    folder, found = content["file"].parent, content["file"].name
+    names = [found, *(path.name for path in reversed(checkpoint.find(folder)) if path.name < found)]
+    names = ranks.gather(names)[0]
+    for name, before in zip(names, [*names[1:], ""], strict=True):
+        own = content if name == found else None
+        loaded, problem, damaged = _try_to_load(folder / name, own, config, ranks)
+        state = loaded["state"] if loaded else {}
+        seen = None if problem else (state["env_steps"], state.get("ranks", 1), state.get("save"))
+        reports = ranks.gather((socket.gethostname(), problem, damaged, seen))
+        if loaded is not None and all(report[3] == seen for report in reports):
+            content.update(loaded)
+            return
+        problems = [f"rank {rank} on {host}: {text}" for rank, (host, text, *_) in enumerate(reports) if text]
+        if ranks.size == 1:
+            problems = [problem]
+        error = "; ".join(problems) or f"the ranks read different contents of checkpoint {folder / name}"
+        if any(text and not damage for _, text, damage, _ in reports):
+            raise checkpoint.CheckpointError(error)
+        if not before:
+            raise checkpoint.DamagedCheckpointError(f"{error}. There is no other checkpoint: start the run again")
+        if ranks.rank == 0:
+            warnings.warn(f"{error}. The one before is used instead: {before}", stacklevel=2)
+
+
+def _try_to_load(
+    path: Path, content: dict[str, Any] | None, config: Config, ranks: Ranks
+) -> tuple[dict[str, Any] | None, str, bool]:
+    """A checkpoint's content with the parts that this rank needs, or the reason that prevents it, and if it is damage.
+
+    Args:
+        path: the checkpoint.
+        content: its content; None: not read yet.
+        config: the run's configuration.
+        ranks: the ranks that read it.
+    """
+    try:
+        content = content or checkpoint.load(path, config.to_dict())
+        saved = content["state"].get("ranks", 1)
+        needed = range(1, saved) if saved != ranks.size else [ranks.rank] * (ranks.rank > 0)
+        return {**content, "parts": [_load_part(content, rank) for rank in needed]}, "", False
+    except checkpoint.CheckpointError as error:
+        return None, str(error), isinstance(error, checkpoint.DamagedCheckpointError)
+
+
+def _load_part(content: dict[str, Any], rank: int) -> dict[str, Any]:
+    """A rank's part of a checkpoint; a part of another save at the same step counts as damage."""
+    part = checkpoint.load_part(content["file"], rank)
+    if part.pop("save", None) != content["state"].get("save"):
+        raise checkpoint.DamagedCheckpointError(
+            f"rank {rank}'s part of checkpoint {content['file']} belongs to another save"
+        )
+    return part
+
+
+def load_state(content: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
+    """Remove the state from the content of a checkpoint on which the ranks agreed, and complete it for this rank.
 
     If the run had another number of ranks, its replay is dealt anew: each rank gets that of its share of the worlds.
     The state then has no worlds, noise and random generators.
-
-    Raises:
-        CheckpointError: a rank's part of the checkpoint cannot be read.
     """
-    state, num_envs = content.pop("state"), content["config"]["num_envs"]
-    saved = state.get("ranks", 1)
-    if saved == ranks.size:
-        return state | checkpoint.load_part(content["file"], ranks.rank) if ranks.rank else state
-    parts = [state["buffer"], *(checkpoint.load_part(content["file"], rank)["buffer"] for rank in range(1, saved))]
+    state, parts, num_envs = content.pop("state"), content.pop("parts"), content["config"]["num_envs"]
+    if state.get("ranks", 1) == ranks.size:
+        return state | parts[0] if parts else state
+    buffers = [state["buffer"], *(part["buffer"] for part in parts)]
     common = {name: value for name, value in state.items() if name not in OWN}
-    return {**common, "metrics": state["metrics"], "buffer": deal(parts, num_envs, ranks)}
+    return {**common, "metrics": state["metrics"], "buffer": deal(buffers, num_envs, ranks)}
 
 
 def deal(parts: list[dict[str, Any]], num_envs: int, ranks: Ranks) -> dict[str, Any]:

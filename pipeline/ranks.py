@@ -26,12 +26,13 @@ class Ranks:
     Attributes:
         rank: number of this process, from 0.
         size: number of processes.
+        per_host: number of ranks on this machine.
         num_threads: CPU threads of the physics of a rank; 0: one per core.
         waited: seconds in exchanges, mostly for slower ranks, since a reader set it to 0. Exchanges of compiled updates
             do not count.
     """
 
-    rank, size, num_threads, waited = 0, 1, 0, 0.0
+    rank, size, per_host, num_threads, waited = 0, 1, 1, 0, 0.0
 
     def share(self, number: int) -> int:
         """This rank's part of a number of the whole run."""
@@ -52,11 +53,11 @@ class Ranks:
         """The elementwise maximum over ranks."""
         return tensor
 
-    def any(self, flag: bool) -> bool:
+    def any_rank(self, flag: bool) -> bool:
         """Whether `flag` is true on a rank. Waits for all ranks."""
         return flag
 
-    def of_first(self, value: float) -> float:
+    def from_rank_0(self, value: float) -> float:
         """Rank 0's value. Waits for rank 0."""
         return value
 
@@ -105,10 +106,10 @@ class TorchRanks(Ranks):
     def maximum(self, tensor: Tensor) -> Tensor:
         return self._gather(tensor).amax(0)
 
-    def any(self, flag: bool) -> bool:
+    def any_rank(self, flag: bool) -> bool:
         return bool(self._sum(torch.tensor(float(flag))))
 
-    def of_first(self, value: float) -> float:
+    def from_rank_0(self, value: float) -> float:
         return float(self._gather(torch.tensor(value, dtype=torch.float64))[0])
 
     def concatenate(self, rows: Tensor) -> Tensor:

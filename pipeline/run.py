@@ -24,7 +24,7 @@ from pipeline import checkpoint, rank_state
 from pipeline.agent import Agent
 from pipeline.buffer import ReplayBuffer
 from pipeline.config import Config
-from pipeline.evaluate import Evaluation, evaluate
+from pipeline.evaluate import Evaluation, evaluate_until
 from pipeline.exploration import RepeatedNoise
 from pipeline.file_names import CHECKPOINTS, EVALUATIONS, METRICS
 from pipeline.health import Health
@@ -37,10 +37,6 @@ from saltus.device import resolve_device
 from saltus.errors import SaltusError
 
 _log = logging.getLogger("saltus")
-
-
-class _StoppedError(Exception):
-    """A signal stopped an evaluation."""
 
 
 class Run:
@@ -93,7 +89,7 @@ class Run:
         capacity, seed = ranks.share(config.capacity), derive_seed(config.seed, "buffer", ranks.rank)
         n_step = config.rewards_per_target(self.env.action_dim)
         self.buffer = ReplayBuffer(
-            capacity, *dimensions, self.device, seed, n_step, config.gamma, privileged_dim=privileged_dim
+            capacity, *dimensions, self.device, seed, n_step, config.gamma, None, privileged_dim, ranks.per_host
         )
         longest_repeat = config.longest_repeat(self.env.dt)
         self.noise = RepeatedNoise(self.env.num_envs, self.env.action_dim, longest_repeat, self.device)
@@ -154,7 +150,7 @@ class Run:
     @property
     def progress(self) -> float:
         """Share of the run's length that is done, in [0, 1]. Rank 0's clock decides; the others wait for it."""
-        seconds = 0.0 if self.config.minutes is None else self.ranks.of_first(self.seconds)
+        seconds = 0.0 if self.config.minutes is None else self.ranks.from_rank_0(self.seconds)
         return self.config.progress(self.env_steps, seconds)
 
     @property
@@ -282,19 +278,10 @@ class Run:
 
     def _play_share(self, stopping: Callable[[], bool]) -> Evaluation | None:
         """Play this rank's share of an evaluation's episodes; None if `stopping()` becomes true."""
-        policy = self.agent.policy_on_cpu()  # a GPU would take longer to answer for a few worlds
-
-        def stoppable_policy(observation: torch.Tensor) -> torch.Tensor:
-            if stopping():
-                raise _StoppedError
-            return policy(observation)
-
         if self._eval_episodes == 0:
             return Evaluation((), (), 0)
-        try:
-            return evaluate(stoppable_policy, self._make_evaluation_env())
-        except _StoppedError:
-            return None
+        policy = self.agent.policy_on_cpu()  # a GPU would take longer to answer for a few worlds
+        return evaluate_until(stopping, policy, self._make_evaluation_env())
 
     @staticmethod
     def _warn(logger: Logger, messages: list[str]) -> None:
@@ -347,7 +334,7 @@ class Run:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a `state_dict`, or from a state of another number of ranks (see `rank_state.take`).
+        """Continue from a `state_dict`, or from a state of another number of ranks (see `rank_state.load_state`).
 
         Raises:
             CheckpointError: the state was saved on another kind of device.
@@ -368,6 +355,7 @@ class Run:
         dealt = "environment" not in state
         if dealt:
             self.buffer.refill(**state["buffer"])
+            self._begin_on_new_ranks()
         else:
             self.observation = state["observation"].to(self.device)
             self.env.set_state(state["environment"])
@@ -377,9 +365,7 @@ class Run:
             self.buffer.truncate_newest()
             if self.agent.normalizers.rewards is not None:
                 self.agent.normalizers.rewards.returns.zero_()
-        if dealt:
-            self._begin_on_new_ranks()
-        else:
+        if not dealt:
             self.noise.load_state_dict(state["noise"])
             torch.set_rng_state(state["random"])
             if state["random_cuda"] is not None and self.device.type == "cuda":
@@ -390,6 +376,7 @@ class Run:
         stream = f"rank {self.ranks.rank} of {self.ranks.size} from {self.env_steps} env steps"
         torch.manual_seed(derive_seed(self.config.seed, stream))
         self.buffer.generator.manual_seed(derive_seed(self.config.seed, stream, 1))
+        self.env.seed(derive_seed(self.config.seed, stream, 2))
         self._logged = {name: value for name, value in self._logged.items() if name in self._counters()}
 
 

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import os
 
+from saltus.errors import SaltusError
+
+_REQUIRED = ("RANK", "WORLD_SIZE", "MASTER_ADDR")
+
+
+class SharedError(SaltusError):
+    """An error that all ranks raise with the same text, which rank 0 alone prints."""
+
 
 def size() -> int:
-    """Number of processes, on all machines; 1 without torchrun."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    """Number of processes, on all machines; 1 without torchrun. Other launchers set some of its variables."""
+    return int(os.environ["WORLD_SIZE"]) if all(name in os.environ for name in _REQUIRED) else 1
 
 
 def rank() -> int:

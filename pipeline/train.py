@@ -30,7 +30,7 @@ def train(run: Run, logger: Logger, stopping: Callable[[], bool] = lambda: False
         run.evaluate(logger, stopping)
         run.save(logger)
     logger.advance(run.progress)
-    while not (run.ended or run.ranks.any(stopping())):
+    while not (run.ended or run.ranks.any_rank(stopping())):
         action = run.act()
         # Updates precede the step, so that a GPU learns while the CPU simulates.
         if run.env_steps <= config.learning_starts:
@@ -95,6 +95,10 @@ class StopSignal:
         self._thread.join()
         os.close(self._writer)
         os.close(self._reader)
+
+    def silence(self) -> None:
+        """Announce no signal from now on, because nothing can be saved."""
+        self._announce = lambda text: None
 
     def restore(self, *kept: signal.Signals) -> None:
         """Install the handlers of before, except those of the signals `kept`."""

@@ -31,8 +31,8 @@ from envs.task_ref import TaskRef
 from pipeline.agent import Agent
 from pipeline.buffer import ReplayBuffer
 from pipeline.config import Config
+from pipeline.console import print_line
 from pipeline.learner import Learner
-from pipeline.plain_text import print_plain
 from pipeline.train_options import parse_options
 from saltus.device import resolve_device
 from saltus.device.warm_start import cache_folder, cache_lasts
@@ -72,19 +72,19 @@ def warmup(arguments: list[str], console: Console) -> None:
         raise SaltusError("--run-dir has no effect here: warmup makes no run")
     jobs, done = plan(options.config), []
     if not jobs:
-        print_plain(console, "nothing to compile: --no-compile, and the CPU simulates")
+        print_line(console, "nothing to compile: --no-compile, and the CPU simulates")
         return
     try:
         with ProcessPoolExecutor(min(len(jobs), available_cores()), get_context("spawn")) as pool:
             for future in as_completed([pool.submit(job) for job in jobs]):
                 done.append(future.result())
-                print_plain(console, str(done[-1]))
+                print_line(console, str(done[-1]))
     except BrokenProcessPool:
         raise SaltusError(
             "a process that compiled was killed (is the memory full?): free memory, or use one core: "
             "`taskset -c 0 saltus warmup ...`"
         ) from None
-    print_plain(console, f"caches: {', '.join(dict.fromkeys(one.folder for one in done))}")
+    print_line(console, f"caches: {', '.join(dict.fromkeys(one.folder for one in done))}")
 
 
 def plan(config: Config) -> list[Callable[[], Compiled]]:

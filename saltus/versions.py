@@ -22,6 +22,13 @@ def versions(*more: str) -> dict[str, str]:
     return {
         **{name: _version(name) for name in (*PACKAGES, *more)},
         "python": platform.python_version(),
+        **cpu_settings(),
+    }
+
+
+def cpu_settings() -> dict[str, str]:
+    """torch's threads and the CPU's vector instructions, by name."""
+    return {
         "torch threads": str(torch.get_num_threads()),
         "cpu capability": torch.backends.cpu.get_cpu_capability(),
     }

@@ -74,6 +74,10 @@ class ExternalEnv:
         self._withheld = torch.zeros((), dtype=torch.int64, device=worlds.device)
         self.failed = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
 
+    def seed(self, seed: int) -> None:
+        """Seed all episodes from the next `reset` on, as far as the library follows its seeds."""
+        self._first_seed, self._seed = seed, _derive(seed, 0)
+
     @torch.no_grad()
     def reset(self) -> Tensor:
         """Start an episode in every world; return the observations to act on, (N, obs_dim) float32."""

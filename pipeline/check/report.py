@@ -17,7 +17,7 @@ from envs.render import Renderer
 from pipeline.check.check import Check
 from pipeline.check.findings import verdict
 from pipeline.check.rollout import Range, Rollout
-from pipeline.plain_text import print_plain
+from pipeline.console import print_line
 
 _ROWS = 40
 
@@ -26,15 +26,15 @@ def report(result: Check, console: Console) -> None:
     """Print the model, the ranges, the findings and the verdict."""
     if result.env is not None:
         for line in describe_model(result.env):
-            print_plain(console, line)
+            print_line(console, line)
     if result.rollout is not None:
         console.print(_ranges(result.rollout, result.names))
-        print_plain(console, _describe_episodes(result.rollout))
+        print_line(console, _describe_episodes(result.rollout))
     for severity in ("error", "warning", "note"):
         for finding in result.findings:
             if finding.severity == severity:
-                print_plain(console, f"{severity}: {finding.text}")
-    print_plain(console, verdict(result.findings))
+                print_line(console, f"{severity}: {finding.text}")
+    print_line(console, verdict(result.findings))
 
 
 def describe_model(env: BatchEnv) -> list[str]:

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from pipeline import files
 from pipeline.config_checks import MAXIMA
+from pipeline.console import print_line
 from pipeline.display import show_progress
 from pipeline.file_names import GRADIENTS
 from pipeline.gradients.compare import ESTIMATORS, compare
 from pipeline.gradients.report import conclusion, draw, table
-from pipeline.plain_text import print_plain
 from pipeline.policy import load_agent
 from pipeline.run_dir import refuse_links
 from pipeline.run_options import Gradients, parse, require_within
@@ -46,16 +46,16 @@ def gradients(arguments: list[str], console: Console) -> None:
     with show_progress(console, "estimating", total, "estimates") as report:
         found = compare(agent, states, options.estimates, options.reference, options.seed, report)
     title = f"{agent.config.task_name} after {state['env_steps']:,} env steps, {state['gradient_steps']:,} updates"
-    print_plain(console, f"{title}; alpha {float(agent.loss.log_alpha.detach().exp()):.3g}")
+    print_line(console, f"{title}; alpha {float(agent.loss.log_alpha.detach().exp()):.3g}")
     console.print(table(found, options.states))
     for line in conclusion(found):
-        print_plain(console, line)
+        print_line(console, line)
     path = options.output.expanduser() if options.output else options.run / GRADIENTS
     try:
         files.write(path, draw(found, title))
     except OSError as error:
         raise SaltusError(f"could not write {path}: {error.strerror}. The result is printed above") from error
-    print_plain(console, str(path))
+    print_line(console, str(path))
 
 
 def _check(options: Gradients) -> None:

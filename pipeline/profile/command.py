@@ -17,8 +17,8 @@ from rich.console import Console
 from envs.task_ref import resolve_task
 from pipeline import files
 from pipeline.config import Config
+from pipeline.console import print_line
 from pipeline.logger import require_packages
-from pipeline.plain_text import print_plain
 from pipeline.profile.options import ProfileOptions, require_rounds
 from pipeline.run_dir import require_unused
 from pipeline.train_options import parse_options
@@ -74,14 +74,14 @@ def _profile(config: Config, run_dir: Path | None, options: ProfileOptions, cons
     result = summarize(measure(config, options.seconds, console, started, run_dir=run_dir, trace=options.trace))
     report(result, console)
     if options.trace is not None:
-        print_plain(console, f"trace: {options.trace}")
+        print_line(console, f"trace: {options.trace}")
     _write_json(options.json, result, console)
     if before is not None:
         lines, slower = compare(before, result)
         for line in lines or ["nothing changed beyond the noise of the repeats"]:
-            print_plain(console, line)
+            print_line(console, line)
         if slower:
-            print_plain(console, f"slower than {options.compare}")
+            print_line(console, f"slower than {options.compare}")
             sys.exit(1)
 
 
@@ -97,7 +97,7 @@ def _sweep(arguments: list[str], config: Config, options: ProfileOptions, consol
     print_sweep(sweep, results, console)
     picture = options.png or picture_path(config.task_name, sweep.option)
     plot_sweep(sweep, results, picture)
-    print_plain(console, f"picture: {picture}")
+    print_line(console, f"picture: {picture}")
     _write_json(options.json, {"sweep": sweep.option, "values": sweep.values, "results": results}, console)
 
 
@@ -118,4 +118,4 @@ def _write_json(path: Path | None, content: dict[str, Any], console: Console) ->
         files.write(path, json.dumps(content, indent=1) + "\n")
     except OSError as error:
         raise SaltusError(f"could not write {path}: {error.strerror}. The result is printed above") from error
-    print_plain(console, str(path))
+    print_line(console, str(path))

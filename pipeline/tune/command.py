@@ -14,8 +14,8 @@ from envs.environment_ref import make_environment, options_class, resolve_enviro
 from envs.simulation import Simulation
 from envs.task_options import decode_options
 from pipeline.config import Config
+from pipeline.console import print_line
 from pipeline.logger import require_packages
-from pipeline.plain_text import print_plain
 from pipeline.stored_task import hash_model
 from pipeline.train_options import parse_options
 from pipeline.tune.options import (
@@ -55,7 +55,7 @@ def tune(arguments: list[str], console: Console) -> None:
     own = own_values(plan.space, plan.config, env.action_dim, env.dt)
     sweep = _open(plan, own, hash_model(env.model))
     url = sweep.shared.url
-    print_plain(console, _describe(plan, url, bool(own)))
+    print_line(console, _describe(plan, url, bool(own)))
     try:
         with signals_interrupt():
             Worker(plan, sweep, console).run()

@@ -15,7 +15,7 @@ from rich.table import Table
 from envs.environment_ref import resolve_environment
 from envs.task_ref import TaskRef
 from pipeline import files
-from pipeline.plain_text import print_plain
+from pipeline.console import print_line
 from pipeline.tune.picture import draw
 from pipeline.tune.plan import Plan
 from pipeline.tune.search import flag, show_value, words
@@ -52,19 +52,19 @@ def report(plan: Plan, sweep: Sweep, console: Console) -> None:
         console.print(_table(plan, sweep, best))
     failed = [trial for trial in trials if trial.state == TrialState.FAIL]
     for message, number in Counter(trial.user_attrs[ERROR] for trial in failed).items():
-        print_plain(console, f"{number} of {len(trials)} trials failed: {message}")
+        print_line(console, f"{number} of {len(trials)} trials failed: {message}")
     if not best:
-        print_plain(console, "no trial is complete")
+        print_line(console, "no trial is complete")
         return
     picture = plan.folder / PICTURE
     files.write(picture, draw(plan, sweep, trials))
-    print_plain(console, f"picture: {picture}")
+    print_line(console, f"picture: {picture}")
     options, new_seed = sweep.options_of(best[0]), plan.seeds[-1] + 1
     again = shlex.join(["saltus", "train", *plan.train_words(options, new_seed)])
-    print_plain(console, f"the best trial again, with a new seed:\n  {again}")
+    print_line(console, f"the best trial again, with a new seed:\n  {again}")
     if OWN not in best[0].user_attrs and isinstance(resolve_environment(plan.task), TaskRef):
         command = _comparison(plan, options, new_seed)
-        print_plain(
+        print_line(
             console, f"the best of many scores is partly luck; compare with the preset on new seeds:\n  {command}"
         )
 

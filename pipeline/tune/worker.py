@@ -8,7 +8,7 @@ from typing import Any
 import optuna
 from rich.console import Console
 
-from pipeline.plain_text import print_plain
+from pipeline.console import print_line
 from pipeline.tune.plan import Plan
 from pipeline.tune.report import describe, ranked
 from pipeline.tune.search import show
@@ -130,4 +130,4 @@ class Worker:
         )
 
     def _print(self, message: str) -> None:
-        print_plain(self._console, message)
+        print_line(self._console, message)

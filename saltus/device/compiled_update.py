@@ -82,14 +82,22 @@ class CompiledUpdate:
         function: batch -> tensors by name. It may modify tensors of `state` in place. It must not branch on tensor
             values.
         state: returns the tensors that the function modifies. Tracing restores them.
+        any_process: whether an argument is true in any process that trains together with this one. If compilation
+            fails in one, updates run eagerly in all, because compiled ones round differently.
 
     Attributes:
         seconds: duration of the compilation.
         cached: whether the compiled code was in torch's cache.
     """
 
-    def __init__(self, function: Update, state: Callable[[], Iterable[Tensor]]):
-        self.function, self._state = function, state
+    def __init__(
+        self,
+        function: Update,
+        state: Callable[[], Iterable[Tensor]],
+        any_process: Callable[[bool], bool] = lambda failed: failed,
+    ):
+        self.function, self._state, self._any_process = function, state, any_process
+        self._attempted = False
         self.seconds, self.cached, self._failed = 0.0, False, not can_compile()
         self._run: Callable[..., Any] | None = None
         self._traced: TracedUpdate | None = None
@@ -105,13 +113,21 @@ class CompiledUpdate:
         return self._run is not None
 
     def __call__(self, batch: TensorDict) -> dict[str, Tensor]:
-        if self.pending:
-            self._try_to_compile(batch)
+        if not self._attempted:
+            self._attempt(batch)
         if self._run is None or self._traced is None:
             return self.function(batch)
         with torch.no_grad():
             results = self._run(*self._traced.inputs, *flatten(batch)[1])
         return dict(zip(self._traced.names, results, strict=True))
+
+    def _attempt(self, batch: TensorDict) -> None:
+        """Compile, and keep the compiled code if no process failed."""
+        if self.pending:
+            self._try_to_compile(batch)
+        self._attempted, self._failed = True, self._any_process(self._failed)
+        if self._failed:
+            self._run = None
 
     def _try_to_compile(self, batch: TensorDict) -> None:
         start = time.monotonic()

@@ -56,6 +56,10 @@ class CapturedFunction:
         """Whether calls replay a graph."""
         return bool(self._parts)
 
+    def release(self) -> None:
+        """Free the graphs; the next call captures anew."""
+        self._parts.clear()
+
     def __call__(self, *inputs: Tensor) -> dict[str, Tensor]:
         self._calls += 1
         if self._calls < WARMUP_CALLS or self._synchronizes:

@@ -155,6 +155,14 @@ def test_equal_seeds_give_equal_episodes() -> None:
     assert not torch.equal(one.reset(), first[0])  # the stream continues
 
 
+def test_seeding_decides_the_next_episodes() -> None:
+    env, same = external(sync(SAME)), external(sync(SAME), seed=7)
+    first = env.reset()
+    env.seed(7)
+    assert torch.equal(expected := same.reset(), env.reset())
+    assert not torch.equal(first, expected)
+
+
 def test_a_resumed_environment_continues_its_totals_and_begins_other_episodes() -> None:
     env, resumed = external(sync(SAME, cls=Paid)), external(sync(SAME, cls=Paid))
     first = env.reset()

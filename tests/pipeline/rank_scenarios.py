@@ -6,6 +6,7 @@ A rank's result is `FOLDER/<scenario>-<rank>.pt`, its output `FOLDER/<scenario>-
 
 from __future__ import annotations
 
+import math
 import os
 import resource
 import signal
@@ -13,6 +14,7 @@ import socket
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,19 +39,21 @@ from torch import Tensor
 import pipeline.plot
 import pipeline.train_options  # noqa: F401
 from pipeline import agent as agents
-from pipeline import cli, launch, losses, rank_report
+from pipeline import checkpoint, cli, launch, losses, rank_report, rank_state
 from pipeline.agent import Agent
 from pipeline.config import Config
 from pipeline.learner import Learner
 from pipeline.normalize import Normalizers
 from pipeline.ranks import ALONE, Ranks, TorchRanks
 from pipeline.run import Run
-from saltus.device.compiled_update import trace
+from saltus.device.compiled_update import CompiledUpdate, trace
 
 TASK = "InvertedPendulum-v5"
 GRADIENTS = {
     "fast": {}, "sac": {}, "sac-v1": {}, "redq": {}, "droq": {"dropout": 0.0}, "crossq": {}, "xqc": {}, "flashsac": {},
-    "sac-discrete": {"action_levels": 3}, "fast batched": {},
+    "sac-discrete": {"action_levels": 3}, "fast batched": {}, "flashsac-parallel": {},
+    "sac-discrete factored": {"action_levels": 3, "policy": "factored"},
+    "sac-discrete soft-q": {"action_levels": 3, "discrete_update": "soft-q"},
 }  # fmt: skip
 DIVIDED_EXAMPLES = {
     "num_envs": (100, "96 or 104"),
@@ -79,7 +83,9 @@ def _one_update(config: Config, batch: TensorDict, ranks: Ranks, batched: bool) 
     """Gradients of critics, actor and temperature, and statistics of batch norms, of one update."""
     torch.manual_seed(0)
     make = losses.make_loss
-    agents.make_loss = lambda *args, **options: make(*args, **options, batched_critics=batched)
+    agents.make_loss = lambda config, observation, action, device, _, *more: make(
+        config, observation, action, device, batched, *more
+    )
     agent = Agent(config, OBSERVATION_DIM, ACTION_DIM, ranks=ranks)
     agents.make_loss = make
     found: dict[str, Tensor] = {}
@@ -169,8 +175,8 @@ def messages(folder: Path) -> Any:
     ranks = TorchRanks()
     rows = torch.arange(4.0).view(2, 2) + 10 * ranks.rank
     return {
-        "any": [ranks.any(ranks.rank == 1), ranks.any(False)],
-        "of_first": ranks.of_first(0.1 + ranks.rank),
+        "any": [ranks.any_rank(ranks.rank == 1), ranks.any_rank(False)],
+        "from_rank_0": ranks.from_rank_0(0.1 + ranks.rank),
         "gather": ranks.gather(str(ranks.rank)),
         "rows": ranks.concatenate(rows),
         "own": torch.equal(ranks.own_rows(ranks.concatenate(rows)), rows),
@@ -179,9 +185,42 @@ def messages(folder: Path) -> Any:
     }
 
 
+def uncompiled(folder: Path) -> Any:
+    """An update that rank 1 cannot compile."""
+    ranks = TorchRanks()
+    update = CompiledUpdate(lambda batch: {"which": "plain"}, list, ranks.any_rank)  # type: ignore[arg-type,dict-item]
+
+    def compile_or_fail(batch: TensorDict) -> None:
+        if ranks.rank == 1:
+            raise RuntimeError("no compiler")
+        update._run = lambda *_: ["compiled"]
+
+    update._compile = compile_or_fail  # type: ignore[method-assign]
+    called = [update(random_transition(2))["which"] for _ in range(2)]
+    return {"results": called, "compiled": update.compiled}
+
+
+def fallback(folder: Path) -> Any:
+    """The checkpoint from which ranks resume if rank 1's part of the last one is damaged, and what is said."""
+    ranks, config, checkpoints = TorchRanks(), small_config(), folder / "fallback"
+    for env_steps in (10, 20):
+        state = dict.fromkeys(rank_state.OWN, torch.zeros(4)) | {"env_steps": env_steps, "ranks": ranks.size}
+        rank_state.save(checkpoints, config, state, ranks)
+    content = checkpoint.load_last(checkpoints)
+    chosen, warned = [], []
+    for env_steps in (20, 10):
+        if ranks.rank == 1:
+            os.truncate(checkpoints / f"{env_steps:012d}.rank1.pt", 100)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            chosen.append(_refusal(lambda: rank_state.agree(content, config, ranks)) or content["file"].name)
+        warned += [str(one.message) for one in caught]
+    return {"chosen": chosen, "warned": warned}
+
+
 def refused(folder: Path) -> Any:
     """Rank 0 refuses, for all ranks."""
-    return _refusal(lambda: launch.first_does(TorchRanks(), lambda: launch.require_divisible(small_config(), 3)))
+    return _refusal(lambda: launch.on_rank_0(TorchRanks(), lambda: launch.require_divisible(small_config(), 3)))
 
 
 def _refusal(action: Callable[[], object]) -> str:
@@ -199,15 +238,15 @@ def trained(folder: Path) -> Any:
 
 def stopped(folder: Path) -> Any:
     """The same, stopped by a signal to rank 1 alone."""
-    step = Run.step
-
-    def step_and_stop(run: Run, action: Tensor) -> TensorDict:
-        if run.env_steps == 128 and run.ranks.rank == 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return step(run, action)
-
-    Run.step = step_and_stop  # type: ignore[method-assign]
+    if os.environ["RANK"] == "1":
+        Run.step = _stop_at_128  # type: ignore[method-assign]
     return _train(folder / "stopped")
+
+
+def _stop_at_128(run: Run, action: Tensor, step: Callable[[Run, Tensor], TensorDict] = Run.step) -> TensorDict:
+    if run.env_steps == 128:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return step(run, action)
 
 
 def resumed(folder: Path) -> Any:
@@ -247,6 +286,41 @@ def full_disk(folder: Path) -> Any:
     return _train(folder / "full_disk")
 
 
+def grown(folder: Path) -> Any:
+    """A run of one rank, resumed by two."""
+    run_dir, size = folder / "grown", os.environ.pop("WORLD_SIZE")
+    if os.environ["RANK"] == "0":
+        step = Run.step
+        Run.step = _stop_at_128  # type: ignore[method-assign]
+        _train(run_dir)
+        Run.step = step  # type: ignore[method-assign]
+        (folder / "grown-stopped").touch()
+    while not (folder / "grown-stopped").exists():
+        time.sleep(0.05)
+    os.environ["WORLD_SIZE"] = size
+    _command("resume", run_dir)
+
+
+def timed(folder: Path) -> Any:
+    """A run whose length is a time, with fewer episodes than ranks."""
+    arguments = small_arguments("fast", minutes=0.02, eval_every=10_000, eval_episodes=1)
+    length = arguments.index("--total-env-steps")
+    _command("train", TASK, *arguments[:length], *arguments[length + 2 :], "--run-dir", folder / "timed")
+
+
+def diverged(folder: Path) -> Any:
+    """The critics' loss of rank 1 is NaN after 128 env steps."""
+    learn = Run.learn
+
+    def learn_and_fail(run: Run, logger: Any) -> None:
+        learn(run, logger)
+        if run.env_steps >= 128 and run.ranks.rank == 1:
+            run.metrics["critic_loss"] = torch.tensor(math.nan)
+
+    Run.learn = learn_and_fail  # type: ignore[method-assign]
+    _train(folder / "diverged")
+
+
 def missing(folder: Path) -> Any:
     """Rank 1 never starts."""
     os.environ[launch.TIMEOUT] = "1"
@@ -264,8 +338,8 @@ def _command(*arguments: object) -> None:
     cli.main()
 
 
-IN_A_GROUP = (gradients, statistics, updates, traced, messages, refused)
-COMMANDS = (trained, stopped, resumed, different, hanging, full_disk, missing)
+IN_A_GROUP = (gradients, statistics, updates, traced, messages, uncompiled, fallback, refused)
+COMMANDS = (trained, stopped, resumed, grown, timed, different, hanging, full_disk, diverged, missing)
 
 
 def run_rank(scenario: Callable[[Path], Any], folder: Path, rank: int, port: int) -> int:

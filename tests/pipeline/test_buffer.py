@@ -162,6 +162,8 @@ def test_a_buffer_beyond_the_free_memory_is_refused_before_anything_is_allocated
     allocated = []
     zeros = transitions.zeros
     monkeypatch.setattr(transitions, "zeros", lambda *args: allocated.append(args) or zeros(*args))
+    with pytest.raises(MemoryError, match=r"this machine's 2 ranks take .* set buffer_size below 50% of its value"):
+        ReplayBuffer(1000, 2, 1, per_host=2)
     with pytest.raises(MemoryError, match=r"1,001 transitions takes .* GB .* are free on cpu") as refusal:
         small_buffer(1001)
     assert not allocated

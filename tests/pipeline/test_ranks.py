@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -14,12 +16,16 @@ import rank_scenarios
 import torch
 from cli_helpers import Command
 from pipeline_helpers import ACTION_DIM, OBSERVATION_DIM, differing, random_transition, read_csv, small_config
+from torch.distributed import DistBackendError
 
-from pipeline import checkpoint, rank_state
+from pipeline import checkpoint, launch, rank_state, torchrun
 from pipeline.buffer import ReplayBuffer
-from pipeline.launch import require_divisible
+from pipeline.config import Config
+from pipeline.launch import is_of_collective, require_divisible, require_equal_start
 from pipeline.policy import load_policy
+from pipeline.rank_report import RankReport, add_statistics
 from pipeline.ranks import ALONE, Ranks
+from pipeline.run import Run
 from saltus.errors import SaltusError
 
 pytestmark = pytest.mark.slow
@@ -30,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Results of all scenarios."""
     folder = tmp_path_factory.mktemp("ranks")
     root = Path(__file__).resolve().parents[2]
-    paths = os.pathsep.join(str(root / part) for part in (".", "tests/pipeline"))
+    paths = os.pathsep.join(str(root / part) for part in (".", "tests", "tests/pipeline"))
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "COLUMNS": "300"}
     command = [sys.executable, rank_scenarios.__file__, str(folder)]
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=400)
@@ -55,6 +61,7 @@ def states(run_dir: Path) -> list[dict[str, Any]]:
     common, part = checkpoint.load(last)["state"], checkpoint.load_part(last, 1)
     for name in ("seconds", "logged"):
         common.pop(name)
+    assert common.pop("save") == part.pop("save")
     return [common, part]
 
 
@@ -89,7 +96,7 @@ def test_exchanges_are_part_of_the_recorded_update(folder: Path) -> None:
 def test_messages_reach_all_ranks(folder: Path) -> None:
     for rank in results(folder, "messages"):
         assert rank["any"] == [True, False]
-        assert rank["of_first"] == 0.1
+        assert rank["from_rank_0"] == 0.1
         assert rank["gather"] == ["0", "1"]
         assert rank["rows"].tolist() == [[0, 1], [2, 3], [10, 11], [12, 13]]
         assert rank["own"]
@@ -102,7 +109,7 @@ def test_a_single_rank_exchanges_nothing() -> None:
     assert ALONE.mean([tensor])[0] is tensor
     assert ALONE.merge(tensor, tensor) == (tensor, tensor)
     assert ALONE.maximum(tensor) is ALONE.concatenate(tensor) is tensor
-    assert (ALONE.any(True), ALONE.of_first(0.5), ALONE.gather("a"), ALONE.share(7)) == (True, 0.5, ["a"], 7)
+    assert (ALONE.any_rank(True), ALONE.from_rank_0(0.5), ALONE.gather("a"), ALONE.share(7)) == (True, 0.5, ["a"], 7)
 
 
 @pytest.mark.parametrize("name", rank_scenarios.DIVIDED_EXAMPLES)
@@ -160,6 +167,85 @@ def test_old_parts_of_checkpoints_are_deleted(folder: Path) -> None:
     assert names == {f"{steps:012d}{part}.pt" for steps in (160, 240) for part in ("", ".rank1")}
 
 
+def test_all_ranks_take_the_last_checkpoint_whose_parts_are_intact(folder: Path) -> None:
+    first, second = results(folder, "fallback")
+    assert first["chosen"][0] == second["chosen"][0] == "000000000010.pt"
+    for text in (first["warned"][0], first["chosen"][1]):
+        assert re.match(r"rank 1 on \S+: checkpoint \S+\.rank1\.pt is truncated or corrupted", text)
+    assert first["warned"][0].endswith(". The one before is used instead: 000000000010.pt")
+    assert first["chosen"][1].endswith(". There is no other checkpoint: start the run again")
+    assert first["chosen"][1] == second["chosen"][1]
+    assert second["warned"] == []
+
+
+@pytest.mark.parametrize(("replace", "reason"), [(False, "is missing"), (True, "belongs to another save")])
+def test_a_checkpoint_without_its_own_parts_counts_as_damaged(
+    folder: Path, tmp_path: Path, replace: bool, reason: str
+) -> None:
+    checkpoints = Path(shutil.copytree(folder / "trained" / "checkpoints", tmp_path / "checkpoints"))
+    last = checkpoints / "000000000240.rank1.pt"
+    last.unlink()
+    if replace:
+        shutil.copy(checkpoints / "000000000160.rank1.pt", last)
+    content = checkpoint.load_last(checkpoints)
+    with pytest.warns(UserWarning, match=f"{reason}. The one before is used instead: 000000000160.pt"):
+        rank_state.agree(content, Config.from_dict(content["config"]), ALONE)
+    assert content["state"]["env_steps"] == 160
+    assert rank_state.load_state(content, ALONE)["buffer"]["num_envs"] == 4
+
+
+def test_totals_of_ranks_with_other_reward_terms_are_joined() -> None:
+    reports = [
+        RankReport({}, statistics, 1.0, 0.0) for statistics in ({"steps": 1.0, "a": 2.0}, {"steps": 3.0, "b": 4.0})
+    ]
+    assert add_statistics(reports) == {"steps": 4.0, "a": 2.0, "b": 4.0}
+
+
+def test_ranks_that_differ_at_the_start_are_refused_with_what_helps() -> None:
+    start = {"seed": "0", "torch threads": "1"}
+    require_equal_start([start, start])
+    with pytest.raises(SaltusError, match=r"seed: missing instead of 0, dropout: 0.1 instead of missing\): start all"):
+        require_equal_start([start, {"dropout": "0.1", "torch threads": "1"}])
+    advice = r"\(torch threads: 2 instead of 1\): set OMP_NUM_THREADS, and use machines of one kind"
+    with pytest.raises(SaltusError, match=advice):
+        require_equal_start([start, start | {"torch threads": "2"}])
+
+
+def test_a_gpus_error_that_mentions_nccl_does_not_blame_a_rank() -> None:
+    assert is_of_collective(RuntimeError("[gloo] Timed out waiting"))
+    assert is_of_collective(DistBackendError("NCCL error"))
+    assert not is_of_collective(torch.OutOfMemoryError("CUDA out of memory; NCCL holds 1 GiB"))
+    assert not is_of_collective(RuntimeError("CUDA error in ncclKernel"))
+
+
+@pytest.mark.parametrize("text", ["no", "0", "-1", "nan", "1e9"])
+def test_a_timeout_that_is_no_time_is_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(launch.TIMEOUT, text)
+    with pytest.raises(SaltusError, match=f"SALTUS_RANKS_TIMEOUT is '{text}'; it must be a number of seconds above 0"):
+        launch.read_timeout()
+
+
+def test_a_process_of_another_launcher_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    assert (torchrun.size(), torchrun.rank()) == (1, 0)
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    assert (torchrun.size(), torchrun.rank()) == (4, 1)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_commands_of_one_process_refuse_torchrun_once(
+    rank: int, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"WORLD_SIZE": "2", "RANK": str(rank), "MASTER_ADDR": "127.0.0.1"}.items():
+        monkeypatch.setenv(name, value)
+    outcome = command("evaluate", "run")
+    expected = "`saltus evaluate` is one process, and torchrun started 2: start it without torchrun"
+    assert outcome.code == 1
+    assert (expected in outcome.text) == (rank == 0)
+
+
 def test_a_policy_plays_in_a_single_process(folder: Path) -> None:
     assert load_policy(folder / "trained")(torch.zeros(1, 4)).shape == (1, 1)
 
@@ -180,6 +266,44 @@ def test_a_run_continues_on_another_number_of_ranks_with_its_replay(folder: Path
     assert torch.equal(after["buffer"]["stored"][name][:80].view(20, 4, 4), torch.cat(halves, dim=1))
     assert after["buffer"]["stored"]["next.done"][76:80].all()
     assert not after["buffer"]["stored"]["next.done"][:76].all()
+
+
+def test_worlds_dealt_anew_begin_episodes_that_the_run_has_not_had(folder: Path, tmp_path: Path) -> None:
+    content = checkpoint.load_last(folder / "trained" / "checkpoints")
+    config = Config.from_dict(content["config"])
+    rank_state.agree(content, config, ALONE)
+    run = Run(config, tmp_path)
+    first = run.observation.clone()
+    run.load_state_dict(rank_state.load_state(content, ALONE))
+    assert (run.observation.unsqueeze(1) != first).any(-1).all()
+
+
+def test_a_run_of_one_rank_continues_on_two(folder: Path) -> None:
+    results(folder, "grown")
+    assert "the run had 1 ranks and continues on 2: worlds and replay are dealt anew" in output(folder, "grown", 0)
+    first, second = states(folder / "grown")
+    assert (first["ranks"], first["env_steps"]) == (2, 240)
+    stored = [part["buffer"]["stored"]["observation"] for part in (first, second)]
+    assert len(stored[0]) == len(stored[1]) == 120
+    assert not torch.equal(*stored)
+
+
+def test_rank_0s_clock_ends_a_run_and_ranks_without_episodes_wait(folder: Path) -> None:
+    results(folder, "timed")
+    first, _ = states(folder / "timed")
+    assert first["ended"]
+    assert read_csv(folder / "timed" / "evaluations.csv")[-1]["episodes"] == "1"
+
+
+def test_a_divergence_on_one_rank_ends_all_with_its_message(folder: Path) -> None:
+    assert torch.load(folder / "codes.pt")["diverged"] == [1, 1]
+    for rank in (0, 1):
+        assert "critic_loss" in output(folder, "diverged", rank)
+
+
+def test_updates_run_eagerly_on_all_ranks_if_one_cannot_compile(folder: Path) -> None:
+    for rank in results(folder, "uncompiled"):
+        assert rank == {"results": ["plain", "plain"], "compiled": False}
 
 
 @pytest.mark.parametrize("steps", [2, 5, 9])
@@ -209,10 +333,9 @@ def test_dealing_keeps_the_newest_transitions_of_every_world_in_order(saved: int
 
 
 def test_ranks_that_differ_are_refused(folder: Path) -> None:
-    for rank in (0, 1):
-        assert "rank 1 differs from rank 0 (seed: 1 instead of 0): start all ranks with" in output(
-            folder, "different", rank
-        )
+    text = "rank 1 differs from rank 0 (seed: 1 instead of 0): start all ranks with"
+    assert [text in output(folder, "different", rank) for rank in (0, 1)] == [True, False]
+    assert torch.load(folder / "codes.pt")["different"] == [1, 1]
 
 
 def test_a_rank_that_hangs_is_named(folder: Path) -> None:

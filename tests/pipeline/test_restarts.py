@@ -40,12 +40,13 @@ def states(run_dir: Path) -> list[dict[str, Any]]:
     common, part = checkpoint.load(last)["state"], checkpoint.load_part(last, 1)
     for name in ("seconds", "logged"):
         common.pop(name)
+    assert common.pop("save") == part.pop("save")
     return [common, part]
 
 
 def run(*command: object, folder: Path) -> str:
     """Run a Python command in a folder; return its output in one line."""
-    paths = os.pathsep.join((str(ROOT), str(ROOT / "tests/pipeline")))
+    paths = os.pathsep.join(str(ROOT / part) for part in (".", "tests", "tests/pipeline"))
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "COLUMNS": "300"}
     words = [sys.executable, *map(str, command)]
     done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=400)

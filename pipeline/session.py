@@ -1,0 +1,134 @@
+"""A session of a run: from its start or its last checkpoint to its end or a signal, on one rank or several."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, nullcontext
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from pipeline import torchrun
+from pipeline.console import log_to, print_line
+
+if TYPE_CHECKING:
+    from pipeline.config import Config
+    from pipeline.run import Run
+
+NOT_EXACT = (
+    "another library simulates {name}: a resumed run continues learner, replay buffer and counters, and begins new "
+    "episodes"
+)
+
+DEALT = (
+    "the run had {saved} ranks and continues on {size}: worlds and replay are dealt anew, new episodes begin, and it "
+    "does not continue bit for bit"
+)
+
+
+def resume_run(run_dir: Path, task: str | None, trust: bool, console: Console, restarted: bool) -> None:
+    """Continue a run from its last checkpoint."""
+    from pipeline.run_dir import compare_versions, describe_checkpoint, locked, open_run
+
+    with locked(run_dir) if torchrun.rank() == 0 else nullcontext():
+        with log_to(console):
+            config, content = open_run(run_dir, task, trust)
+        print_line(console, "restarted by torchrun; " * restarted + describe_checkpoint(content, config))
+        compare_versions(content["versions"])
+        train_run(config, run_dir, console, content)
+
+
+def train_run(config: Config, run_dir: Path | None, console: Console, content: dict[str, Any] | None = None) -> None:
+    """Train from the start, or from a checkpoint's `content`; the state is removed from it to free its memory.
+
+    A new run makes its directory and locks it; the directory of a run that resumes is locked by the caller. Of several
+    ranks only rank 0 writes to it, except for the others' parts of checkpoints.
+    """
+    import torch
+
+    from saltus.device.warm_start import warm_start
+
+    on_cpu = config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available())
+    if config.compile and on_cpu:
+        warm_start()  # in the background of the imports below, which take seconds
+
+    from pipeline.launch import join, on_rank_0, require_shared
+    from pipeline.logger import Logger, SilentLogger
+    from pipeline.rank_state import agree, load_state
+    from pipeline.restarts import remember_run
+    from pipeline.run import Run
+    from pipeline.run_dir import (
+        compare_task,
+        default_path,
+        new_run,
+        require_same_dimensions,
+        require_same_state,
+        update_config,
+    )
+    from pipeline.train import StopSignal
+    from pipeline.train import train as train_loop
+
+    with (
+        StopSignal(partial(print_line, console)) as stop,
+        log_to(console),
+        join(config, on_failure=stop.silence) as ranks,
+        ExitStack() as stack,
+    ):
+        if content is not None:
+            agree(content, config, ranks)
+        run = Run(config, run_dir or default_path(config), ranks)
+        stack.callback(run.learner.release)  # NCCL waits for the graphs that contain its operations
+        model = run.env.model
+        if content is None:
+            run.run_dir = on_rank_0(ranks, lambda: stack.enter_context(new_run(config, run_dir, model)))
+            if ranks.rank == 0:
+                remember_run(run.run_dir)
+        else:
+            require_same_dimensions(content, run.env)
+            require_same_state(run.run_dir, model)
+            compare_task(config, run.run_dir, model, "resumed, but not bit for bit")
+            on_rank_0(ranks, lambda: update_config(config, run.run_dir, content))
+            saved = content["state"].get("ranks", 1)
+            run.load_state_dict(load_state(content, ranks))
+            if saved != ranks.size:
+                print_line(console, DEALT.format(saved=saved, size=ranks.size))
+        run_dir = run.run_dir
+        require_shared(ranks, run_dir)
+        if not run.env.resumes_exactly:
+            print_line(console, NOT_EXACT.format(name=run.env.name))
+        entropy = float(run.agent.loss.target_entropy)
+        with (
+            SilentLogger(run_dir)
+            if ranks.rank
+            else Logger(run_dir, config, run.env_steps, console, run.evaluation_pending)
+        ) as logger:
+            logger.say(
+                f"{config.task}, seed {config.seed}, on {run.device}, target entropy {entropy:g}; files: {run_dir}"
+            )
+            train_loop(run, logger, stop)
+    if ranks.rank == 0:
+        _conclude(run, stop.received, console)
+
+
+def _conclude(run: Run, signal: str | None, console: Console) -> None:
+    """Draw the learning curve of a run that has ended, or was stopped, and say how it went."""
+    from pipeline.health import describe_policies
+    from pipeline.plot import learning_curve
+
+    config, run_dir = run.config, run.run_dir  # which may have been renamed
+    picture = learning_curve(run_dir, f"{config.task_name}, seed {config.seed}")
+    if not run.finished and (signal is not None or run.ranks.size > 1):
+        start = "" if run.ranks.size == 1 else f", started by torchrun on {run.ranks.size} ranks,"
+        print_line(
+            console, f"stopped by {signal or 'another rank'} and saved; `saltus resume {run_dir}`{start} continues"
+        )
+    else:
+        curve = "" if picture is None else f"; learning curve: {picture}"
+        print_line(console, f"finished after {run.seconds:.0f} s{curve}")
+    if run.health.nothing_learned:
+        print_line(console, "nothing could be learned: every world-step failed")
+    elif run.finished and run.learner.gradient_steps == 0:
+        print_line(console, "the run ended before its first update: give it more --minutes")
+    elif run.best:
+        print_line(console, describe_policies(run.best, run.health.last or run.best, run_dir))
