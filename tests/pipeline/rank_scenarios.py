@@ -83,9 +83,7 @@ def _one_update(config: Config, batch: TensorDict, ranks: Ranks, batched: bool) 
     """Gradients of critics, actor and temperature, and statistics of batch norms, of one update."""
     torch.manual_seed(0)
     make = losses.make_loss
-    agents.make_loss = lambda config, observation, action, device, _, *more: make(
-        config, observation, action, device, batched, *more
-    )
+    agents.make_loss = lambda *args, **options: make(*args[:4], batched, *args[5:], **options)
     agent = Agent(config, OBSERVATION_DIM, ACTION_DIM, ranks=ranks)
     agents.make_loss = make
     found: dict[str, Tensor] = {}
