@@ -17,6 +17,7 @@ import traceback
 import warnings
 from collections.abc import Callable
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ def _one_update(config: Config, batch: TensorDict, ranks: Ranks, batched: bool) 
     """Gradients of critics, actor and temperature, and statistics of batch norms, of one update."""
     torch.manual_seed(0)
     make = losses.make_loss
-    agents.make_loss = lambda *args, **options: make(*args[:4], batched, *args[5:], **options)
+    agents.make_loss = partial(make, batched_critics=batched)
     agent = Agent(config, OBSERVATION_DIM, ACTION_DIM, ranks=ranks)
     agents.make_loss = make
     found: dict[str, Tensor] = {}
