@@ -30,6 +30,7 @@ from tensordict import TensorDict
 from torch import Tensor, nn
 
 from envs import transition as transitions
+from pipeline.ranks import Ranks
 from pipeline.torchrl_adapter import Loss, critic_loss, target_parameters, value_loss, value_parameters
 
 STATES, INTERVALS, SUCCESSORS, NOISES = 4, 3, 2, 6
@@ -248,7 +249,7 @@ class Descent:
     def __init__(self, parameter: Tensor, entries: int):
         self.parameter, self.rate = parameter, entries / 2
 
-    def minimize(self, loss: Tensor) -> None:
+    def minimize(self, loss: Tensor, _ranks: Ranks) -> None:
         self.parameter.data -= self.rate * torch.autograd.grad(loss, self.parameter)[0]
 
 

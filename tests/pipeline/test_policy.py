@@ -17,7 +17,7 @@ import saltus
 from envs import BatchEnv
 from envs.task import load_model
 from envs.tasks import InvertedPendulum
-from pipeline import run as run_module
+from pipeline import evaluate as evaluate_module
 from pipeline.checkpoint import CheckpointError
 from pipeline.evaluate import Evaluation, evaluate
 from pipeline.logger import Logger
@@ -61,7 +61,7 @@ def test_best_policy_is_that_of_the_best_evaluation(
         acted.append(act(observation).clone())
         return Evaluation((next(means),), (1,), 0)
 
-    monkeypatch.setattr(run_module, "evaluate", evaluate)
+    monkeypatch.setattr(evaluate_module, "evaluate", evaluate)
     train_run(config, tmp_path)
     best, last = load_policy(tmp_path), load_policy(tmp_path, "last")
     assert (best.which, best.env_steps, last.which, last.env_steps) == ("best", 120, "last", 160)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from envs import BatchEnv
 from pipeline import checkpoint
-from pipeline import run as run_module
+from pipeline import evaluate as evaluate_module
 from pipeline.buffer import ReplayBuffer
 from pipeline.evaluate import Evaluation
 from pipeline.learner import Learner
@@ -80,7 +80,7 @@ def test_every_row_after_the_first_update_has_losses(tmp_path: Path, preset: str
 
 def stop_in_evaluation(monkeypatch: pytest.MonkeyPatch, number: int) -> Callable[[], bool]:
     """A stop that comes within the evaluation of that number."""
-    plain, counts = run_module.evaluate, {"evaluations": 0, "steps": 0}
+    plain, counts = evaluate_module.evaluate, {"evaluations": 0, "steps": 0}
 
     def counted(policy: Callable[[Tensor], Tensor], env: BatchEnv) -> Evaluation:
         def act(observation: Tensor) -> Tensor:
@@ -90,7 +90,7 @@ def stop_in_evaluation(monkeypatch: pytest.MonkeyPatch, number: int) -> Callable
         counts["evaluations"] += 1
         return plain(act, env)
 
-    monkeypatch.setattr(run_module, "evaluate", counted)
+    monkeypatch.setattr(evaluate_module, "evaluate", counted)
     return lambda: counts["steps"] > 1
 
 
@@ -168,7 +168,7 @@ def evaluations(run_dir: Path) -> list[dict[str, str]]:
 def test_evaluation_with_failures_is_never_the_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A policy that breaks the simulation has high returns until it does."""
     results = iter([Evaluation((9.0,), (1,), 1), Evaluation((1.0,), (1,), 0), Evaluation((9.0,), (1,), 1)])
-    monkeypatch.setattr(run_module, "evaluate", lambda *_: next(results))
+    monkeypatch.setattr(evaluate_module, "evaluate", lambda *_: next(results))
     said = list[str]()
     monkeypatch.setattr(Logger, "evaluation", lambda _self, _row, summary: said.append(summary))
     run = train_run(small_config(total_env_steps=120, eval_every=40), tmp_path)
