@@ -117,7 +117,8 @@ def tables(found: result.Result) -> list[Table]:
     settings = found.settings
     whose = "each rank" if settings["per_rank"] else "all ranks together"
     sizes = f"{settings['num_envs']} worlds and batch {settings['batch_size']} for {whose}"
-    columns = ["ranks", "env steps/s", "lowest to highest", "updates/s", "lowest to highest", "env steps ratio", "waiting"]
+    both = ["lowest to highest", "updates/s", "lowest to highest"]
+    columns = ["ranks", "env steps/s", *both, "env steps ratio", "waiting"]
     return [
         Table(f"{task}, {sizes}", columns, [_cells(row, rows[0]) for row in rows])
         for task, rows in rates.by_task(found).items()
