@@ -16,6 +16,7 @@ import rank_scenarios
 import torch
 from cli_helpers import Command
 from pipeline_helpers import ACTION_DIM, OBSERVATION_DIM, differing, random_transition, read_csv, small_config
+from rank_helpers import states
 from torch.distributed import DistBackendError
 
 from pipeline import checkpoint, launch, rank_state, torchrun
@@ -53,16 +54,6 @@ def results(folder: Path, name: str) -> list[Any]:
 
 def output(folder: Path, name: str, rank: int) -> str:
     return " ".join((folder / f"{name}-{rank}.txt").read_text().split())
-
-
-def states(run_dir: Path) -> list[dict[str, Any]]:
-    """Both ranks' states in the last checkpoint, without clocks."""
-    *_, last = checkpoint.find(run_dir / "checkpoints")
-    common, part = checkpoint.load(last)["state"], checkpoint.load_part(last, 1)
-    for name in ("seconds", "logged"):
-        common.pop(name)
-    assert common.pop("save") == part.pop("save")
-    return [common, part]
 
 
 @pytest.mark.parametrize("name", rank_scenarios.GRADIENTS)

@@ -15,9 +15,10 @@ import pytest
 import rank_scenarios
 from cli_helpers import Command
 from pipeline_helpers import differing, read_csv, small_arguments
+from rank_helpers import states
 from torch.distributed import TCPStore
 
-from pipeline import checkpoint, restarts
+from pipeline import restarts
 
 ROOT = Path(__file__).resolve().parents[2]
 TASK = rank_scenarios.TASK
@@ -32,16 +33,6 @@ def agent_store(monkeypatch: pytest.MonkeyPatch) -> TCPStore:
     for name, value in variables.items():
         monkeypatch.setenv(name, str(value))
     return store
-
-
-def states(run_dir: Path) -> list[dict[str, Any]]:
-    """Both ranks' states in the last checkpoint, without clocks."""
-    *_, last = checkpoint.find(run_dir / "checkpoints")
-    common, part = checkpoint.load(last)["state"], checkpoint.load_part(last, 1)
-    for name in ("seconds", "logged"):
-        common.pop(name)
-    assert common.pop("save") == part.pop("save")
-    return [common, part]
 
 
 def run(*command: object, folder: Path) -> str:
