@@ -70,7 +70,8 @@ class Agent:
         loss: the loss module; holds the parameters of all networks, target networks included, and ``log_alpha``.
         actor: the network that acts and learns.
         eval_actor: the network that is evaluated: an average of the actor over its last updates, or the actor itself.
-        progress: share of the run that is done, a scalar in [0, 1], which the run sets; learning rates decay with it.
+        progress: share of the run that is done, a scalar in [0, 1]; learning rates decay with it.
+        gamma: the discount factor, a float64 scalar, which may change with that share.
         optimizers: Adam of ``"critic"``, ``"alpha"`` if the temperature is learned, ``"actor"`` if there is one to
             train, and ``"value"`` with a state-value network.
         normalizers: running statistics of observations and rewards, which `observe` updates.
@@ -106,7 +107,8 @@ class Agent:
         self.progress = torch.zeros((), dtype=torch.float64, device=self.device)
         self.optimizers = self._make_optimizers()
         self._weight_normalizations = weight_normalizations(config, self.loss)
-        self.normalizers = Normalizers(config, observation_dim, self.device, privileged_dim, ranks)
+        self.gamma: Tensor = self.loss.value_estimator.gamma
+        self.normalizers = Normalizers(config, observation_dim, self.device, privileged_dim, ranks, self.gamma)
         self._divergence = DivergenceMonitor(self.optimizers["critic"].step_count)
 
     def _make_optimizers(self) -> dict[str, Adam]:
@@ -120,6 +122,11 @@ class Agent:
         if not config.without_actor:
             optimizers["actor"] = Adam(actor_parameters(self.loss), config.actor_lr, *decay, beta1)
         return optimizers
+
+    def advance(self, progress: float) -> None:
+        """Set learning rates and the discount factor for a share of the run, in [0, 1]."""
+        self.progress.fill_(progress)
+        self.gamma.fill_(self.config.discount(progress))
 
     def act(self, observation: Tensor, noise: Tensor) -> Tensor:
         """Actions of the stochastic policy, (N, action_dim) in [-1, 1].

@@ -30,7 +30,7 @@ class ReplayBuffer:
         device: where the buffer lives.
         seed: seed of the sampling.
         n_step: number of rewards that a sampled transition sums.
-        gamma: discount factor of that sum.
+        gamma: discount factor of that sum, a number or a scalar that may change in place.
         capture: capture `extend` as a CUDA graph; None: on CUDA.
         privileged_dim: width of privileged observations; 0: transitions have none.
         per_host: number of processes that make such a buffer in this machine's memory.
@@ -51,7 +51,7 @@ class ReplayBuffer:
         device: torch.device | str = "cpu",
         seed: int = 0,
         n_step: int = 1,
-        gamma: float = 0.99,
+        gamma: float | Tensor = 0.99,
         capture: bool | None = None,
         privileged_dim: int = 0,
         per_host: int = 1,

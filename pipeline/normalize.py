@@ -95,7 +95,7 @@ class RewardScaler(RunningStatistics):
 
     Args:
         num_envs: number of this rank's worlds.
-        gamma: discount factor, a number or a float64 scalar.
+        gamma: discount factor, a number or a float64 scalar that may change in place.
         value_range: if given, the divisor is at least ``max |G| / value_range``, so that scaled returns stay within
             the atoms of a categorical critic.
         device: where the statistics live.
@@ -159,6 +159,7 @@ class Normalizers:
         device: torch.device | str = "cpu",
         privileged_dim: int = 0,
         ranks: Ranks = ALONE,
+        gamma: float | Tensor = 0.99,
     ):
         self.observations: ObservationNormalizer | None = None
         self.privileged: ObservationNormalizer | None = None
@@ -170,7 +171,7 @@ class Normalizers:
         if config.reward_scaling != "none":
             value_range = config.value_range if config.reward_scaling == "bounded" else None
             num_envs = ranks.share(config.num_envs)
-            self.rewards = RewardScaler(num_envs, config.gamma, value_range, device, ranks)
+            self.rewards = RewardScaler(num_envs, gamma, value_range, device, ranks)
 
     def update(self, transition: TensorDictBase) -> None:
         """Add a vector step's transition to the running statistics."""

@@ -89,7 +89,7 @@ class Run:
         capacity, seed = ranks.share(config.capacity), derive_seed(config.seed, "buffer", ranks.rank)
         n_step = config.rewards_per_target(self.env.action_dim)
         self.buffer = ReplayBuffer(
-            capacity, *dimensions, self.device, seed, n_step, config.gamma, None, privileged_dim, ranks.per_host
+            capacity, *dimensions, self.device, seed, n_step, self.agent.gamma, None, privileged_dim, ranks.per_host
         )
         longest_repeat = config.longest_repeat(self.env.dt)
         self.noise = RepeatedNoise(self.env.num_envs, self.env.action_dim, longest_repeat, self.device)
@@ -194,7 +194,7 @@ class Run:
         """Do one round of updates."""
         compiling = self.learner.compiling
         logger.phase("compiling the updates" if compiling else "learning")
-        self.agent.progress.fill_(self.progress)
+        self.agent.advance(self.progress)
         self.metrics |= self.learner.round(self.buffer, self.config.updates_per_round)
         if compiling and self.learner.compiled:
             logger.say(f"compiled the updates in {self.learner.compile_seconds:.0f} s")

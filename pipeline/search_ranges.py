@@ -55,7 +55,12 @@ _ONE_UPDATE: dict[str, Range] = {"utd_ratio": Choices((1.0, 2.0, 4.0))}
 _MANY_UPDATES: dict[str, Range] = {"utd_ratio": Choices((5.0, 10.0, 20.0))}
 _FLASHSAC: dict[str, Range] = {**_COMMON, **_TARGETS, "noise_repeat": Choices((1, 4, 16))}
 _RANGES: dict[str, dict[str, Range]] = {
-    "fast": {**_COMMON, **_DECAY, "utd_ratio": Choices((1 / 32, 1 / 16, 1 / 8))},
+    "fast": {
+        **_COMMON,
+        **_DECAY,
+        "gamma": Choices(("auto", 0.97, 0.98, 0.99, 0.995)),
+        "utd_ratio": Choices((1 / 32, 1 / 16, 1 / 8)),
+    },
     "sac": {**_COMMON, **_TARGETS, **_ONE_UPDATE},
     # Without a learned temperature, alpha_init is the reward scale of the paper.
     "sac-v1": {**_COMMON, **_TARGETS, **_ONE_UPDATE},

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from tensordict import TensorDict
+from torch import Tensor
 
 from pipeline.buffer import ReplayBuffer
 from pipeline.config import Config
@@ -24,6 +25,7 @@ class MemberReplay(ReplayBuffer):
         observation_dim: width of observations.
         action_dim: width of actions.
         device: where the buffer lives.
+        gammas: the members' discount factors, (S,), which may change in place.
 
     Raises:
         MemoryError: the buffer does not fit into the free memory; nothing was allocated.
@@ -34,7 +36,8 @@ class MemberReplay(ReplayBuffer):
         configs: Sequence[Config],
         observation_dim: int,
         action_dim: int,
-        device: torch.device | str = "cpu",
+        device: torch.device | str,
+        gammas: Tensor,
     ):
         config = configs[0]
         self._members, self._worlds = len(configs), config.num_envs
@@ -43,7 +46,7 @@ class MemberReplay(ReplayBuffer):
         capacity = vector_steps * config.num_envs * len(configs)
         assert config.n_step != "auto"
         super().__init__(capacity, observation_dim, action_dim, device, seed, config.n_step)
-        self._gammas = torch.tensor([one.gamma for one in configs], dtype=torch.float64, device=self.device)
+        self._gammas = gammas
 
     def sample(self, batch_size: int, num_batches: int = 1) -> list[TensorDict]:
         """Sample `num_batches` batches of `batch_size` transitions for each member; batch size [S, `batch_size`].

@@ -56,6 +56,8 @@ class StackedAgents(Agent):
             stacked.setdefault(_identity(own), torch.stack([tensor.detach() for tensor in others]))
         self._stacked = stacked
 
+        self._configs, self._discounts = configs, [config.discount(0.0) for config in configs]
+
         config = self.config
         batch = transitions.zeros(config.batch_size, *dimensions, self.device)
         if config.n_step != 1:
@@ -66,6 +68,20 @@ class StackedAgents(Agent):
         self._mapped_observe = self._map(self._observe_one, worlds)
         inputs = {"observation": worlds["observation"], "noise": worlds["action"]}
         self._mapped_act = self._map(self._act_one, TensorDict(inputs, batch_size=[config.num_envs]))
+
+    @property
+    def gammas(self) -> Tensor:
+        """The members' discount factors, (S,) float64."""
+        return self._stacked[_identity(self.gamma)]
+
+    def advance(self, progress: float) -> None:
+        """Set the members' learning rates and discount factors for a share of the run, in [0, 1]."""
+        self.progress.fill_(progress)
+        for member, config in enumerate(self._configs):
+            discount = config.discount(progress)
+            if discount != self._discounts[member]:
+                self._discounts[member] = discount
+                self.gammas[member].fill_(discount)
 
     def _map(self, function: Update, batch: TensorDict) -> Update:
         """A function of one member's batch, mapped over the members and their batches."""
@@ -151,15 +167,9 @@ def _make(config: Config, observation_dim: int, action_dim: int, device: torch.d
 
 
 def _use_tensors(agent: Agent) -> None:
-    """Replace the numbers of an agent that differ between members by tensors, which one graph reads for all."""
-
-    def scalar(number: float | Tensor) -> Tensor:
-        return torch.as_tensor(number, dtype=torch.float64, device=agent.device)
-
+    """Replace the learning rates, which differ between members, by tensors, which one graph reads for all."""
     for optimizer in agent.optimizers.values():
-        optimizer.lr = scalar(optimizer.lr)
-    if agent.normalizers.rewards is not None:
-        agent.normalizers.rewards.gamma = scalar(agent.normalizers.rewards.gamma)
+        optimizer.lr = torch.as_tensor(optimizer.lr, dtype=torch.float64, device=agent.device)
 
 
 def _state(agent: Agent) -> Iterator[Tensor]:
@@ -170,9 +180,6 @@ def _state(agent: Agent) -> Iterator[Tensor]:
         yield optimizer.lr
     for statistics in agent.normalizers.state_dict().values():
         yield from statistics.values()
-    if agent.normalizers.rewards is not None:
-        assert isinstance(agent.normalizers.rewards.gamma, Tensor)
-        yield agent.normalizers.rewards.gamma
 
 
 def _identity(tensor: Tensor) -> Hashable:

@@ -60,8 +60,8 @@ class Trainer:
         dimensions = self.env.observation_dim, self.env.action_dim
         n_step = config.rewards_per_target(self.env.action_dim)
         configs = [dataclasses.replace(one, n_step=n_step) for one in configs]
-        self._buffer = MemberReplay(configs, *dimensions, device)
         self.agents = StackedAgents(configs, *dimensions, device)
+        self._buffer = MemberReplay(configs, *dimensions, device, self.agents.gammas)
         self._learner = Learner(self.agents)
         self._noises = [
             RepeatedNoise(config.num_envs, self.env.action_dim, one.longest_repeat(self.env.task.dt), device)
@@ -103,7 +103,7 @@ class Trainer:
         config = self._config
         action = self._act().to(self.env.physics.device)
         if self.env_steps > config.learning_starts and self._vector_steps % config.steps_per_round == 0:
-            self.agents.progress.fill_(min(1.0, self.env_steps / config.total_env_steps))
+            self.agents.advance(config.progress(self.env_steps, 0.0))
             self._learner.round(self._buffer, config.updates_per_round)
         transition, self._observation = self.env.step(action)
         self._buffer.extend(transition)

@@ -133,7 +133,7 @@ def test_each_member_learns_as_its_agent_alone(
     members = StackedAgents(configs, OBSERVATION_DIM, ACTION_DIM)
     for number in range(4):
         for one in (members, *agents):
-            one.progress.fill_(number / 4)
+            one.advance(number / 4)
         worlds = random_transitions(3, 4, seed=number)
         batch = random_transitions(3, 16, seed=10 + number)
         batch["steps_to_next_obs"] = torch.randint(1, 4, (3, 16, 1)).float()
@@ -170,15 +170,15 @@ def test_members_draw_different_noise() -> None:
 
 def run_rounds(configs: list[Config], capture: bool) -> list[Any]:
     """Metrics, policies and random state after acting and rounds of updates."""
-    replay = MemberReplay(configs, OBSERVATION_DIM, ACTION_DIM)
     members = StackedAgents(configs, OBSERVATION_DIM, ACTION_DIM)
+    replay = MemberReplay(configs, OBSERVATION_DIM, ACTION_DIM, "cpu", members.gammas)
     learner = Learner(members, capture)
     torch.manual_seed(0)
     for number in range(5):
         replay.extend(random_transitions(3, 4, seed=number).reshape(12))
     results: list[Any] = []
     for number in range(5):
-        members.progress.fill_(number / 5)
+        members.advance(number / 5)
         results.append({key: value.clone() for key, value in learner.round(replay, 4).items()})
         results.append(learner.act(torch.randn(3, 4, OBSERVATION_DIM), torch.randn(3, 4, ACTION_DIM)))
     assert learner.captured == learner.act_captured == capture
@@ -208,8 +208,9 @@ def rows_by_origin(batch: TensorDictBase) -> dict[tuple[float, ...], tuple[float
 @pytest.mark.parametrize("n_step", [1, 3])
 def test_member_samples_its_own_transitions_as_its_buffer_alone(n_step: int, vector_steps: int) -> None:
     configs = make_configs("fast", n_step=n_step, buffer_size=43)  # 10 vector steps of 4 worlds, and a rest
-    replay = MemberReplay(configs, OBSERVATION_DIM, ACTION_DIM)
-    buffers = [ReplayBuffer(40, OBSERVATION_DIM, ACTION_DIM, n_step=n_step, gamma=one.gamma) for one in configs]
+    gammas = torch.tensor([0.99, 0.5, 0.9], dtype=torch.float64)
+    replay = MemberReplay(configs, OBSERVATION_DIM, ACTION_DIM, "cpu", gammas)
+    buffers = [ReplayBuffer(40, OBSERVATION_DIM, ACTION_DIM, n_step=n_step, gamma=float(one)) for one in gammas]
     for number in range(vector_steps):
         transition = random_transitions(3, 4, seed=number)
         replay.extend(transition.reshape(12))
@@ -407,7 +408,7 @@ def test_table_has_statistics_of_each_variant() -> None:
 def test_members_have_the_settings_of_their_variants() -> None:
     members = make_members(TASK, ["--alpha-init", "0.2"], ["", "noise_repeat=4 gamma=0.9"], (7, 8))
     settings = [(one.config.seed, one.config.alpha_init, one.config.noise_repeat, one.config.gamma) for one in members]
-    assert settings == [(7, 0.2, "auto", 0.99), (8, 0.2, "auto", 0.99), (7, 0.2, 4, 0.9), (8, 0.2, 4, 0.9)]
+    assert settings == [(7, 0.2, "auto", "auto"), (8, 0.2, "auto", "auto"), (7, 0.2, 4, 0.9), (8, 0.2, 4, 0.9)]
     assert [one.variant for one in members] == ["", "", "noise_repeat=4 gamma=0.9", "noise_repeat=4 gamma=0.9"]
 
 
@@ -426,7 +427,7 @@ CANNOT_DIFFER = (
         ({"variants": ("gamma",)}, f"'gamma' {CANNOT_DIFFER}"),
         ({"variants": ("noise_repeat=1.5",)}, "'noise_repeat=1.5': the value must be a whole number"),
         ({"variants": ("gamma=high",)}, "'gamma=high': the value must be a number"),
-        ({"variants": ("gamma=1.5",)}, "gamma is 1.5; it must be in [0, 1)"),
+        ({"variants": ("gamma=1.5",)}, "gamma is 1.5; it must be in [0, 1), or auto"),
         (
             {"variants": ("target_entropy_scale=2",), "options": ("--target-entropy", "-1")},
             "target_entropy_scale has no effect here: it needs --target-entropy auto and --alpha-lr above 0",
@@ -447,7 +448,7 @@ CANNOT_DIFFER = (
             "--minutes is an option of a single run: give -- --total-env-steps instead",
         ),
         ({"options": ("--run_dir", "x")}, "--run-dir is an option of a single run: give --output instead"),
-        ({"options": ("--gamma", "1")}, "gamma is 1.0; it must be in [0, 1)"),
+        ({"options": ("--gamma", "1")}, "gamma is 1.0; it must be in [0, 1), or auto"),
         (
             {"options": ("--device", "cpu", "--matmul-dtype", "tf32")},
             "--matmul-dtype tf32 needs CUDA, and this is cpu: use float32 or bfloat16",

@@ -113,6 +113,20 @@ def test_compiled_updates_draw_new_noise_each_time(eager_and_compiled: tuple[Lea
         assert len(set(values)) == 5, f"{name} {values}"
 
 
+def test_compiled_updates_follow_a_discount_that_changes(eager_and_compiled: tuple[Learner, Learner]) -> None:
+    eager, learner = eager_and_compiled
+    state, losses = clone_state(eager.agent.state_dict()), []
+    for one, gamma in ((learner, 0.99), (learner, 0.5), (eager, 0.5)):
+        one.agent.load_state_dict(clone_state(state))
+        one.gradient_steps = 0
+        one.agent.gamma.fill_(gamma)
+        torch.manual_seed(0)
+        losses.append(float(one.round(filled_buffer(), 1)["critic_loss"]))
+    first, changed, expected = losses
+    assert changed == pytest.approx(expected, rel=1e-4)
+    assert first != pytest.approx(expected, rel=1e-3)
+
+
 def test_compiled_learner_continues_a_loaded_state_without_compiling_again(
     eager_and_compiled: tuple[Learner, Learner], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -134,6 +134,14 @@ def test_automatic_settings_have_bounds() -> None:
     assert [config.rewards_per_target(dimensions) for dimensions in (1, 8, 9, 100)] == [3, 3, 1, 1]
 
 
+def test_discount_grows_with_the_progress_of_the_run() -> None:
+    config = Config("Hopper-v5")
+    horizons = [1 / (1 - config.discount(progress)) for progress in (0.0, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1.0)]
+    assert horizons == pytest.approx([100, 100, 125, 150, 200, 200])
+    constant = dataclasses.replace(config, gamma=0.97)
+    assert [constant.discount(progress) for progress in (0.0, 0.5, 1.0)] == [0.97] * 3
+
+
 def test_initial_temperature_follows_the_action_dimensions() -> None:
     config = Config("Hopper-v5")
     assert [config.initial_temperature(dimensions) for dimensions in (1, 2, 5, 20)] == [0.2, 0.1, 0.04, 0.01]

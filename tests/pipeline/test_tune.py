@@ -80,7 +80,7 @@ def test_search_takes_intervals_and_choices(text: str, expected: Range) -> None:
         ("gamma=0.9,0.9", "a value is given twice"),
         ("gamma=0.99..0.9", "the low end, 0.99, is above the high end, 0.9: give LOW..HIGH with LOW below HIGH"),
         ("gamma=0.9..0.9", "both ends are equal: give LOW..HIGH with LOW below HIGH"),
-        ("gamma=0.9..1.5", "gamma is 1.5; it must be in [0, 1)"),
+        ("gamma=0.9..1.5", "gamma is 1.5; it must be in [0, 1), or auto"),
         ("gamma=0.9..inf", "inf is not finite"),
         ("gamma=0.9..0.99:cubic", "there is no scale 'cubic': it is log or linear"),
         (
