@@ -116,12 +116,13 @@ def test_compiled_updates_draw_new_noise_each_time(eager_and_compiled: tuple[Lea
 def test_compiled_updates_follow_a_discount_that_changes(eager_and_compiled: tuple[Learner, Learner]) -> None:
     eager, learner = eager_and_compiled
     state, losses = clone_state(eager.agent.state_dict()), []
+    n_step = eager.agent.config.rewards_per_target(ACTION_DIM)
     for one, gamma in ((learner, 0.99), (learner, 0.5), (eager, 0.5)):
         one.agent.load_state_dict(clone_state(state))
         one.gradient_steps = 0
         one.agent.gamma.fill_(gamma)
         torch.manual_seed(0)
-        losses.append(float(one.round(filled_buffer(), 1)["critic_loss"]))
+        losses.append(float(one.round(filled_buffer(n_step=n_step), 1)["critic_loss"]))
     first, changed, expected = losses
     assert changed == pytest.approx(expected, rel=1e-4)
     assert first != pytest.approx(expected, rel=1e-3)
