@@ -87,8 +87,8 @@ class Agent:
         action_choices: Sequence[int] = (),
         ranks: Ranks = ALONE,
     ):
-        self.config, self.device, self.observation_dim = config, torch.device(device), observation_dim
-        self.ranks = ranks
+        self.device, self.observation_dim, self.ranks = torch.device(device), observation_dim, ranks
+        self.config = config = config.for_device(self.device)
         self.loss, self.actor = make_loss(
             config,
             observation_dim,

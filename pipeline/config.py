@@ -7,10 +7,12 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import torch
 import tyro
 
 from envs.simulation import Simulation
 from pipeline import config_checks
+from saltus.device import multiplies_bfloat16
 from saltus.errors import SaltusError
 
 
@@ -28,8 +30,9 @@ class Config(Simulation):
     """Device of the replay buffer and the updates. auto: cuda if there is one."""
     compile: bool = True
     """Compile the updates (up to a minute the first time, then cached)."""
-    matmul_dtype: Literal["float32", "tf32", "bfloat16"] = "float32"
-    """Precision of matrix products. tf32: all in updates (CUDA only). bfloat16: in hidden layers, also when acting."""
+    matmul_dtype: Literal["auto", "float32", "tf32", "bfloat16"] = "auto"
+    """Precision of matrix products. tf32: all in updates (CUDA only). bfloat16: in hidden layers, also when acting.
+    auto: bfloat16 in compiled updates on a CPU with instructions for it, else float32."""
 
     num_envs: int = 128
     """Number of parallel worlds."""
@@ -186,6 +189,13 @@ class Config(Simulation):
     def without_actor(self) -> bool:
         """Whether the critics alone define the policy."""
         return self.policy != "gaussian" and self.discrete_update == "soft-q"
+
+    def for_device(self, device: torch.device) -> Config:
+        """This configuration, with `matmul_dtype` chosen for a device if it is ``"auto"``."""
+        if self.matmul_dtype != "auto":
+            return self
+        rounds = self.compile and device.type == "cpu" and multiplies_bfloat16()
+        return dataclasses.replace(self, matmul_dtype="bfloat16" if rounds else "float32")
 
     @property
     def task_name(self) -> str:

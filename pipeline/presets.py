@@ -10,6 +10,7 @@ from saltus.errors import SaltusError
 DEFAULT = "fast"
 
 _ONE_WORLD: dict[str, Any] = {
+    "matmul_dtype": "float32",
     "num_envs": 1,
     "total_env_steps": 1_000_000,
     "utd_ratio": 1.0,

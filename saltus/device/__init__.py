@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -41,6 +42,13 @@ def _require_cuda(device: torch.device) -> None:
     count = torch.cuda.device_count()
     if device.index is not None and device.index >= count:
         raise SaltusError(f"device {device} was requested, but torch sees {count} CUDA devices, numbered from 0")
+
+
+@cache
+def multiplies_bfloat16() -> bool:
+    """Whether this CPU has instructions for products of bfloat16 numbers: AVX512-BF16 or AMX."""
+    checks = "_is_avx512_bf16_supported", "_is_amx_tile_supported"  # undocumented
+    return any(getattr(torch.cpu, check, lambda: False)() for check in checks)
 
 
 def to_device(value: torch.Tensor, device: torch.device) -> torch.Tensor:

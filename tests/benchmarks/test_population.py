@@ -47,6 +47,7 @@ TASK, OBSERVATION_DIM, ACTION_DIM = "InvertedPendulum-v5", 5, 3
 SMALL: dict[str, Any] = {
     "device": "cpu",
     "compile": False,
+    "matmul_dtype": "float32",
     "num_envs": 4,
     "num_threads": 1,
     "total_env_steps": 200,

@@ -20,7 +20,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "crossq": {**WIDE, "n_step": 3, "eval_policy_averaging": 0.5, "lr_final_fraction": 0.1},
     "xqc": {"normalize_observations": True, "n_step": 3, "num_atoms": 11},
     "flashsac": {"num_atoms": 11, "eval_policy_averaging": 0.5, "policy_delay": 1},
-    "fast": {"n_step": 3, "num_atoms": 11, "eval_policy_averaging": 0.5, "policy_delay": 1},
+    "fast": {"matmul_dtype": "float32", "n_step": 3, "num_atoms": 11, "eval_policy_averaging": 0.5, "policy_delay": 1},
 }
 
 

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from pipeline_helpers import ACTION_DIM, OBSERVATION_DIM, filled_buffer, small_config
 
 import envs
 from envs import Simulation
+from pipeline import config as config_module
 from pipeline import presets
 from pipeline.agent import Agent
 from pipeline.config import Config
@@ -140,6 +142,20 @@ def test_discount_grows_with_the_progress_of_the_run() -> None:
     assert horizons == pytest.approx([100, 100, 125, 150, 200, 200])
     constant = dataclasses.replace(config, gamma=0.97)
     assert [constant.discount(progress) for progress in (0.0, 0.5, 1.0)] == [0.97] * 3
+
+
+@pytest.mark.parametrize("supported", [False, True])
+def test_products_are_rounded_in_compiled_updates_on_cpus_that_do_it_fast(
+    supported: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(config_module, "multiplies_bfloat16", lambda: supported)
+    config, cpu, cuda = presets.preset("fast", "Hopper-v5"), torch.device("cpu"), torch.device("cuda")
+    assert config.for_device(cpu) == dataclasses.replace(config, matmul_dtype="bfloat16" if supported else "float32")
+    assert config.for_device(cuda).matmul_dtype == "float32"
+    assert dataclasses.replace(config, compile=False).for_device(cpu).matmul_dtype == "float32"
+    for chosen in ("float32", "bfloat16", "tf32"):
+        config = dataclasses.replace(config, matmul_dtype=chosen)
+        assert config.for_device(cpu) == config.for_device(cuda) == config
 
 
 def test_initial_temperature_follows_the_action_dimensions() -> None:
