@@ -57,7 +57,7 @@ class Agent:
     at fixed addresses, and branch on no tensor value. Metrics are scalars on the device.
 
     Args:
-        config: the configuration of the run.
+        config: the configuration of the run. The attribute of this name has the precision chosen for the device.
         observation_dim: width of observations.
         action_dim: width of actions.
         device: where networks, optimisers and statistics live.

@@ -46,8 +46,7 @@ class Run:
     batch and of the replay buffer; all of them call the same methods in the same order.
 
     Args:
-        config: the run's configuration, whose numbers are those of all ranks together. The attribute of this name has
-            the precision of products that was chosen for the device.
+        config: the run's configuration, whose numbers are those of all ranks together.
         run_dir: the run's directory.
         ranks: the processes that train together.
 
@@ -68,8 +67,8 @@ class Run:
     """
 
     def __init__(self, config: Config, run_dir: Path, ranks: Ranks = ALONE):
-        self.run_dir, self.ranks, self.device = run_dir, ranks, resolve_device(config.device)
-        self.config = config = config.for_device(self.device)
+        self.config, self.run_dir, self.ranks = config, run_dir, ranks
+        self.device = resolve_device(config.device)
         if config.matmul_dtype == "tf32" and self.device.type != "cuda":
             raise SaltusError(
                 f"--matmul-dtype tf32 needs CUDA, and this run is on {self.device}: use float32 or bfloat16"

@@ -81,7 +81,7 @@ def train_run(config: Config, run_dir: Path | None, console: Console, content: d
         stack.callback(run.learner.release)  # NCCL waits for the graphs that contain its operations
         model = run.env.model
         if content is None:
-            run.run_dir = on_rank_0(ranks, lambda: stack.enter_context(new_run(run.config, run_dir, model)))
+            run.run_dir = on_rank_0(ranks, lambda: stack.enter_context(new_run(config, run_dir, model)))
             if ranks.rank == 0:
                 remember_run(run.run_dir)
         else:
@@ -101,7 +101,7 @@ def train_run(config: Config, run_dir: Path | None, console: Console, content: d
         with (
             SilentLogger(run_dir)
             if ranks.rank
-            else Logger(run_dir, run.config, run.env_steps, console, run.evaluation_pending)
+            else Logger(run_dir, config, run.env_steps, console, run.evaluation_pending)
         ) as logger:
             logger.say(
                 f"{config.task}, seed {config.seed}, on {run.device}, target entropy {entropy:g}; files: {run_dir}"
