@@ -71,7 +71,7 @@ class Agent:
         actor: the network that acts and learns.
         eval_actor: the network that is evaluated: an average of the actor over its last updates, or the actor itself.
         progress: share of the run that is done, a scalar in [0, 1]; learning rates decay with it.
-        gamma: the discount factor, a float64 scalar, which may change with that share.
+        gamma: the discount factor, a float64 scalar, which may grow.
         optimizers: Adam of ``"critic"``, ``"alpha"`` if the temperature is learned, ``"actor"`` if there is one to
             train, and ``"value"`` with a state-value network.
         normalizers: running statistics of observations and rewards, which `observe` updates.
@@ -123,10 +123,10 @@ class Agent:
             optimizers["actor"] = Adam(actor_parameters(self.loss), config.actor_lr, *decay, beta1)
         return optimizers
 
-    def advance(self, progress: float) -> None:
-        """Set learning rates and the discount factor for a share of the run, in [0, 1]."""
+    def advance(self, progress: float, env_steps: float) -> None:
+        """Set learning rates for a share of the run, in [0, 1], and the discount factor for a number of env steps."""
         self.progress.fill_(progress)
-        self.gamma.fill_(self.config.discount(progress))
+        self.gamma.fill_(self.config.discount(env_steps))
 
     def act(self, observation: Tensor, noise: Tensor) -> Tensor:
         """Actions of the stochastic policy, (N, action_dim) in [-1, 1].

@@ -56,8 +56,8 @@ class Config(Simulation):
     """Number of rewards before a target bootstraps; fewer at the end of an episode and at the newest transition.
     auto: 3, or 1 with more than 8 action dimensions."""
     gamma: float | Literal["auto"] = "auto"
-    """Discount per control step. auto: 0.99, whose horizon, 1 / (1 - gamma), grows from 100 to 200 steps between
-    1/8 and 3/8 of the run."""
+    """Discount per control step. auto: 0.99 for 250,000 env steps; then the horizon, 1 / (1 - gamma), grows from 100 to
+    200 control steps, which it has after 750,000."""
     critic_loss: Literal["mse", "categorical"] = "categorical"
     """mse: squared Bellman error. categorical: cross-entropy of a distribution over num_atoms values."""
     num_atoms: int = 101
@@ -218,15 +218,15 @@ class Config(Simulation):
             return min(1.0, seconds / (60 * self.minutes))
         return min(1.0, env_steps / self.total_env_steps)
 
-    def discount(self, progress: float) -> float:
-        """`gamma` after a share of the run, in [0, 1]; ``"auto"`` grows.
+    def discount(self, env_steps: float) -> float:
+        """`gamma` after a number of env steps; ``"auto"`` grows.
 
         With a short horizon a policy soon learns to move, and later to move fast and fall. With a long one it stands
-        still for long, and does not fall.
+        still for long, and then moves without falling.
         """
         if self.gamma == "auto":
-            horizon = 100 * (1 + min(max((progress - 1 / 8) / (1 / 4), 0.0), 1.0))
-            return 1 - 1 / horizon
+            grown = min(max((env_steps - 250_000) / 500_000, 0.0), 1.0)
+            return 1 - 1 / (100 * (1 + grown))
         return self.gamma
 
     def rewards_per_target(self, action_dim: int) -> int:

@@ -56,7 +56,7 @@ class StackedAgents(Agent):
             stacked.setdefault(_identity(own), torch.stack([tensor.detach() for tensor in others]))
         self._stacked = stacked
 
-        self._configs, self._discounts = configs, [config.discount(0.0) for config in configs]
+        self._configs, self._discounts = configs, [config.discount(0) for config in configs]
 
         config = self.config
         batch = transitions.zeros(config.batch_size, *dimensions, self.device)
@@ -74,11 +74,11 @@ class StackedAgents(Agent):
         """The members' discount factors, (S,) float64."""
         return self._stacked[_identity(self.gamma)]
 
-    def advance(self, progress: float) -> None:
-        """Set the members' learning rates and discount factors for a share of the run, in [0, 1]."""
+    def advance(self, progress: float, env_steps: float) -> None:
+        """Set learning rates for a share of the run, in [0, 1], and discount factors for a member's env steps."""
         self.progress.fill_(progress)
         for member, config in enumerate(self._configs):
-            discount = config.discount(progress)
+            discount = config.discount(env_steps)
             if discount != self._discounts[member]:
                 self._discounts[member] = discount
                 self.gammas[member].fill_(discount)
