@@ -57,7 +57,7 @@ class Agent:
     at fixed addresses, and branch on no tensor value. Metrics are scalars on the device.
 
     Args:
-        config: the configuration of the run. The attribute of this name has the precision chosen for the device.
+        config: the configuration of the run.
         observation_dim: width of observations.
         action_dim: width of actions.
         device: where networks, optimisers and statistics live.
@@ -71,7 +71,7 @@ class Agent:
         actor: the network that acts and learns.
         eval_actor: the network that is evaluated: an average of the actor over its last updates, or the actor itself.
         progress: share of the run that is done, a scalar in [0, 1]; learning rates decay with it.
-        gamma: the discount factor, a float64 scalar, which may grow.
+        gamma: the discount factor, a scalar, which may grow.
         optimizers: Adam of ``"critic"``, ``"alpha"`` if the temperature is learned, ``"actor"`` if there is one to
             train, and ``"value"`` with a state-value network.
         normalizers: running statistics of observations and rewards, which `observe` updates.
@@ -87,10 +87,10 @@ class Agent:
         action_choices: Sequence[int] = (),
         ranks: Ranks = ALONE,
     ):
-        self.device, self.observation_dim, self.ranks = torch.device(device), observation_dim, ranks
-        self.config = config = config.for_device(self.device)
+        self.config, self.device, self.observation_dim = config, torch.device(device), observation_dim
+        self.ranks = ranks
         self.loss, self.actor = make_loss(
-            config,
+            config.for_device(self.device),
             observation_dim,
             action_dim,
             self.device,
@@ -108,7 +108,7 @@ class Agent:
         self.optimizers = self._make_optimizers()
         self._weight_normalizations = weight_normalizations(config, self.loss)
         self.gamma: Tensor = self.loss.value_estimator.gamma
-        self.normalizers = Normalizers(config, observation_dim, self.device, privileged_dim, ranks, self.gamma)
+        self.normalizers = Normalizers(config, observation_dim, self.gamma, self.device, privileged_dim, ranks)
         self._divergence = DivergenceMonitor(self.optimizers["critic"].step_count)
 
     def _make_optimizers(self) -> dict[str, Adam]:
@@ -145,7 +145,7 @@ class Agent:
         """A copy of `policy` on the CPU; on the CPU `policy` itself."""
         if self.device.type == "cpu":
             return self.policy
-        actor, normalizers = deepcopy(self.eval_actor).cpu(), Normalizers(self.config, self.observation_dim)
+        actor, normalizers = deepcopy(self.eval_actor).cpu(), Normalizers(self.config, self.observation_dim, self.gamma)
         if normalizers.observations is not None and self.normalizers.observations is not None:
             normalizers.observations.load_state_dict(self.normalizers.observations.state_dict())
         return lambda observation: actor.mode(normalizers.normalize_observation(observation))

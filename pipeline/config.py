@@ -15,6 +15,9 @@ from pipeline import config_checks
 from saltus.device import multiplies_bfloat16
 from saltus.errors import SaltusError
 
+GROWTH = (250_000, 750_000)
+"""Env steps between which the automatic discount grows."""
+
 
 @dataclass(frozen=True)
 class Config(Simulation):
@@ -32,7 +35,7 @@ class Config(Simulation):
     """Compile the updates (up to a minute the first time, then cached)."""
     matmul_dtype: Literal["auto", "float32", "tf32", "bfloat16"] = "auto"
     """Precision of matrix products. tf32: all in updates (CUDA only). bfloat16: in hidden layers, also when acting.
-    auto: bfloat16 in compiled updates on a CPU with instructions for it, else float32."""
+    auto: bfloat16 with --compile on a CPU with instructions for it, else float32."""
 
     num_envs: int = 128
     """Number of parallel worlds."""
@@ -56,8 +59,8 @@ class Config(Simulation):
     """Number of rewards before a target bootstraps; fewer at the end of an episode and at the newest transition.
     auto: 3, or 1 with more than 8 action dimensions."""
     gamma: float | Literal["auto"] = "auto"
-    """Discount per control step. auto: 0.99 for 250,000 env steps; then the horizon, 1 / (1 - gamma), grows from 100 to
-    200 control steps, which it has after 750,000."""
+    """Discount per control step. auto: a horizon, 1 / (1 - gamma), of 100 control steps until 250,000 env steps, then
+    linearly to 200 at 750,000."""
     critic_loss: Literal["mse", "categorical"] = "categorical"
     """mse: squared Bellman error. categorical: cross-entropy of a distribution over num_atoms values."""
     num_atoms: int = 101
@@ -221,13 +224,13 @@ class Config(Simulation):
     def discount(self, env_steps: float) -> float:
         """`gamma` after a number of env steps; ``"auto"`` grows.
 
-        With a short horizon a policy soon learns to move, and later to move fast and fall. With a long one it stands
-        still for long, and then moves without falling.
+        A long horizon prevents falls; from the start it delays learning (see docs/search.md).
         """
-        if self.gamma == "auto":
-            grown = min(max((env_steps - 250_000) / 500_000, 0.0), 1.0)
-            return 1 - 1 / (100 * (1 + grown))
-        return self.gamma
+        if self.gamma != "auto":
+            return self.gamma
+        first, last = GROWTH
+        grown = min(max((env_steps - first) / (last - first), 0.0), 1.0)
+        return 1 - 1 / (100 * (1 + grown))
 
     def rewards_per_target(self, action_dim: int) -> int:
         """`n_step`; ``"auto"`` depends on the width of actions.

@@ -67,7 +67,7 @@ def _check_numbers(config: Config) -> None:
         (("alpha_lr",), lambda x: math.isfinite(x) and x >= 0, "a finite number, 0 or more"),
         (("alpha_init",), _is_auto_or_positive, "a finite number above 0, or auto"),
         (("dropout", "adam_beta1"), lambda x: 0 <= x < 1, "in [0, 1)"),
-        (("gamma",), lambda x: x == "auto" or 0 <= x < 1, "in [0, 1), or auto"),
+        (("gamma",), _is_auto_or_discount, "in [0, 1), or auto"),
         (("tau", "lr_final_fraction"), lambda x: 0 < x <= 1, "in (0, 1]"),
         (("eval_policy_averaging",), lambda x: 0 <= x <= 1, "in [0, 1]"),
         (("minutes",), lambda x: x is None or (math.isfinite(x) and x > 0), "a finite number above 0, or None"),
@@ -253,6 +253,10 @@ def _is_auto_or_at_least_1(value: object) -> bool:
 
 def _is_count_of_levels(value: object) -> bool:
     return value == "auto" or (type(value) is int and (value == 0 or value >= 2))
+
+
+def _is_auto_or_discount(value: Any) -> bool:
+    return value == "auto" or (isinstance(value, int | float) and 0 <= value < 1)
 
 
 def _is_auto_or_positive(value: Any) -> bool:

@@ -40,7 +40,7 @@ class ExportedPolicy(nn.Module):
     Discrete actions of an environment are indices, (N, action_dim) int64.
 
     Normalises the observation, and scales and limits the action. All matrix products are in float32, also those of a
-    run with ``matmul_dtype`` bfloat16.
+    run with bfloat16 products, whose own actions differ by their rounding.
 
     Args:
         policy: the policy.

@@ -95,7 +95,7 @@ class RewardScaler(RunningStatistics):
 
     Args:
         num_envs: number of this rank's worlds.
-        gamma: discount factor, a number or a float64 scalar that may change in place.
+        gamma: discount factor, a number or a scalar that may change in place.
         value_range: if given, the divisor is at least ``max |G| / value_range``, so that scaled returns stay within
             the atoms of a categorical critic.
         device: where the statistics live.
@@ -156,10 +156,10 @@ class Normalizers:
         self,
         config: Config,
         observation_dim: int,
+        gamma: float | Tensor,
         device: torch.device | str = "cpu",
         privileged_dim: int = 0,
         ranks: Ranks = ALONE,
-        gamma: float | Tensor = 0.99,
     ):
         self.observations: ObservationNormalizer | None = None
         self.privileged: ObservationNormalizer | None = None

@@ -58,7 +58,7 @@ _RANGES: dict[str, dict[str, Range]] = {
     "fast": {
         **_COMMON,
         **_DECAY,
-        "gamma": Choices(("auto", 0.97, 0.98, 0.99, 0.995)),
+        "gamma": Choices(("auto", 0.97, 0.98, 0.995)),
         "utd_ratio": Choices((1 / 32, 1 / 16, 1 / 8)),
     },
     "sac": {**_COMMON, **_TARGETS, **_ONE_UPDATE},

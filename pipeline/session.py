@@ -97,14 +97,15 @@ def train_run(config: Config, run_dir: Path | None, console: Console, content: d
         require_shared(ranks, run_dir)
         if not run.env.resumes_exactly:
             print_line(console, NOT_EXACT.format(name=run.env.name))
-        entropy = float(run.agent.loss.target_entropy)
+        entropy, precision = float(run.agent.loss.target_entropy), config.for_device(run.device).matmul_dtype
         with (
             SilentLogger(run_dir)
             if ranks.rank
             else Logger(run_dir, config, run.env_steps, console, run.evaluation_pending)
         ) as logger:
             logger.say(
-                f"{config.task}, seed {config.seed}, on {run.device}, target entropy {entropy:g}; files: {run_dir}"
+                f"{config.task}, seed {config.seed}, on {run.device}, {precision} products, target entropy {entropy:g}; "
+                f"files: {run_dir}"
             )
             train_loop(run, logger, stop)
     if ranks.rank == 0:

@@ -149,14 +149,13 @@ def squared_errors(values: Tensor, target: Tensor) -> tuple[Tensor, dict[str, Te
 
 
 def prepare(loss: Loss, gamma: float, device: torch.device) -> None:
-    """Set a new loss module's discount, a float64 scalar that may change in place, and its device.
+    """Set a new loss module's discount, a scalar that may change in place, and its device.
 
     Raises:
         SaltusError: see `require_parts`.
     """
     loss.make_value_estimator(gamma=gamma)
     loss.to(device)
-    loss.value_estimator.gamma = torch.tensor(gamma, dtype=torch.float64, device=device)
     require_parts(loss)
 
 

@@ -8,6 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
+from saltus.device import multiplies_bfloat16
+
 PACKAGES = ("saltus", "torch", "torchrl", "tensordict", "mujoco", "mujoco-warp", "warp-lang", "gymnasium", "numpy")
 
 
@@ -31,6 +33,7 @@ def cpu_settings() -> dict[str, str]:
     return {
         "torch threads": str(torch.get_num_threads()),
         "cpu capability": torch.backends.cpu.get_cpu_capability(),
+        "bfloat16 products": "yes" if multiplies_bfloat16() else "no",
     }
 
 

@@ -135,7 +135,7 @@ def test_python_m_saltus_is_the_command(tmp_path: Path) -> None:
 
 def test_versions_list_packages_and_numerics() -> None:
     found = versions("tyro", "a-package-that-does-not-exist")
-    extra = {"tyro", "a-package-that-does-not-exist", "python", "torch threads", "cpu capability"}
+    extra = {"tyro", "a-package-that-does-not-exist", "python", "torch threads", "cpu capability", "bfloat16 products"}
     assert set(found) == {*PACKAGES, *extra}
     assert {"saltus", "torch", "torchrl", "tensordict", "mujoco", "numpy"} < set(PACKAGES)
     assert found["torch"] == torch.__version__.partition("+")[0] or found["torch"] == torch.__version__

@@ -9,6 +9,7 @@ from typing import Any
 from benchmarks.population.stacked_agents import MEMBER_SETTINGS
 from pipeline.config import Config
 from pipeline.train_options import parse_train, split_words
+from saltus.device import resolve_device
 from saltus.errors import SaltusError
 
 _OF_ONE_RUN = {"--seed": "--seeds", "--minutes": "-- --total-env-steps", "--run-dir": "--output"}
@@ -45,6 +46,7 @@ def make_members(task: str, options: Sequence[str], variants: Sequence[str], see
     if not seeds or not variants:
         raise SaltusError("there are no members: give at least one seed and one variant ('' is the recipe itself)")
     recipe, _ = parse_train([task, *options])
+    recipe = recipe.for_device(resolve_device(recipe.device))  # also for evaluations and runs on the CPU
     if recipe.policy != "gaussian":
         raise SaltusError(f"populations have continuous policies, and this recipe has --policy {recipe.policy}")
     settings = {" ".join(text.split()): _parse(text, recipe) for text in variants}

@@ -17,7 +17,9 @@ from pipeline.seeding import derive_seed
 from saltus.device.compiled_update import Update, flatten, trace
 
 MEMBER_SETTINGS = {
-    **dict.fromkeys(("actor_lr", "critic_lr", "alpha_lr", "alpha_init", "gamma", "target_entropy_scale"), float),
+    **dict.fromkeys(("actor_lr", "critic_lr", "alpha_lr", "alpha_init"), float),
+    "gamma": lambda text: text if text == "auto" else float(text),
+    "target_entropy_scale": float,
     "noise_repeat": int,
 }
 """Settings that may differ between members, as `seed` may, with their types: they change no operation of an update."""
@@ -71,7 +73,7 @@ class StackedAgents(Agent):
 
     @property
     def gammas(self) -> Tensor:
-        """The members' discount factors, (S,) float64."""
+        """The members' discount factors, (S,)."""
         return self._stacked[_identity(self.gamma)]
 
     def advance(self, progress: float, env_steps: float) -> None:

@@ -260,12 +260,20 @@ def own_values(space: Mapping[str, Range], config: Config, action_dim: int, cont
         control_step: length of a control step, in seconds of simulated time.
     """
     automatic = {
+        "gamma": _own_discount(config, space),
         "n_step": config.rewards_per_target(action_dim),
         "alpha_init": config.initial_temperature(action_dim),
         "noise_repeat": config.longest_repeat(control_step),
     }
     values = {name: automatic.get(name, getattr(config, name)) for name in space}
     return values if all(_contains(space[name], value) for name, value in values.items()) else {}
+
+
+def _own_discount(config: Config, space: Mapping[str, Range]) -> float | str:
+    """`Config.gamma`; a number in place of an ``"auto"`` that is not in the range, if the run is too short for growth."""
+    first, last = config.discount(0), config.discount(config.total_env_steps)
+    constant = config.minutes is None and first == last
+    return first if constant and not _contains(space.get("gamma", Choices(())), "auto") else config.gamma
 
 
 def _contains(values: Range, value: Any) -> bool:

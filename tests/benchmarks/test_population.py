@@ -209,7 +209,7 @@ def rows_by_origin(batch: TensorDictBase) -> dict[tuple[float, ...], tuple[float
 @pytest.mark.parametrize("n_step", [1, 3])
 def test_member_samples_its_own_transitions_as_its_buffer_alone(n_step: int, vector_steps: int) -> None:
     configs = make_configs("fast", n_step=n_step, buffer_size=43)  # 10 vector steps of 4 worlds, and a rest
-    gammas = torch.tensor([0.99, 0.5, 0.9], dtype=torch.float64)
+    gammas = torch.tensor([0.99, 0.5, 0.9])
     replay = MemberReplay(configs, OBSERVATION_DIM, ACTION_DIM, "cpu", gammas)
     buffers = [ReplayBuffer(40, OBSERVATION_DIM, ACTION_DIM, n_step=n_step, gamma=float(one)) for one in gammas]
     for number in range(vector_steps):

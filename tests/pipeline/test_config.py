@@ -43,7 +43,7 @@ REFUSED = [
     *[(name, -1, "0 or more") for name in AT_LEAST_ZERO],
     *[(name, value, "above 0") for name in POSITIVE for value in (0.0, -1e-9, math.inf, math.nan)],
     *[("alpha_lr", value, "a finite number, 0 or more") for value in (-1e-9, math.inf, math.nan)],
-    *[("gamma", value, "[0, 1)") for value in (-0.01, 1.0, 1.5, math.nan)],
+    *[("gamma", value, "[0, 1)") for value in (-0.01, 1.0, 1.5, math.nan, "high")],
     *[(name, value, "(0, 1]") for name in ("tau", "lr_final_fraction") for value in (0.0, -0.5, 1.01, math.nan)],
     *[("eval_policy_averaging", value, "[0, 1]") for value in (-0.01, 1.01, math.nan)],
     *[(name, value, "[0, 1)") for name in ("adam_beta1", "dropout") for value in (-0.01, 1.0, math.nan)],
