@@ -104,8 +104,8 @@ def train_run(config: Config, run_dir: Path | None, console: Console, content: d
             else Logger(run_dir, config, run.env_steps, console, run.evaluation_pending)
         ) as logger:
             logger.say(
-                f"{config.task}, seed {config.seed}, on {run.device}, {precision} products, target entropy {entropy:g}; "
-                f"files: {run_dir}"
+                f"{config.task}, seed {config.seed}, on {run.device}, {precision} products, "
+                f"target entropy {entropy:g}; files: {run_dir}"
             )
             train_loop(run, logger, stop)
     if ranks.rank == 0:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,9 +16,14 @@ from pipeline.config import Config
 from pipeline.seeding import derive_seed
 from saltus.device.compiled_update import Update, flatten, trace
 
-MEMBER_SETTINGS = {
+
+def _read_discount(text: str) -> float | str:
+    return text if text == "auto" else float(text)
+
+
+MEMBER_SETTINGS: dict[str, Callable[[str], Any]] = {
     **dict.fromkeys(("actor_lr", "critic_lr", "alpha_lr", "alpha_init"), float),
-    "gamma": lambda text: text if text == "auto" else float(text),
+    "gamma": _read_discount,
     "target_entropy_scale": float,
     "noise_repeat": int,
 }

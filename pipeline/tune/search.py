@@ -270,7 +270,7 @@ def own_values(space: Mapping[str, Range], config: Config, action_dim: int, cont
 
 
 def _own_discount(config: Config, space: Mapping[str, Range]) -> float | str:
-    """`Config.gamma`; a number in place of an ``"auto"`` that is not in the range, if the run is too short for growth."""
+    """`Config.gamma`; a number in place of ``"auto"`` if that is not in the range, and the run too short for growth."""
     first, last = config.discount(0), config.discount(config.total_env_steps)
     constant = config.minutes is None and first == last
     return first if constant and not _contains(space.get("gamma", Choices(())), "auto") else config.gamma

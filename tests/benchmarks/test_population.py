@@ -411,6 +411,13 @@ def test_members_have_the_settings_of_their_variants() -> None:
     settings = [(one.config.seed, one.config.alpha_init, one.config.noise_repeat, one.config.gamma) for one in members]
     assert settings == [(7, 0.2, "auto", "auto"), (8, 0.2, "auto", "auto"), (7, 0.2, 4, 0.9), (8, 0.2, 4, 0.9)]
     assert [one.variant for one in members] == ["", "", "noise_repeat=4 gamma=0.9", "noise_repeat=4 gamma=0.9"]
+    (constant, growing) = make_members(TASK, ["--gamma", "0.9"], ["", "gamma=auto"], (7,))
+    assert (constant.config.gamma, growing.config.gamma) == (0.9, "auto")
+
+
+def test_members_are_evaluated_with_the_precision_of_their_training() -> None:
+    (member,) = make_members(TASK, ["--no-compile", "--device", "cpu"], [""], (7,))
+    assert member.config.matmul_dtype == "float32"
 
 
 NAMES = "actor_lr, critic_lr, alpha_lr, alpha_init, gamma, target_entropy_scale, noise_repeat"

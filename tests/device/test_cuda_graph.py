@@ -167,9 +167,10 @@ def make_agent(preset: str, **options: Any) -> tuple[Agent, ReplayBuffer]:
     torch.manual_seed(0)
     small = {"batch_size": 16, "actor_hidden": (8,), "critic_hidden": (8,), "num_envs": NUM_ENVS, "utd_ratio": 1 / 4}
     config = presets.preset(preset, "Hopper-v5", **{**small, "n_step": 3, **options})
-    buffer = ReplayBuffer(64, 11, 3, n_step=config.n_step)
+    agent = Agent(config, 11, 3)
+    buffer = ReplayBuffer(64, 11, 3, n_step=config.n_step, gamma=agent.gamma)
     buffer.extend(random_transitions(64, 11, 3))
-    return Agent(config, 11, 3), buffer
+    return agent, buffer
 
 
 def test_captured_actor_follows_updates_and_normalizer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,7 +201,10 @@ def test_captured_rounds_equal_eager_rounds(preset: str, monkeypatch: pytest.Mon
         agent, buffer = make_agent(preset, policy_delay=2, n_step=3, compile=True)
         learner = Learner(agent, capture=capture)
         torch.manual_seed(1)
-        metrics = [{name: float(one) for name, one in learner.round(buffer, 4).items()} for _ in range(5)]
+        metrics = []
+        for number in range(5):
+            agent.advance(number / 5, 250_000 * number)
+            metrics.append({name: float(one) for name, one in learner.round(buffer, 4).items()})
         assert learner.captured == capture
         results.append((metrics, [tensor.clone() for tensor in agent.tensors()], torch.get_rng_state()))
     (metrics, tensors, random), (captured_metrics, captured_tensors, captured_random) = results

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 from update_helpers import Regression, make_batch
 
+from saltus.device import multiplies_bfloat16
 from saltus.device.compiled_update import CompiledUpdate
 from saltus.device.onednn import UseOneDNN
 
@@ -122,3 +124,8 @@ def test_compiled_update_calls_onednn_for_large_products_only() -> None:
         found = update(batch)["product"]
     assert sum(event.name == "mkldnn::_linear_pointwise" for event in profile.events()) == 1
     torch.testing.assert_close(found, torch.relu(batch["observation"]) @ weight, rtol=1e-5, atol=1e-4)
+
+
+def test_instructions_for_bfloat16_are_those_of_the_processor() -> None:
+    words = {word for line in Path("/proc/cpuinfo").read_text().splitlines() for word in line.split()}
+    assert multiplies_bfloat16() == bool(words & {"avx512_bf16", "amx_tile"})

@@ -18,6 +18,7 @@ from pipeline_helpers import differing, read_csv, small_arguments, small_config,
 from run_helpers import continue_run, quiet_console, train_run
 
 from pipeline import checkpoint, cli
+from pipeline import config as config_module
 from pipeline.config import Config
 from pipeline.run import Run
 from pipeline.run_dir import open_run
@@ -137,6 +138,21 @@ def test_resume_continues_bit_for_bit(
     for until in stops:
         session(config, tmp_path / "run", until)
     assert differing(numbers(tmp_path / "run"), numbers(tmp_path / "reference")) == []
+
+
+def test_resume_within_the_growth_of_the_discount_continues_bit_for_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(config_module, "GROWTH", (60, 140))
+    config = small_config(
+        "Hopper-v5", preset="fast", total_env_steps=160, log_every=4, eval_every=60, steps_per_round=3
+    )
+    session(config, tmp_path / "reference", 160)
+    for until in (76, 100, 120, 160):
+        session(config, tmp_path / "run", until)
+    found, expected = numbers(tmp_path / "run"), numbers(tmp_path / "reference")
+    assert differing(found, expected) == []
+    assert float(found["state"]["agent"]["loss"]["_value_estimator.gamma"]) == pytest.approx(0.995)
 
 
 @pytest.fixture(scope="module")

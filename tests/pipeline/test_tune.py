@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 from cli_helpers import Command
@@ -25,6 +26,24 @@ def test_ranges_of_a_preset_contain_its_own_values_and_have_an_effect(name: str)
     assert not ranges.keys() & config.unused_settings().keys()
     assert search_space([], config, name, []) == ranges  # so that every end and choice makes a configuration
     assert own_values(ranges, config, action_dim=6, control_step=0.008).keys() == ranges.keys()
+
+
+@pytest.mark.parametrize(
+    ("options", "values", "own"),
+    [
+        ({}, ("auto", 0.97), {"gamma": "auto"}),
+        ({}, (0.97, 0.99), {}),
+        ({"total_env_steps": 250_000}, (0.97, 0.99), {"gamma": 0.99}),
+        ({"total_env_steps": 250_000}, ("auto", 0.99), {"gamma": "auto"}),
+        ({"total_env_steps": 250_000, "minutes": 1.0}, (0.97, 0.99), {}),
+        ({"gamma": 0.97}, (0.97, 0.99), {"gamma": 0.97}),
+    ],
+)
+def test_own_discount_is_a_number_if_it_does_not_grow(
+    options: dict[str, Any], values: tuple[Any, ...], own: dict[str, Any]
+) -> None:
+    config = presets.preset("fast", TASK, **options)
+    assert own_values({"gamma": Choices(values)}, config, action_dim=1, control_step=0.04) == own
 
 
 def test_fixed_options_are_not_searched() -> None:
