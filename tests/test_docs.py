@@ -43,7 +43,7 @@ RECIPES = (ROOT / "docs" / "recipes.md").read_text()
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks" / "README.md"]
 LANGUAGES = {"bash", "console", "python", "text"}
 TINY = [
-    "--device", "cpu", "--no-compile", "--num-envs", "4", "--utd-ratio", "0.25", "--total-env-steps", "400",
+    "--device", "cpu", "--no-compile", "--num-envs", "4", "--utd-ratio", "0.25", "--total-env-steps", "200",
     "--learning-starts", "100", "--batch-size", "32", "--eval-episodes", "2", "--num-threads", "1",
 ]  # fmt: skip
 
@@ -190,7 +190,7 @@ def test_the_profiles_shown_are_accepted(command: str, folder: Path, monkeypatch
 def test_the_other_commands_shown_run(command: str, trained: Path, zygote: Zygote):
     arguments = shlex.split(command, comments=True)[1:]
     if arguments[0] == "play":
-        draw(arguments, trained)
+        draw([*arguments, "--steps", "20"], trained)  # a whole episode takes long without a GPU
     else:
         finish(ForkedSaltus(zygote, arguments, trained))
 

@@ -1,6 +1,12 @@
-"""The model of the tasks that the tests of `saltus check` give it."""
+"""What the tests of `saltus check` share."""
 
 from __future__ import annotations
+
+from functools import partial
+
+import pytest
+
+from envs.physics import warp_memory
 
 CART = """
 <mujoco>
@@ -15,3 +21,10 @@ CART = """
   <actuator><motor name="push" joint="slide" gear="100" ctrlrange="-1 1"/>{actuators}</actuator>
 </mujoco>
 """
+
+
+@pytest.fixture
+def short_capacity_rollouts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Estimate Warp's contacts in short rollouts: those of `saltus check` take longer than the rest of it."""
+    short = partial(warp_memory.estimate_capacity, num_worlds=2, num_steps=20)
+    monkeypatch.setattr(warp_memory, "estimate_capacity", short)

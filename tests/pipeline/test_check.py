@@ -19,6 +19,8 @@ from envs.task_ref import find_task
 from pipeline.check.check import Check, check
 from pipeline.check.report import save_failure
 
+pytestmark = pytest.mark.usefixtures("short_capacity_rollouts")
+
 
 @dataclass
 class Cart(Task):

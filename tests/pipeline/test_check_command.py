@@ -18,6 +18,8 @@ from pipeline.check import command as command_module
 from pipeline.check.command import check_task
 from saltus.errors import SaltusError
 
+pytestmark = pytest.mark.usefixtures("short_capacity_rollouts")
+
 FILE = """
 from dataclasses import dataclass
 from saltus import Task

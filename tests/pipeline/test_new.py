@@ -63,6 +63,7 @@ def test_written_tasks_step(tmp_path: Path, name: str) -> None:
     assert totals["unstable"] == totals["nonfinite"] == 0
 
 
+@pytest.mark.usefixtures("short_capacity_rollouts")
 @pytest.mark.parametrize("name", MODELS)
 def test_written_tasks_have_no_errors(tmp_path: Path, name: str) -> None:
     result = check(envs.find_task(write(tmp_path, name)), {}, num_envs=32, steps=50, seed=0)
