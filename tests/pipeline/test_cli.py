@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import subprocess
@@ -190,38 +191,42 @@ def test_compiler_is_started_early_if_updates_are_compiled_on_the_cpu(
 
 
 WITHOUT_TEMPORARY_FOLDER = """
-import runpy, tempfile
+import json, sys, tempfile
+from contextlib import suppress
 tempfile._candidate_tempdir_list = lambda: ["/dev/null"]
-runpy.run_module("saltus", run_name="__main__", alter_sys=True)
+from saltus.__main__ import main
+for arguments in json.loads(sys.argv[1]):
+    sys.argv[1:] = arguments
+    with suppress(SystemExit):
+        main()
 """
 
 
 @pytest.mark.parametrize(
-    ("arguments", "expected"),
+    ("commands", "expected"),
     [
-        (["--help"], "saltus train TASK"),
-        (["evaluate", "{run_dir}", "--episodes", "2"], "2 episodes"),
+        ([["--help"], ["evaluate", "{run_dir}", "--episodes", "2"]], ["saltus train TASK", "2 episodes"]),
         pytest.param(
-            ["train", "InvertedPendulum-v5", *small_arguments(total_env_steps=60, compile=True), "--run-dir", "run"],
-            "finished after",
+            [["train", "InvertedPendulum-v5", *small_arguments(total_env_steps=60, compile=True), "--run-dir", "run"]],
+            ["finished after"],
             marks=pytest.mark.slow,
         ),
     ],
-    ids=["help", "evaluate", "train"],
+    ids=["help, evaluate", "train"],
 )
 def test_commands_work_without_a_temporary_folder(
-    arguments: list[str], expected: str, copied: Path, tmp_path: Path
+    commands: list[list[str]], expected: list[str], copied: Path, tmp_path: Path
 ) -> None:
     environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
     environment.pop("TORCHINDUCTOR_CACHE_DIR", None)
-    words = [word.format(run_dir=copied) for word in arguments]
+    words = json.dumps([[word.format(run_dir=copied) for word in command] for command in commands])
     done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_TEMPORARY_FOLDER, *words],
+        [sys.executable, "-c", WITHOUT_TEMPORARY_FOLDER, words],
         env=environment, cwd=tmp_path, capture_output=True, text=True, check=False,
     )  # fmt: skip
     output = done.stdout + done.stderr
     assert done.returncode == 0, output
-    assert expected in output
+    assert all(text in output for text in expected), output
     assert [line for line in output.splitlines() if "warning" in line] == [
         "warning: no folder can be written for temporary files: set TMPDIR to one ([Errno 2] No usable temporary "
         "directory found in ['/dev/null']). Without one, updates run eagerly, two to four times slower"
