@@ -30,7 +30,8 @@ RUN: dict[str, Any] = {
     "num_threads": 2,
     "total_env_steps": 2400,
     "learning_starts": 400,
-    "utd_ratio": 0.125,
+    "utd_ratio": 0.0625,
+    "steps_per_round": 2,
     "batch_size": 32,
     "log_every": 80,
     "eval_every": 1000,
@@ -195,7 +196,7 @@ def test_resuming_a_finished_run_changes_nothing(unstopped: Path) -> None:
 
 @pytest.mark.slow
 def test_run_stopped_by_signals_saves_and_resumes_bit_for_bit(zygote: Zygote, tmp_path: Path) -> None:
-    settings = {"preset": "sac", "steps_per_round": 2, "policy_delay": 2, "seed": 3, "total_env_steps": 2000}
+    settings = {"preset": "sac", "policy_delay": 2, "seed": 3, "total_env_steps": 2000}
     reference, run_dir = tmp_path / "reference", tmp_path / "run"
     train_here(reference, "Hopper-v5", **{**RUN, **settings})
     for number, steps in ((signal.SIGTERM, 560), (signal.SIGINT, 1120)):
