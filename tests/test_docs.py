@@ -43,7 +43,7 @@ RECIPES = (ROOT / "docs" / "recipes.md").read_text()
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks" / "README.md"]
 LANGUAGES = {"bash", "console", "python", "text"}
 TINY = [
-    "--device", "cpu", "--no-compile", "--num-envs", "4", "--utd-ratio", "0.25", "--total-env-steps", "200",
+    "--device", "cpu", "--no-compile", "--num-envs", "4", "--utd-ratio", "0.25", "--total-env-steps", "400",
     "--learning-starts", "100", "--batch-size", "32", "--eval-episodes", "2", "--num-threads", "1",
 ]  # fmt: skip
 

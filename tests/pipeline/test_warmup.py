@@ -43,8 +43,7 @@ print(json.dumps(counters["inductor"]))
 
 @pytest.mark.slow
 def test_training_finds_all_code_in_the_cache(tmp_path: Path) -> None:
-    small = {"alpha_lr": 0.0, "total_env_steps": 80, "eval_every": 80, "eval_episodes": 1}
-    arguments = [TASK, *small_arguments("sac", compile=True, **small)]
+    arguments = [TASK, *small_arguments("sac", compile=True, total_env_steps=80, eval_every=80, eval_episodes=1)]
     assert run_code(WARMUP, tmp_path, *arguments).startswith("the update: compiled in ")
     compiled = code(tmp_path)
     assert compiled
