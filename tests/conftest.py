@@ -1,6 +1,7 @@
 """Settings of all tests: threads, no CUDA unless a module is marked gpu, warnings given anew."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 
 if int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) > 1:
@@ -15,20 +16,20 @@ from saltus.errors import warn_once
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add --learning."""
-    parser.addoption("--learning", action="store_true", help="also run the tests that train for minutes")
+    parser.addoption("--learning", action="store_true", help="also run the tests that train or compile for long")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip tests that learn, unless asked for. Begin with the files that have slow tests.
+    """Skip tests that learn, unless asked for. Begin with the files that have the most slow tests.
 
     No worker is then left alone with a slow file at the end.
     """
     if not config.getoption("--learning"):
         for item in items:
             if item.get_closest_marker("learning"):
-                item.add_marker(pytest.mark.skip(reason="trains for minutes: pytest --learning"))
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+                item.add_marker(pytest.mark.skip(reason="trains or compiles for long: pytest --learning"))
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -52,6 +53,18 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def blank_learning_curves() -> Iterator[None]:
+    """Draw no learning curves. Modules that test them override this fixture."""
+    from blank_pictures import draw_blank  # late, as above
+
+    from pipeline import plot
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plot, "_draw", draw_blank)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -190,7 +190,7 @@ def test_the_profiles_shown_are_accepted(command: str, folder: Path, monkeypatch
 def test_the_other_commands_shown_run(command: str, trained: Path, zygote: Zygote):
     arguments = shlex.split(command, comments=True)[1:]
     if arguments[0] == "play":
-        draw(arguments, trained)
+        draw([*arguments, "--steps", "20"], trained)  # a whole episode takes long without a GPU
     else:
         finish(ForkedSaltus(zygote, arguments, trained))
 

@@ -49,11 +49,16 @@ def statements(nodes: Iterable[ast.AST], lazy: bool) -> Iterator[ast.Import | as
             yield from statements(ast.iter_child_nodes(node), lazy)
 
 
+@functools.cache
+def parse(text: str) -> ast.Module:
+    return ast.parse(text)
+
+
 def imports(module: str, text: str, is_package: bool, lazy: bool = True) -> set[str]:
     """Full names of a source's imports; ``from a import b`` gives `a.b`, whether b is a module or an object."""
     package = module if is_package else module.rpartition(".")[0]
     found = set()
-    for node in statements(ast.parse(text).body, lazy):
+    for node in statements(parse(text).body, lazy):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         else:
@@ -83,7 +88,7 @@ def modules_of(*packages: str) -> list[str]:
 @functools.cache
 def references(text: str) -> set[str]:
     """Attribute names and string constants in a source."""
-    nodes = list(ast.walk(ast.parse(text)))
+    nodes = list(ast.walk(parse(text)))
     attributes = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
     return attributes | {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
 
@@ -113,30 +118,34 @@ def test_imports_are_parsed(text: str, lazy: bool, expected: set[str]):
     assert imports("p.q.r", text, is_package=False, lazy=lazy) == expected
 
 
-@pytest.mark.parametrize("module", modules_of("saltus"))
-def test_saltus_imports_envs_and_pipeline_only_lazily(module: str):
+def wrong(modules: Iterable[str], *packages: str, lazy: bool = True) -> dict[str, set[str]]:
+    """The modules that import one of the packages or something in it, each with these imports."""
+    found = {module: within(imports_of(module, lazy), *packages) for module in modules}
+    return {module: names for module, names in found.items() if names}
+
+
+def test_saltus_imports_envs_and_pipeline_only_lazily():
     """Only the public names and the command need them; errors, versions and device work lie below both packages."""
-    lazy = module not in ("saltus", "saltus.__main__")
-    assert not within(imports_of(module, lazy=lazy), "envs", "pipeline")
+    public = {"saltus", "saltus.__main__"}
+    assert wrong(public, "envs", "pipeline", lazy=False) == {}
+    assert wrong({*modules_of("saltus")} - public, "envs", "pipeline") == {}
 
 
-@pytest.mark.parametrize("module", modules_of("envs"))
-def test_envs_do_not_import_learning(module: str):
-    assert not within(imports_of(module), "pipeline")
-    if module not in ("envs.torchrl_env", "envs.external.torchrl_worlds"):
-        assert not within(imports_of(module), "torchrl")
+def test_envs_do_not_import_learning():
+    interfaces = {"envs.torchrl_env", "envs.external.torchrl_worlds"}
+    assert wrong(modules_of("envs"), "pipeline") == {}
+    assert wrong({*modules_of("envs")} - interfaces, "torchrl") == {}
 
 
-@pytest.mark.parametrize("module", modules_of("saltus", "envs", "pipeline"))
-def test_interfaces_of_other_libraries_are_imported_at_their_first_use(module: str):
+def test_interfaces_of_other_libraries_are_imported_at_their_first_use():
     interfaces = ("envs.torchrl_env", "envs.gymnasium_env", "envs.external.factory", "envs.external.torchrl_worlds")
-    assert not within(imports_of(module, lazy=False), *interfaces)
+    assert wrong(modules_of("saltus", "envs", "pipeline"), *interfaces, lazy=False) == {}
 
 
-@pytest.mark.parametrize("module", SOURCES)
-def test_warp_is_imported_lazily_in_files_named_after_it(module: str):
-    named_after_warp = module.startswith("envs.physics.warp")
-    assert not within(imports_of(module, lazy=not named_after_warp), "warp", "mujoco_warp")
+def test_warp_is_imported_lazily_in_files_named_after_it():
+    named_after_warp = {module for module in SOURCES if module.startswith("envs.physics.warp")}
+    assert wrong(named_after_warp, "warp", "mujoco_warp", lazy=False) == {}
+    assert wrong({*SOURCES} - named_after_warp, "warp", "mujoco_warp") == {}
 
 
 @pytest.mark.parametrize("name", LEARNING)
@@ -150,28 +159,25 @@ def test_config_knows_the_simulation_settings_only():
     assert used == within(used, "envs.simulation")
 
 
-@pytest.mark.parametrize("module", SOURCES)
-def test_private_parts_of_torchrl_are_used_in_the_adapter_only(module: str):
+def test_private_parts_of_torchrl_are_used_in_the_adapter_only():
     parts = {name for names in PARTS.values() for name in names} - {"target_entropy"}  # which is a setting, as well
-    used = references(SOURCES[module].read_text()) & parts
-    assert used == (parts if module == "pipeline.torchrl_adapter" else set())
+    used = {module: references(path.read_text()) & parts for module, path in SOURCES.items()}
+    assert {module: names for module, names in used.items() if names} == {"pipeline.torchrl_adapter": parts}
 
 
-@pytest.mark.parametrize("module", modules_of("pipeline"))
-def test_names_of_a_runs_files_are_written_once(module: str):
+def test_names_of_a_runs_files_are_written_once():
     names = OWN_NAMES - {"task", "wandb"}  # which are an option and a package, as well
-    used = {text.partition("/")[0] for text in references(SOURCES[module].read_text())} & names
-    assert used == (names if module == "pipeline.file_names" else set())
+    texts = {module: references(SOURCES[module].read_text()) for module in modules_of("pipeline")}
+    used = {module: {text.partition("/")[0] for text in found} & names for module, found in texts.items()}
+    assert {module: found for module, found in used.items() if found} == {"pipeline.file_names": names}
 
 
-@pytest.mark.parametrize("module", SOURCES)
-def test_internals_of_inductor_are_used_in_device_work_only(module: str):
-    assert not within(imports_of(module), *INDUCTOR) or within([module], "saltus.device")
+def test_internals_of_inductor_are_used_in_device_work_only():
+    assert wrong({*SOURCES} - {*modules_of("saltus.device")}, *INDUCTOR) == {}
 
 
-@pytest.mark.parametrize("module", modules_of("saltus", "envs", "pipeline"))
-def test_nothing_imports_benchmarks_or_tests(module: str):
-    assert not within(imports_of(module), "benchmarks", "tests")
+def test_nothing_imports_benchmarks_or_tests():
+    assert wrong(modules_of("saltus", "envs", "pipeline"), "benchmarks", "tests") == {}
 
 
 def module_of(name: str) -> str | None:

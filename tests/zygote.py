@@ -22,6 +22,7 @@ import termios
 from contextlib import redirect_stdout, suppress
 from typing import Any
 
+from blank_pictures import draw_blank
 from file_operations import intercept
 
 MODULES = (
@@ -42,12 +43,14 @@ def warm_up() -> None:
     axes.legend()
     figure.savefig(io.BytesIO())
     pyplot.close(figure)
+    from pipeline import plot
     from pipeline.train_options import parse_train
     from saltus.versions import versions
 
     with suppress(SystemExit), redirect_stdout(io.StringIO()):
         parse_train(["Hopper-v5", "--help"])
     versions()
+    plot._draw = draw_blank
 
 
 def serve(channel: socket.socket) -> dict[str, Any] | None:

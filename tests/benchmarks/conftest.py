@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fake_campaign import FAKE, Fake
+from forked_saltus import ForkedSaltus, Zygote
 from rich.console import Console
 
 from benchmarks import checkout, cores, curves, training_run
 from benchmarks.population import evaluation
-from benchmarks.training_run import SALTUS
+from benchmarks.training_run import SALTUS, Lines
 from pipeline import cli
 from saltus.errors import SaltusError
 
@@ -62,6 +64,22 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(checkout, "run", run)
     monkeypatch.setattr(cores, "ThreadPoolExecutor", SerialExecutor)
+
+
+@pytest.fixture
+def forked_runs(zygote: Zygote, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fork the processes of `training_run.run_for`, which then imports nothing."""
+
+    def run_for(
+        _limit: float | None, command: Sequence[str], _cache: Path | None, _grace: float = 0.0, prefix: str = ""
+    ) -> tuple[int, float, Lines]:
+        assert tuple(command[: len(SALTUS)]) == SALTUS
+        start = time.monotonic()
+        with ForkedSaltus(zygote, command[len(SALTUS) :]) as process:
+            lines = [(time.monotonic() - start, line.rstrip()) for line in process.stdout]
+            return process.wait(), time.monotonic() - start, lines
+
+    monkeypatch.setattr(training_run, "run_for", run_for)
 
 
 @pytest.fixture

@@ -33,11 +33,12 @@ SETTINGS = {"benchmark": "environment", "task": "task", "num_envs": 7, "threads"
 
 @pytest.fixture
 def other(tmp_path: Path) -> Path:
-    """A checkout that has only the parts that `case_server` uses."""
+    """A checkout that has only the parts that `case_server` uses, and a stand-in for torch."""
     for package in ("benchmarks", "envs", "pipeline"):
         (tmp_path / package).mkdir()
         (tmp_path / package / "__init__.py").write_text("")
     (tmp_path / "benchmarks" / "environment.py").write_text(ENVIRONMENT)
+    (tmp_path / "torch.py").write_text("def set_num_threads(number): pass")  # torch takes seconds to import
     return tmp_path
 
 

@@ -101,7 +101,8 @@ def forked_sections(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_training_records_curves_and_failures(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("forked_runs")
+def test_training_records_curves_and_failures() -> None:
     reduced, found = context()
     with pytest.raises(RuntimeError, match=r"^Hoper-v5: exit code 1: saltus: there is no task"):
         SECTIONS["training"](reduced)

@@ -26,7 +26,7 @@ def content_of(file: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("in_this_process")
+@pytest.mark.usefixtures("in_this_process", "forked_runs")
 def test_time_to_a_return_is_that_of_the_first_evaluation_to_reach_it(tmp_path: Path) -> None:
     file = tmp_path / "result.jsonl"
     options = (*SMALL, "--total-env-steps", "100", "--eval-every", "50")

@@ -107,7 +107,7 @@ def test_transitions_are_those_of_worlds_stepped_by_hand(name: str) -> None:
 
 @pytest.mark.slow
 def test_processes_of_next_step_are_reset_within_the_step() -> None:
-    inner = AsyncVectorEnv([Walk] * 2, autoreset_mode=NEXT)
+    inner = AsyncVectorEnv([Walk] * 2, autoreset_mode=NEXT, context="fork")
     try:
         require_steps_by_hand(external(inner, 2), 10)
     finally:
@@ -119,7 +119,7 @@ def test_the_step_and_the_limit_of_processes_are_those_of_their_worlds() -> None
     def world() -> Any:
         return gymnasium.make("InvertedPendulum-v5", frame_skip=5, max_episode_steps=7)
 
-    with closing(AsyncVectorEnv([world], autoreset_mode=SAME)) as inner:
+    with closing(AsyncVectorEnv([world], autoreset_mode=SAME, context="fork")) as inner:
         env = external(inner, 1)
         assert (env.dt, env.max_episode_steps) == (0.1, 7)
         env.reset()
@@ -220,7 +220,7 @@ def test_no_world_is_made_for_numbers_that_the_vector_environment_has() -> None:
     class Known(AsyncVectorEnv):
         dt, max_episode_steps = 0.25, 8
 
-    with closing(Known([Walk], autoreset_mode=SAME)) as inner:
+    with closing(Known([Walk], autoreset_mode=SAME, context="fork")) as inner:
         inner.env_fns = (lambda: pytest.fail("a world was made"),)
         env = external(inner, 1)
         assert (env.dt, env.max_episode_steps) == (0.25, 8)

@@ -63,8 +63,8 @@ class Pendulum(Task):
 '''
 TOTAL = 120
 OPTIONS = (
-    "--preset crossq --device cpu --no-compile --num-envs 4 --num-threads 1 --learning-starts 20 --utd-ratio 0.25 "
-    "--policy-delay 2 --batch-size 8 --actor-hidden 8 --critic-hidden 8 --eval-episodes 2 "
+    "--preset crossq --device cpu --no-compile --num-envs 4 --num-threads 1 --learning-starts 20 --utd-ratio 0.125 "
+    "--steps-per-round 2 --policy-delay 2 --batch-size 8 --actor-hidden 8 --critic-hidden 8 --eval-episodes 2 "
     f"--log-every 10 --eval-every 60 --checkpoint-every 40 --total-env-steps {TOTAL}"
 ).split()
 

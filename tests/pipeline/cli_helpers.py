@@ -1,14 +1,17 @@
-"""The `saltus` command in this process, and a task in a user's own file."""
+"""The `saltus` command in this process, a short run of it, and a task in a user's own file."""
 
 from __future__ import annotations
 
+import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pipeline_helpers import train_here
 
 from pipeline import cli
 
@@ -100,3 +103,29 @@ def swinger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     (folder / "swinger.xml").write_text(SWINGER_XML)
     monkeypatch.chdir(tmp_path)
     return "mine/swinger.py:Swinger"
+
+
+@pytest.fixture(scope="session")
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A complete run. Tests change nothing in it but `evaluation.json`."""
+    path = tmp_path_factory.mktemp("runs") / "run"
+    train_here(path, "Hopper-v5", total_env_steps=200, eval_every=10**9, preset="sac")
+    return path
+
+
+@pytest.fixture
+def copied(run_dir: Path, tmp_path: Path) -> Path:
+    """A copy of `run_dir` that a test may change."""
+    return shutil.copytree(run_dir, tmp_path / "copy")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def assert_refused(outcome: Any, message: str) -> None:
+    """A refusal is one line on stderr that contains `message`, and exit code 1."""
+    assert outcome.code == 1
+    assert message in outcome.err
+    assert outcome.err.startswith("saltus: ")
+    assert len(outcome.err.splitlines()) == 1, outcome.err

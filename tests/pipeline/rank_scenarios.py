@@ -6,6 +6,7 @@ A rank's result is `FOLDER/<scenario>-<rank>.pt`, its output `FOLDER/<scenario>-
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 import resource
@@ -21,10 +22,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot  # noqa: F401 - imported before the forks
-import tensorboard.compat.proto.summary_pb2  # noqa: F401
+import tensorboard.compat.proto.summary_pb2  # noqa: F401 - imported before the forks
 import torch
 import torch.distributed as distributed
+from blank_pictures import draw_blank
 from pipeline_helpers import (
     ACTION_DIM,
     OBSERVATION_DIM,
@@ -37,10 +38,9 @@ from pipeline_helpers import (
 from tensordict import TensorDict
 from torch import Tensor
 
-import pipeline.plot
 import pipeline.train_options  # noqa: F401
 from pipeline import agent as agents
-from pipeline import checkpoint, cli, launch, losses, rank_report, rank_state
+from pipeline import checkpoint, cli, launch, losses, plot, rank_report, rank_state
 from pipeline.agent import Agent
 from pipeline.config import Config
 from pipeline.learner import Learner
@@ -61,7 +61,10 @@ DIVIDED_EXAMPLES = {
     "batch_size": (4, "8"),
     "buffer_size": (10_001, "10,000 or 10,008"),
 }
-TRAINING = {"total_env_steps": 240, "checkpoint_every": 80, "eval_every": 120, "log_every": 80, "eval_episodes": 3}
+TRAINING = {
+    "total_env_steps": 240, "checkpoint_every": 80, "eval_every": 120, "log_every": 80, "eval_episodes": 3,
+    "steps_per_round": 2, "utd_ratio": 0.125,
+}  # fmt: skip
 
 
 def gradients(folder: Path) -> Any:
@@ -365,6 +368,9 @@ def run_rank(scenario: Callable[[Path], Any], folder: Path, rank: int, port: int
 def main(folder: Path, names: list[str]) -> None:
     """Run scenarios, by default all, and write their exit codes to `FOLDER/codes.pt`."""
     torch.set_num_threads(1)
+    plot._draw = draw_blank
+    gc.collect()
+    gc.freeze()  # else the first collection in each fork copies the memory
     codes = {}
     for scenario in IN_A_GROUP + COMMANDS:
         if names and scenario.__name__ not in names:

@@ -33,7 +33,12 @@ def make_comparable(preset: str, seed: int = 0, **overrides: Any) -> Learner:
     return Learner(agent)
 
 
-@pytest.fixture(scope="module", params=PRESETS)
+# Compilation takes half a minute and more. test_learner.py traces these, and compares them bit for bit, in each run.
+SELDOM = ("sac-v1", "xqc", "flashsac")
+RECIPES = [pytest.param(name, marks=pytest.mark.learning) if name in SELDOM else name for name in PRESETS]
+
+
+@pytest.fixture(scope="module", params=RECIPES)
 def compiled(request: pytest.FixtureRequest) -> Learner:
     """A compiled learner of each recipe, shared by all tests, because compilation takes long."""
     learner, calls, compile_ = make_comparable(request.param, compile=True), [], torch._inductor.standalone_compile

@@ -116,7 +116,10 @@ def test_traced_updates_equal_eager_ones_and_do_not_synchronize(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("policy", "update"), [FORMS[0], FORMS[2], FORMS[3]])
+@pytest.mark.parametrize(
+    ("policy", "update"),
+    [FORMS[2], *(pytest.param(*form, marks=pytest.mark.learning) for form in (FORMS[0], FORMS[3]))],
+)
 def test_compiled_updates_agree_with_eager_ones_within_rounding(policy: str, update: str) -> None:
     settings = {"policy": policy, "discrete_update": update, "action_levels": 3, "policy_delay": 1, **WIDE}
     results = []

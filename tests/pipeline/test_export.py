@@ -36,7 +36,8 @@ FILES = ["policy.json", "policy.mjb", "policy.onnx", "policy.pt2"]
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("runs") / "run"
-    train_here(path, "Hopper-v5", "--task.reset-noise-scale", "0.0", preset="sac", normalize_observations=True)
+    settings = {"preset": "sac", "normalize_observations": True, "total_env_steps": 100}
+    train_here(path, "Hopper-v5", "--task.reset-noise-scale", "0.0", **settings)
     return path
 
 
@@ -157,7 +158,7 @@ def test_facts_say_how_to_use_the_policy(run_dir: Path, tmp_path: Path) -> None:
     facts = json.loads((tmp_path / "policy.json").read_text())
     model = mujoco.MjModel.from_binary_path(str(tmp_path / facts["model"]))
     assert (facts["task"], facts["task_options"]) == ("Hopper-v5", {"reset_noise_scale": 0.0})
-    assert (facts["policy"], facts["env_steps"]) == ("last", 400)
+    assert (facts["policy"], facts["env_steps"]) == ("last", 100)
     assert [entry["name"] for entry in facts["observation"]][::5] == [
         "joint rootz qpos", "joint rootx qvel", "joint foot_joint qvel",
     ]  # fmt: skip
@@ -200,7 +201,7 @@ def test_without_onnx_the_file_of_an_earlier_export_is_removed(run_dir: Path, tm
 def test_command_writes_to_the_runs_directory_again_and_again(command: Command, run_dir: Path, which: str) -> None:
     outcome = command("export", run_dir, "--policy", which)
     assert outcome.code == 0
-    assert f"Hopper-v5, {which} policy (after 400 env steps)" in outcome.out
+    assert f"Hopper-v5, {which} policy (after 100 env steps)" in outcome.out
     written = [Path(line) for line in outcome.out.splitlines() if line.startswith(str(run_dir))]
     assert {path.name for path in written} >= {"policy.json", "policy.pt2", "policy.mjb"}
     assert all(path.parent == run_dir and path.is_file() for path in written)

@@ -131,7 +131,7 @@ def fail_to_compile(*_arguments: Any, **_options: Any) -> Any:
     raise RuntimeError("no C++ compiler\nlong story")
 
 
-@pytest.mark.parametrize("preset", ["crossq", "droq"])
+@pytest.mark.parametrize("preset", ["redq", "droq"])
 def test_failed_compilation_warns_once_and_changes_nothing(preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch._inductor, "standalone_compile", fail_to_compile)
     found = []
@@ -176,17 +176,27 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[CountingRecorder]:
 
 
 @pytest.mark.parametrize(
-    ("preset", "counts", "num_graphs"),
-    [("crossq", [4] * 12, 3), ("crossq", [1, 3] * 12, 6), ("crossq", [5] * 12, 6), ("sac-v1", [4] * 12, 3)],
+    ("preset", "delay", "counts", "num_graphs"),
+    [
+        ("crossq", 3, [2] * 12, 3),
+        ("crossq", 2, [1, 2] * 8, 4),
+        ("crossq", 2, [3] * 8, 4),
+        ("sac-v1", 3, [2] * 12, 3),
+    ],
     ids=["equal", "mixed", "split", "sac-v1"],
 )
 def test_captured_rounds_equal_eager_rounds(
-    preset: str, counts: list[int], num_graphs: int, graphs: list[CountingRecorder], monkeypatch: pytest.MonkeyPatch
+    preset: str,
+    delay: int,
+    counts: list[int],
+    num_graphs: int,
+    graphs: list[CountingRecorder],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """One graph for each number of updates and of updates since the actor's last. Long rounds are split."""
-    monkeypatch.setattr(learner_module, "BATCHES_PER_SAMPLE", 4)
+    monkeypatch.setattr(learner_module, "BATCHES_PER_SAMPLE", 2)
     eager, captured = (
-        make_learner(preset, capture=flag, compile=flag, policy_delay=3, batch_size=4) for flag in (False, True)
+        make_learner(preset, capture=flag, compile=flag, policy_delay=delay, batch_size=4) for flag in (False, True)
     )
     expected, found = round_results(eager, counts), round_results(captured, counts)
     assert captured.gradient_steps == sum(counts)

@@ -28,6 +28,11 @@ from pipeline.train import train
 from saltus import SaltusError
 
 
+@pytest.fixture(autouse=True, scope="module")
+def blank_learning_curves() -> None:
+    """Learning curves are drawn here."""
+
+
 def row(env_steps: int) -> dict[str, float]:
     return {"env_steps": env_steps, "return_mean": env_steps / 2, "seconds": 1.0}
 

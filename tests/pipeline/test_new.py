@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import resource
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -14,91 +12,14 @@ from typing import Any
 import gymnasium
 import pytest
 import torch
-from cli_helpers import Command
+from new_helpers import FLOOR, LONG_NAME, MODELS, QUADRUPED, UNBOUNDED
 
 import envs
 from envs import BatchEnv
 from pipeline.check.check import check
 from pipeline.new.command import new_task
-from saltus.errors import SaltusError
 
 GYMNASIUM = Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets"
-
-FLOOR = '<geom name="floor" type="plane" size="5 5 1"/>'
-
-# Servos on a trunk that floats 0.1 m above its standing height.
-QUADRUPED = f"""<mujoco>
-  <option timestep="0.004"/>
-  <default><geom size="0.03"/><position kp="40" kv="1" ctrlrange="-1.5 1.5"/><joint damping="0.5"/></default>
-  <worldbody>{FLOOR}
-    <body name="trunk" pos="0 0 0.5"><freejoint name="root"/><geom type="box" size="0.2 0.1 0.05" mass="5"/>
-      <camera name="track" mode="trackcom" pos="0 -2 0.5" xyaxes="1 0 0 0 0 1"/><site name="imu"/>
-      {
-    "".join(
-        f'<body name="{name}" pos="{x} {y} 0"><joint name="{name}" axis="0 1 0" range="-60 60"/>'
-        '<geom type="capsule" fromto="0 0 0 0 0 -0.27" mass="0.3"/></body>'
-        for name, x, y in (("fl", 0.2, 0.1), ("fr", 0.2, -0.1), ("rl", -0.2, 0.1), ("rr", -0.2, -0.1))
-    )
-}
-    </body></worldbody>
-  <actuator>{"".join(f'<position name="{name}" joint="{name}"/>' for name in ("fl", "fr", "rl", "rr"))}</actuator>
-  <sensor><gyro name="gyro" site="imu"/><accelerometer name="accelerometer" site="imu"/></sensor>
-  <keyframe><key name="stand" qpos="0 0 0.4 1 0 0 0 0.1 0.1 0.1 0.1" ctrl="0.1 0.1 0.1 0.1"/></keyframe>
-</mujoco>"""
-
-ARM = """<mujoco>
-  <worldbody><body name="upper"><joint name="shoulder" axis="0 1 0" range="-90 90" damping="1"/>
-    <geom type="capsule" fromto="0 0 0 0.3 0 0" size="0.03"/>
-    <body name="lower" pos="0.3 0 0"><joint name="elbow" axis="0 1 0" range="-90 90" damping="1"/>
-      <geom type="capsule" fromto="0 0 0 0.3 0 0" size="0.03"/><site name="tip" pos="0.3 0 0"/></body>
-  </body></worldbody>
-  <actuator><muscle name="flexor" joint="shoulder" force="50"/>
-    <motor name="elbow" joint="elbow" gear="5" ctrlrange="-2 2"/></actuator>
-  <sensor><framepos name="tip" objtype="site" objname="tip"/><jointvel joint="elbow"/></sensor>
-</mujoco>"""
-
-HAND = f"""<mujoco>
-  <option timestep="0.005"/>
-  <worldbody>{FLOOR}
-    <body name="goal" mocap="true" pos="0.3 0 0.1"/>
-    <body name="hand" mocap="true" pos="0 0 0.1"/>
-    <body name="box" pos="0.3 0 0.05"><freejoint/><geom type="box" size="0.05 0.05 0.05"/></body>
-    <body name="pusher" pos="0 0 0.1"><freejoint/><geom size="0.04"/>{{finger}}</body>
-  </worldbody>
-  <equality><weld body1="hand" body2="pusher"/></equality>
-  {{actuator}}
-</mujoco>"""
-MOCAP = HAND.format(finger="", actuator="")
-GRIPPER = HAND.format(
-    finger='<body pos="0.05 0 0"><joint name="finger" damping="0.1"/><geom size="0.02"/></body>',
-    actuator='<actuator><motor joint="finger" ctrlrange="-0.1 0.1"/></actuator>',
-)
-
-UNBOUNDED = f"""<mujoco>
-  <worldbody>{FLOOR}<body pos="0 0 0.5"><joint name="a" axis="0 1 0" range="-30 90"/>
-    <geom type="capsule" fromto="0 0 0 0.2 0 0" size="0.03"/>
-    <body pos="0.2 0 0"><joint name="b" axis="0 1 0"/><geom type="capsule" fromto="0 0 0 0.2 0 0" size="0.03"/></body>
-  </body></worldbody>
-  <actuator><position name="servo" joint="a" kp="20"/><motor name="torque" joint="b"/>
-    <motor name="bounded" joint="b" ctrlrange="-0.5 0.5"/></actuator>
-</mujoco>"""
-
-# A finger's servo on a hand that a mocap body pulls, in a file with a long name.
-SERVO_HAND = HAND.format(
-    finger='<body pos="0.05 0 0"><joint name="finger" damping="0.1"/><geom size="0.02"/></body>',
-    actuator='<actuator><position joint="finger" kp="2"/></actuator><keyframe><key ctrl="0.1" '
-    'mpos="0.3 0 0.1 0 0 0.1" qpos="0.3 0 0.05 1 0 0 0 0 0 0.1 1 0 0 0 0"/></keyframe>',
-)
-LONG_NAME = "a_model_whose_name_is_long_enough_for_two_lines"
-
-MODELS = {
-    LONG_NAME: SERVO_HAND,
-    "quadruped": QUADRUPED,
-    "arm": ARM,
-    "mocap": MOCAP,
-    "gripper": GRIPPER,
-    "unbounded": UNBOUNDED,
-}
 OF_GYMNASIUM = ("ant", "half_cheetah", "hopper", "humanoid", "inverted_pendulum", "pusher_v5", "reacher", "swimmer")
 
 
@@ -127,13 +48,6 @@ def written(folder: Path, name: str) -> Written:
     return Written(file, file.read_text(), envs.make(task, 4, num_threads=1))
 
 
-def assert_refused(message: str, *arguments: object) -> None:
-    with pytest.raises(SaltusError) as caught:
-        new_task([str(argument) for argument in arguments])
-    assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
 @pytest.mark.parametrize("name", [*MODELS, *OF_GYMNASIUM])
 def test_written_tasks_step(tmp_path: Path, name: str) -> None:
     new = written(tmp_path, name)
@@ -149,6 +63,7 @@ def test_written_tasks_step(tmp_path: Path, name: str) -> None:
     assert totals["unstable"] == totals["nonfinite"] == 0
 
 
+@pytest.mark.usefixtures("short_capacity_rollouts")
 @pytest.mark.parametrize("name", MODELS)
 def test_written_tasks_have_no_errors(tmp_path: Path, name: str) -> None:
     result = check(envs.find_task(write(tmp_path, name)), {}, num_envs=32, steps=50, seed=0)
@@ -295,113 +210,3 @@ def test_many_names_are_shortened(tmp_path: Path) -> None:
     assert max(map(len, text.splitlines())) <= 88
     assert len(re.findall(r"and \d+ more|of all sensors", text)) == 5
     assert envs.make(f"{tmp_path}/many.py:Many", 2).observation_dim == 180
-
-
-def test_names_of_file_and_class_come_from_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    for stem, file, name in (
-        ("MyRobot-v2", "my_robot_v2", "MyRobotV2"), ("3 legs", "3_legs", "Model3Legs"), ("task", "task", "ModelTask"),
-        ("--", "model", "Model"), ("m²", "m2", "M2"), ("ªrm", "arm", "Arm"), ("ⅻ{x}", "xii_x", "XiiX"),
-    ):  # fmt: skip
-        Path(f"./{stem}.xml").write_text(ARM)
-        printed = new_task([f"./{stem}.xml"])
-        assert f"saltus train {file}.py:{name}" in printed
-        assert envs.find_task(f"{file}.py:{name}").__name__ == name
-
-
-@pytest.mark.parametrize(
-    ("current", "model", "output", "mjcf"),
-    [
-        (".", "models/arm.xml", "arm.py", "models/arm.xml"),
-        (".", "models/arm.xml", "tasks/arm.py", "../models/arm.xml"),
-        ("tasks", "../models/arm.xml", "../models/arm.py", "arm.xml"),
-        ("tasks", "../models/arm.xml", "arm.py", None),
-    ],
-)
-def test_written_tasks_find_their_model_from_any_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, current: str, model: str, output: str, mjcf: str | None
-) -> None:
-    for folder in ("models", "tasks", "elsewhere"):
-        (tmp_path / folder).mkdir()
-    (tmp_path / "models" / "arm.xml").write_text(ARM)
-    monkeypatch.chdir(tmp_path / current)
-    new_task([model, "--output", output])
-    file = (tmp_path / current / output).resolve()
-    monkeypatch.chdir(tmp_path / "elsewhere")
-    env = envs.make(f"{file}:Arm", 2)
-    assert env.task.mjcf == (mjcf or str(tmp_path / "models" / "arm.xml"))
-
-
-def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
-    arm, output = tmp_path / "arm.xml", tmp_path / "arm.py"
-    arm.write_text(ARM)
-    assert_refused("does not exist; expected the path of an MJCF file: saltus new robot.xml", tmp_path / "none.xml")
-    assert_refused("is a folder; expected the path of an MJCF file", tmp_path)
-    assert_refused("expected the name of a Python file, such as robot.py", arm, "--output", tmp_path / "arm.txt")
-    assert_refused("there is no folder", arm, "--output", tmp_path / "none" / "arm.py")
-    assert_refused("--name is 'my-arm'; expected the name of a class, such as MyRobot", arm, "--name", "my-arm")
-    assert_refused("--name is 'super'; expected the name of a class", arm, "--name", "super")
-    assert_refused("an argument is empty: name the file of a model", "")
-    latin = tmp_path / os.fsdecode(b"arm\xff.xml")
-    latin.write_text(ARM)
-    assert_refused("is not UTF-8, as MuJoCo needs: rename it", latin, "--output", output)
-    assert not output.exists()
-    output.write_text("mine")
-    assert_refused("exists already, and is not overwritten: choose another file by --output", arm, "--output", output)
-    assert output.read_text() == "mine"
-
-
-def test_a_file_that_cannot_be_written_whole_is_removed(tmp_path: Path) -> None:
-    arm, output = tmp_path / "arm.xml", tmp_path / "arm.py"
-    arm.write_text(ARM)
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
-    try:
-        assert_refused("could not write", arm, "--output", output)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert not output.exists()
-    new_task([str(arm), "--output", str(output)])
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("<mujoco><worldbody><bod/></worldbody></mujoco>", "unrecognized element Element 'bod', line 1"),
-        ("not XML", "MuJoCo does not compile the model of task Robot: XML parse error"),
-        (f"<mujoco><worldbody>{FLOOR}</worldbody></mujoco>", "has no joints, so nothing in it moves"),
-        (
-            "<mujoco><worldbody><body><freejoint/><geom size='1'/></body></worldbody></mujoco>",
-            "has nothing to control: give it actuators",
-        ),
-        (
-            '<robot name="r"><link name="a"/><link name="b"><inertial><mass value="1"/><inertia ixx="1" ixy="0" '
-            'ixz="0" iyy="1" iyz="0" izz="1"/></inertial></link><joint name="j" type="continuous"><parent link="a"/>'
-            '<child link="b"/></joint></robot>',
-            "A URDF has no actuators",
-        ),
-    ],
-)
-def test_models_that_cannot_be_used_are_refused(tmp_path: Path, text: str, message: str) -> None:
-    model = tmp_path / "robot.xml"
-    model.write_text(text)
-    assert_refused(message, model, "--output", tmp_path / "robot.py")
-    assert not (tmp_path / "robot.py").exists()
-
-
-def test_a_written_task_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("quadruped.xml").write_text(QUADRUPED)
-    outcome = command("new", "quadruped.xml")
-    assert outcome.code == 0
-    assert "saltus check quadruped.py:Quadruped" in outcome.text
-    outcome = command(
-        "train", "quadruped.py:Quadruped", "--run-dir", "run", "--device", "cpu", "--no-compile", "--num-envs", 4,
-        "--utd-ratio", 0.25, "--total-env-steps", 400, "--learning-starts", 100, "--batch-size", 32,
-        "--eval-episodes", 2, "--num-threads", 1, "--log-every", 200,
-    )  # fmt: skip
-    assert outcome.code == 0, outcome.text
-    assert "reward_terms/forward" in Path("run/metrics.csv").read_text()
-    outcome = command("new", "quadruped.xml")
-    assert outcome.code == 1
-    assert outcome.err.startswith("saltus: quadruped.py exists already")

@@ -238,7 +238,12 @@ def test_updates_change_nothing_in_the_batch() -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "error:compilation failed")
-def test_compiled_updates_agree_with_eager_ones_within_rounding() -> None:
+@pytest.mark.parametrize("compiler", ["none", pytest.param("Inductor", marks=pytest.mark.learning)])
+def test_recorded_and_compiled_updates_agree_with_eager_ones_within_rounding(
+    compiler: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if compiler == "none":
+        monkeypatch.setattr(torch._inductor, "standalone_compile", lambda recorded, *_, **__: recorded)
     found = []
     for compile_ in (False, True):
         settings = {**SETTINGS["fast"], "compile": compile_, "policy_delay": 1, "normalize_observations": True}

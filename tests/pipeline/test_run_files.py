@@ -45,6 +45,11 @@ COLUMNS = {
 SETTINGS: dict[str, Any] = {"total_env_steps": 402, "num_envs": 3, "utd_ratio": 2 / 3, "log_every": 50, "seed": 5}
 
 
+@pytest.fixture(autouse=True, scope="module")
+def blank_learning_curves() -> None:
+    """Learning curves are drawn here."""
+
+
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of 402 env steps, logged every 50, evaluated every 200, saved every 100."""
