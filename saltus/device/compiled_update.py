@@ -191,7 +191,7 @@ def _make_placeholders(traced: fx.GraphModule) -> list[Tensor]:
 
     Tensors that share memory become one input, so that reads see writes through either.
     """
-    graph = traced.graph
+    graph, captured = traced.graph, set[str]()
     first = next(iter(graph.nodes))
     inputs: dict[Any, tuple[fx.Node, Tensor]] = {}
     for node in list(graph.nodes):
@@ -206,6 +206,9 @@ def _make_placeholders(traced: fx.GraphModule) -> list[Tensor]:
             inputs[identity] = placeholder, tensor.detach()
         node.replace_all_uses_with(inputs[identity][0])
         graph.erase_node(node)
+        captured.add(str(node.target))
+    for name in captured:  # Inductor copies the module, and a tensor with a gradient's history cannot be copied
+        delattr(traced, name)
     traced.recompile()
     return [tensor for _, tensor in inputs.values()]
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from torch._inductor import codecache
 from update_helpers import Regression, make_batch, run
 
 from saltus.device import compiled_update
-from saltus.device.compiled_update import CompiledUpdate
+from saltus.device.compiled_update import CompiledUpdate, flatten, trace
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
 Shared = tuple[Regression, CompiledUpdate]
@@ -285,3 +286,11 @@ def test_imports_succeed_without_any_internals_of_inductor() -> None:
     first, second = result.stdout.splitlines()
     assert "cannot be prepared early" in first
     assert "updates run eagerly" in second
+
+
+def test_graph_that_reads_a_view_of_a_parameter_can_be_copied() -> None:
+    """Inductor copies it. The parameters of a single critic are such views."""
+    view, batch = torch.ones(3, requires_grad=True).unsqueeze(0), make_batch()
+    traced = trace(lambda values: {"sum": (view.detach() * values["observation"]).sum()}, batch, [])
+    (found,) = deepcopy(traced.graph)(*traced.inputs, *flatten(batch)[1])
+    assert torch.equal(found, batch["observation"].sum())
