@@ -9,5 +9,5 @@ from pipeline.tables import read_table
 
 
 def draw_blank(run_dir: Path, _title: str) -> bytes | None:
-    """Takes the place of `pipeline.plot._draw`: no picture, or None before the first evaluation."""
+    """Stand-in for `pipeline.plot._draw`: no picture, or None before the first evaluation."""
     return b"not drawn" if read_table(run_dir / EVALUATIONS) else None

@@ -28,7 +28,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if item.get_closest_marker("learning"):
                 item.add_marker(pytest.mark.skip(reason="trains or compiles for long: pytest --learning"))
-    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    slow = Counter(
+        item.path for item in items if item.get_closest_marker("slow") and not item.get_closest_marker("skip")
+    )
     items.sort(key=lambda item: -slow[item.path])
 
 

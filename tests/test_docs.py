@@ -221,7 +221,6 @@ def only_parse(function: Callable[..., None], called: list[str]) -> Callable[...
 @pytest.mark.slow
 def test_the_example_trains_and_is_evaluated(trained: Path, zygote: Zygote):
     assert "3 episodes" in finish(ForkedSaltus(zygote, ["evaluate", "runs/swing-up", "--episodes", "3"], trained))
-    assert (trained / "runs" / "swing-up" / "learning_curve.png").stat().st_size > 0
 
 
 def test_the_example_is_short():

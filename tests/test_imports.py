@@ -118,7 +118,7 @@ def test_imports_are_parsed(text: str, lazy: bool, expected: set[str]):
     assert imports("p.q.r", text, is_package=False, lazy=lazy) == expected
 
 
-def wrong(modules: Iterable[str], *packages: str, lazy: bool = True) -> dict[str, set[str]]:
+def forbidden_imports(modules: Iterable[str], *packages: str, lazy: bool = True) -> dict[str, set[str]]:
     """The modules that import one of the packages or something in it, each with these imports."""
     found = {module: within(imports_of(module, lazy), *packages) for module in modules}
     return {module: names for module, names in found.items() if names}
@@ -127,25 +127,25 @@ def wrong(modules: Iterable[str], *packages: str, lazy: bool = True) -> dict[str
 def test_saltus_imports_envs_and_pipeline_only_lazily():
     """Only the public names and the command need them; errors, versions and device work lie below both packages."""
     public = {"saltus", "saltus.__main__"}
-    assert wrong(public, "envs", "pipeline", lazy=False) == {}
-    assert wrong({*modules_of("saltus")} - public, "envs", "pipeline") == {}
+    assert forbidden_imports(public, "envs", "pipeline", lazy=False) == {}
+    assert forbidden_imports({*modules_of("saltus")} - public, "envs", "pipeline") == {}
 
 
 def test_envs_do_not_import_learning():
     interfaces = {"envs.torchrl_env", "envs.external.torchrl_worlds"}
-    assert wrong(modules_of("envs"), "pipeline") == {}
-    assert wrong({*modules_of("envs")} - interfaces, "torchrl") == {}
+    assert forbidden_imports(modules_of("envs"), "pipeline") == {}
+    assert forbidden_imports({*modules_of("envs")} - interfaces, "torchrl") == {}
 
 
 def test_interfaces_of_other_libraries_are_imported_at_their_first_use():
     interfaces = ("envs.torchrl_env", "envs.gymnasium_env", "envs.external.factory", "envs.external.torchrl_worlds")
-    assert wrong(modules_of("saltus", "envs", "pipeline"), *interfaces, lazy=False) == {}
+    assert forbidden_imports(modules_of("saltus", "envs", "pipeline"), *interfaces, lazy=False) == {}
 
 
 def test_warp_is_imported_lazily_in_files_named_after_it():
     named_after_warp = {module for module in SOURCES if module.startswith("envs.physics.warp")}
-    assert wrong(named_after_warp, "warp", "mujoco_warp", lazy=False) == {}
-    assert wrong({*SOURCES} - named_after_warp, "warp", "mujoco_warp") == {}
+    assert forbidden_imports(named_after_warp, "warp", "mujoco_warp", lazy=False) == {}
+    assert forbidden_imports({*SOURCES} - named_after_warp, "warp", "mujoco_warp") == {}
 
 
 @pytest.mark.parametrize("name", LEARNING)
@@ -173,11 +173,11 @@ def test_names_of_a_runs_files_are_written_once():
 
 
 def test_internals_of_inductor_are_used_in_device_work_only():
-    assert wrong({*SOURCES} - {*modules_of("saltus.device")}, *INDUCTOR) == {}
+    assert forbidden_imports({*SOURCES} - {*modules_of("saltus.device")}, *INDUCTOR) == {}
 
 
 def test_nothing_imports_benchmarks_or_tests():
-    assert wrong(modules_of("saltus", "envs", "pipeline"), "benchmarks", "tests") == {}
+    assert forbidden_imports(modules_of("saltus", "envs", "pipeline"), "benchmarks", "tests") == {}
 
 
 def module_of(name: str) -> str | None:

@@ -17,12 +17,12 @@ from pathlib import Path
 from benchmarks import checkout, curves, shared_training, training, training_run  # noqa: F401 - before the forks
 from pipeline import cli, plot, policy, run, train, train_options  # noqa: F401
 
-TOTAL, HALF = 320, 160
+TOTAL, HALF = 800, 400
 OPTIONS = (
     f"--total-env-steps {TOTAL} --eval-every {HALF} --num-envs 8 --utd-ratio 0.125 --learning-starts 80 "
     "--batch-size 32 --actor-hidden 16 --critic-hidden 16 --eval-episodes 2 --device cpu --no-compile --num-threads 1"
 )
-CASES, LEASE = 8, 4
+CASES, LEASE = 8, 6
 
 
 def main() -> None:

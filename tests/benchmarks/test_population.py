@@ -165,7 +165,7 @@ def run_rounds(configs: list[Config], capture: bool) -> list[Any]:
     results: list[Any] = []
     for number in range(5):
         members.advance(number / 5, 250_000 * number)
-        results.append({key: value.clone() for key, value in learner.round(replay, 2).items()})
+        results.append({key: value.clone() for key, value in learner.round(replay, 4).items()})
         results.append(learner.act(torch.randn(3, 4, OBSERVATION_DIM), torch.randn(3, 4, ACTION_DIM)))
     assert learner.captured == learner.act_captured == capture
     return [results, members.policy_state(), torch.get_rng_state()]

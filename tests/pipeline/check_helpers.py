@@ -1,4 +1,4 @@
-"""What the tests of `saltus check` share."""
+"""A model and fixtures for the tests of `saltus check`."""
 
 from __future__ import annotations
 

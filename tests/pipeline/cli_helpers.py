@@ -105,7 +105,7 @@ def swinger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "mine/swinger.py:Swinger"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A complete run. Tests change nothing in it but `evaluation.json`."""
     path = tmp_path_factory.mktemp("runs") / "run"

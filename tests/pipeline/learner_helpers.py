@@ -10,15 +10,15 @@ from torch import Tensor
 
 from pipeline.learner import Learner
 
-# Settings that let few small graphs cover every part of an update; redq alone has a second one, with delayed actors.
+# Settings that let few small graphs cover every part of an update; crossq alone has a second one, with delayed actors.
 # Layers of 64 are wide enough for oneDNN.
 WIDE: dict[str, Any] = {"actor_hidden": (64,), "critic_hidden": (64,), "batch_size": 64, "learning_starts": 100}
 SETTINGS: dict[str, dict[str, Any]] = {
     "sac": {**WIDE, "policy_delay": 1},
     "sac-v1": {"n_step": 3, "normalize_observations": True, "policy_delay": 1},
-    "redq": {"num_critics": 3, "normalize_observations": True, "eval_policy_averaging": 0.5, "policy_delay": 2},
+    "redq": {"num_critics": 3, "normalize_observations": True, "eval_policy_averaging": 0.5, "policy_delay": 1},
     "droq": {"n_step": 3, "policy_delay": 1},
-    "crossq": {**WIDE, "n_step": 3, "eval_policy_averaging": 0.5, "lr_final_fraction": 0.1, "policy_delay": 1},
+    "crossq": {**WIDE, "n_step": 3, "eval_policy_averaging": 0.5, "lr_final_fraction": 0.1, "policy_delay": 2},
     "xqc": {"normalize_observations": True, "n_step": 3, "num_atoms": 11, "policy_delay": 1},
     "flashsac": {"num_atoms": 11, "eval_policy_averaging": 0.5, "policy_delay": 1},
     "fast": {"matmul_dtype": "float32", "n_step": 3, "num_atoms": 11, "eval_policy_averaging": 0.5, "policy_delay": 1},

@@ -192,13 +192,15 @@ def test_compiler_is_started_early_if_updates_are_compiled_on_the_cpu(
 
 WITHOUT_TEMPORARY_FOLDER = """
 import json, sys, tempfile
-from contextlib import suppress
 tempfile._candidate_tempdir_list = lambda: ["/dev/null"]
 from saltus.__main__ import main
 for arguments in json.loads(sys.argv[1]):
     sys.argv[1:] = arguments
-    with suppress(SystemExit):
+    try:
         main()
+    except SystemExit as end:
+        if end.code:
+            raise
 """
 
 

@@ -131,7 +131,7 @@ def fail_to_compile(*_arguments: Any, **_options: Any) -> Any:
     raise RuntimeError("no C++ compiler\nlong story")
 
 
-@pytest.mark.parametrize("preset", ["redq", "droq"])
+@pytest.mark.parametrize("preset", ["crossq", "droq"])
 def test_failed_compilation_warns_once_and_changes_nothing(preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch._inductor, "standalone_compile", fail_to_compile)
     found = []

@@ -56,9 +56,8 @@ def run_python(*arguments: object, cwd: Path) -> str:
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "COLUMNS": "300"}
     command = [sys.executable, *map(str, arguments)]
     done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=400)
-    text = " ".join((done.stdout + done.stderr).split())
-    assert done.returncode == 0, text
-    return text
+    assert done.returncode == 0, done.stdout + done.stderr
+    return " ".join((done.stdout + done.stderr).split())
 
 
 def results(folder: Path, name: str) -> list[Any]:
