@@ -32,7 +32,7 @@ MODULES = (
 
 
 def warm_up() -> None:
-    """Do what each command would do once: first picture, first command line, versions. Draw no learning curves later."""
+    """Do what each command would do once: picture, command line, versions. Draw no learning curves later."""
     import matplotlib
 
     matplotlib.use("Agg")
