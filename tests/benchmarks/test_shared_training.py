@@ -86,9 +86,9 @@ def test_four_workers_train_eight_cases_once_though_one_is_killed(url: str, tmp_
     results = [result.read(tmp_path / f"{index}.jsonl").measurements for index in (1, 2, 3)]
     assert results[0] == results[1] == results[2]
     assert [(run["seed"], run["exit_code"], run["curve"]["env_steps"]) for run in results[0]] == (
-        [(seed, 0, [160, 320]) for seed in range(8)]
+        [(seed, 0, [400, 800]) for seed in range(8)]
     )
-    assert all(run["best"] and run["last"]["env_steps"] == 320 for run in results[0])
+    assert all(run["best"] and run["last"]["env_steps"] == 800 for run in results[0])
     (study,) = optuna.get_all_study_summaries(url)
     trials = optuna.load_study(study_name=study.study_name, storage=url).trials
     cases = [trial.user_attrs["case"] for trial in trials if trial.state.name == "COMPLETE"]

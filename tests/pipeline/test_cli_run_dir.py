@@ -93,7 +93,7 @@ def test_folder_without_a_run_is_refused(command: Command, tmp_path: Path, name:
 
 @pytest.mark.parametrize(
     ("setting", "value"),
-    [("gamma", "0.9"), ("gamma", None), ("utd_ratio", "1"), ("task_options", [])],
+    [("tau", "0.9"), ("tau", None), ("utd_ratio", "1"), ("task_options", [])],
 )
 def test_config_with_values_of_other_types_is_refused(
     command: Command, tmp_path: Path, setting: str, value: object
