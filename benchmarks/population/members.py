@@ -9,6 +9,7 @@ from typing import Any
 from benchmarks.population.stacked_agents import MEMBER_SETTINGS
 from pipeline.config import Config
 from pipeline.train_options import parse_train, split_words
+from pipeline.tune.search import parse_value
 from saltus.device import resolve_device
 from saltus.errors import SaltusError
 
@@ -69,11 +70,7 @@ def _parse(variant: str, recipe: Config) -> dict[str, Any]:
                 f"{word!r} cannot differ between members: a variant is a list of NAME=VALUE with names among "
                 f"{', '.join(MEMBER_SETTINGS)}. Give other settings to all members, as options after --"
             )
-        try:
-            settings[name] = MEMBER_SETTINGS[name](text)
-        except ValueError:
-            expected = "a whole number" if MEMBER_SETTINGS[name] is int else "a number"
-            raise SaltusError(f"{word!r}: the value must be {expected}") from None
+        settings[name] = parse_value(name, text)
     unused = replace(recipe, **settings).unused_settings()
     for name in settings.keys() & unused.keys():
         raise SaltusError(f"{name} has no effect here: it needs {unused[name]}")

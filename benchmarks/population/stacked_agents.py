@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,18 +16,10 @@ from pipeline.config import Config
 from pipeline.seeding import derive_seed
 from saltus.device.compiled_update import Update, flatten, trace
 
-
-def _read_discount(text: str) -> float | str:
-    return text if text == "auto" else float(text)
-
-
-MEMBER_SETTINGS: dict[str, Callable[[str], Any]] = {
-    **dict.fromkeys(("actor_lr", "critic_lr", "alpha_lr", "alpha_init"), float),
-    "gamma": _read_discount,
-    "target_entropy_scale": float,
-    "noise_repeat": int,
-}
-"""Settings that may differ between members, as `seed` may, with their types: they change no operation of an update."""
+MEMBER_SETTINGS = (
+    "actor_lr", "critic_lr", "alpha_lr", "alpha_init", "gamma", "target_entropy_scale", "noise_repeat"
+)  # fmt: skip
+"""Settings that may differ between members, as `seed` may: they change no operation of an update."""
 
 _aten = torch.ops.aten
 

@@ -134,8 +134,8 @@ CANNOT_DIFFER = (
         ({"variants": ("gama=0.9",)}, f"'gama=0.9' {CANNOT_DIFFER}"),
         ({"variants": ("", "gamma=0.9 n_step=5")}, f"'n_step=5' {CANNOT_DIFFER}"),
         ({"variants": ("gamma",)}, f"'gamma' {CANNOT_DIFFER}"),
-        ({"variants": ("noise_repeat=1.5",)}, "'noise_repeat=1.5': the value must be a whole number"),
-        ({"variants": ("gamma=high",)}, "'gamma=high': the value must be a number"),
+        ({"variants": ("noise_repeat=1.5",)}, "'1.5' is no value of noise-repeat: give a whole number or auto"),
+        ({"variants": ("gamma=high",)}, "'high' is no value of gamma: give a number or auto"),
         ({"variants": ("gamma=1.5",)}, "gamma is 1.5; it must be in [0, 1), or auto"),
         (
             {"variants": ("target_entropy_scale=2",), "options": ("--target-entropy", "-1")},

@@ -1,4 +1,4 @@
-"""What the tests of ranks share."""
+"""The saved states of two ranks, for the tests that compare them."""
 
 from __future__ import annotations
 
