@@ -147,7 +147,7 @@ class Config(Simulation):
     checkpoint_every: int = 500_000
     """Env steps between checkpoints."""
     wandb: bool = False
-    """Also log to Weights & Biases (pip install 'saltus[wandb]')."""
+    """Also log to Weights & Biases (pip install -c constraints.txt -e '.[wandb]')."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -216,7 +216,7 @@ def require_packages(config: Config) -> None:
         try:
             import wandb  # noqa: F401
         except ImportError:
-            raise SaltusError("--wandb needs the wandb package: pip install 'saltus[wandb]'") from None
+            raise SaltusError("--wandb needs the wandb package: pip install -c constraints.txt -e '.[wandb]'") from None
 
 
 def _wandb_run(run_dir: Path, config: Config) -> Any:

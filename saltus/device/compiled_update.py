@@ -139,7 +139,7 @@ class CompiledUpdate:
                 if attempt == 2:
                     self._failed = True
                     warn_once(
-                        "compilation failed, so updates run eagerly, two to four times slower. It needs a C++ "
+                        "compilation failed, so updates run eagerly, at about half the speed. It needs a C++ "
                         "compiler, Python's headers (Debian, Ubuntu: apt install g++ python3-dev) and a version of "
                         f"torch that saltus supports (this is {torch.__version__}). The reason: {_first_line(error)}"
                     )

@@ -81,7 +81,7 @@ def ensure_cache_folder() -> None:
         try:
             folder = temporary_cache_folder("TORCHINDUCTOR_CACHE_DIR", error)
         except SaltusError as refusal:
-            warn_once(f"{refusal}. Without one, updates run eagerly, two to four times slower")
+            warn_once(f"{refusal}. Without one, updates run eagerly, at about half the speed")
             folder = _UNWRITABLE
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
 

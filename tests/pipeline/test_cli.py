@@ -231,5 +231,5 @@ def test_commands_work_without_a_temporary_folder(
     assert all(text in output for text in expected), output
     assert [line for line in output.splitlines() if "warning" in line] == [
         "warning: no folder can be written for temporary files: set TMPDIR to one ([Errno 2] No usable temporary "
-        "directory found in ['/dev/null']). Without one, updates run eagerly, two to four times slower"
+        "directory found in ['/dev/null']). Without one, updates run eagerly, at about half the speed"
     ]

@@ -184,7 +184,7 @@ def test_without_onnx_the_other_files_are_written(command: Command, run_dir: Pat
     folder = tmp_path / "new" / "folder"
     outcome = command("export", run_dir, "--output", folder)
     assert outcome.code == 0
-    assert "warning: policy.onnx is not written: it needs pip install 'saltus[export]'" in outcome.out
+    assert "warning: policy.onnx is not written: it needs pip install -c constraints.txt -e '.[export]'" in outcome.out
     assert sorted(path.name for path in folder.iterdir()) == [name for name in FILES if name != "policy.onnx"]
 
 
