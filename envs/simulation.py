@@ -68,7 +68,10 @@ class Simulation:
         if device.type != "cuda":
             return "cpu"
         if missing_packages():
-            warnings.warn("Warp is not installed, so physics runs on the CPU: pip install -c constraints.txt -e '.[warp]'", stacklevel=2)
+            warnings.warn(
+                "Warp is not installed, so physics runs on the CPU: pip install -c constraints.txt -e '.[warp]'",
+                stacklevel=2,
+            )
             return "cpu"
         if num_envs < MIN_WARP_WORLDS and not (self.max_contacts or self.max_constraints):
             _log.info(

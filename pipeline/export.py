@@ -104,7 +104,9 @@ def export_policy(policy: Policy, folder: Path) -> list[Path]:
         POLICY_MODEL: None if env.model is None else to_binary(env.model),
     }
     if importlib.util.find_spec("onnx") is None:
-        warnings.warn(f"{POLICY_ONNX} is not written: it needs pip install -c constraints.txt -e '.[export]'", stacklevel=2)
+        warnings.warn(
+            f"{POLICY_ONNX} is not written: it needs pip install -c constraints.txt -e '.[export]'", stacklevel=2
+        )
     else:
         contents[POLICY_ONNX] = _to_onnx(module, example)
     try:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 if int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) > 1:
     # Workers share the cores. Set before torch is imported, here and in processes that tests start.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Inductor otherwise tries the compiler with each set of vector instructions, in every process and cache.
+os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")
 
 import pytest
 from forked_saltus import Zygote

@@ -50,7 +50,8 @@ def require_warp(device: torch.device) -> None:
     """Raise SaltusError unless Warp physics can run on `device`."""
     if missing := missing_packages():
         raise SaltusError(
-            f"physics warp needs {' and '.join(missing)}: pip install -c constraints.txt -e '.[warp]', or choose physics cpu"
+            f"physics warp needs {' and '.join(missing)}: pip install -c constraints.txt -e '.[warp]', "
+            "or choose physics cpu"
         )
     if device.type == "cpu":
         return

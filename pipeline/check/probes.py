@@ -177,7 +177,9 @@ def probe_warp(task: Task, num_envs: int) -> Findings:
         num_envs: number of worlds.
     """
     if missing := missing_packages():
-        yield Finding("note", f"Warp: not checked, without {' and '.join(missing)} (pip install -c constraints.txt -e '.[warp]')")
+        yield Finding(
+            "note", f"Warp: not checked, without {' and '.join(missing)} (pip install -c constraints.txt -e '.[warp]')"
+        )
         return
     try:
         require_supported_flags(task.model)

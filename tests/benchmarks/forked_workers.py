@@ -22,7 +22,7 @@ OPTIONS = (
     f"--total-env-steps {TOTAL} --eval-every {HALF} --num-envs 8 --utd-ratio 0.125 --learning-starts 80 "
     "--batch-size 32 --actor-hidden 16 --critic-hidden 16 --eval-episodes 2 --device cpu --no-compile --num-threads 1"
 )
-CASES, LEASE = 8, 6
+CASES, LEASE = 5, 6
 
 
 def main() -> None:

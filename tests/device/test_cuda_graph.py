@@ -192,28 +192,6 @@ def test_captured_actor_follows_updates_and_normalizer(monkeypatch: pytest.Monke
     assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True)), "overwritten by a replay"
 
 
-@pytest.mark.parametrize("preset", ["fast", "crossq"])
-def test_captured_rounds_equal_eager_rounds(preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Updates are traced and not compiled, since the recorder sees no compiled kernels."""
-    monkeypatch.setattr(torch._inductor, "standalone_compile", lambda traced, *_, **__: traced)
-    results = []
-    for capture in (False, True):
-        agent, buffer = make_agent(preset, policy_delay=2, n_step=3, compile=True)
-        learner = Learner(agent, capture=capture)
-        torch.manual_seed(1)
-        metrics = []
-        for number in range(5):
-            agent.advance(number / 5, 250_000 * number)
-            metrics.append({name: float(one) for name, one in learner.round(buffer, 4).items()})
-        assert learner.captured == capture
-        results.append((metrics, [tensor.clone() for tensor in agent.tensors()], torch.get_rng_state()))
-    (metrics, tensors, random), (captured_metrics, captured_tensors, captured_random) = results
-    assert metrics == captured_metrics
-    assert len({one["td_error"] for one in metrics}) == 5
-    assert all(torch.equal(*pair) for pair in zip(tensors, captured_tensors, strict=True))
-    assert torch.equal(random, captured_random)
-
-
 def test_synchronizing_function_runs_eagerly_with_a_warning() -> None:
     calls = []
 

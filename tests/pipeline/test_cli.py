@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from cli_helpers import Command, assert_refused
-from pipeline_helpers import PRESETS, small_arguments, train_here
+from pipeline_helpers import PRESETS, read_csv, small_arguments, train_here
 from run_helpers import quiet_console
 
 import envs
@@ -100,12 +101,18 @@ def test_complete_run_of_minutes_is_called_complete(command: Command, tmp_path: 
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_training_prints_no_warning(command: Command, tmp_path: Path, preset: str) -> None:
-    arguments = small_arguments(preset, total_env_steps=100)
+def test_every_preset_trains_without_warnings_and_logs_losses(command: Command, tmp_path: Path, preset: str) -> None:
+    arguments = small_arguments(preset, log_every=4, policy_delay=3, total_env_steps=120)
     outcome = command("train", "InvertedPendulum-v5", *arguments, "--run-dir", tmp_path / "run")
     assert outcome.code == 0
     assert "warning" not in outcome.text.lower()
     assert outcome.err == ""
+    rows = read_csv(tmp_path / "run" / "metrics.csv")
+    assert ("value_loss" in rows[0]) == ("alpha_loss" not in rows[0]) == (preset == "sac-v1")
+    for name in {"value_loss", "critic_loss", "actor_loss", "alpha_loss", "alpha", "entropy"} & rows[0].keys():
+        known = [math.isfinite(float(row[name])) for row in rows]
+        assert any(known)
+        assert all(known[known.index(True) :]), f"{name} is missing in later rows"
 
 
 def test_paths_are_printed_without_line_breaks(

@@ -163,16 +163,6 @@ def arguments(run_dir: Path, **settings: Any) -> list[Any]:
 
 
 @pytest.mark.slow
-def test_run_whose_reader_ends_goes_on_to_its_end(zygote: Zygote, tmp_path: Path) -> None:
-    """As with ``saltus train | head -1``."""
-    with ForkedSaltus(zygote, arguments(tmp_path / "run", total_env_steps=400)) as process:
-        process.stdout.readline()
-        process.stdout.close()
-        assert process.wait(timeout=150) == 0
-    assert [int(path.stem) for path in checkpoint.find(tmp_path / "run" / "checkpoints")][-1] == 400
-
-
-@pytest.mark.slow
 def test_hangup_saves_the_run(zygote: Zygote, tmp_path: Path) -> None:
     with ForkedSaltus(zygote, arguments(tmp_path / "run", total_env_steps=10**6)) as process:
         while "[learning]" not in (line := process.stdout.readline()):
