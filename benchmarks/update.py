@@ -154,7 +154,7 @@ def make_learner(task: str, data: TensorDict, preset: str, **overrides: Any) -> 
     config = presets.preset(preset, task, **{**sizes, **overrides})
     dimensions = data["observation"].shape[1], data["action"].shape[1]
     n_step = config.rewards_per_target(dimensions[1])
-    buffer = ReplayBuffer(len(data), *dimensions, data.device, n_step=n_step, gamma=config.discount(0))
+    buffer = ReplayBuffer(len(data), *dimensions, data.device, n_step=n_step, gamma=config.initial_discount)
     rows = len(data) // 10
     for vector_step in data[: 10 * rows].split(rows):
         buffer.extend(vector_step)

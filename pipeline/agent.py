@@ -123,10 +123,10 @@ class Agent:
             optimizers["actor"] = Adam(actor_parameters(self.loss), config.actor_lr, *decay, beta1)
         return optimizers
 
-    def advance(self, progress: float, env_steps: float) -> None:
-        """Set learning rates for a share of the run, in [0, 1], and the discount factor for a number of env steps."""
+    def advance(self, progress: float, env_steps: float, control_step: float) -> None:
+        """Set learning rates for a share of the run, in [0, 1], and the discount factor, as `Config.discount`."""
         self.progress.fill_(progress)
-        self.gamma.fill_(self.config.discount(env_steps))
+        self.gamma.fill_(self.config.discount(env_steps, control_step))
 
     def act(self, observation: Tensor, noise: Tensor) -> Tensor:
         """Actions of the stochastic policy, (N, action_dim) in [-1, 1].

@@ -17,6 +17,8 @@ from saltus.errors import SaltusError
 
 GROWTH = (250_000, 750_000)
 """Env steps between which the automatic discount grows."""
+LONGEST_HORIZON = 1.6
+"""Seconds of simulated time to which the horizon of the automatic discount grows, within 100 and 200 control steps."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Config(Simulation):
     auto: 3, or 1 with more than 8 action dimensions."""
     gamma: float | Literal["auto"] = "auto"
     """Discount per control step. auto: a horizon, 1 / (1 - gamma), of 100 control steps until 250,000 env steps, then
-    linearly to 200 at 750,000."""
+    linearly to 1.6 s of simulated time at 750,000, but not below 100 steps or above 200."""
     critic_loss: Literal["mse", "categorical"] = "categorical"
     """mse: squared Bellman error. categorical: cross-entropy of a distribution over num_atoms values."""
     num_atoms: int = 101
@@ -221,16 +223,26 @@ class Config(Simulation):
             return min(1.0, seconds / (60 * self.minutes))
         return min(1.0, env_steps / self.total_env_steps)
 
-    def discount(self, env_steps: float) -> float:
-        """`gamma` after a number of env steps; ``"auto"`` grows.
+    @property
+    def initial_discount(self) -> float:
+        """`gamma` at first."""
+        return 0.99 if self.gamma == "auto" else self.gamma
+
+    def discount(self, env_steps: float, control_step: float) -> float:
+        """`gamma` after a number of env steps; ``"auto"`` grows where control steps are short.
 
         A long horizon prevents falls; from the start it delays learning (see docs/search.md).
+
+        Args:
+            env_steps: env steps done.
+            control_step: length of a control step, in seconds of simulated time.
         """
         if self.gamma != "auto":
             return self.gamma
+        longest = min(max(LONGEST_HORIZON / control_step, 100), 200)
         first, last = GROWTH
         grown = min(max((env_steps - first) / (last - first), 0.0), 1.0)
-        return 1 - 1 / (100 * (1 + grown))
+        return 1 - 1 / (100 + grown * (longest - 100))
 
     def rewards_per_target(self, action_dim: int) -> int:
         """`n_step`; ``"auto"`` depends on the width of actions.

@@ -244,7 +244,7 @@ def make_discrete_loss(
         deactivate_vmap=not batched_critics,
     )
     loss.levels = levels.to(device)
-    prepare(loss, config.discount(0), device)
+    prepare(loss, config.initial_discount, device)
     if isinstance(loss, SoftQLoss):
         return loss, BoltzmannActor(loss, make_critic().to(device), levels)
     return loss, actor

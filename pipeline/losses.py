@@ -235,7 +235,7 @@ def make_loss(
         deactivate_vmap=not batched_critics,
         **options,
     )
-    prepare(loss, config.discount(0), device)
+    prepare(loss, config.initial_discount, device)
     actor.eval()
     return loss, actor
 

@@ -194,7 +194,7 @@ class Run:
         """Do one round of updates."""
         compiling = self.learner.compiling
         logger.phase("compiling the updates" if compiling else "learning")
-        self.agent.advance(self.progress, self.env_steps)
+        self.agent.advance(self.progress, self.env_steps, self.env.dt)
         self.metrics |= self.learner.round(self.buffer, self.config.updates_per_round)
         if compiling and self.learner.compiled:
             logger.say(f"compiled the updates in {self.learner.compile_seconds:.0f} s")

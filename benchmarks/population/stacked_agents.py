@@ -55,7 +55,7 @@ class StackedAgents(Agent):
             stacked.setdefault(_identity(own), torch.stack([tensor.detach() for tensor in others]))
         self._stacked = stacked
 
-        self._configs, self._discounts = configs, [config.discount(0) for config in configs]
+        self._configs, self._discounts = configs, [config.initial_discount for config in configs]
 
         config = self.config
         batch = transitions.zeros(config.batch_size, *dimensions, self.device)
@@ -73,11 +73,11 @@ class StackedAgents(Agent):
         """The members' discount factors, (S,)."""
         return self._stacked[_identity(self.gamma)]
 
-    def advance(self, progress: float, env_steps: float) -> None:
+    def advance(self, progress: float, env_steps: float, control_step: float) -> None:
         """Set learning rates for a share of the run, in [0, 1], and discount factors for a member's env steps."""
         self.progress.fill_(progress)
         for member, config in enumerate(self._configs):
-            discount = config.discount(env_steps)
+            discount = config.discount(env_steps, control_step)
             if discount != self._discounts[member]:
                 self._discounts[member] = discount
                 self.gammas[member].fill_(discount)

@@ -260,7 +260,7 @@ def own_values(space: Mapping[str, Range], config: Config, action_dim: int, cont
         control_step: length of a control step, in seconds of simulated time.
     """
     automatic = {
-        "gamma": _own_discount(config, space),
+        "gamma": _own_discount(config, space, control_step),
         "n_step": config.rewards_per_target(action_dim),
         "alpha_init": config.initial_temperature(action_dim),
         "noise_repeat": config.longest_repeat(control_step),
@@ -269,9 +269,9 @@ def own_values(space: Mapping[str, Range], config: Config, action_dim: int, cont
     return values if all(_contains(space[name], value) for name, value in values.items()) else {}
 
 
-def _own_discount(config: Config, space: Mapping[str, Range]) -> float | str:
+def _own_discount(config: Config, space: Mapping[str, Range], control_step: float) -> float | str:
     """`Config.gamma`; a number in place of ``"auto"`` if that is not in the range, and the run too short for growth."""
-    first, last = config.discount(0), config.discount(config.total_env_steps)
+    first, last = (config.discount(steps, control_step) for steps in (0, config.total_env_steps))
     constant = config.minutes is None and first == last
     return first if constant and not _contains(space.get("gamma", Choices(())), "auto") else config.gamma
 

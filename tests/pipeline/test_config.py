@@ -135,11 +135,21 @@ def test_automatic_settings_have_bounds() -> None:
 
 
 def test_discount_grows_with_env_steps() -> None:
-    config = Config("Hopper-v5")
-    horizons = [1 / (1 - config.discount(steps)) for steps in (0, 250_000, 375_000, 500_000, 750_000, 5_000_000)]
+    config, times = Config("Hopper-v5"), (0, 250_000, 375_000, 500_000, 750_000, 5_000_000)
+    horizons = [1 / (1 - config.discount(steps, 0.008)) for steps in times]
     assert horizons == pytest.approx([100, 100, 125, 150, 200, 200])
     constant = dataclasses.replace(config, gamma=0.97)
-    assert [constant.discount(steps) for steps in (0, 500_000, 5_000_000)] == [0.97] * 3
+    assert [constant.discount(steps, 0.008) for steps in times] == [0.97] * 6
+    assert [one.initial_discount for one in (config, constant)] == [config.discount(0, 0.008), 0.97]
+
+
+@pytest.mark.parametrize(
+    ("task", "horizon"), [("Hopper-v5", 200), ("Walker2d-v5", 200), ("Humanoid-v5", 107), ("HalfCheetah-v5", 100)]
+)
+def test_discount_grows_to_a_span_of_simulated_time_within_bounds(task: str, horizon: int) -> None:
+    control_step = envs.make(task, 1).task.dt
+    assert round(1 / (1 - Config(task).discount(10**7, control_step))) == horizon
+    assert 1 / (1 - Config(task).discount(10**7, 1e-4)) == pytest.approx(200)
 
 
 @pytest.mark.parametrize("supported", [False, True])

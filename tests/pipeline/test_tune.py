@@ -43,7 +43,7 @@ def test_own_discount_is_a_number_if_it_does_not_grow(
     options: dict[str, Any], values: tuple[Any, ...], own: dict[str, Any]
 ) -> None:
     config = presets.preset("fast", TASK, **options)
-    assert own_values({"gamma": Choices(values)}, config, action_dim=1, control_step=0.04) == own
+    assert own_values({"gamma": Choices(values)}, config, action_dim=1, control_step=0.008) == own
 
 
 def test_fixed_options_are_not_searched() -> None:
