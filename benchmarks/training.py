@@ -253,7 +253,8 @@ def by_task(found: result.Result) -> Iterator[tuple[str, list[Trained], float | 
     """Title, runs, threshold and floor of each task of a result."""
     settings = found.settings
     limit = "" if settings["minutes"] is None else f", at most {settings['minutes']:g} minutes"
-    cores = f"{settings['cores_per_run']} cores per run, {settings['runs_at_once']} at once"
+    count = settings["cores_per_run"]
+    cores = f"{count} {'core' if count == 1 else 'cores'} per run, {settings['runs_at_once']} at once"
     runs = runs_of(found)
     for index, task in enumerate(settings["tasks"]):
         threshold, floor = (_of_task(settings[name], index) for name in ("threshold", "floor"))
