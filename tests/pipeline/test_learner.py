@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+import weakref
 from functools import partial
 from typing import Any
 
@@ -221,6 +222,20 @@ def test_captured_actor_acts_like_the_agent(graphs: list[CountingRecorder]) -> N
         assert learner.act_captured == (number > 2)
         assert torch.equal(learner.act(observation, noise), learner.agent.act(observation, noise))
         learner.agent.update(buffer.sample(16)[0])
+
+
+def test_release_frees_the_graphs_of_acting_and_rounds(graphs: list[CountingRecorder]) -> None:
+    learner = make_learner("crossq", capture=True, compile=True, policy_delay=1)
+    for _ in range(4):
+        learner.act(torch.randn(4, OBSERVATION_DIM), torch.randn(4, ACTION_DIM))
+    run_rounds(learner, [2] * 4)
+    alive = [weakref.ref(one) for one in graphs]
+    assert len(alive) == 2
+    graphs.clear()
+    learner.release()
+    assert [one() for one in alive] == [None, None]
+    assert not learner.captured
+    assert not learner.act_captured
 
 
 def test_rounds_that_failed_to_compile_are_not_captured(
