@@ -26,6 +26,7 @@ class SavedState:
 
     def __init__(self, path: Path, settings: Mapping[str, Any]):
         self.folder = path.with_suffix(".state")
+        self._saved = -1  # env steps of the last save
         self._settings = result.plain({**settings, "machine": machine(hardware())})
         try:
             self._files = checkpoint.find(self.folder)
@@ -37,14 +38,17 @@ class SavedState:
         return bool(self._files)
 
     def save(self, trainer: Trainer, pool: EvaluationPool) -> None:
-        """Wait for all evaluations, and write a checkpoint.
+        """Wait for all evaluations, and write a checkpoint, unless the last save was of the same env steps.
 
         Raises:
             CheckpointError: it could not be written.
         """
+        if trainer.env_steps == self._saved:
+            return
         pool.collect(wait=True)
         state = {"trainer": trainer.state_dict(), "curves": pool.curves, "best": pool.best}
         checkpoint.save(self.folder, trainer.env_steps, self._settings, state)
+        self._saved = trainer.env_steps
 
     def restore(self, trainer: Trainer, pool: EvaluationPool) -> None:
         """Continue from the last checkpoint.

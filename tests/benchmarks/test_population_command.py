@@ -82,6 +82,15 @@ def test_command_continues_after_a_signal(tmp_path: Path, monkeypatch: pytest.Mo
     assert not folder.exists()
 
 
+def test_stop_at_a_step_that_is_saved_saves_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = list[int]()
+    monkeypatch.setattr(checkpoint, "save", lambda _folder, env_steps, *_: written.append(env_steps))
+    saved = SavedState(tmp_path / "result.jsonl", {})
+    for env_steps in (100, 100, 120):
+        saved.save(Mock(env_steps=env_steps), Mock())
+    assert written == [100, 120]
+
+
 def test_state_of_an_earlier_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved = SavedState(tmp_path / "result.jsonl", {})
     monkeypatch.setattr(checkpoint, "load_last", lambda *_: {"state": {"trainer": {}, "curves": []}})
