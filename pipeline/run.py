@@ -250,8 +250,12 @@ class Run:
         The initial states depend on the seed and on `env_steps`. The policy is kept as `best` if no episode failed and
         no earlier policy had a higher mean return. If `stopping()` becomes true, `evaluation_pending` is set instead.
         Each rank plays its share of the episodes.
+
+        Raises:
+            DivergenceError: a parameter is not finite.
         """
         logger.phase("evaluating")
+        self.agent.check_parameters()
         self.evaluation_pending = True
         parts = [part for part in self.ranks.gather(self._play_share(stopping)) if part is not None]
         if len(parts) < self.ranks.size:
