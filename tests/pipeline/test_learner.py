@@ -183,8 +183,9 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[CountingRecorder]:
         ("crossq", 2, [1, 2] * 8, 4),
         ("crossq", 2, [3] * 8, 4),
         ("sac-v1", 3, [2] * 12, 3),
+        ("redq", 5, [1] * 20, 2),
     ],
-    ids=["equal", "mixed", "split", "sac-v1"],
+    ids=["equal", "mixed", "split", "sac-v1", "long delay"],
 )
 def test_captured_rounds_equal_eager_rounds(
     preset: str,
@@ -194,7 +195,7 @@ def test_captured_rounds_equal_eager_rounds(
     graphs: list[CountingRecorder],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """One graph for each number of updates and of updates since the actor's last. Long rounds are split."""
+    """One graph for each order of updates with and without the actor's. Long rounds are split."""
     monkeypatch.setattr(learner_module, "BATCHES_PER_SAMPLE", 2)
     eager, captured = (
         make_learner(preset, capture=flag, compile=flag, policy_delay=delay, batch_size=4) for flag in (False, True)
