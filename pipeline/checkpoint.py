@@ -23,8 +23,8 @@ FORMAT = 4
 KEEP = 2
 
 _NAME = re.compile(r"\d{12,}\.pt")
-_PART = re.compile(r"(\d{12,})\.rank\d+\.pt")
-_PARTIAL = re.compile(r"\d{12,}(\.rank\d+)?\.partial")
+_PART = re.compile(r"(\d{12,})\.rank\d+(?:\.([0-9a-f]+))?\.pt")
+_PARTIAL = re.compile(r"\d{12,}(\.rank\d+(\.[0-9a-f]+)?)?\.partial")
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -45,7 +45,7 @@ def save(folder: Path, env_steps: int, config: dict[str, Any], state: dict[str, 
         folder: created if it does not exist.
         env_steps: names the file.
         config: the run's configuration.
-        state: tensors, numbers, strings and containers of them.
+        state: tensors, numbers, strings and containers of them; ``"save"``: the name of a save with parts.
 
     Returns:
         The file.
@@ -55,22 +55,24 @@ def save(folder: Path, env_steps: int, config: dict[str, Any], state: dict[str, 
     """
     path = folder / f"{env_steps:012d}.pt"
     _write(path, config, state)
-    _prune(folder, path)
+    _prune(folder, path, state.get("save"))
     return path
 
 
 def save_part(folder: Path, env_steps: int, rank: int, config: dict[str, Any], state: dict[str, Any]) -> None:
     """Write the part of a checkpoint that is a rank's own, atomically. The checkpoint's file must follow.
 
+    The name of the save is in that of the file: an earlier checkpoint of the same step keeps its parts until then.
+
     Raises:
         CheckpointError: the file could not be written.
     """
-    _write(_part(folder / f"{env_steps:012d}.pt", rank), config, state)
+    _write(_part(folder / f"{env_steps:012d}.pt", rank, state["save"]), config, state)
 
 
-def _part(path: Path, rank: int) -> Path:
-    """The file of a rank's part of the checkpoint `path`; rank 0's is in the checkpoint itself."""
-    return path.with_name(f"{path.stem}.rank{rank}.pt") if rank else path
+def _part(path: Path, rank: int, save_name: str | None = None) -> Path:
+    """The file of a rank's part of the checkpoint `path`; up to version 0.5 it had no name of a save."""
+    return path.with_name(".".join([path.stem, f"rank{rank}", *([save_name] if save_name else []), "pt"]))
 
 
 def _write(path: Path, config: dict[str, Any], state: dict[str, Any]) -> None:
@@ -98,17 +100,17 @@ def _advice(folder: Path, cause: BaseException) -> str:
     return f"There is no earlier one. {remedy}, then start the run again"
 
 
-def _prune(folder: Path, saved: Path) -> None:
+def _prune(folder: Path, saved: Path, save_name: str | None) -> None:
     """Delete all checkpoints but `saved` and those before it that are kept, and partial files. Warn if that fails."""
     outdated: list[Path] = []
     with _warning_of_errors(folder):
-        outdated = _outdated(folder, saved)
+        outdated = _outdated(folder, saved, save_name)
     for path in outdated:
         with _warning_of_errors(folder):
             path.unlink(missing_ok=True)
 
 
-def _outdated(folder: Path, saved: Path) -> list[Path]:
+def _outdated(folder: Path, saved: Path, save_name: str | None) -> list[Path]:
     """The files that are not needed after `saved`, which may have been removed meanwhile.
 
     A checkpoint of a later step is one that could not be read: the run resumed from an earlier one.
@@ -117,11 +119,12 @@ def _outdated(folder: Path, saved: Path) -> list[Path]:
     earlier = [path for path in found if int(path.stem) < env_steps]
     later = [path for path in found if int(path.stem) > env_steps]
     outdated = earlier[: max(len(earlier) + 1 - KEEP, 0)] + later
-    kept = {path.stem for path in found if path not in outdated} | {saved.stem}
+    kept = {path.stem for path in found if path not in outdated} - {saved.stem}
     names = os.listdir(folder)
     partial = [folder / name for name in names if _PARTIAL.fullmatch(name)]
-    parts = [folder / name for name in names if (match := _PART.fullmatch(name)) and match[1] not in kept]
-    return outdated + partial + parts
+    parts = [match for name in names if (match := _PART.fullmatch(name))]
+    unused = [part for part in parts if part[1] not in kept and part.groups() != (saved.stem, save_name)]
+    return outdated + partial + [folder / part[0] for part in unused]
 
 
 @contextmanager
@@ -174,14 +177,16 @@ def load_last(folder: Path, config: dict[str, Any] | None = None) -> dict[str, A
             *earlier, path = found  # a run in progress has deleted it, after writing others
 
 
-def load_part(path: Path, rank: int) -> dict[str, Any]:
-    """Read the state of a rank's part of the checkpoint `path`.
+def load_part(path: Path, rank: int, save_name: str | None) -> dict[str, Any]:
+    """Read the state of a rank's part of the checkpoint `path`, which holds the name of its save.
 
     Raises:
         DamagedCheckpointError: a missing, truncated or corrupted file.
         CheckpointError: a file that cannot be read.
     """
-    part = _part(path, rank)
+    part = _part(path, rank, save_name)
+    if not part.exists() and (unnamed := _part(path, rank)).exists():
+        part = unnamed
     if not part.exists():
         raise DamagedCheckpointError(f"{part}, rank {rank}'s part of the checkpoint, is missing")
     return load(part)["state"]

@@ -46,7 +46,7 @@ class Learner:
                 CompiledUpdate(update, agent.tensors, agent.ranks.any_rank) for _, update in self._updates
             ]
             self._updates = [(every, one) for (every, _), one in zip(self._updates, self._compiled, strict=True)]
-        self._captured_rounds: dict[tuple[ReplayBuffer, int, int], CapturedFunction] = {}
+        self._captured_rounds: dict[tuple[ReplayBuffer, tuple[bool, ...]], CapturedFunction] = {}
         self._captured_act = CapturedFunction(self._act, "the actor", agent.device) if self._capture else None
 
     @property
@@ -113,22 +113,23 @@ class Learner:
 
     def _run_updates(self, buffer: ReplayBuffer, count: int) -> Metrics:
         """Run `count` updates on batches sampled at once, captured if all of them are compiled."""
-        since_actor = self.gradient_steps % self._config.policy_delay
-        run = partial(self._sample_and_update, buffer, count, since_actor)
+        numbers = range(self.gradient_steps + 1, self.gradient_steps + count + 1)
+        actor_due = tuple(number % self._config.policy_delay == 0 for number in numbers)
+        run = partial(self._sample_and_update, buffer, actor_due)
         if not (self._capture and self.compiled):
             return run()
-        key = buffer, count, since_actor
+        key = buffer, actor_due
         if key not in self._captured_rounds:
             name = "a round of updates"
             self._captured_rounds[key] = CapturedFunction(run, name, self.agent.device, buffer.generator)
         return self._captured_rounds[key]()
 
-    def _sample_and_update(self, buffer: ReplayBuffer, count: int, since_actor: int) -> Metrics:
-        """Sample `count` batches and update on each, `since_actor` critic updates after the last actor update."""
+    def _sample_and_update(self, buffer: ReplayBuffer, actor_due: tuple[bool, ...]) -> Metrics:
+        """Sample batches and update on each: the critics, and the actor on those where `actor_due` is true."""
         metrics: Metrics = {}
-        for number, batch in enumerate(buffer.sample(self._batch_size, count), start=since_actor + 1):
+        for batch, due in zip(buffer.sample(self._batch_size, len(actor_due)), actor_due, strict=True):
             for every, update in self._updates:
-                if number % every == 0:
+                if every == 1 or due:
                     metrics |= update(batch)
         return metrics
 

@@ -39,7 +39,7 @@ def save(folder: Path, config: Config, state: dict[str, Any], ranks: Ranks) -> N
     """
     env_steps, settings = state["env_steps"], config.to_dict()
     if ranks.size > 1:  # parts of two saves at the same step must not mix
-        state = state | {"save": ranks.gather(uuid.uuid4().hex)[0]}
+        state = state | {"save": ranks.gather(uuid.uuid4().hex[:8])[0]}
     with _shared_errors(ranks):
         if ranks.rank > 0:
             checkpoint.save_part(
@@ -124,8 +124,9 @@ def _try_to_load(
 
 def _load_part(content: dict[str, Any], rank: int) -> dict[str, Any]:
     """A rank's part of a checkpoint; a part of another save at the same step counts as damage."""
-    part = checkpoint.load_part(content["file"], rank)
-    if part.pop("save", None) != content["state"].get("save"):
+    save_name = content["state"].get("save")
+    part = checkpoint.load_part(content["file"], rank, save_name)
+    if part.pop("save", None) != save_name:
         raise checkpoint.DamagedCheckpointError(
             f"rank {rank}'s part of checkpoint {content['file']} belongs to another save"
         )

@@ -100,6 +100,7 @@ class Run:
         self.evaluation_pending = self.ended = False
         self.health = self._new_health()
         self._logged: dict[str, float] = {}  # totals at the last row of metrics
+        self._saved: tuple[int, bool] | None = None  # env steps and pending evaluation of the last save
         self._seconds_before, self._started = 0.0, time.monotonic()
 
     def _make_training_env(self) -> Environment:
@@ -249,8 +250,12 @@ class Run:
         The initial states depend on the seed and on `env_steps`. The policy is kept as `best` if no episode failed and
         no earlier policy had a higher mean return. If `stopping()` becomes true, `evaluation_pending` is set instead.
         Each rank plays its share of the episodes.
+
+        Raises:
+            DivergenceError: a parameter is not finite.
         """
         logger.phase("evaluating")
+        self.agent.check_parameters()
         self.evaluation_pending = True
         parts = [part for part in self.ranks.gather(self._play_share(stopping)) if part is not None]
         if len(parts) < self.ranks.size:
@@ -297,18 +302,22 @@ class Run:
             watch(defaultdict(lambda: math.nan, row))  # a column may have been removed
 
     def save(self, logger: Logger) -> None:
-        """Write a checkpoint.
+        """Write a checkpoint, unless the last save was of the same state.
 
         Raises:
             DivergenceError: a metric or parameter is not finite.
             CheckpointError: the checkpoint could not be written.
         """
-        logger.phase("saving")
         self.run_dir = logger.run_dir
+        state = self.env_steps, self.evaluation_pending
+        if state == self._saved:
+            return
+        logger.phase("saving")
         logger.sync()  # before the checkpoint, so that no power cut loses rows that a resumed run does not repeat
         self.agent.check_finite(mean_metrics(self.metrics, self.ranks))
         self.agent.check_parameters()
         rank_state.save(self.run_dir / CHECKPOINTS, self.config, self.state_dict(), self.ranks)
+        self._saved = state
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the rest of the run depends on, as a checkpoint's state. Waits for all ranks."""

@@ -8,7 +8,7 @@ their address. It does not detect the use of freed memory, or calls that CUDA ca
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -45,6 +45,9 @@ class GraphRecorder(TorchDispatchMode):
         self.operations.append(partial(_replay, func, args, kwargs, tree_leaves(result)))
         return result
 
+    def reset(self) -> None:
+        self.operations.clear()
+
     @torch.no_grad()
     def replay(self) -> None:
         for operation in self.operations:
@@ -63,6 +66,19 @@ class GraphRecorder(TorchDispatchMode):
                 generator.set_state(state)
 
 
+class _Recording(AbstractContextManager[None]):
+    """Replaces torch.cuda.graph, which refers to its graph even after the capture."""
+
+    def __init__(self, graph: GraphRecorder, pool: Any, stream: Any) -> None:
+        self._graph, self._record = graph, graph.record()
+
+    def __enter__(self) -> None:
+        self._record.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self._record.__exit__(*error)
+
+
 def _replay(func: Any, args: Any, kwargs: Any, results: list[Any]) -> None:
     for fixed, new in zip(results, tree_leaves(func(*args, **kwargs)), strict=True):
         if isinstance(fixed, Tensor) and fixed.data_ptr() != new.data_ptr():
@@ -77,7 +93,7 @@ def _find_synchronizations(call: Callable[[], Any]) -> tuple[Any, list[str]]:
 def record_on_cpu(monkeypatch: pytest.MonkeyPatch, graph: Callable[[], Any] = GraphRecorder) -> None:
     """Make `CapturedFunction` record and replay on the CPU, with `graph` instead of torch.cuda.CUDAGraph."""
     monkeypatch.setattr(torch.cuda, "CUDAGraph", graph)
-    monkeypatch.setattr(torch.cuda, "graph", lambda graph, pool, stream: graph.record())
+    monkeypatch.setattr(torch.cuda, "graph", _Recording)
     for name in ("Stream", "stream", "device"):
         monkeypatch.setattr(torch.cuda, name, lambda _: nullcontext())
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))

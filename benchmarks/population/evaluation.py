@@ -17,6 +17,7 @@ import envs
 from envs.task_options import decode_options
 from pipeline.agent import Agent
 from pipeline.config import Config
+from pipeline.divergence import DivergenceError
 from pipeline.evaluate import Evaluation, evaluate
 from pipeline.seeding import derive_seed
 
@@ -35,6 +36,8 @@ class EvaluationPool:
     Attributes:
         curves: the evaluations of each member so far, each a row of numbers by name, in the order of env steps.
         best: the best policy of each member so far, as `pipeline.run.Run.best`.
+        diverged: the env steps of the first evaluation at which an action of each member was not finite, or None. Such
+            an evaluation is not part of `curves`.
     """
 
     def __init__(self, configs: list[Config], num_processes: int):
@@ -42,7 +45,8 @@ class EvaluationPool:
         self._configs = [replace(config, device="cpu") for config in configs]
         self.curves: list[list[dict[str, float]]] = [[] for _ in configs]
         self.best: list[dict[str, Any]] = [{} for _ in configs]
-        self._pending: dict[tuple[int, int], Future[Evaluation]] = {}
+        self.diverged: list[int | None] = [None for _ in configs]
+        self._pending: dict[tuple[int, int], Future[Evaluation | None]] = {}
         self._policies: dict[tuple[int, int], Arrays] = {}
         # Ctrl-C also reaches the processes, and the command that owns them still collects what they do.
         ignore = signal.SIGINT, signal.SIG_IGN
@@ -74,7 +78,10 @@ class EvaluationPool:
         for (member, env_steps), future in list(self._pending.items()):
             if wait or future.done():
                 del self._pending[member, env_steps]
-                result = future.result()
+                result, state = future.result(), self._policies.pop((member, env_steps))
+                if result is None:
+                    self.diverged[member] = min(env_steps, self.diverged[member] or env_steps)
+                    continue
                 self.curves[member].append(
                     {
                         "env_steps": env_steps,
@@ -85,7 +92,7 @@ class EvaluationPool:
                     }
                 )
                 self.curves[member].sort(key=lambda row: row["env_steps"])
-                self._keep_best(member, env_steps, result, self._policies.pop((member, env_steps)))
+                self._keep_best(member, env_steps, result, state)
         return len(self._pending)
 
     def _keep_best(self, member: int, env_steps: int, result: Evaluation, state: Arrays) -> None:
@@ -101,8 +108,8 @@ def to_tensors(state: Arrays) -> dict[str, dict[str, Tensor]]:
     return {part: {name: torch.from_numpy(value) for name, value in arrays.items()} for part, arrays in state.items()}
 
 
-def evaluate_policy(config: Config, env_steps: int, state: Arrays) -> Evaluation:
-    """Play whole episodes with a policy.
+def evaluate_policy(config: Config, env_steps: int, state: Arrays) -> Evaluation | None:
+    """Play whole episodes with a policy; None if an action is not finite.
 
     Args:
         config: the run's configuration, for the CPU.
@@ -121,4 +128,14 @@ def evaluate_policy(config: Config, env_steps: int, state: Arrays) -> Evaluation
     )
     agent = Agent(config, env.observation_dim, env.action_dim)
     agent.load_policy_state(to_tensors(state))
-    return evaluate(agent.policy, env)
+
+    def policy(observation: Tensor) -> Tensor:
+        action = agent.policy(observation)
+        if not torch.isfinite(action).all():
+            raise DivergenceError("an action is not finite")
+        return action
+
+    try:
+        return evaluate(policy, env)
+    except DivergenceError:
+        return None

@@ -106,13 +106,14 @@ def population(
 
 
 def _save(path: Path, settings: Mapping[str, Any], members: Sequence[Member], pool: EvaluationPool) -> None:
-    result.write(path, "population", settings, measurements(members, pool.curves))
+    result.write(path, "population", settings, measurements(members, pool))
 
 
 def tables(found: result.Result) -> list[Table]:
     """The statistics of all variants."""
-    task, measured = found.settings["task"].rpartition(":")[2], [row for row in found.measurements if row["curve"]]
-    steps = max((row["curve"]["env_steps"][-1] for row in measured), default=0)
+    task = found.settings["task"].rpartition(":")[2]
+    measured = [row for row in found.measurements if row["curve"] or row.get("diverged")]
+    steps = max((row["curve"]["env_steps"][-1] for row in measured if row["curve"]), default=0)
     return [summarize(f"{task}: returns up to {steps:,} env steps", measured, found.settings["threshold"])]
 
 
@@ -128,10 +129,12 @@ def _train(
             pending = pool.collect()
             write()
             seconds = monotonic() - start
+            diverged = sum(steps is not None for steps in pool.diverged)
             left = seconds / (trainer.env_steps - before) * max(0, trainer.total_env_steps - trainer.env_steps)
             print(
                 f"{trainer.env_steps:,} of {trainer.total_env_steps:,} env steps, {seconds:,.0f} s, "
-                f"about {left:,.0f} s left, {pending} evaluations to do", flush=True,
+                f"about {left:,.0f} s left, {pending} evaluations to do" + f", {diverged} diverged" * bool(diverged),
+                flush=True,
             )  # fmt: skip
         if trainer.checkpoint_due:
             saved.save(trainer, pool)
@@ -141,20 +144,23 @@ def _train(
         saved.save(trainer, pool)
 
 
-def measurements(members: Sequence[Member], curves: Sequence[Sequence[Mapping[str, float]]]) -> list[dict[str, Any]]:
-    """One row for each member: its variant, its seed, and the columns of its learning curve."""
+def measurements(members: Sequence[Member], pool: EvaluationPool) -> list[dict[str, Any]]:
+    """One row for each member: its variant, its seed, the columns of its learning curve, and if it diverged."""
     return [
         {
             "variant": member.variant,
             "seed": member.config.seed,
             "curve": training_run.columns(curve),
+            "diverged": diverged,
         }
-        for member, curve in zip(members, curves, strict=True)
+        for member, curve, diverged in zip(members, pool.curves, pool.diverged, strict=True)
     ]
 
 
 def summarize(title: str, measured: Sequence[Mapping[str, Any]], threshold: float | None) -> Table:
     """One row of statistics over seeds for each variant.
+
+    Members that diverged count in all columns but the last returns, with their evaluations until then.
 
     Args:
         title: the table's title.
@@ -165,12 +171,17 @@ def summarize(title: str, measured: Sequence[Mapping[str, Any]], threshold: floa
     if threshold is not None:
         level = f"{threshold:,g}"
         columns += [f"env steps to {level}, median", "worst", "reached", f"below {level} afterwards"]
+    any_diverged = any(one.get("diverged") for one in measured)
+    columns += ["diverged"] * any_diverged
     rows: list[list[Cell]] = []
     for variant in dict.fromkeys(one["variant"] for one in measured):
-        curves = [one["curve"] for one in measured if one["variant"] == variant]
-        returns = [curve["return"] for curve in curves]
+        members = [one for one in measured if one["variant"] == variant]
+        curves = [one["curve"] for one in members]
+        returns = [curve.get("return", []) for curve in curves]
+        diverged = [one["diverged"] for one in members if one.get("diverged")]
+        last = [one["curve"]["return"][-1] for one in members if not one.get("diverged")]
         cells: list[Cell] = [variant or "the recipe itself", len(curves)]
-        cells += [_interquartile_mean([max(one) for one in returns]), _interquartile_mean([one[-1] for one in returns])]
+        cells += [_interquartile_mean([max(one) for one in returns if one]), _interquartile_mean(last)]
         if threshold is not None:
             firsts = [first_reached(one, threshold) for one in returns]
             pairs = zip(curves, firsts, strict=True)
@@ -180,12 +191,15 @@ def summarize(title: str, measured: Sequence[Mapping[str, Any]], threshold: floa
             reached = sum(first is not None for first in firsts)
             cells += [median_time(times) or "not reached", worst_time(times) or "not reached"]
             cells += [f"{reached} of {len(firsts)}", f"{100 * below / later:.0f}% of {later}" if later else None]
+        if any_diverged:
+            cells.append(f"{len(diverged)}, the first before {min(diverged):,} env steps" if diverged else 0)
         rows.append(cells)
     return Table(title, columns, rows)
 
 
-def _interquartile_mean(values: Sequence[float]) -> str:
+def _interquartile_mean(values: Sequence[float]) -> str | None:
     found = interquartile_mean(values)
-    assert found is not None
+    if found is None:
+        return None
     interval = "" if found.low is None else f" ({found.low:,.0f} to {found.high:,.0f})"
     return f"{found.value:,.0f}{interval}"

@@ -44,7 +44,7 @@ def _is_saved(path: Path, config: Config) -> bool:
 def save_runs(paths: Sequence[Path], members: Sequence[Member], trainer: Trainer, pool: EvaluationPool) -> None:
     """Write the last agent and the best policy of each member as a finished run on the CPU, unless it is saved.
 
-    The run's replay buffer is empty, and its worlds are new.
+    A member that diverged has no last policy: a line of text says that it is not saved. The run's replay buffer is empty, and its worlds are new.
 
     Args:
         paths: from `folders`.
@@ -55,6 +55,9 @@ def save_runs(paths: Sequence[Path], members: Sequence[Member], trainer: Trainer
     for number, (path, member) in enumerate(zip(paths, members, strict=True)):
         config = on_cpu(member.config)
         if _is_saved(path, config):
+            continue
+        if (steps := pool.diverged[number]) is not None:
+            print(f"{path} is not written: the member diverged before {steps:,} env steps", flush=True)
             continue
         run = Run(config, path)
         run.agent.load_state_dict(trainer.agents.member_state(number))

@@ -11,6 +11,7 @@ from benchmarks.hardware import hardware, machine
 from benchmarks.population.evaluation import EvaluationPool
 from benchmarks.population.trainer import Trainer
 from pipeline import checkpoint
+from saltus.errors import SaltusError
 
 
 class SavedState:
@@ -26,6 +27,7 @@ class SavedState:
 
     def __init__(self, path: Path, settings: Mapping[str, Any]):
         self.folder = path.with_suffix(".state")
+        self._saved = -1  # env steps of the last save
         self._settings = result.plain({**settings, "machine": machine(hardware())})
         try:
             self._files = checkpoint.find(self.folder)
@@ -37,14 +39,17 @@ class SavedState:
         return bool(self._files)
 
     def save(self, trainer: Trainer, pool: EvaluationPool) -> None:
-        """Wait for all evaluations, and write a checkpoint.
+        """Wait for all evaluations, and write a checkpoint, unless the last save was of the same env steps.
 
         Raises:
             CheckpointError: it could not be written.
         """
+        if trainer.env_steps == self._saved:
+            return
         pool.collect(wait=True)
-        state = {"trainer": trainer.state_dict(), "curves": pool.curves, "best": pool.best}
+        state = {"trainer": trainer.state_dict(), "curves": pool.curves, "best": pool.best, "diverged": pool.diverged}
         checkpoint.save(self.folder, trainer.env_steps, self._settings, state)
+        self._saved = trainer.env_steps
 
     def restore(self, trainer: Trainer, pool: EvaluationPool) -> None:
         """Continue from the last checkpoint.
@@ -53,18 +58,21 @@ class SavedState:
             SystemExit: it is damaged or an earlier version's, or belongs to other settings or another machine.
         """
         try:
-            state = checkpoint.load_last(self.folder, self._settings)["state"]
+            content = checkpoint.load_last(self.folder, self._settings)
         except checkpoint.CheckpointError as error:
             raise SystemExit(
                 f"{error}. To train anew, delete {self.folder} or name another file with --output"
             ) from error
-        if "best" not in state:
+        state = content["state"]
+        try:
+            trainer.load_state_dict(state["trainer"])
+            pool.curves[:], pool.best[:] = state["curves"], state["best"]
+            pool.diverged[:] = state.get("diverged", pool.diverged)
+        except (KeyError, SaltusError) as error:
             raise SystemExit(
-                f"{self.folder} is the state of an earlier version, without the best policies: delete it to train "
-                "anew, or continue with that version"
-            )
-        trainer.load_state_dict(state["trainer"])
-        pool.curves[:], pool.best[:] = state["curves"], state["best"]
+                f"{self.folder} is the state of saltus {content['versions']['saltus']}, which this version cannot "
+                "continue: delete it to train anew, or continue with that version"
+            ) from error
 
     def remove(self) -> None:
         """Delete the checkpoints, and the folder if nothing else is in it."""

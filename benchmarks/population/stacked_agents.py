@@ -15,6 +15,7 @@ from pipeline.agent import Agent, Metrics
 from pipeline.config import Config
 from pipeline.seeding import derive_seed
 from saltus.device.compiled_update import Update, flatten, trace
+from saltus.errors import SaltusError
 
 MEMBER_SETTINGS = (
     "actor_lr", "critic_lr", "alpha_lr", "alpha_init", "gamma", "target_entropy_scale", "noise_repeat"
@@ -135,7 +136,13 @@ class StackedAgents(Agent):
         return {"stacked": [*self.tensors()]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a `state_dict`."""
+        """Continue from a `state_dict`.
+
+        Raises:
+            SaltusError: the state is of agents with other tensors.
+        """
+        if [one.shape for one in state["stacked"]] != [one.shape for one in self.tensors()]:
+            raise SaltusError("the state is of agents with other tensors")
         for tensor, saved in zip(self.tensors(), state["stacked"], strict=True):
             tensor.copy_(saved)
 

@@ -24,6 +24,8 @@ from saltus.errors import SaltusError
 class Trainer:
     """Trains all members at once, each as `pipeline.run.Run` trains one.
 
+    A member that diverges acts with zeros from then on, and changes nothing in the others.
+
     Args:
         configs: the members' configurations, which may differ in `MEMBER_SETTINGS` and `seed`. The first seed also
             seeds the random numbers that all members share.
@@ -112,13 +114,14 @@ class Trainer:
         self._vector_steps += 1
 
     def _act(self) -> Tensor:
-        """Actions of all worlds: uniform before `learning_starts`, then the policies'."""
+        """Actions of all worlds: uniform before `learning_starts`, then the policies'; 0 instead of NaN."""
         worlds, action_dim = self.env.num_envs, self.env.action_dim
         if self.env_steps < self._config.learning_starts:
             return 2 * torch.rand(worlds, action_dim, device=self.agents.device) - 1
         observation = self._observation.view(self._members, self._config.num_envs, -1)
         noise = torch.stack([noise() for noise in self._noises])
-        return self._learner.act(observation, noise).view(worlds, action_dim)
+        # A member that diverged has no other actions, and the worlds of all are stepped at once.
+        return self._learner.act(observation, noise).view(worlds, action_dim).nan_to_num()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the rest of the training depends on; not copies."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -48,6 +48,8 @@ class CapturedFunction:
         self._function, self._name, self._device, self._generators = function, name, device, generators
         self._calls, self._synchronizes = 0, False
         self._parts: list[Callable[[], None]] = []
+        self._graphs: list[torch.cuda.CUDAGraph] = []
+        self._open = ExitStack()  # the capture of the last graph, until it ends
         self._inputs: tuple[Tensor, ...] = ()
         self._result: dict[str, Tensor] = {}
 
@@ -57,8 +59,10 @@ class CapturedFunction:
         return bool(self._parts)
 
     def release(self) -> None:
-        """Free the graphs; the next call captures anew."""
-        self._parts.clear()
+        """Free the graphs, their inputs and their results; the next call captures anew."""
+        for graph in self._graphs:
+            graph.reset()
+        self._graphs, self._parts, self._inputs, self._result = [], [], (), {}
 
     def __call__(self, *inputs: Tensor) -> dict[str, Tensor]:
         self._calls += 1
@@ -91,11 +95,11 @@ class CapturedFunction:
                 self._begin()
                 CapturedFunction.capturing = self
                 self._result = self._function(*self._inputs)
-                self._end()
+                self._open.close()
             except BaseException as error:
                 with suppress(Exception):  # an invalidated capture may also fail to end
-                    self._end()
-                self._parts.clear()
+                    self._open.close()
+                self.release()
                 error.add_note(f"This happened while {self._name} was captured as a CUDA graph.")
                 raise
             finally:
@@ -105,16 +109,13 @@ class CapturedFunction:
         graph = torch.cuda.CUDAGraph()
         for generator in self._generators:
             graph.register_generator_state(generator)
-        self._open = torch.cuda.graph(graph, pool=self._pool, stream=self._stream)
-        self._open.__enter__()
+        self._open.enter_context(torch.cuda.graph(graph, pool=self._pool, stream=self._stream))
+        self._graphs.append(graph)
         self._parts.append(graph.replay)
-
-    def _end(self) -> None:
-        self._open.__exit__(None, None, None)
 
     def _split(self, launch: Callable[[], None]) -> None:
         """End the open graph, call `launch` between it and the next at every replay, and begin the next."""
-        self._end()
+        self._open.close()
         self._parts.append(launch)
         self._begin()
 

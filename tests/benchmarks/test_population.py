@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -17,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.population.evaluation import EvaluationPool, evaluate_policy
 from benchmarks.population.members import Member
+from benchmarks.population.population import measurements
 from benchmarks.population.replay import MemberReplay
 from benchmarks.population.runs import folders, save_runs
 from benchmarks.population.stacked_agents import StackedAgents
@@ -262,6 +265,50 @@ def test_continued_training_equals_one_that_never_stopped() -> None:
     continued.load_state_dict(torch.load(file, weights_only=True))
     found = train(continued, 200)
     torch.testing.assert_close(found.state_dict(), expected.state_dict(), rtol=0, atol=0)
+
+
+def test_state_of_other_agents_is_refused() -> None:
+    members = StackedAgents(make_configs("fast"), OBSERVATION_DIM, ACTION_DIM)
+    stacked = members.state_dict()["stacked"]
+    for other in (stacked[1:], [stacked[0][:, None], *stacked[1:]]):
+        with pytest.raises(SaltusError, match="the state is of agents with other tensors"):
+            members.load_state_dict({"stacked": other})
+
+
+@pytest.mark.usefixtures("evaluations_in_this_process")
+def test_a_member_that_diverges_changes_nothing_in_the_others() -> None:
+    settings = {"total_env_steps": 120, "eval_every": 60, "task_options": {"max_episode_steps": 20}}
+    configs = [replace(one, task="HalfCheetah-v5", **settings) for one in make_configs("fast")]
+    trainer, outcomes = Trainer(configs[:2]), []  # no episode ends early, which draws random numbers for all worlds
+    while trainer.env_steps < 60:
+        trainer.step()
+    state = deepcopy(trainer.state_dict())
+    for diverges in (False, True):
+        trainer.load_state_dict(state)
+        pool = EvaluationPool(configs[:2], 1)
+        pool.submit(60, trainer.agents.policy_state())
+        for tensor in trainer.agents.tensors():
+            tensor[1] += torch.nan if diverges else 0
+        while not trainer.finished:
+            trainer.step()
+        pool.submit(120, trainer.agents.policy_state())
+        pool.collect(wait=True)
+        own = trainer.agents.member_state(0), trainer.env.state.qpos[:4], pool.curves[0], pool.best[0]
+        outcomes.append(own)
+    torch.testing.assert_close(*outcomes, rtol=0, atol=0)
+    rows = measurements([Member("", config) for config in configs[:2]], pool)
+    assert [(row["curve"]["env_steps"], row["diverged"]) for row in rows] == [([60, 120], None), ([60], 120)]
+
+
+def test_a_member_that_diverged_is_not_saved_as_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    configs = make_configs("fast")[:1]
+    pool = EvaluationPool(configs, 1)
+    pool.diverged[0] = 12_000
+    save_runs([tmp_path / "recipe-s0"], [Member("", configs[0])], Mock(), pool)
+    assert capsys.readouterr().out == (
+        f"{tmp_path / 'recipe-s0'} is not written: the member diverged before 12,000 env steps\n"
+    )
+    assert not any(tmp_path.iterdir())
 
 
 def test_members_are_saved_as_runs(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from benchmarks.population.trainer import Trainer
 from benchmarks.result import read
 from pipeline import checkpoint
 from pipeline.policy import load_policy
+from saltus import SaltusError
 
 TASK = "InvertedPendulum-v5"
 OPTIONS = [
@@ -82,13 +83,27 @@ def test_command_continues_after_a_signal(tmp_path: Path, monkeypatch: pytest.Mo
     assert not folder.exists()
 
 
+def test_stop_at_a_step_that_is_saved_saves_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = list[int]()
+    monkeypatch.setattr(checkpoint, "save", lambda _folder, env_steps, *_: written.append(env_steps))
+    saved = SavedState(tmp_path / "result.jsonl", {})
+    for env_steps in (100, 100, 120):
+        saved.save(Mock(env_steps=env_steps), Mock())
+    assert written == [100, 120]
+
+
 def test_state_of_an_earlier_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved = SavedState(tmp_path / "result.jsonl", {})
-    monkeypatch.setattr(checkpoint, "load_last", lambda *_: {"state": {"trainer": {}, "curves": []}})
-    with pytest.raises(
-        SystemExit, match=r"result.state is the state of an earlier version, .*: delete it to train anew"
-    ):
-        saved.restore(Mock(), Mock())
+    content = {"versions": {"saltus": "0.4.0"}, "state": {"trainer": {}, "curves": []}}
+    monkeypatch.setattr(checkpoint, "load_last", lambda *_: content)
+    of_other_agents = Mock(load_state_dict=Mock(side_effect=SaltusError("other tensors")))
+    for trainer in (Mock(), of_other_agents):
+        with pytest.raises(SystemExit) as refusal:
+            saved.restore(trainer, Mock())
+        assert str(refusal.value) == (
+            f"{tmp_path / 'result.state'} is the state of saltus 0.4.0, which this version cannot continue: delete it "
+            "to train anew, or continue with that version"
+        )
 
 
 def test_table_has_statistics_of_each_variant() -> None:
@@ -105,6 +120,24 @@ def test_table_has_statistics_of_each_variant() -> None:
     ]
     assert [row[2:4] for row in table.rows] == [["45 (40 to 50)", "35 (20 to 50)"], ["5", "5"]]
     assert summarize("title", measured, threshold=None).columns == table.columns[:4]
+
+
+def test_table_names_members_that_diverged() -> None:
+    def row(variant: str, returns: list[float], diverged: int | None) -> dict[str, Any]:
+        steps = [100 * (number + 1) for number in range(len(returns))]
+        curve = {"env_steps": steps, "return": returns} if returns else {}
+        return {"variant": variant, "seed": 0, "curve": curve, "diverged": diverged}
+
+    measured = [row("", [10.0, 40.0], None), row("", [90.0], 200), row("", [], 100), row("gamma=0.9", [], 100)]
+    found = Mock(settings={"task": TASK, "threshold": 30}, measurements=[*measured, row("gamma=0.9", [], None)])
+    (table,) = tables(found)
+    assert table.title == f"{TASK}: returns up to 200 env steps"
+    assert table.columns[-1] == "diverged"
+    assert [[*row[1:2], *row[3:]] for row in table.rows] == [
+        [3, "40", 200, "not reached", "2 of 3", None, "2, the first before 100 env steps"],
+        [1, None, "not reached", "not reached", "0 of 1", None, "1, the first before 100 env steps"],
+    ]
+    assert table.rows[0][2] == "65 (40 to 90)"
 
 
 def test_members_have_the_settings_of_their_variants() -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gc
 import warnings
+import weakref
 from typing import Any
 
 import pytest
 import torch
 import torch._inductor
 from env_helpers import Actions, CartBall, equal
-from graph_recorder import record_on_cpu
+from graph_recorder import GraphRecorder, record_on_cpu
 from torch import Tensor
 
 from benchmarks.data import random_transitions
@@ -21,7 +22,7 @@ from pipeline.agent import Agent
 from pipeline.buffer import ReplayBuffer
 from pipeline.learner import Learner
 from saltus.device import cuda_graph
-from saltus.device.cuda_graph import WARMUP_CALLS, CapturedFunction, find_synchronizations
+from saltus.device.cuda_graph import WARMUP_CALLS, CapturedFunction, find_synchronizations, graph_break
 
 pytestmark = pytest.mark.filterwarnings("ignore:the model asks for the PGS solver")
 NUM_ENVS, CPU = 4, torch.device("cpu")
@@ -218,6 +219,35 @@ def test_inputs_of_another_shape_or_dtype_are_refused() -> None:
         function(torch.ones(3))
     with pytest.raises(ValueError, match=rf"{match} tensor of shape \(2,\)"):
         function(torch.ones(2))
+
+
+def test_release_frees_graphs_inputs_and_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process group of NCCL cannot end while a graph with its operations is alive."""
+    made = list[weakref.ref[Any]]()
+
+    def make_graph() -> GraphRecorder:
+        graph = GraphRecorder()
+        made.append(weakref.ref(graph))
+        return graph
+
+    def function(values: Tensor) -> dict[str, Tensor]:
+        double = 2 * values
+        graph_break(lambda: None)
+        made.extend((weakref.ref(values), weakref.ref(double)))
+        return {"double": double}
+
+    record_on_cpu(monkeypatch, make_graph)
+    captured = CapturedFunction(function, "doubling", CPU)
+    for _ in range(WARMUP_CALLS):
+        captured(torch.ones(2))
+    made.clear()
+    captured(torch.ones(2))
+    assert len(made) == 4, "two graphs, an input and a result"
+    captured.release()
+    assert [one() for one in made] == [None] * 4
+    assert not captured.captured
+    assert captured(torch.full((2,), 3.0))["double"].tolist() == [6, 6]
+    assert captured.captured
 
 
 def test_garbage_collection_is_paused_during_capture() -> None:

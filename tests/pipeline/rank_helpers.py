@@ -11,7 +11,8 @@ from pipeline import checkpoint
 def states(run_dir: Path) -> list[dict[str, Any]]:
     """Both ranks' states in the last checkpoint, without clocks."""
     *_, last = checkpoint.find(run_dir / "checkpoints")
-    common, part = checkpoint.load(last)["state"], checkpoint.load_part(last, 1)
+    common = checkpoint.load(last)["state"]
+    part = checkpoint.load_part(last, 1, common["save"])
     for name in ("seconds", "logged"):
         common.pop(name)
     assert common.pop("save") == part.pop("save")

@@ -212,7 +212,7 @@ def fallback(folder: Path) -> Any:
     chosen, warned = [], []
     for env_steps in (20, 10):
         if ranks.rank == 1:
-            os.truncate(checkpoints / f"{env_steps:012d}.rank1.pt", 100)
+            os.truncate(*checkpoints.glob(f"{env_steps:012d}.rank1.*"), 100)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             chosen.append(_refusal(lambda: rank_state.agree(content, config, ranks)) or content["file"].name)

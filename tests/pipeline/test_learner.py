@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+import weakref
 from functools import partial
 from typing import Any
 
@@ -181,8 +182,9 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[CountingRecorder]:
         ("crossq", 2, [1, 2] * 8, 4),
         ("sac", 2, [3] * 8, 4),
         ("sac-v1", 3, [2] * 12, 3),
+        ("redq", 5, [1] * 20, 2),
     ],
-    ids=["equal", "mixed", "split", "sac-v1"],
+    ids=["equal", "mixed", "split", "sac-v1", "long delay"],
 )
 def test_captured_rounds_equal_eager_rounds(
     preset: str,
@@ -192,7 +194,7 @@ def test_captured_rounds_equal_eager_rounds(
     graphs: list[CountingRecorder],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """One graph for each number of updates and of updates since the actor's last. Long rounds are split."""
+    """One graph for each order of updates with and without the actor's. Long rounds are split."""
     monkeypatch.setattr(learner_module, "BATCHES_PER_SAMPLE", 2)
     eager, captured = (
         make_learner(preset, capture=flag, compile=flag, policy_delay=delay, batch_size=4) for flag in (False, True)
@@ -220,6 +222,20 @@ def test_captured_actor_acts_like_the_agent(graphs: list[CountingRecorder]) -> N
         assert learner.act_captured == (number > 2)
         assert torch.equal(learner.act(observation, noise), learner.agent.act(observation, noise))
         learner.agent.update(buffer.sample(16)[0])
+
+
+def test_release_frees_the_graphs_of_acting_and_rounds(graphs: list[CountingRecorder]) -> None:
+    learner = make_learner("crossq", capture=True, compile=True, policy_delay=1)
+    for _ in range(4):
+        learner.act(torch.randn(4, OBSERVATION_DIM), torch.randn(4, ACTION_DIM))
+    run_rounds(learner, [2] * 4)
+    alive = [weakref.ref(one) for one in graphs]
+    assert len(alive) == 2
+    graphs.clear()
+    learner.release()
+    assert [one() for one in alive] == [None, None]
+    assert not learner.captured
+    assert not learner.act_captured
 
 
 def test_rounds_that_failed_to_compile_are_not_captured(

@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -303,14 +304,17 @@ def test_nan_parameter_stops_the_run_and_the_last_checkpoint_is_finite(
     assert_last_checkpoint_is_finite(tmp_path / "run", 240)
 
 
-def test_nan_parameter_is_never_saved(tmp_path: Path) -> None:
+@pytest.mark.parametrize("action", [Run.save, Run.evaluate])
+def test_nan_parameter_is_never_saved_and_ends_an_evaluation(
+    tmp_path: Path, action: Callable[[Run, Logger], None]
+) -> None:
     run = train_run(small_config(total_env_steps=100), tmp_path)
     with torch.no_grad():
         next(iter(run.agent.actor.parameters())).fill_(math.nan)
     run.env_steps += 4
     logger = Logger(tmp_path, run.config, run.env_steps, quiet_console())
-    with logger, pytest.raises(DivergenceError, match=r"body\.0\.weight is not finite"):
-        run.save(logger)
+    with logger, pytest.raises(DivergenceError, match=r"body\.0\.weight is not finite at .*: learning has diverged"):
+        action(run, logger)
     assert_last_checkpoint_is_finite(tmp_path, 100)
 
 

@@ -20,7 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 
 from envs import BatchEnv
-from pipeline import checkpoint
+from pipeline import checkpoint, rank_state
 from pipeline import evaluate as evaluate_module
 from pipeline.buffer import ReplayBuffer
 from pipeline.evaluate import Evaluation
@@ -149,6 +149,16 @@ def metrics(run_dir: Path) -> list[str]:
 
 def evaluations(run_dir: Path) -> list[dict[str, str]]:
     return [{**row, "seconds": ""} for row in read_csv(run_dir / "evaluations.csv")]
+
+
+@pytest.mark.parametrize(("until", "steps"), [(80, [0, 80]), (84, [0, 80, 84]), (0, [0])])
+def test_stop_at_a_step_that_is_saved_saves_it_once(
+    tmp_path: Path, until: int, steps: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved, plain = list[int](), rank_state.save
+    monkeypatch.setattr(rank_state, "save", lambda *args: saved.append(args[2]["env_steps"]) or plain(*args))
+    train_run(small_config(checkpoint_every=80), tmp_path, until=until)
+    assert saved == steps
 
 
 def test_evaluation_with_failures_is_never_the_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
