@@ -154,8 +154,9 @@ class CpuPhysics:
         self._computed = {
             field: np.zeros((num_worlds, *getattr(self._data, field).shape)) for field in self._post_constraint
         }
-        # Without equality constraints, external forces come from contacts only.
-        self._only_contacts = self._post_constraint == ("cfrc_ext",) and model.neq == 0
+        # Without equality constraints and spatial tendons, external forces are those of contacts and applied ones.
+        spatial_tendons = np.any(model.wrap_type != mujoco.mjtWrap.mjWRAP_JOINT)
+        self._few_forces = self._post_constraint == ("cfrc_ext",) and model.neq == 0 and not spatial_tendons
         self._fields = fields
         self._error = ""  # what MuJoCo raised at the last failure; empty: a world diverged
         self._clear_failures()
@@ -227,8 +228,9 @@ class CpuPhysics:
         self._overflowed |= self._batch.warning[:, _OVERFLOWED, 1].any(axis=1)
 
     def _compute_post_constraint(self) -> None:
-        worlds = np.flatnonzero(self._ncon) if self._only_contacts else range(self.num_worlds)
-        if self._only_contacts:
+        worlds: np.ndarray | range = range(self.num_worlds)
+        if self._few_forces:
+            worlds = np.flatnonzero((self._ncon > 0) | self._batch.bind("xfrc_applied").any(axis=(1, 2)))
             self._computed["cfrc_ext"][...] = 0
         for world in worlds:
             self._batch.get_data(world, self._data)
