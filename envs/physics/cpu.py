@@ -19,6 +19,7 @@ from torch import Tensor
 
 from envs.home import HOME_FIELDS
 from envs.physics import DIVERGENCE_ADVICE, POST_CONSTRAINT
+from envs.physics.computed_fields import require_computed
 from envs.physics.model_fields import with_constants
 from saltus.errors import SaltusError, warn_once
 
@@ -93,8 +94,8 @@ class CpuPhysics:
         home: the state that worlds start from; None: the model's defaults.
 
     Raises:
-        SaltusError: a field that MjData lacks or that cannot be read in a batch; a model field that cannot differ
-            between worlds.
+        SaltusError: a field that MjData lacks, that cannot be read in a batch or that steps of the model do not
+            compute; a model field that cannot differ between worlds.
 
     With several threads, an engine raises SaltusError when it is used in a forked child process.
     """
@@ -118,8 +119,9 @@ class CpuPhysics:
             raise SaltusError(
                 f"not readable fields of MjData: {', '.join(unknown)}; readable are {', '.join(sorted(DATA_FIELDS))}"
             )
+        require_computed(model, fields)
         self.model, self.num_worlds = copy.copy(model), num_worlds
-        if model.ntree == 1:
+        if model.ntree == 1 and not {"nisland", "nidof"} & {*fields}:
             # One kinematic tree has one constraint island: searching for islands changes no bit and costs time.
             self.model.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_ISLAND)
         self._post_constraint = tuple(field for field in fields if field in POST_CONSTRAINT)

@@ -187,6 +187,12 @@ def test_num_bytes_equals_allocated_bytes():
     assert physics.num_bytes == num_bytes(physics.model, WORLDS, 16, 48)
 
 
+def test_every_field_that_warp_lists_can_be_viewed() -> None:
+    physics = make("warp")
+    for field in physics._readable:
+        assert physics._view(field).shape == (WORLDS, *np.shape(getattr(physics._mj_data, field)))
+
+
 def test_estimated_capacity_suffices_for_bodies_on_the_floor():
     model = mujoco.MjModel.from_xml_string(HEAP.format(size=""))
     contacts, constraints = estimate_capacity(model)
