@@ -25,7 +25,7 @@ from torch import Tensor
 from envs.physics import DIVERGENCE_ADVICE, POST_CONSTRAINT
 from envs.physics.computed_fields import require_computed
 from envs.physics.model_fields import with_constants
-from envs.physics.warp_fields import FROM_ACTUATION, FROM_KINEMATICS, STATE, readable_fields
+from envs.physics.warp_fields import FROM_ACTUATION, FROM_KINEMATICS, lagging_fields, readable_fields, state_fields
 from envs.physics.warp_graph import WarpGraph
 from envs.physics.warp_memory import ccd_workspace_bytes, estimate_capacity, num_bytes, release_memory
 from envs.physics.warp_model import (
@@ -122,7 +122,9 @@ class WarpPhysics:
             self._make_model_views(tables)
             self._readable = readable_fields(self._data, self._mj_data)
             self._views = {field: self._view(field) for field in fields}
-            self._state = {field: view for field in STATE if (view := self._view(field)).numel()}
+            state = {field: self._view(field) for field in state_fields(self.model)}
+            self._state = {field: view for field, view in state.items() if view.numel()}
+            self._lagging = {field: self._state[field] for field in lagging_fields(self.model)}
             self._make_inputs()
             self._home = home_fields(self._state, home, self._mj_data)
         self._reset_graphs: dict[tuple[str, ...], WarpGraph] = {}
@@ -259,6 +261,7 @@ class WarpPhysics:
         graph = self._reset_graph(tuple(start))
         self._start.write(mask, start)
         self._overflow.zero_()
+        before = {field: view.clone() for field, view in self._lagging.items()}
         self._launch(graph)
         self._detect_divergence()
         if self._forward == self._forward_all:
@@ -266,11 +269,12 @@ class WarpPhysics:
         else:  # no contact was looked for
             self._overflowed.zero_()
         # The forward pass recomputed every world; worlds outside the mask keep the fields of their last step.
+        for field, view in self._lagging.items():
+            view.copy_(_where(mask, view, before[field]))
         for field, output in self._outputs.items():
-            is_reset = mask.reshape(-1, *[1] * (output.dim() - 1))
             # mj_resetData and mj_forward leave these fields at zero.
             new = torch.zeros_like(output) if field in POST_CONSTRAINT else self._views[field]
-            output.copy_(torch.where(is_reset, new, output))
+            output.copy_(_where(mask, new, output))
 
     def _reset_graph(self, fields: tuple[str, ...]) -> WarpGraph:
         """The graph of a reset that sets `fields`."""
@@ -283,11 +287,14 @@ class WarpPhysics:
     def _reset_and_forward(self, fields: tuple[str, ...]) -> None:
         self._mujoco_warp.reset_data(self._warp_model, self._data, reset=self._start.mask)
         self._start.launch(fields)
+        if self._lagging:
+            self._mujoco_warp.fwd_kinematics(self._warp_model, self._data)
+            self._mujoco_warp.com_vel(self._warp_model, self._data)
         self._forward()
 
     def _forward_for(self, fields: tuple[str, ...]) -> Callable[[], None]:
         """The cheapest forward pass that computes `fields` of a state. A reset of a few worlds runs it for all."""
-        needed = {*fields} - {*STATE} - {*POST_CONSTRAINT}
+        needed = {*fields} - {*state_fields(self.model)} - {*POST_CONSTRAINT}
         if not needed:
             return lambda: None
         if needed <= FROM_KINEMATICS:
@@ -377,3 +384,8 @@ class WarpPhysics:
             setattr(owner, attribute, values[row].cpu().numpy())
         mujoco.mj_setConst(model, mujoco.MjData(model))
         return model
+
+
+def _where(mask: Tensor, values: Tensor, others: Tensor) -> Tensor:
+    """`values` in the worlds of `mask`, (N,) bool, `others` elsewhere; (N, ...) both."""
+    return torch.where(mask.reshape(-1, *[1] * (values.dim() - 1)), values, others)

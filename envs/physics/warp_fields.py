@@ -6,12 +6,12 @@ import dataclasses
 from typing import Any
 
 import mujoco
+import numpy as np
 from mujoco.batch import DATA_FIELDS
 
 from envs.physics.warp_model import modules
 
-# Everything that the next step depends on.
-STATE = (
+_STATE = (
     "time", "qpos", "qvel", "act", "history", "plastic", "qacc_warmstart", "ctrl", "qfrc_applied", "xfrc_applied",
     "eq_active", "mocap_pos", "mocap_quat", "userdata",
 )  # fmt: skip
@@ -25,6 +25,20 @@ FROM_ACTUATION = {
 }  # fmt: skip
 # Fields that Warp computes in another form than MuJoCo, or for some models only.
 _OTHER_FORM = {"nidof", "nisland", "qH", "qHDiagInv", "qLD", "qLDiagInv", "qLU", "solver_niter"}
+
+
+def lagging_fields(model: mujoco.MjModel) -> tuple[str, ...]:
+    """Derived fields that Warp reads in a step before it computes them.
+
+    Its connect and weld constraints use the velocities of the physics step before.
+    """
+    kinds = (mujoco.mjtEq.mjEQ_CONNECT, mujoco.mjtEq.mjEQ_WELD)
+    return ("cvel", "cdof_dot") if np.isin(model.eq_type, kinds).any() else ()
+
+
+def state_fields(model: mujoco.MjModel) -> tuple[str, ...]:
+    """Everything that the next step depends on."""
+    return (*_STATE, *lagging_fields(model))
 
 
 def readable_fields(data: Any, mj_data: mujoco.MjData) -> list[str]:

@@ -8,7 +8,7 @@ import mujoco
 import numpy as np
 import pytest
 import torch
-from arm_task import WORLDS, Arm, make, own, unwelded, warp
+from arm_task import WORLDS, Arm, make, own, warp
 from env_helpers import Actions, equal, same_bits
 from graph_recorder import record_on_cpu
 from torch import Tensor
@@ -176,7 +176,7 @@ def test_only_worlds_that_end_get_new_own_tensors():
 @pytest.mark.parametrize("engine", ["cpu", "warp"])
 def test_state_continues_bit_for_bit(engine: str):
     def build(seed: int) -> BatchEnv:
-        return make(seed=seed) if engine == "cpu" else warp(task=unwelded(Arm), seed=seed)
+        return make(seed=seed) if engine == "cpu" else warp(seed=seed)
 
     env, other = build(1), build(2)
     draw = Actions(env)
