@@ -9,7 +9,9 @@ import mujoco
 from envs.whole_numbers import is_whole
 from saltus.errors import SaltusError
 
-HOME_FIELDS = ("time", "qpos", "qvel", "act", "plastic", "ctrl", "mocap_pos", "mocap_quat", "userdata")
+HOME_FIELDS = (
+    "time", "qpos", "qvel", "act", "history", "plastic", "ctrl", "mocap_pos", "mocap_quat", "userdata", "plugin_state",
+)  # fmt: skip
 """Fields of MjData that keyframes and settling set."""
 
 _DIVERGED = (mujoco.mjtWarning.mjWARN_BADQPOS, mujoco.mjtWarning.mjWARN_BADQVEL, mujoco.mjtWarning.mjWARN_BADQACC)
@@ -62,4 +64,18 @@ def _settle(model: mujoco.MjModel, task_name: str, data: mujoco.MjData, settle_s
             f"settle_steps of task {task_name} is {settle_steps}, and {problem} in these steps. Start closer to rest, "
             "or give the model a smaller timestep"
         )
+    _shift_history(model, data, start - data.time)
     data.time = start
+
+
+def _shift_history(model: mujoco.MjModel, data: mujoco.MjData, seconds: float) -> None:
+    """Move the samples of delayed controls and sensors in time.
+
+    A buffer holds the time of the last sample, if a sensor has an interval; a cursor; the samples' times; their values.
+    """
+    controls = zip(model.actuator_historyadr, model.actuator_history[:, 0], strict=True)
+    sensors = zip(model.sensor_historyadr, model.sensor_history[:, 0], strict=True)
+    for address, num_samples in (*controls, *sensors):
+        data.history[address + 2 : address + 2 + num_samples] += seconds
+    periodic = (model.sensor_history[:, 0] > 0) & (model.sensor_interval[:, 0] > 0)
+    data.history[model.sensor_historyadr[periodic]] += seconds

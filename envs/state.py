@@ -21,6 +21,12 @@ class NameIndex:
         self.fields = fields
         self._model = model
         self._data = mujoco.MjData(model)
+        # Field, address, bytes and dtype of MjData's arrays. A named view is a slice of one of them.
+        self._arrays = [
+            (field, values.ctypes.data, values.nbytes, values.dtype)
+            for field in dir(self._data)
+            if not field.startswith("_") and isinstance(values := getattr(self._data, field, None), np.ndarray)
+        ]
         self._slices: dict[tuple[str, str, str], tuple[str, int, tuple[int, ...]]] = {}
 
     def locate(self, kind: str, name: str, attribute: str) -> tuple[str, int, tuple[int, ...]]:
@@ -45,14 +51,10 @@ class NameIndex:
             of_model = getattr(self._model, kind)(name)
             hint = f". self.model.{kind}({name!r}) has it" if hasattr(of_model, attribute) else ""
             raise AttributeError(f"a {kind} has no {attribute!r}; it has {', '.join(names)}{hint}")
-        # A named view is a slice of one MjData array: find the array that contains its memory.
-        for field in sorted(name for name in dir(self._data) if not name.startswith("_")):
-            whole = getattr(self._data, field, None)
-            if not isinstance(whole, np.ndarray) or whole.dtype != part.dtype:
-                continue
-            offset = part.ctypes.data - whole.ctypes.data
-            if part.size and offset >= 0 and offset + part.nbytes <= whole.nbytes:
-                return field, offset // whole.itemsize, part.shape
+        address = part.ctypes.data
+        for field, start, size, dtype in self._arrays:
+            if part.size and dtype == part.dtype and start <= address and address + part.nbytes <= start + size:
+                return field, (address - start) // dtype.itemsize, part.shape
         raise AttributeError(f"{attribute!r} of {kind} {name!r} is not stored in a field of MjData")
 
 

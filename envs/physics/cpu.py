@@ -19,6 +19,7 @@ from torch import Tensor
 
 from envs.home import HOME_FIELDS
 from envs.physics import DIVERGENCE_ADVICE, POST_CONSTRAINT
+from envs.physics.computed_fields import require_computed
 from envs.physics.model_fields import with_constants
 from saltus.errors import SaltusError, warn_once
 
@@ -93,8 +94,8 @@ class CpuPhysics:
         home: the state that worlds start from; None: the model's defaults.
 
     Raises:
-        SaltusError: a field that MjData lacks or that cannot be read in a batch; a model field that cannot differ
-            between worlds.
+        SaltusError: a field that MjData lacks, that cannot be read in a batch or that steps of the model do not
+            compute; a model field that cannot differ between worlds.
 
     With several threads, an engine raises SaltusError when it is used in a forked child process.
     """
@@ -118,8 +119,9 @@ class CpuPhysics:
             raise SaltusError(
                 f"not readable fields of MjData: {', '.join(unknown)}; readable are {', '.join(sorted(DATA_FIELDS))}"
             )
+        require_computed(model, fields)
         self.model, self.num_worlds = copy.copy(model), num_worlds
-        if model.ntree == 1:
+        if model.ntree == 1 and not {"nisland", "nidof"} & {*fields}:
             # One kinematic tree has one constraint island: searching for islands changes no bit and costs time.
             self.model.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_ISLAND)
         self._post_constraint = tuple(field for field in fields if field in POST_CONSTRAINT)
@@ -154,8 +156,9 @@ class CpuPhysics:
         self._computed = {
             field: np.zeros((num_worlds, *getattr(self._data, field).shape)) for field in self._post_constraint
         }
-        # Without equality constraints, external forces come from contacts only.
-        self._only_contacts = self._post_constraint == ("cfrc_ext",) and model.neq == 0
+        # Without equality constraints and spatial tendons, external forces are those of contacts and applied ones.
+        spatial_tendons = np.any(model.wrap_type != mujoco.mjtWrap.mjWRAP_JOINT)
+        self._few_forces = self._post_constraint == ("cfrc_ext",) and model.neq == 0 and not spatial_tendons
         self._fields = fields
         self._error = ""  # what MuJoCo raised at the last failure; empty: a world diverged
         self._clear_failures()
@@ -227,8 +230,9 @@ class CpuPhysics:
         self._overflowed |= self._batch.warning[:, _OVERFLOWED, 1].any(axis=1)
 
     def _compute_post_constraint(self) -> None:
-        worlds = np.flatnonzero(self._ncon) if self._only_contacts else range(self.num_worlds)
-        if self._only_contacts:
+        worlds: np.ndarray | range = range(self.num_worlds)
+        if self._few_forces:
+            worlds = np.flatnonzero((self._ncon > 0) | self._batch.bind("xfrc_applied").any(axis=(1, 2)))
             self._computed["cfrc_ext"][...] = 0
         for world in worlds:
             self._batch.get_data(world, self._data)

@@ -10,7 +10,6 @@ contacts and constraints live in arrays of fixed size.
 from __future__ import annotations
 
 import copy
-import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,7 +23,9 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from envs.physics import DIVERGENCE_ADVICE, POST_CONSTRAINT
+from envs.physics.computed_fields import require_computed
 from envs.physics.model_fields import with_constants
+from envs.physics.warp_fields import FROM_ACTUATION, FROM_KINEMATICS, lagging_fields, readable_fields, state_fields
 from envs.physics.warp_graph import WarpGraph
 from envs.physics.warp_memory import ccd_workspace_bytes, estimate_capacity, num_bytes, release_memory
 from envs.physics.warp_model import (
@@ -45,19 +46,6 @@ from saltus.errors import SaltusError
 _log = logging.getLogger("saltus")
 
 _MAX_VALUE = float(mujoco.mjMAXVAL)  # MuJoCo takes a state beyond it for diverged
-# Everything that the next step depends on.
-_STATE = (
-    "time", "qpos", "qvel", "act", "history", "plastic", "qacc_warmstart", "ctrl", "qfrc_applied", "xfrc_applied",
-    "eq_active", "mocap_pos", "mocap_quat", "userdata",
-)  # fmt: skip
-# Fields that the first stages of mj_forward compute. All other fields need the whole of it.
-_FROM_KINEMATICS = (
-    "xpos", "xquat", "xmat", "xipos", "ximat", "xanchor", "xaxis", "geom_xpos", "geom_xmat", "site_xpos", "site_xmat",
-    "cam_xpos", "cam_xmat", "light_xpos", "light_xdir", "subtree_com", "cdof", "cinert", "ten_length",
-)  # fmt: skip
-_FROM_ACTUATION = (
-    "actuator_length", "actuator_velocity", "ten_velocity", "cvel", "cdof_dot", "actuator_force", "qfrc_actuator",
-)  # fmt: skip
 
 
 class WarpPhysics:
@@ -76,8 +64,8 @@ class WarpPhysics:
         home: the state that worlds start from; None: the model's defaults.
 
     Raises:
-        SaltusError: no Warp, no CUDA, an old driver; a model that Warp cannot simulate; a field that cannot be read or
-            that cannot differ between worlds.
+        SaltusError: no Warp, no CUDA, an old driver; a model that Warp cannot simulate; a field that cannot be read,
+            that steps of the model do not compute or that cannot differ between worlds.
         MemoryError: more worlds than the device's memory holds; raised before anything is allocated.
 
     Attributes:
@@ -102,6 +90,7 @@ class WarpPhysics:
     ):
         require_warp(torch.device(device))
         require_supported_flags(model)
+        require_computed(model, fields)
         self.device = resolve_device(device)
         self._warp, self._mujoco_warp = modules()
         self.model, self.num_worlds = with_supported_solver(model), num_worlds
@@ -131,8 +120,11 @@ class WarpPhysics:
                 self.model, nworld=num_worlds, nconmax=max_contacts, njmax=max_constraints
             )
             self._make_model_views(tables)
+            self._readable = readable_fields(self._data, self._mj_data)
             self._views = {field: self._view(field) for field in fields}
-            self._state = {field: view for field in _STATE if (view := self._view(field)).numel()}
+            state = {field: self._view(field) for field in state_fields(self.model)}
+            self._state = {field: view for field, view in state.items() if view.numel()}
+            self._lagging = {field: self._state[field] for field in lagging_fields(self.model)}
             self._make_inputs()
             self._home = home_fields(self._state, home, self._mj_data)
         self._reset_graphs: dict[tuple[str, ...], WarpGraph] = {}
@@ -205,25 +197,14 @@ class WarpPhysics:
 
     def _view(self, field: str) -> Tensor:
         """One of Warp's arrays as a tensor, without copying: (num_worlds, *shape of MjData's field)."""
-        array = getattr(self._data, field, None)
-        shape = np.shape(getattr(self._mj_data, field, ()))
-        if not isinstance(array, self._warp.array) or array.shape[:1] != (self.num_worlds,):
+        if field not in self._readable:
             raise SaltusError(
-                f"not readable fields of MjData in Warp: {field}; readable are {', '.join(self._readable())}"
+                f"not readable fields of MjData in Warp: {field}; readable are {', '.join(self._readable)}"
             )
+        array, shape = getattr(self._data, field), np.shape(getattr(self._mj_data, field))
         if 0 in array.shape:
             return torch.zeros((self.num_worlds, *shape), dtype=self.dtype, device=self.device)
         return self._warp.to_torch(array).reshape(self.num_worlds, *shape)
-
-    def _readable(self) -> list[str]:
-        names = (item.name for item in dataclasses.fields(self._data))
-        return sorted(
-            name
-            for name in names
-            if hasattr(self._mj_data, name)
-            and isinstance(array := getattr(self._data, name), self._warp.array)
-            and array.shape[:1] == (self.num_worlds,)
-        )
 
     def _make_inputs(self) -> None:
         """Allocate the arrays that graphs read, at fixed addresses."""
@@ -280,6 +261,7 @@ class WarpPhysics:
         graph = self._reset_graph(tuple(start))
         self._start.write(mask, start)
         self._overflow.zero_()
+        before = {field: view.clone() for field, view in self._lagging.items()}
         self._launch(graph)
         self._detect_divergence()
         if self._forward == self._forward_all:
@@ -287,11 +269,12 @@ class WarpPhysics:
         else:  # no contact was looked for
             self._overflowed.zero_()
         # The forward pass recomputed every world; worlds outside the mask keep the fields of their last step.
+        for field, view in self._lagging.items():
+            view.copy_(_where(mask, view, before[field]))
         for field, output in self._outputs.items():
-            is_reset = mask.reshape(-1, *[1] * (output.dim() - 1))
             # mj_resetData and mj_forward leave these fields at zero.
             new = torch.zeros_like(output) if field in POST_CONSTRAINT else self._views[field]
-            output.copy_(torch.where(is_reset, new, output))
+            output.copy_(_where(mask, new, output))
 
     def _reset_graph(self, fields: tuple[str, ...]) -> WarpGraph:
         """The graph of a reset that sets `fields`."""
@@ -304,16 +287,19 @@ class WarpPhysics:
     def _reset_and_forward(self, fields: tuple[str, ...]) -> None:
         self._mujoco_warp.reset_data(self._warp_model, self._data, reset=self._start.mask)
         self._start.launch(fields)
+        if self._lagging:
+            self._mujoco_warp.fwd_kinematics(self._warp_model, self._data)
+            self._mujoco_warp.com_vel(self._warp_model, self._data)
         self._forward()
 
     def _forward_for(self, fields: tuple[str, ...]) -> Callable[[], None]:
         """The cheapest forward pass that computes `fields` of a state. A reset of a few worlds runs it for all."""
-        needed = {*fields} - {*_STATE} - {*POST_CONSTRAINT}
+        needed = {*fields} - {*state_fields(self.model)} - {*POST_CONSTRAINT}
         if not needed:
             return lambda: None
-        if needed <= {*_FROM_KINEMATICS}:
+        if needed <= FROM_KINEMATICS:
             return self._forward_kinematics
-        if needed <= {*_FROM_KINEMATICS, *_FROM_ACTUATION}:
+        if needed <= FROM_KINEMATICS | FROM_ACTUATION:
             return self._forward_actuation
         return self._forward_all
 
@@ -398,3 +384,8 @@ class WarpPhysics:
             setattr(owner, attribute, values[row].cpu().numpy())
         mujoco.mj_setConst(model, mujoco.MjData(model))
         return model
+
+
+def _where(mask: Tensor, values: Tensor, others: Tensor) -> Tensor:
+    """`values` in the worlds of `mask`, (N,) bool, `others` elsewhere; (N, ...) both."""
+    return torch.where(mask.reshape(-1, *[1] * (values.dim() - 1)), values, others)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -112,11 +111,6 @@ def make(task: type[Task] = Arm, num_envs: int = WORLDS, **options: Any) -> Batc
 def warp(execution: Any = "auto", task: type[Task] = Arm, **options: Any) -> BatchEnv:
     simulation = Simulation(physics="warp", **MEMORY)
     return BatchEnv(task(), WORLDS, simulation=simulation, execution=execution, **options)
-
-
-def unwelded(task: type[Task]) -> type[Task]:
-    """A task without the weld: Warp's welds read velocities of the step before, which are outside its state."""
-    return type(task.__name__, (task,), {"mjcf": re.sub("<equality>.*</equality>", "", MODEL)})
 
 
 def own(env: BatchEnv) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from arm_task import WORLDS, Arm, make, refused, unwelded, warp
+from arm_task import WORLDS, Arm, make, refused, warp
 from env_helpers import Actions
 from torch import Tensor
 
@@ -93,7 +93,7 @@ def test_an_initial_field_that_is_not_finite_fails(engine: str):
                 start["mocap_pos"][1, 0, 2] = torch.nan
             return start
 
-    env = make(Bad) if engine == "cpu" else warp("device", unwelded(Bad))
+    env = make(Bad) if engine == "cpu" else warp("device", Bad)
     env.task.armed = True
     assert torch.isfinite(env.reset()).all()
     env.task.armed = False

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import mujoco
 import numpy as np
 import pytest
 import torch
-from arm_task import WORLDS, Arm, make, own, unwelded, warp
+from arm_task import WORLDS, Arm, make, own, warp
 from env_helpers import Actions, equal, same_bits
 from graph_recorder import record_on_cpu
 from torch import Tensor
 
 import envs
-from envs import BatchEnv, Task
+from envs import BatchEnv, State, Task
+from envs.physics.warp_start import home_fields
 from saltus.device.synchronizations import Synchronizations
 
 # Against plain MuJoCo
@@ -79,6 +80,49 @@ def test_settled_home_equals_plain_steps():
     assert same_bits(env.physics.mj_data(0).ctrl, data.ctrl)
 
 
+class Delayed(Task):
+    """A servo that holds 1, with a delay, and sensors that are delayed or sampled."""
+
+    mjcf = """<mujoco><option timestep=".01" gravity="0 0 0"/>
+      <worldbody><body><joint name="j" type="slide" damping="6"/><geom size=".1" mass="1"/></body></worldbody>
+      <actuator><position joint="j" kp="10" ctrlrange="-2 2" delay=".195" nsample="25"/></actuator>
+      <sensor><jointpos joint="j" delay=".095" nsample="11"/><jointvel joint="j" interval=".0271" nsample="2"/></sensor>
+      <keyframe><key time="2" qpos="1" ctrl="1"/></keyframe></mujoco>"""
+    fields: ClassVar[tuple[str, ...]] = ("qpos", "sensordata")
+    recompute_derived = False
+    home = 0
+    settle_steps = 400
+
+    def observation(self, state: State) -> Tensor:
+        return state.qpos
+
+    def reward(self, state: State, action: Tensor, next_state: State) -> Tensor:
+        return next_state.qpos[:, 0]
+
+
+def test_settled_start_keeps_the_history_of_delays():
+    env = make(Delayed)
+    data = mujoco.MjData(env.task.model)
+    mujoco.mj_resetDataKeyframe(env.task.model, data, 0)
+    mujoco.mj_step(env.task.model, data, 400)
+    env.reset()
+    for step in range(80):
+        data.ctrl[:] = 1 if step < 40 else -1
+        mujoco.mj_step(env.task.model, data)
+        env.step(torch.full((WORLDS, 1), data.ctrl[0] / 2, dtype=torch.float32))
+        for name in ("qpos", "sensordata"):
+            expected = torch.tensor(getattr(data, name)).expand(WORLDS, -1)
+            torch.testing.assert_close(getattr(env.state, name), expected, rtol=0, atol=1e-9)
+        assert step >= 60 or abs(data.qpos[0] - 1) < 1e-4, "the servo is at rest until its delay is over"
+
+
+def test_worlds_of_warp_start_with_the_history_of_delays():
+    data0 = make(Delayed).task.data0
+    defaults = mujoco.MjData(data0.model)
+    found = home_fields({"history": torch.zeros(WORLDS, data0.history.size)}, data0, defaults)
+    assert torch.equal(found["history"], torch.tensor(data0.history).float().expand(WORLDS, -1))
+
+
 def plain() -> dict[str, Any]:
     """Functions that use no own tensors."""
     return {"observation": lambda self, state: state.qpos, "reward": lambda self, state, action, then: then.qpos[:, 0]}
@@ -132,7 +176,7 @@ def test_only_worlds_that_end_get_new_own_tensors():
 @pytest.mark.parametrize("engine", ["cpu", "warp"])
 def test_state_continues_bit_for_bit(engine: str):
     def build(seed: int) -> BatchEnv:
-        return make(seed=seed) if engine == "cpu" else warp(task=unwelded(Arm), seed=seed)
+        return make(seed=seed) if engine == "cpu" else warp(seed=seed)
 
     env, other = build(1), build(2)
     draw = Actions(env)

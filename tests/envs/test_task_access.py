@@ -8,12 +8,13 @@ import mujoco
 import numpy as np
 import pytest
 import torch
-from env_helpers import Actions, CartBall, equal, qpos_qvel, same_bits, spy
+from env_helpers import MODEL, Actions, CartBall, equal, qpos_qvel, same_bits, spy
 from task_helpers import ACCELERATION, FIELDS, POSITION, VELOCITY
 from torch import Tensor
 
 import envs
 from envs import BatchEnv, State, Task
+from envs.state import NameIndex
 
 
 class Recomputed(CartBall):
@@ -156,6 +157,24 @@ def test_named_access_equals_mujocos(kind: str, name: str, attribute: str, shape
         for world, reference in enumerate(references):
             theirs = getattr(getattr(reference.data, kind)(name), attribute)
             assert same_bits(ours[world], np.reshape(theirs, shape)), world
+
+
+def test_names_are_located_without_a_search_of_mjdata():
+    index = NameIndex(mujoco.MjModel.from_xml_string(MODEL), ("xpos",))
+    data, read = index._data, list[str]()
+
+    class Recorded:
+        def __dir__(self) -> list[str]:
+            return dir(data)
+
+        def __getattr__(self, attribute: str) -> object:
+            read.append(attribute)
+            return getattr(data, attribute)
+
+    index._data = Recorded()
+    assert index.locate("body", "ball", "xpos") == ("xpos", 9, (3,))
+    assert index.locate("actuator", "servo", "force") == ("actuator_force", 1, (1,))
+    assert read == ["body", "actuator"]
 
 
 def test_initial_states_have_all_fields_computed():

@@ -12,10 +12,12 @@ import mujoco
 import numpy as np
 import pytest
 import torch
-from env_helpers import MODEL
+from arm_task import MODEL as WELDED
+from env_helpers import MODEL, overwrite
 from physics_helpers import HEAP, WORLDS, flagged, make
+from torch import Tensor
 
-from envs.physics import warp_model
+from envs.physics import Physics, warp_model
 from envs.physics.warp_graph import WarpGraph
 from envs.physics.warp_memory import ccd_workspace_bytes, estimate_capacity, num_bytes
 from saltus.errors import SaltusError
@@ -185,6 +187,41 @@ def test_num_bytes_equals_allocated_bytes():
     collect(physics._data)
     assert physics.num_bytes == sum(allocated.values())
     assert physics.num_bytes == num_bytes(physics.model, WORLDS, 16, 48)
+
+
+def test_every_field_that_warp_lists_can_be_viewed() -> None:
+    physics = make("warp")
+    for field in physics._readable:
+        assert physics._view(field).shape == (WORLDS, *np.shape(getattr(physics._mj_data, field)))
+
+
+@pytest.mark.parametrize("fields", [("qpos", "qvel"), ("qpos", "qvel", "qacc")], ids=["state", "all"])
+def test_welds_read_no_velocity_of_another_episode(fields: tuple[str, ...]):
+    """Warp's welds read velocities of the step before: a reset replaces them, in the worlds that it resets alone."""
+    physics, undisturbed, new = (make("warp", fields, xml=WELDED, max_constraints=64) for _ in range(3))
+    qpos, qvel = (
+        torch.tensor(values).float().repeat(WORLDS, 1) for values in ([0.4] * 2 + [0] * 3 + [1] + [0] * 3, [0.5] * 8)
+    )
+    everywhere, mask = torch.ones(WORLDS, dtype=torch.bool), torch.tensor([False, True, False, True])
+
+    def steps(one: Physics, count: int) -> dict[str, Tensor]:
+        for _ in range(count):
+            one.step(torch.full((WORLDS, 2), 0.5), 2)
+        return one.read()
+
+    for one in (physics, undisturbed):
+        steps(one, 5)
+    overwrite(physics, "qvel", np.nan, world=1)
+    physics.step(torch.zeros(WORLDS, 2), 2)
+    undisturbed.step(torch.zeros(WORLDS, 2), 2)
+    assert physics.unstable().tolist() == [False, True, False, False]
+    physics.reset(mask, qpos, qvel)
+    new.reset(everywhere, qpos, qvel)
+    assert not physics.unstable().any()
+    found, others, fresh = (steps(one, 3) for one in (physics, undisturbed, new))
+    for field in fields:
+        assert torch.equal(found[field][mask], fresh[field][mask]), "something of the earlier episode is left"
+        assert torch.equal(found[field][~mask], others[field][~mask]), "the reset of other worlds changed the motion"
 
 
 def test_estimated_capacity_suffices_for_bodies_on_the_floor():
