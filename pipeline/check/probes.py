@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from envs import BatchEnv, Task
-from envs.object_names import actuator_label
+from envs.object_names import control_label
 from envs.physics.warp_model import (
     missing_packages,
     put_model,
@@ -92,7 +92,7 @@ def _actions_without_effect(env: BatchEnv) -> Findings:
 def _name_of_action(env: BatchEnv, index: int) -> str:
     if defines(env.task, "control"):
         return f"#{index}"
-    return actuator_label(env.task.model, index)
+    return control_label(env.task.model, index)
 
 
 def _mechanical_state(env: BatchEnv) -> Tensor:

@@ -40,7 +40,7 @@ def report(result: Check, console: Console) -> None:
 def describe_model(env: BatchEnv) -> list[str]:
     """Lines about a task's model, its time and its spaces."""
     model, task = env.task.model, env.task
-    names = ", ".join(actuator_label(model, index) for index in range(model.nu))
+    names = ", ".join(_actuator(model, index) for index in range(model.nactuator)) or "none"
     cameras = ", ".join(label(model.camera(index).name, index) for index in range(model.ncam)) or "none"
     keyframes = ", ".join(label(model.key(index).name, index) for index in range(model.nkey)) or "none"
     integrator = mujoco.mjtIntegrator(model.opt.integrator).name.removeprefix("mjINT_").lower()
@@ -54,6 +54,12 @@ def describe_model(env: BatchEnv) -> list[str]:
         f"episode lasts at most {task.max_episode_steps:,} steps, {task.max_episode_steps * task.dt:.4g} s",
         f"spaces: {env.observation_dim} observations, {privileged}{env.action_dim} actions",
     ]
+
+
+def _actuator(model: mujoco.MjModel, index: int) -> str:
+    """An actuator's label, followed by the number of its controls unless that is 1."""
+    count = model.actuator_ctrlnum[index]
+    return actuator_label(model, index) + (f" ({count} controls)" if count != 1 else "")
 
 
 def _ranges(rollout: Rollout, names: list[str]) -> Table:

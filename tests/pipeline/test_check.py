@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 import torch
 from check_helpers import CART
+from control_helpers import Controls
 
 import envs
 from envs import Task
 from envs.task_ref import find_task
 from pipeline.check.check import Check, check
-from pipeline.check.report import save_failure
+from pipeline.check.report import describe_model, save_failure
 
 pytestmark = pytest.mark.usefixtures("short_capacity_rollouts")
 
@@ -259,6 +260,21 @@ def test_planted_fault_is_found(task: type[Task], severity: str, text: str) -> N
     found = " | ".join(texts(result, severity))
     assert re.search(text, found), result.findings
     assert result.failed == bool(texts(result, "error"))
+
+
+def test_controls_are_named_by_their_actuators() -> None:
+    class Loose(Controls):
+        mjcf = Controls.mjcf.replace('kp="10" kv="1"', 'kp="10" kv="0"').replace('gear="2"', 'gear="0"')
+
+    result = run(Loose)
+    assert texts(result, "error") == []
+    assert [text for text in texts(result, "warning") if "change nothing" in text] == [
+        "actions that change nothing from the initial states: pid vel, #3 of wrist. Check the actuators' gear and "
+        "joints, and `control`"
+    ]
+    assert result.env is not None
+    actuators = "actuators: brake (0 controls), servo (3 controls), pid (2 controls), #3 of wrist; cameras"
+    assert actuators in describe_model(result.env)[1]
 
 
 def test_equal_starts_and_short_episodes_are_notes() -> None:
