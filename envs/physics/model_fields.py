@@ -12,12 +12,18 @@ from torch import Tensor
 
 from saltus.errors import SaltusError
 
+_BOOKKEEPING = int(mujoco.mjtEnableBit.mjENBL_SLEEP) | int(mujoco.mjtEnableBit.mjENBL_IPC)
 _SIZES = frozenset({"geom_size", "site_size"})
 _POSITIVE = _SIZES | {"body_inertia", "body_mass"}
 _NOT_NEGATIVE = _POSITIVE | {
     "actuator_armature", "dof_armature", "dof_frictionloss", "geom_friction", "opt.density", "opt.viscosity",
     "pair_friction", "tendon_armature", "tendon_frictionloss",
 }  # fmt: skip
+
+
+def needs_persistence(model: mujoco.MjModel) -> bool:
+    """Whether `mujoco.batch` must keep an MjData of each world: for sleep and IPC, whose bookkeeping is not state."""
+    return bool(model.opt.enableflags & _BOOKKEEPING)
 
 
 def wrong_signs(model: mujoco.MjModel, name: str, values: np.ndarray) -> np.ndarray:
@@ -79,7 +85,7 @@ def with_constants(model: mujoco.MjModel, fields: Mapping[str, Tensor], num_thre
         raise SaltusError(f"model fields that cannot differ between worlds: {', '.join(unknown)}")
     if not fields:
         return {}
-    batch = Batch(model, len(next(iter(fields.values()))), num_threads)
+    batch = Batch(model, len(next(iter(fields.values()))), num_threads, needs_persistence(model))
     for name, values in fields.items():
         batch.expand(name)[...] = values.cpu().numpy()
     batch.set_const()
