@@ -10,7 +10,6 @@ contacts and constraints live in arrays of fixed size.
 from __future__ import annotations
 
 import copy
-import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -32,6 +31,7 @@ from envs.physics.warp_model import (
     per_world_fields,
     put_model,
     require_per_world,
+    require_readable,
     require_supported_flags,
     require_warp,
     with_supported_solver,
@@ -102,6 +102,7 @@ class WarpPhysics:
     ):
         require_warp(torch.device(device))
         require_supported_flags(model)
+        require_readable(fields)
         self.device = resolve_device(device)
         self._warp, self._mujoco_warp = modules()
         self.model, self.num_worlds = with_supported_solver(model), num_worlds
@@ -205,25 +206,10 @@ class WarpPhysics:
 
     def _view(self, field: str) -> Tensor:
         """One of Warp's arrays as a tensor, without copying: (num_worlds, *shape of MjData's field)."""
-        array = getattr(self._data, field, None)
-        shape = np.shape(getattr(self._mj_data, field, ()))
-        if not isinstance(array, self._warp.array) or array.shape[:1] != (self.num_worlds,):
-            raise SaltusError(
-                f"not readable fields of MjData in Warp: {field}; readable are {', '.join(self._readable())}"
-            )
+        array, shape = getattr(self._data, field), np.shape(getattr(self._mj_data, field))
         if 0 in array.shape:
             return torch.zeros((self.num_worlds, *shape), dtype=self.dtype, device=self.device)
         return self._warp.to_torch(array).reshape(self.num_worlds, *shape)
-
-    def _readable(self) -> list[str]:
-        names = (item.name for item in dataclasses.fields(self._data))
-        return sorted(
-            name
-            for name in names
-            if hasattr(self._mj_data, name)
-            and isinstance(array := getattr(self._data, name), self._warp.array)
-            and array.shape[:1] == (self.num_worlds,)
-        )
 
     def _make_inputs(self) -> None:
         """Allocate the arrays that graphs read, at fixed addresses."""

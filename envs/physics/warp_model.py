@@ -119,6 +119,17 @@ def require_per_world(model: mujoco.MjModel, given: Collection[str], derived: Co
         )
 
 
+def require_readable(fields: Collection[str]) -> None:
+    """Raise SaltusError for fields of MjData that Warp does not have for each world."""
+    _, mjw = modules()
+    readable = {item.name for item in dataclasses.fields(mjw.Data) if getattr(item.type, "shape", ())[:1] == ("nworld",)}
+    readable = {name for name in readable if hasattr(mujoco.MjData, name)}
+    if unknown := sorted(set(fields) - readable):
+        raise SaltusError(
+            f"not readable fields of MjData in Warp: {', '.join(unknown)}; readable are {', '.join(sorted(readable))}"
+        )
+
+
 def put_model(model: mujoco.MjModel, num_worlds: int, per_world: Collection[str], device: torch.device) -> Any:
     """Copy a model to Warp's current device, as a ``mujoco_warp.Model``.
 

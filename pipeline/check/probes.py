@@ -16,6 +16,7 @@ from envs.physics.warp_model import (
     missing_packages,
     put_model,
     require_per_world,
+    require_readable,
     require_supported_flags,
     with_supported_solver,
 )
@@ -183,6 +184,7 @@ def probe_warp(task: Task, num_envs: int) -> Findings:
         return
     try:
         require_supported_flags(task.model)
+        require_readable(task.fields)
         models = task.model_variants or num_envs
         require_per_world(task.model, task.randomize(models, torch.Generator().manual_seed(0)))
         with warnings.catch_warnings():

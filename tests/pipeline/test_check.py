@@ -277,6 +277,19 @@ def test_controls_are_named_by_their_actuators() -> None:
     assert actuators in describe_model(result.env)[1]
 
 
+@pytest.mark.parametrize("field", ["site_xquat", "xiquat"])
+def test_fields_that_warp_does_not_have_are_noted(field: str) -> None:
+    pytest.importorskip("mujoco_warp")
+
+    class ReadsQuaternions(Cart):
+        fields = ("qpos", "qvel", field)
+
+    notes = [text for text in texts(run(ReadsQuaternions), "note") if text.startswith("Warp")]
+    assert len(notes) == 1
+    start = "Warp: not supported, so that a GPU cannot simulate the task. not readable fields of MjData in Warp: "
+    assert notes[0].startswith(f"{start}{field}; readable are ")
+
+
 def test_equal_starts_and_short_episodes_are_notes() -> None:
     class Still(Cart):
         reset = Task.reset
