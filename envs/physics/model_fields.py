@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import mujoco
 import numpy as np
-from mujoco.batch import MODEL_FIELDS, Batch
+from mujoco.batch import MODEL_FIELDS, Batch, SimulationError
 from torch import Tensor
 
 from saltus.errors import SaltusError
@@ -79,7 +79,7 @@ def with_constants(model: mujoco.MjModel, fields: Mapping[str, Tensor], num_thre
         `fields` and the derived constants that differ from those of `model`, (K, ...) by name.
 
     Raises:
-        SaltusError: a field that cannot differ between worlds.
+        SaltusError: a field that cannot differ between worlds; MuJoCo raised for the fields of a model.
     """
     if unknown := sorted(set(fields) - MODEL_FIELDS):
         raise SaltusError(f"model fields that cannot differ between worlds: {', '.join(unknown)}")
@@ -88,6 +88,10 @@ def with_constants(model: mujoco.MjModel, fields: Mapping[str, Tensor], num_thre
     batch = Batch(model, len(next(iter(fields.values()))), num_threads, needs_persistence(model))
     for name, values in fields.items():
         batch.expand(name)[...] = values.cpu().numpy()
-    batch.set_const()
+    try:
+        batch.set_const()
+    except SimulationError as error:
+        text = " ".join(batch.error(int(error.ids[0])).split())
+        raise SaltusError(f"MuJoCo refuses the drawn values of {', '.join(sorted(fields))}: {text}") from error
     tables = {name: batch.expanded(name) for name in sorted(MODEL_FIELDS)}
     return {name: values.copy() for name, values in tables.items() if values is not None}

@@ -40,7 +40,6 @@ from envs.physics.warp_start import WarpStart, home_fields
 from saltus.device import resolve_device
 from saltus.device.cuda_graph import graph_break
 from saltus.device.memory import free_bytes
-from saltus.errors import SaltusError
 
 _log = logging.getLogger("saltus")
 

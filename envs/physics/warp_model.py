@@ -122,8 +122,7 @@ def require_per_world(model: mujoco.MjModel, given: Collection[str], derived: Co
 def require_readable(fields: Collection[str]) -> None:
     """Raise SaltusError for fields of MjData that Warp does not have for each world."""
     _, mjw = modules()
-    readable = {item.name for item in dataclasses.fields(mjw.Data) if getattr(item.type, "shape", ())[:1] == ("nworld",)}
-    readable = {name for name in readable if hasattr(mujoco.MjData, name)}
+    readable = {name for name in _batched(mjw.Data, "nworld") if hasattr(mujoco.MjData, name)}
     if unknown := sorted(set(fields) - readable):
         raise SaltusError(
             f"not readable fields of MjData in Warp: {', '.join(unknown)}; readable are {', '.join(sorted(readable))}"
@@ -159,9 +158,9 @@ def put_model(model: mujoco.MjModel, num_worlds: int, per_world: Collection[str]
     return warp_model
 
 
-def _batched(cls: Any) -> set[str]:
-    """Fields of one of mujoco_warp's classes that may differ between worlds."""
-    return {item.name for item in dataclasses.fields(cls) if getattr(item.type, "shape", ())[:1] == ("*",)}
+def _batched(cls: Any, axis: str = "*") -> set[str]:
+    """Fields of one of mujoco_warp's classes whose first axis, of this name, is that of worlds."""
+    return {item.name for item in dataclasses.fields(cls) if getattr(item.type, "shape", ())[:1] == (axis,)}
 
 
 def _expand_option(option: Any, name: str, num_worlds: int) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from envs import BatchEnv, Task
 from envs.object_names import control_label
+from envs.physics.model_fields import with_constants
 from envs.physics.warp_model import (
     missing_packages,
     put_model,
@@ -186,7 +187,8 @@ def probe_warp(task: Task, num_envs: int) -> Findings:
         require_supported_flags(task.model)
         require_readable(task.fields)
         models = task.model_variants or num_envs
-        require_per_world(task.model, task.randomize(models, torch.Generator().manual_seed(0)))
+        drawn = task.randomize(models, torch.Generator().manual_seed(0))
+        require_per_world(task.model, drawn, derived=with_constants(task.model, drawn))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the solver, which the engine gives where it is used
             put_model(with_supported_solver(task.model), num_envs, (), torch.device("cpu"))
