@@ -68,8 +68,9 @@ def _geom(model: mujoco.MjModel, index: int) -> str:
 
 
 def _actions_without_effect(env: BatchEnv) -> Findings:
-    """Actions whose lowest and highest value lead to the same state after one control step."""
+    """Actions whose lowest and highest value lead to the same state after one control step and the actuators' delay."""
     physics, start = env.physics, env.physics.get_state()
+    steps = env.task.frame_skip + _delay_steps(env.task.model)
     idle = []
     for index in range(env.action_dim):
         results = []
@@ -77,7 +78,7 @@ def _actions_without_effect(env: BatchEnv) -> Findings:
             action = torch.zeros(env.num_envs, env.action_dim)
             action[:, index] = bound
             physics.set_state(start)
-            physics.step(None, env.task.frame_skip, control_inputs(env, action))
+            physics.step(None, steps, control_inputs(env, action))
             results.append(_mechanical_state(env))
         if torch.equal(*results):
             idle.append(_name_of_action(env, index))
@@ -89,6 +90,11 @@ def _actions_without_effect(env: BatchEnv) -> Findings:
             f"actions that change nothing from the initial states: {', '.join(idle)}. Check the actuators' gear and "
             "joints, and `control`",
         )
+
+
+def _delay_steps(model: mujoco.MjModel) -> int:
+    """Physics steps after which every actuator applies a control, by the length of its history."""
+    return int(model.actuator_history[:, 0].max(initial=0))
 
 
 def _name_of_action(env: BatchEnv, index: int) -> str:

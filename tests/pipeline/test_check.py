@@ -177,6 +177,10 @@ class IdleActuator(Cart):
     mjcf = CART.format(actuators='<motor name="idle" joint="slide" gear="0" ctrlrange="-1 1"/>')
 
 
+class DelayedIdleActuator(Cart):
+    mjcf = CART.format(actuators='<motor name="idle" joint="slide" gear="0" ctrlrange="-1 1" delay="0.1" nsample="11"/>')
+
+
 class Overlap(Cart):
     mjcf = CART.replace('pos="0 0 0.2"', 'pos="0 0 0.0"').format(actuators="")
 
@@ -243,6 +247,7 @@ class NoAction(Cart):
         (ConstantReward, "warning", "the reward is always 1"),
         (HugeReward, "warning", r"rewards reach .*e\+0[56] per step"),
         (IdleActuator, "warning", "actions that change nothing from the initial states: idle"),
+        (DelayedIdleActuator, "warning", "actions that change nothing from the initial states: idle"),
         (Overlap, "warning", "geom floor of body world and geom box of body cart overlap by 0.1 m"),
         (SlowControl, "warning", "acts 1 times per second"),
         (
@@ -275,6 +280,13 @@ def test_controls_are_named_by_their_actuators() -> None:
     assert result.env is not None
     actuators = "actuators: brake (0 controls), servo (3 controls), pid (2 controls), #3 of wrist; cameras"
     assert actuators in describe_model(result.env)[1]
+
+
+def test_delayed_actuators_have_an_effect() -> None:
+    class Delayed(Cart):
+        mjcf = CART.replace('gear="100"', 'gear="100" delay="0.1" nsample="11"').format(actuators="")
+
+    assert texts(run(Delayed), "warning") == []
 
 
 @pytest.mark.parametrize("field", ["site_xquat", "xiquat"])
