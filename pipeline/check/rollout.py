@@ -80,6 +80,21 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class Overflow:
+    """A step in which a world dropped contacts or constraints, or after which it did at the start of an episode.
+
+    Attributes:
+        step: when.
+        before: the physics' state before the step, of all worlds.
+        inputs: the fields that the actions set, (N, ...) by name.
+    """
+
+    step: int
+    before: TensorDict
+    inputs: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
 class Rollout:
     """The result of `roll_out`.
 
@@ -90,6 +105,7 @@ class Rollout:
         totals: `BatchEnv.statistics` of the rollout.
         lengths: of the episodes that ended, in control steps.
         first_failure: the first failed world-step.
+        first_overflow: the first step with an overflow.
         states: the physics' states at the beginning, in the middle and at the end.
         steps_per_second: env steps per second of `BatchEnv.step`.
         bare_steps_per_second: those of `mujoco.batch` alone, from the same states.
@@ -103,6 +119,7 @@ class Rollout:
     totals: dict[str, float]
     lengths: list[int]
     first_failure: Failure | None
+    first_overflow: Overflow | None
     states: list[TensorDict]
     steps_per_second: float
     bare_steps_per_second: float
@@ -118,7 +135,7 @@ def roll_out(env: BatchEnv, steps: int, seed: int) -> Rollout:
     """
     generator = torch.Generator().manual_seed(derive_seed(seed, "check"))
     observations, privileged, rewards, terms = _Columns(), _Columns(), _Columns(), dict[str, _Columns]()
-    lengths, states, failure, seconds = list[int](), list[TensorDict](), None, 0.0
+    lengths, states, failure, overflow, seconds = list[int](), list[TensorDict](), None, None, 0.0
     elapsed = torch.zeros(env.num_envs, dtype=torch.int64)
     bare = _Bare(env)
     start, totals = env.reset(), env.statistics()
@@ -126,7 +143,7 @@ def roll_out(env: BatchEnv, steps: int, seed: int) -> Rollout:
     for step in range(steps):
         action = 2 * torch.rand(env.num_envs, env.action_dim, generator=generator) - 1
         inputs = control_inputs(env, action)
-        before, unstable = env.physics.get_state(), env.statistics()["unstable"]
+        before, counts = env.physics.get_state(), env.statistics()
         if step in pictured:
             states.append(before)
         bare.step(before)
@@ -143,7 +160,9 @@ def roll_out(env: BatchEnv, steps: int, seed: int) -> Rollout:
         if failure is None and env.failed.any():
             world = int(env.failed.nonzero()[0])
             of_world = {name: values[world] for name, values in inputs.items()}
-            failure = Failure(world, step, env.statistics()["unstable"] > unstable, before, of_world)
+            failure = Failure(world, step, env.statistics()["unstable"] > counts["unstable"], before, of_world)
+        if overflow is None and env.statistics()["overflowed"] > counts["overflowed"]:
+            overflow = Overflow(step, before, inputs)
         elapsed += 1
         done = transition["next", "done"].flatten()
         lengths += elapsed[done].tolist()
@@ -157,6 +176,7 @@ def roll_out(env: BatchEnv, steps: int, seed: int) -> Rollout:
         totals=_difference(env.statistics(), totals),
         lengths=lengths,
         first_failure=failure,
+        first_overflow=overflow,
         states=states,
         steps_per_second=steps * env.num_envs / seconds,
         bare_steps_per_second=steps * env.num_envs / bare.seconds,
