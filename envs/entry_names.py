@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from envs.batch_env import BatchEnv
-from envs.object_names import actuator_target
+from envs.object_names import actuator_target, find_control, with_input
 from envs.state import NameIndex, State
 from envs.task_functions import defines, split_observation
 
@@ -18,7 +18,7 @@ _WORLDS = 64
 _SCALES = 10.0 ** (torch.arange(_WORLDS) % 4 - 1)  # small and large numbers: an entry may be computed at some only
 _INSIDE = 4  # equal random numbers, of _WORLDS, that are no coincidence
 _COUNTS = {
-    "body": "nbody", "joint": "njnt", "geom": "ngeom", "site": "nsite", "camera": "ncam", "actuator": "nu",
+    "body": "nbody", "joint": "njnt", "geom": "ngeom", "site": "nsite", "camera": "ncam", "actuator": "nactuator",
     "tendon": "ntendon", "sensor": "nsensor",
 }  # fmt: skip
 
@@ -26,15 +26,18 @@ _COUNTS = {
 def action_names(env: BatchEnv) -> list[str]:
     """The name of each action: its actuator's, else that of the joint, tendon, site or body that the actuator moves.
 
-    Actions of a task with a `control` of its own are no actuators' and are named by their index.
+    The actions of an actuator with several controls have the name of the input as well, such as ``"servo rx"``. Actions
+    of a task with a `control` of its own are no actuators' and are named by their index.
     """
     if defines(env.task, "control"):
         return [f"action {index}" for index in range(env.action_dim)]
-    model = env.task.model
-    return [
-        model.actuator(index).name or actuator_target(model, index) or f"actuator {index}"
-        for index in range(env.action_dim)
-    ]
+    return [_control_name(env.task.model, index) for index in range(env.action_dim)]
+
+
+def _control_name(model: mujoco.MjModel, control: int) -> str:
+    actuator, _ = find_control(model, control)
+    name = model.actuator(actuator).name or actuator_target(model, actuator) or f"actuator {actuator}"
+    return with_input(model, control, name)
 
 
 @torch.no_grad()

@@ -20,6 +20,11 @@ _KINDS = {
 }  # fmt: skip
 
 
+# Fields that have a row for each control, or for each force output, of an actuator, which may have several.
+_OF_CONTROLS = frozenset({"actuator_ctrlrange"})
+_OF_OUTPUTS = frozenset({"actuator_acc0", "actuator_gear", "actuator_length0", "actuator_lengthrange"})
+
+
 def scale_masses(model: mujoco.MjModel, factor: Tensor) -> dict[str, Tensor]:
     """Scale the bodies' masses and inertias by one factor each, as a change of density does.
 
@@ -174,4 +179,14 @@ def _rows_of(model: mujoco.MjModel, change: FieldChange, prefix: str, name: str)
         index = getattr(model, kind)(name).id
     except KeyError as error:
         raise SaltusError(f"{change}: the model has no {kind} {name!r}. MuJoCo: {error.args[0]}") from None
-    return np.flatnonzero(model.dof_jntid == index).tolist() if prefix == "dof" else [index]
+    if prefix == "dof":
+        return np.flatnonzero(model.dof_jntid == index).tolist()
+    if change.field in _OF_CONTROLS:
+        first, count = int(model.actuator_ctrladr[index]), int(model.actuator_ctrlnum[index])
+        if not count:
+            raise SaltusError(f"{change}: actuator {name!r} has no control")
+    elif change.field in _OF_OUTPUTS:
+        first, count = int(model.actuator_outadr[index]), int(model.actuator_outnum[index])
+    else:
+        first, count = index, 1
+    return list(range(first, first + count))

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from envs.object_names import actuator_label
+from envs.object_names import control_label, range_attribute
 from envs.physics import Physics
 from envs.physics.model_fields import field_fault, wrong_signs
 from envs.task import Task
@@ -111,15 +111,16 @@ def action_bounds(task: Task, model: mujoco.MjModel, device: torch.device) -> tu
     if not defines(task, "control") and size != model.nu:
         raise SaltusError(
             f"task {type(task).__name__} has {size} actions by action_low and action_high, and its model {model.nu} "
-            "actuators: define control(self, state, action), which says what the actions do"
+            "controls of actuators: define control(self, state, action), which says what the actions do"
         )
     return low.to(device), high.to(device)
 
 
 def _control_bounds(model: mujoco.MjModel, task_name: str, device: torch.device) -> tuple[Tensor, Tensor]:
     if model.nu == 0:
+        missing = "actuators with controls" if model.nactuator else "actuators"
         raise SaltusError(
-            f"the model of task {task_name} has no actuators. Give it some, or set action_low and action_high, a "
+            f"the model of task {task_name} has no {missing}. Give it some, or set action_low and action_high, a "
             "number for each action, and define control(self, state, action): it may move mocap bodies and apply forces"
         )
     faults = [fault for index in range(model.nu) if (fault := bounds_fault(model, index))]
@@ -128,20 +129,20 @@ def _control_bounds(model: mujoco.MjModel, task_name: str, device: torch.device)
             f"actuators of task {task_name} without usable bounds: {'; '.join(faults)}. Actions are scaled to the "
             "actuators' bounds: give each a ctrlrange with finite ends, the lower one first, as in <motor ... "
             'ctrlrange="-1 1"/>, or all of a class one by <default><motor ctrlrange="-1 1"/></default>; for position '
-            'actuators inheritrange="1" takes the joint\'s range. Or set action_low and action_high of the task, the '
-            "bounds of its actions"
+            'actuators inheritrange="1" takes the joint\'s range, and the other inputs of a pid have a velrange and a '
+            "ffrange. Or set action_low and action_high of the task, the bounds of its actions"
         )
     low, high = torch.as_tensor(model.actuator_ctrlrange, dtype=torch.float32, device=device).unbind(-1)
     return low.clone(), high.clone()
 
 
-def bounds_fault(model: mujoco.MjModel, index: int) -> str | None:
-    """Why an actuator's control range cannot scale actions; None if it can."""
-    low, high = model.actuator_ctrlrange[index]
+def bounds_fault(model: mujoco.MjModel, control: int) -> str | None:
+    """Why the range of a control cannot scale actions; None if it can."""
+    low, high = model.actuator_ctrlrange[control]
     fault = None
     if not (abs(low) <= mujoco.mjMAXVAL and abs(high) <= mujoco.mjMAXVAL):  # NaN included
         fault = "is not finite"
-    elif model.actuator_ctrllimited[index]:
+    elif model.actuator_ctrllimited[control]:
         return None
     elif low == high == 0:
         fault = "is missing or empty"
@@ -149,7 +150,7 @@ def bounds_fault(model: mujoco.MjModel, index: int) -> str | None:
         fault = "is empty: its lower end is not below its upper end"
     else:
         fault = 'has no effect because of ctrllimited="false" (remove that attribute)'
-    return f'{actuator_label(model, index)} (its ctrlrange, "{low:g} {high:g}", {fault})'
+    return f'{control_label(model, control)} (its {range_attribute(model, control)}, "{low:g} {high:g}", {fault})'
 
 
 def randomized_fields(task: Task, num_models: int, generator: torch.Generator) -> dict[str, Tensor]:

@@ -284,7 +284,7 @@ class CpuPhysics:
         self._batch.state[...] = state["integration"].numpy()
 
     def world_model(self, world: int) -> mujoco.MjModel:
-        return self._batch.get_model(world)
+        return self._batch.get_model(world) if self._model_fields else self.model
 
     def mj_data(self, world: int) -> mujoco.MjData:
         data = self._batch.get_data(world)

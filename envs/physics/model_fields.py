@@ -7,17 +7,23 @@ from collections.abc import Mapping
 
 import mujoco
 import numpy as np
-from mujoco.batch import MODEL_FIELDS, Batch
+from mujoco.batch import MODEL_FIELDS, Batch, SimulationError
 from torch import Tensor
 
 from saltus.errors import SaltusError
 
+_BOOKKEEPING = int(mujoco.mjtEnableBit.mjENBL_SLEEP) | int(mujoco.mjtEnableBit.mjENBL_IPC)
 _SIZES = frozenset({"geom_size", "site_size"})
 _POSITIVE = _SIZES | {"body_inertia", "body_mass"}
 _NOT_NEGATIVE = _POSITIVE | {
     "actuator_armature", "dof_armature", "dof_frictionloss", "geom_friction", "opt.density", "opt.viscosity",
     "pair_friction", "tendon_armature", "tendon_frictionloss",
 }  # fmt: skip
+
+
+def needs_persistence(model: mujoco.MjModel) -> bool:
+    """Whether `mujoco.batch` must keep an MjData of each world: for sleep and IPC, whose bookkeeping is not state."""
+    return bool(model.opt.enableflags & _BOOKKEEPING)
 
 
 def wrong_signs(model: mujoco.MjModel, name: str, values: np.ndarray) -> np.ndarray:
@@ -73,15 +79,19 @@ def with_constants(model: mujoco.MjModel, fields: Mapping[str, Tensor], num_thre
         `fields` and the derived constants that differ from those of `model`, (K, ...) by name.
 
     Raises:
-        SaltusError: a field that cannot differ between worlds.
+        SaltusError: a field that cannot differ between worlds; MuJoCo raised for the fields of a model.
     """
     if unknown := sorted(set(fields) - MODEL_FIELDS):
         raise SaltusError(f"model fields that cannot differ between worlds: {', '.join(unknown)}")
     if not fields:
         return {}
-    batch = Batch(model, len(next(iter(fields.values()))), num_threads)
+    batch = Batch(model, len(next(iter(fields.values()))), num_threads, needs_persistence(model))
     for name, values in fields.items():
         batch.expand(name)[...] = values.cpu().numpy()
-    batch.set_const()
+    try:
+        batch.set_const()
+    except SimulationError as error:
+        text = " ".join(batch.error(int(error.ids[0])).split())
+        raise SaltusError(f"MuJoCo refuses the drawn values of {', '.join(sorted(fields))}: {text}") from error
     tables = {name: batch.expanded(name) for name in sorted(MODEL_FIELDS)}
     return {name: values.copy() for name, values in tables.items() if values is not None}

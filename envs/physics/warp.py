@@ -25,7 +25,7 @@ from torch import Tensor
 from envs.physics import DIVERGENCE_ADVICE, POST_CONSTRAINT
 from envs.physics.computed_fields import require_computed
 from envs.physics.model_fields import with_constants
-from envs.physics.warp_fields import FROM_ACTUATION, FROM_KINEMATICS, lagging_fields, readable_fields, state_fields
+from envs.physics.warp_fields import FROM_ACTUATION, FROM_KINEMATICS, lagging_fields, require_readable, state_fields
 from envs.physics.warp_graph import WarpGraph
 from envs.physics.warp_memory import ccd_workspace_bytes, estimate_capacity, num_bytes, release_memory
 from envs.physics.warp_model import (
@@ -41,7 +41,6 @@ from envs.physics.warp_start import WarpStart, home_fields
 from saltus.device import resolve_device
 from saltus.device.cuda_graph import graph_break
 from saltus.device.memory import free_bytes
-from saltus.errors import SaltusError
 
 _log = logging.getLogger("saltus")
 
@@ -91,6 +90,7 @@ class WarpPhysics:
         require_warp(torch.device(device))
         require_supported_flags(model)
         require_computed(model, fields)
+        require_readable(fields)
         self.device = resolve_device(device)
         self._warp, self._mujoco_warp = modules()
         self.model, self.num_worlds = with_supported_solver(model), num_worlds
@@ -120,7 +120,6 @@ class WarpPhysics:
                 self.model, nworld=num_worlds, nconmax=max_contacts, njmax=max_constraints
             )
             self._make_model_views(tables)
-            self._readable = readable_fields(self._data, self._mj_data)
             self._views = {field: self._view(field) for field in fields}
             state = {field: self._view(field) for field in state_fields(self.model)}
             self._state = {field: view for field, view in state.items() if view.numel()}
@@ -197,10 +196,6 @@ class WarpPhysics:
 
     def _view(self, field: str) -> Tensor:
         """One of Warp's arrays as a tensor, without copying: (num_worlds, *shape of MjData's field)."""
-        if field not in self._readable:
-            raise SaltusError(
-                f"not readable fields of MjData in Warp: {field}; readable are {', '.join(self._readable)}"
-            )
         array, shape = getattr(self._data, field), np.shape(getattr(self._mj_data, field))
         if 0 in array.shape:
             return torch.zeros((self.num_worlds, *shape), dtype=self.dtype, device=self.device)

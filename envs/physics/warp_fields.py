@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any
+from collections.abc import Collection
 
 import mujoco
 import numpy as np
 from mujoco.batch import DATA_FIELDS
 
-from envs.physics.warp_model import modules
+from envs.physics.warp_model import batched_fields, modules
+from saltus.errors import SaltusError
 
 _STATE = (
     "time", "qpos", "qvel", "act", "history", "plastic", "qacc_warmstart", "ctrl", "qfrc_applied", "xfrc_applied",
@@ -41,14 +41,11 @@ def state_fields(model: mujoco.MjModel) -> tuple[str, ...]:
     return (*_STATE, *lagging_fields(model))
 
 
-def readable_fields(data: Any, mj_data: mujoco.MjData) -> list[str]:
-    """Names of MjData's fields that a ``mujoco_warp.Data`` holds for each world, in MuJoCo's form."""
-    wp, _ = modules()
-    names = {item.name for item in dataclasses.fields(data)} & DATA_FIELDS - _OTHER_FORM
-    return sorted(
-        name
-        for name in names
-        if hasattr(mj_data, name)
-        and isinstance(array := getattr(data, name), wp.array)
-        and array.shape[:1] == (data.nworld,)
-    )
+def require_readable(fields: Collection[str]) -> None:
+    """Raise SaltusError for fields of MjData that Warp does not hold for each world in MuJoCo's form."""
+    _, mjw = modules()
+    readable = batched_fields(mjw.Data, "nworld") & DATA_FIELDS - _OTHER_FORM
+    if unknown := sorted(set(fields) - readable):
+        raise SaltusError(
+            f"not readable fields of MjData in Warp: {', '.join(unknown)}; readable are {', '.join(sorted(readable))}"
+        )

@@ -94,7 +94,7 @@ def with_supported_solver(model: mujoco.MjModel) -> mujoco.MjModel:
 def per_world_fields(model: mujoco.MjModel) -> set[str]:
     """Fields of a model that may differ between worlds in Warp, those of its options as ``opt.<name>``."""
     _, mjw = modules()
-    fields = _batched(mjw.Model) | {f"opt.{name}" for name in _batched(mjw.Option)} - {"opt.timestep"}
+    fields = batched_fields(mjw.Model) | {f"opt.{name}" for name in batched_fields(mjw.Option)} - {"opt.timestep"}
     if not (model.opt.wind.any() or model.opt.density > 0 or model.opt.viscosity > 0):
         fields -= {"opt.wind", "opt.density", "opt.viscosity"}  # Warp omits a medium that the model lacks
     return fields
@@ -148,9 +148,9 @@ def put_model(model: mujoco.MjModel, num_worlds: int, per_world: Collection[str]
     return warp_model
 
 
-def _batched(cls: Any) -> set[str]:
-    """Fields of one of mujoco_warp's classes that may differ between worlds."""
-    return {item.name for item in dataclasses.fields(cls) if getattr(item.type, "shape", ())[:1] == ("*",)}
+def batched_fields(cls: Any, axis: str = "*") -> set[str]:
+    """Fields of one of mujoco_warp's classes whose first axis, of this name, is that of worlds."""
+    return {item.name for item in dataclasses.fields(cls) if getattr(item.type, "shape", ())[:1] == (axis,)}
 
 
 def _expand_option(option: Any, name: str, num_worlds: int) -> None:

@@ -18,7 +18,7 @@ from envs.entry_names import observation_entries
 from envs.task_options import decode_options, encode_options, is_same
 from pipeline.check.findings import Finding, Findings
 from pipeline.check.probes import probe_functions, probe_model, probe_warp
-from pipeline.check.rollout import Failure, Range, Rollout, roll_out
+from pipeline.check.rollout import Failure, Overflow, Range, Rollout, roll_out
 from saltus.errors import SaltusError, warn_once
 
 SCALES = 1000.0  # ratio of observations' magnitudes above which they are worth normalising
@@ -132,12 +132,22 @@ def _failures(env: BatchEnv, rollout: Rollout) -> Findings:
             f"{count:,.0f} of {totals['steps']:,.0f} world-steps failed ({share:.2%}), the first in world "
             f"{failure.world} at step {failure.step}{where}, where {reason}",
         )
-    if totals["overflowed"]:
+    if rollout.first_overflow is not None:
         yield Finding(
             "warning",
-            f"contacts or constraints were dropped in {totals['overflowed']:,.0f} world-steps: "
-            f"{env.physics.overflow_advice}",
+            f"contacts or constraints were dropped in {totals['overflowed']:,.0f} world-steps, the first "
+            f"{_place_of_overflow(env, rollout.first_overflow)}: {env.physics.overflow_advice}",
         )
+
+
+def _place_of_overflow(env: BatchEnv, overflow: Overflow) -> str:
+    """The world and the step of an overflow, by repeating the step."""
+    env.physics.set_state(overflow.before)
+    env.physics.step(None, env.task.frame_skip, overflow.inputs)
+    worlds = env.physics.overflowed().nonzero().flatten().tolist()
+    return (
+        f"in world {worlds[0]} at step {overflow.step}" if worlds else f"in an initial state after step {overflow.step}"
+    )
 
 
 def _diverging_part(env: BatchEnv, failure: Failure) -> str:

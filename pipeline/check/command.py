@@ -76,8 +76,8 @@ def _write_files(result: Check, options: CheckOptions, name: str, console: Conso
             written.append(options.json)
         if result.env is not None and result.rollout is not None:
             if result.rollout.first_failure is not None:
-                written.append(_new_path(f"check-{name}-failure", ".npz"))
-                save_failure(result.rollout, written[-1])
+                path = _new_path(f"check-{name}-failure", ".npz", ".mjb")
+                written += save_failure(result.env, result.rollout, path)
             picture = options.picture or _new_path(f"check-{name}", ".png")
             draw(result.env, result.rollout, picture)
             written.append(picture)
@@ -89,7 +89,7 @@ def _write_files(result: Check, options: CheckOptions, name: str, console: Conso
         console.print(str(path), markup=False, highlight=False, soft_wrap=True)
 
 
-def _new_path(stem: str, suffix: str) -> Path:
-    """A path in the current folder that no file has, with a number if need be."""
+def _new_path(stem: str, suffix: str, *others: str) -> Path:
+    """A path in the current folder that no file has, with these suffixes, with a number if need be."""
     paths = (Path(f"{stem}{suffix}" if number == 1 else f"{stem}-{number}{suffix}") for number in count(1))
-    return next(path for path in paths if not path.exists())
+    return next(path for path in paths if not any(path.with_suffix(one).exists() for one in (suffix, *others)))

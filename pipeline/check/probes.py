@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from envs import BatchEnv, Task
-from envs.object_names import actuator_label
+from envs.object_names import control_label
+from envs.physics.model_fields import with_constants
+from envs.physics.warp_fields import require_readable
 from envs.physics.warp_model import (
     missing_packages,
     put_model,
@@ -66,8 +68,9 @@ def _geom(model: mujoco.MjModel, index: int) -> str:
 
 
 def _actions_without_effect(env: BatchEnv) -> Findings:
-    """Actions whose lowest and highest value lead to the same state after one control step."""
+    """Actions whose lowest and highest value lead to the same state after one control step and the actuators' delay."""
     physics, start = env.physics, env.physics.get_state()
+    steps = env.task.frame_skip + _delay_steps(env.task.model)
     idle = []
     for index in range(env.action_dim):
         results = []
@@ -75,7 +78,7 @@ def _actions_without_effect(env: BatchEnv) -> Findings:
             action = torch.zeros(env.num_envs, env.action_dim)
             action[:, index] = bound
             physics.set_state(start)
-            physics.step(None, env.task.frame_skip, control_inputs(env, action))
+            physics.step(None, steps, control_inputs(env, action))
             results.append(_mechanical_state(env))
         if torch.equal(*results):
             idle.append(_name_of_action(env, index))
@@ -89,10 +92,15 @@ def _actions_without_effect(env: BatchEnv) -> Findings:
         )
 
 
+def _delay_steps(model: mujoco.MjModel) -> int:
+    """Physics steps after which every actuator applies a control, by the length of its history."""
+    return int(model.actuator_history[:, 0].max(initial=0))
+
+
 def _name_of_action(env: BatchEnv, index: int) -> str:
     if defines(env.task, "control"):
         return f"#{index}"
-    return actuator_label(env.task.model, index)
+    return control_label(env.task.model, index)
 
 
 def _mechanical_state(env: BatchEnv) -> Tensor:
@@ -183,8 +191,10 @@ def probe_warp(task: Task, num_envs: int) -> Findings:
         return
     try:
         require_supported_flags(task.model)
+        require_readable(task.fields)
         models = task.model_variants or num_envs
-        require_per_world(task.model, task.randomize(models, torch.Generator().manual_seed(0)))
+        drawn = task.randomize(models, torch.Generator().manual_seed(0))
+        require_per_world(task.model, drawn, derived=with_constants(task.model, drawn))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the solver, which the engine gives where it is used
             put_model(with_supported_solver(task.model), num_envs, (), torch.device("cpu"))

@@ -14,10 +14,12 @@ from rich.table import Table
 from envs import BatchEnv
 from envs.object_names import actuator_label, label
 from envs.render import Renderer
+from pipeline import files
 from pipeline.check.check import Check
 from pipeline.check.findings import verdict
 from pipeline.check.rollout import Range, Rollout
 from pipeline.console import print_line
+from pipeline.stored_task import to_binary
 
 _ROWS = 40
 
@@ -40,7 +42,7 @@ def report(result: Check, console: Console) -> None:
 def describe_model(env: BatchEnv) -> list[str]:
     """Lines about a task's model, its time and its spaces."""
     model, task = env.task.model, env.task
-    names = ", ".join(actuator_label(model, index) for index in range(model.nu))
+    names = ", ".join(_actuator(model, index) for index in range(model.nactuator)) or "none"
     cameras = ", ".join(label(model.camera(index).name, index) for index in range(model.ncam)) or "none"
     keyframes = ", ".join(label(model.key(index).name, index) for index in range(model.nkey)) or "none"
     integrator = mujoco.mjtIntegrator(model.opt.integrator).name.removeprefix("mjINT_").lower()
@@ -54,6 +56,12 @@ def describe_model(env: BatchEnv) -> list[str]:
         f"episode lasts at most {task.max_episode_steps:,} steps, {task.max_episode_steps * task.dt:.4g} s",
         f"spaces: {env.observation_dim} observations, {privileged}{env.action_dim} actions",
     ]
+
+
+def _actuator(model: mujoco.MjModel, index: int) -> str:
+    """An actuator's label, followed by the number of its controls unless that is 1."""
+    count = model.actuator_ctrlnum[index]
+    return actuator_label(model, index) + (f" ({count} controls)" if count != 1 else "")
 
 
 def _ranges(rollout: Rollout, names: list[str]) -> Table:
@@ -126,12 +134,22 @@ def draw(env: BatchEnv, rollout: Rollout, path: Path) -> None:
     Image.fromarray(np.concatenate(frames, axis=1)).save(path)
 
 
-def save_failure(rollout: Rollout, path: Path) -> None:
+def save_failure(env: BatchEnv, rollout: Rollout, path: Path) -> list[Path]:
     """Write the state before the first failure, and the inputs of its step, to an npz file.
 
-    ``mujoco.mj_setState(model, data, file["state"], mujoco.mjtState.mjSTATE_INTEGRATION)`` restores it.
+    ``mujoco.mj_setState(model, data, file["state"], mujoco.mjtState.mjSTATE_INTEGRATION)`` restores it. The model of a
+    world that the task randomises is written beside it, as an mjb file.
+
+    Returns:
+        The files.
     """
     failure = rollout.first_failure
     assert failure is not None
     inputs: dict[str, Any] = {name: values.numpy() for name, values in failure.inputs.items()}
     np.savez(path, state=failure.before["integration"][failure.world].numpy(), **inputs)
+    env.physics.set_state(failure.before)
+    model = env.physics.world_model(failure.world)
+    if model is env.physics.model:
+        return [path]
+    files.write(path.with_suffix(".mjb"), to_binary(model))
+    return [path, path.with_suffix(".mjb")]

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
+import mujoco
 import torch
 from mujoco.batch import Batch, SimulationError
 from tensordict import TensorDict
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from envs import BatchEnv
 from envs.physics.cpu import available_cores
+from envs.physics.model_fields import needs_persistence
 from envs.task_functions import defines, inputs_of
 from pipeline.seeding import derive_seed
 
@@ -78,6 +80,21 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class Overflow:
+    """A step in which a world dropped contacts or constraints, or after which it did at the start of an episode.
+
+    Attributes:
+        step: when.
+        before: the physics' state before the step, of all worlds.
+        inputs: the fields that the actions set, (N, ...) by name.
+    """
+
+    step: int
+    before: TensorDict
+    inputs: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
 class Rollout:
     """The result of `roll_out`.
 
@@ -88,6 +105,7 @@ class Rollout:
         totals: `BatchEnv.statistics` of the rollout.
         lengths: of the episodes that ended, in control steps.
         first_failure: the first failed world-step.
+        first_overflow: the first step with an overflow.
         states: the physics' states at the beginning, in the middle and at the end.
         steps_per_second: env steps per second of `BatchEnv.step`.
         bare_steps_per_second: those of `mujoco.batch` alone, from the same states.
@@ -101,6 +119,7 @@ class Rollout:
     totals: dict[str, float]
     lengths: list[int]
     first_failure: Failure | None
+    first_overflow: Overflow | None
     states: list[TensorDict]
     steps_per_second: float
     bare_steps_per_second: float
@@ -116,7 +135,7 @@ def roll_out(env: BatchEnv, steps: int, seed: int) -> Rollout:
     """
     generator = torch.Generator().manual_seed(derive_seed(seed, "check"))
     observations, privileged, rewards, terms = _Columns(), _Columns(), _Columns(), dict[str, _Columns]()
-    lengths, states, failure, seconds = list[int](), list[TensorDict](), None, 0.0
+    lengths, states, failure, overflow, seconds = list[int](), list[TensorDict](), None, None, 0.0
     elapsed = torch.zeros(env.num_envs, dtype=torch.int64)
     bare = _Bare(env)
     start, totals = env.reset(), env.statistics()
@@ -124,7 +143,7 @@ def roll_out(env: BatchEnv, steps: int, seed: int) -> Rollout:
     for step in range(steps):
         action = 2 * torch.rand(env.num_envs, env.action_dim, generator=generator) - 1
         inputs = control_inputs(env, action)
-        before, unstable = env.physics.get_state(), env.statistics()["unstable"]
+        before, counts = env.physics.get_state(), env.statistics()
         if step in pictured:
             states.append(before)
         bare.step(before)
@@ -141,7 +160,9 @@ def roll_out(env: BatchEnv, steps: int, seed: int) -> Rollout:
         if failure is None and env.failed.any():
             world = int(env.failed.nonzero()[0])
             of_world = {name: values[world] for name, values in inputs.items()}
-            failure = Failure(world, step, env.statistics()["unstable"] > unstable, before, of_world)
+            failure = Failure(world, step, env.statistics()["unstable"] > counts["unstable"], before, of_world)
+        if overflow is None and env.statistics()["overflowed"] > counts["overflowed"]:
+            overflow = Overflow(step, before, inputs)
         elapsed += 1
         done = transition["next", "done"].flatten()
         lengths += elapsed[done].tolist()
@@ -155,6 +176,7 @@ def roll_out(env: BatchEnv, steps: int, seed: int) -> Rollout:
         totals=_difference(env.statistics(), totals),
         lengths=lengths,
         first_failure=failure,
+        first_overflow=overflow,
         states=states,
         steps_per_second=steps * env.num_envs / seconds,
         bare_steps_per_second=steps * env.num_envs / bare.seconds,
@@ -178,10 +200,13 @@ class _Bare:
 
     def __init__(self, env: BatchEnv):
         self._frame_skip, self.seconds = env.task.frame_skip, 0.0
-        self._batch = Batch(env.physics.model, env.num_envs, available_cores())
+        model = env.physics.model
+        self._batch = Batch(model, env.num_envs, available_cores(), needs_persistence(model))
 
     def step(self, state: TensorDict) -> None:
         """Take a control step from a state of the physics, which has the controls of the step before."""
+        if self._batch.persistent:  # wakes the bodies, as a state that is restored does
+            self._batch.reset(stage=int(mujoco.mjtStage.mjSTAGE_NONE))
         self._batch.state[...] = state["integration"].numpy()
         began = time.perf_counter()
         with suppress(SimulationError):  # the environment meets and counts it as well

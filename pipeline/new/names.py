@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import mujoco
 
-from envs.object_names import actuator_label, label, one_line
+from envs.object_names import actuator_label, control_label, label, one_line, range_attribute
 
 LINES = 2  # of a list, at most
 
@@ -24,7 +24,7 @@ def names_comment(model: mujoco.MjModel, width: int) -> str:
     bodies = [index for index in range(model.nbody) if model.body_mocapid[index] >= 0]
     parts = {
         "Joints (rad, m)": [_joint(model, index) for index in range(model.njnt)],
-        "Actuators": [_actuator(model, index) for index in range(model.nu)],
+        "Actuators": [text for index in range(model.nactuator) for text in _controls(model, index)],
         "Sensors (size)": [
             f"{label(model.sensor(index).name, index)} ({model.sensor_dim[index]})" for index in range(model.nsensor)
         ],
@@ -71,7 +71,16 @@ def _joint(model: mujoco.MjModel, index: int) -> str:
     return f"{joint_label(model, index)}{_KINDS[mujoco.mjtJoint(model.jnt_type[index])]}{limits}"
 
 
-def _actuator(model: mujoco.MjModel, index: int) -> str:
-    low, high = model.actuator_ctrlrange[index]
-    limits = f"{low:.3g}..{high:.3g}" if model.actuator_ctrllimited[index] else "(no ctrlrange)"
-    return f"{actuator_label(model, index)} {limits}"
+def _controls(model: mujoco.MjModel, actuator: int) -> list[str]:
+    """The controls of an actuator with their ranges, or the actuator itself if it has none."""
+    first, count = int(model.actuator_ctrladr[actuator]), int(model.actuator_ctrlnum[actuator])
+    if not count:
+        return [f"{actuator_label(model, actuator)} (no control)"]
+    return [f"{control_label(model, index)} {_limits(model, index)}" for index in range(first, first + count)]
+
+
+def _limits(model: mujoco.MjModel, control: int) -> str:
+    low, high = model.actuator_ctrlrange[control]
+    if not model.actuator_ctrllimited[control]:
+        return f"(no {range_attribute(model, control)})"
+    return f"{low:.3g}..{high:.3g}"

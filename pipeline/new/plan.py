@@ -8,7 +8,7 @@ import mujoco
 import numpy as np
 
 from envs.home import default_data
-from envs.object_names import one_line
+from envs.object_names import find_control, one_line
 from envs.validation import bounds_fault
 from saltus.errors import SaltusError
 
@@ -17,6 +17,7 @@ FALL_SECONDS = 2.0  # in which a model that starts above the ground lands
 FALL_STEPS = 4000  # at most
 MOCAP_STEP = 0.02  # of the model's extent, or of 1 m: 1 m/s at 50 Hz
 SERVO_SHARE = 0.3  # of half a servo's range, on both sides of its home position
+_SCALAR = (mujoco.mjtJoint.mjJNT_SLIDE, mujoco.mjtJoint.mjJNT_HINGE)
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Plan:
         travel: how the model moves over the ground; None: it stays in its place.
         goal: for a model that stays: index of the body whose subtree's centre of mass is to move, and of the axis.
         bounds: (nu, 2) lower and upper ends of controls.
-        unbounded: indices of actuators whose bounds are guesses.
+        unbounded: indices of controls whose bounds are guesses.
         servo_scale: actions are offsets of this size from the controls of `home`; None: actions are controls.
         mocap: indices of the mocap bodies that actions move.
         mocap_step, mocap_reach: in m: the longest move per action, and the largest coordinate.
@@ -133,10 +134,13 @@ def _mocap_bodies(model: mujoco.MjModel) -> tuple[list[int], list[int]]:
 
 
 def _actuated_dofs(model: mujoco.MjModel, data: mujoco.MjData) -> list[int]:
-    """Degrees of freedom that actuators act on."""
+    """Degrees of freedom that actuators with controls act on."""
     found: set[int] = set()
-    for start, count in zip(data.moment_rowadr, data.moment_rownnz, strict=True):
-        found |= {int(dof) for dof in data.moment_colind[start : start + count]}
+    for actuator in np.flatnonzero(model.actuator_ctrlnum):
+        first = model.actuator_outadr[actuator]
+        for row in range(first, first + model.actuator_outnum[actuator]):
+            start = data.moment_rowadr[row]
+            found |= {int(dof) for dof in data.moment_colind[start : start + data.moment_rownnz[row]]}
     return sorted(found)
 
 
@@ -196,27 +200,33 @@ def _choose_goal(model: mujoco.MjModel, data: mujoco.MjData, trees: list[int]) -
     return body, next((axis for axis in (2, 0, 1) if moves[axis]), 2)
 
 
-def _is_servo(model: mujoco.MjModel, index: int) -> bool:
-    """Whether an actuator's control is the position that it pulls to."""
+def _is_servo(model: mujoco.MjModel, control: int) -> bool:
+    """Whether a control is the position that its actuator pulls to."""
+    index, place = find_control(model, control)
     gain, bias = model.actuator_gainprm[index], model.actuator_biasprm[index]
     kinds = (model.actuator_gaintype[index], model.actuator_biastype[index])
     if model.actuator_dyntype[index] == mujoco.mjtDyn.mjDYN_INTEGRATOR:  # its control is the position's rate
         return False
+    if model.actuator_gaintype[index] == mujoco.mjtGain.mjGAIN_PID:
+        return mujoco.mj_actuatorInputName(model, index, place) == "pos"
     return kinds == (mujoco.mjtGain.mjGAIN_FIXED, mujoco.mjtBias.mjBIAS_AFFINE) and gain[0] == -bias[1] > 0
 
 
-def _guess_bounds(model: mujoco.MjModel, index: int) -> tuple[float, float]:
-    """Bounds for an actuator without: its joint's range for a servo, else -1 and 1."""
+def _guess_bounds(model: mujoco.MjModel, control: int) -> tuple[float, float]:
+    """Bounds for a control without: the range of the actuator's hinge or slide for a servo, else -1 and 1."""
+    index, _ = find_control(model, control)
     joint = int(model.actuator_trnid[index, 0])
     on_joint = model.actuator_trntype[index] == mujoco.mjtTrn.mjTRN_JOINT
-    if on_joint and _is_servo(model, index) and model.jnt_limited[joint]:
-        low, high = sorted(model.actuator_gear[index, 0] * model.jnt_range[joint])
-        return float(f"{low:.4g}"), float(f"{high:.4g}")
+    on_scalar = on_joint and mujoco.mjtJoint(model.jnt_type[joint]) in _SCALAR
+    if on_scalar and _is_servo(model, control) and model.jnt_limited[joint]:
+        low, high = sorted(model.actuator_gear[model.actuator_outadr[index], 0] * model.jnt_range[joint])
+        if low < high:  # a gear may be 0
+            return float(f"{low:.4g}"), float(f"{high:.4g}")
     return -1.0, 1.0
 
 
 def _servo_scale(model: mujoco.MjModel, data: mujoco.MjData, bounds: np.ndarray) -> float | None:
-    """The size of offsets from the controls of a keyframe, if all actuators are servos and it has any."""
+    """The size of offsets from the controls of a keyframe, if all are positions of servos and it has any."""
     if not (data.ctrl.any() and all(_is_servo(model, index) for index in range(model.nu))):
         return None
     return rounded(SERVO_SHARE * float(np.median(bounds[:, 1] - bounds[:, 0])) / 2)

@@ -9,7 +9,7 @@ from itertools import groupby
 import mujoco
 import numpy as np
 
-from envs.object_names import actuator_label, label, one_line
+from envs.object_names import control_label, label, one_line
 from pipeline.new.names import names_comment, shortened
 from pipeline.new.plan import Plan
 
@@ -144,7 +144,7 @@ def _action_bounds(plan: Plan) -> list[str]:
     moves = np.tile([-plan.mocap_step, plan.mocap_step], (3 * len(plan.mocap), 1))
     lines = []
     if plan.unbounded and not servos:
-        names = [actuator_label(model, index) for index in plan.unbounded]
+        names = [control_label(model, index) for index in plan.unbounded]
         line = "# Choose bounds for {}: no usable ctrlrange."
         lines.append(line.format(shortened(names, WIDTH - 4 - len(line))))
     if plan.mocap:

@@ -8,6 +8,7 @@ from functools import partial
 from statistics import median
 from typing import Any
 
+import mujoco
 import torch
 from mujoco.batch import Batch
 from torch import Tensor
@@ -15,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from envs import transition as transitions
 from envs.physics.cpu import available_cores
+from envs.physics.model_fields import needs_persistence
 from envs.task_functions import defines
 from pipeline.profile.phases import worlds_of
 from pipeline.run import Run
@@ -104,9 +106,12 @@ def _bare_batch(run: Run) -> Callable[[], float]:
     """Time of a control step of `mujoco.batch` alone, from the run's present states."""
     env, controls = worlds_of(run), _random_controls(run)
     physics = env.physics
-    batch = Batch(physics.model, env.num_envs, run.config.num_threads or available_cores())
+    threads = run.config.num_threads or available_cores()
+    batch = Batch(physics.model, env.num_envs, threads, needs_persistence(physics.model))
 
     def prepare() -> None:
+        if batch.persistent:  # wakes the bodies, as a state that is restored does
+            batch.reset(stage=int(mujoco.mjtStage.mjSTAGE_NONE))
         batch.state[...] = physics.get_state()["integration"].numpy()
         if controls is not None:
             batch.bind("ctrl")[...] = controls.numpy()

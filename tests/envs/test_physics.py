@@ -246,6 +246,7 @@ def test_mj_data_is_one_world_after_mj_forward(engine: str):
     assert_near(fields["qpos"][2], data.qpos, 0, "qpos")
     assert data.time == pytest.approx(float(fields["time"][2]))
     assert np.abs(data.site_xpos).max() > 0.1
+    assert physics.world_model(2) is physics.model, "copied, although worlds share their model"
     assert_near(
         stepped(physics, 1, first=3)["qpos"][2], by_mujoco(physics, 2, 4).qpos, TOLERANCE[engine], "undisturbed"
     )

@@ -263,14 +263,28 @@ def test_variants_without_fields_or_of_a_wrong_number_are_refused():
             envs.make(Same, 2)
 
 
-def test_check_says_that_warp_cannot_vary_a_field():
-    class Sites(CartBall):
+def test_values_that_mujoco_refuses_have_its_words():
+    class Shifted(CartBall):
         def randomize(self, num_envs: int, generator: torch.Generator) -> dict[str, Tensor]:
-            return draw_fields(self.model, num_envs, generator, scale("site_size", 1, 2))
+            return draw_fields(self.model, num_envs, generator, offset("body_ipos", 0.01, 0.02, "ball"))
 
-    (finding,) = probe_warp(envs.make(Sites, 2).task, 2)
+    words = "mj_setConstGroups: body 3 is compiled as simple .* use body/simple='false'"
+    with pytest.raises(SaltusError, match=f"MuJoCo refuses the drawn values of body_ipos: {words}"):
+        envs.make(Shifted, 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "shared"),
+    [(scale("site_size", 1, 2), "site_size"), (offset("actuator_armature", 1, 2, "push"), "jnt_actuatorid")],
+)
+def test_check_says_that_warp_cannot_vary_a_field_or_what_follows_from_it(change: Any, shared: str):
+    class Shared(CartBall):
+        def randomize(self, num_envs: int, generator: torch.Generator) -> dict[str, Tensor]:
+            return draw_fields(self.model, num_envs, generator, change)
+
+    (finding,) = probe_warp(envs.make(Shared, 2).task, 2)
     assert "not supported" in finding.text
-    assert "cannot differ between worlds in Warp: site_size" in finding.text
+    assert f"cannot differ between worlds in Warp: {shared}" in finding.text
 
 
 def test_check_draws_as_many_models_as_the_task_has():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from control_helpers import UNBOUNDED as FREE_CONTROLS
 
 from pipeline.new.command import new_task
 from saltus.errors import SaltusError
@@ -81,6 +82,7 @@ MODELS = {
     "mocap": MOCAP,
     "gripper": GRIPPER,
     "unbounded": UNBOUNDED,
+    "controls": FREE_CONTROLS,
 }
 
 

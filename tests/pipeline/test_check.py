@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import mujoco
-import numpy as np
 import pytest
 import torch
 from check_helpers import CART
+from control_helpers import Controls
 
 import envs
 from envs import Task
 from envs.task_ref import find_task
 from pipeline.check.check import Check, check
-from pipeline.check.report import save_failure
+from pipeline.check.report import describe_model
 
 pytestmark = pytest.mark.usefixtures("short_capacity_rollouts")
 
@@ -176,6 +174,10 @@ class IdleActuator(Cart):
     mjcf = CART.format(actuators='<motor name="idle" joint="slide" gear="0" ctrlrange="-1 1"/>')
 
 
+class DelayedIdleActuator(Cart):
+    mjcf = IdleActuator.mjcf.replace('gear="0"', 'gear="0" delay="0.1" nsample="11"')
+
+
 class Overlap(Cart):
     mjcf = CART.replace('pos="0 0 0.2"', 'pos="0 0 0.0"').format(actuators="")
 
@@ -242,6 +244,7 @@ class NoAction(Cart):
         (ConstantReward, "warning", "the reward is always 1"),
         (HugeReward, "warning", r"rewards reach .*e\+0[56] per step"),
         (IdleActuator, "warning", "actions that change nothing from the initial states: idle"),
+        (DelayedIdleActuator, "warning", "actions that change nothing from the initial states: idle"),
         (Overlap, "warning", "geom floor of body world and geom box of body cart overlap by 0.1 m"),
         (SlowControl, "warning", "acts 1 times per second"),
         (
@@ -259,6 +262,41 @@ def test_planted_fault_is_found(task: type[Task], severity: str, text: str) -> N
     found = " | ".join(texts(result, severity))
     assert re.search(text, found), result.findings
     assert result.failed == bool(texts(result, "error"))
+
+
+def test_controls_are_named_by_their_actuators() -> None:
+    class Loose(Controls):
+        mjcf = Controls.mjcf.replace('kp="10" kv="1"', 'kp="10" kv="0"').replace('gear="2"', 'gear="0"')
+
+    result = run(Loose)
+    assert texts(result, "error") == []
+    assert [text for text in texts(result, "warning") if "change nothing" in text] == [
+        "actions that change nothing from the initial states: pid vel, #3 of wrist. Check the actuators' gear and "
+        "joints, and `control`"
+    ]
+    assert result.env is not None
+    actuators = "actuators: brake (0 controls), servo (3 controls), pid (2 controls), #3 of wrist; cameras"
+    assert actuators in describe_model(result.env)[1]
+
+
+def test_delayed_actuators_have_an_effect() -> None:
+    class Delayed(Cart):
+        mjcf = CART.replace('gear="100"', 'gear="100" delay="0.1" nsample="11"').format(actuators="")
+
+    assert texts(run(Delayed), "warning") == []
+
+
+@pytest.mark.parametrize("field", ["site_xquat", "xiquat"])
+def test_fields_that_warp_does_not_have_are_noted(field: str) -> None:
+    pytest.importorskip("mujoco_warp")
+
+    class ReadsQuaternions(Cart):
+        fields = ("qpos", "qvel", field)
+
+    notes = [text for text in texts(run(ReadsQuaternions), "note") if text.startswith("Warp")]
+    assert len(notes) == 1
+    start = "Warp: not supported, so that a GPU cannot simulate the task. not readable fields of MjData in Warp: "
+    assert notes[0].startswith(f"{start}{field}; readable are ")
 
 
 def test_equal_starts_and_short_episodes_are_notes() -> None:
@@ -297,19 +335,3 @@ def test_ranges_are_those_of_all_world_steps() -> None:
     assert torch.all(rollout.observations.mean <= rollout.observations.high)
     assert rollout.steps_per_second > 0
     assert rollout.bare_steps_per_second > 0
-
-
-def test_saved_failure_fails_again_in_plain_mujoco(tmp_path: Path) -> None:
-    result = run(Diverges)
-    assert result.env is not None
-    assert result.rollout is not None
-    save_failure(result.rollout, tmp_path / "failure.npz")
-    file, model = np.load(tmp_path / "failure.npz"), result.env.task.model
-    data = mujoco.MjData(model)
-    mujoco.mj_setState(model, data, file["state"], mujoco.mjtState.mjSTATE_INTEGRATION)
-    data.ctrl[:] = file["ctrl"]
-    assert np.isfinite(data.qpos).all()
-    for _ in range(result.env.task.frame_skip):
-        mujoco.mj_step(model, data)
-    kinds = (mujoco.mjtWarning.mjWARN_BADQPOS, mujoco.mjtWarning.mjWARN_BADQVEL, mujoco.mjtWarning.mjWARN_BADQACC)
-    assert any(data.warning[kind].number for kind in kinds)

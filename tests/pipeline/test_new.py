@@ -117,6 +117,9 @@ def test_names_ranges_and_cameras_are_in_comments(tmp_path: Path) -> None:
     for part in ("#0 of box (free)", "Mocap bodies: goal, hand", "# Actions move, in m: hand.", "of body pusher and"):
         assert part in mocap
     assert "servo (no ctrlrange)" in written(tmp_path, "unbounded").text
+    controls = written(tmp_path, "controls").text
+    for part in ("# Actuators: brake (no control), servo qw (no ctrlrange)", "pid pos -0.5..1"):
+        assert part in controls
 
 
 def test_activations_and_named_sensors_are_observed(tmp_path: Path) -> None:
@@ -147,6 +150,13 @@ def test_bounds_are_asked_for_where_they_lack(tmp_path: Path) -> None:
     assert "action_scale: float = 0.3  # of servos, around home; a guess" in written(tmp_path, LONG_NAME).text
 
 
+def test_bounds_of_actuators_with_several_controls_are_in_order(tmp_path: Path) -> None:
+    new = written(tmp_path, "controls")
+    assert "# Choose bounds for servo qw, servo qx, servo qy and 2 more: no usable" in new.text
+    assert new.env.control_low.tolist() == [-1, -1, -1, -1, -0.5, -1, -4]
+    assert new.env.control_high.tolist() == [1, 1, 1, 1, 1, 1, 5]
+
+
 @pytest.mark.parametrize(
     ("actuator", "joint_range", "bounds"),
     [
@@ -154,6 +164,10 @@ def test_bounds_are_asked_for_where_they_lack(tmp_path: Path) -> None:
         ('<position joint="b" gear="-2"/>', "0 60", [-2.094, 0.0]),
         ('<position joint="b"/>', "59.6 60.1", [1.04, 1.049]),
         ('<intvelocity joint="b" actrange="0 1"/>', "0 60", [-1.0, 1.0]),  # its control is a velocity
+        ('<pid joint="b" gear="2"/>', "0 60", [0.0, 2.094]),
+        ('<pid joint="b" input="vel"/>', "0 60", [-1.0, 1.0]),
+        ('<dcmotor joint="a" input="none" motorconst="1" resistance="1"/><position joint="b"/>', "0 60", [0, 1.047]),
+        ('<position joint="b" gear="0"/>', "0 60", [-1.0, 1.0]),
     ],
 )
 def test_bounds_of_servos_are_in_the_units_of_their_controls(
