@@ -41,10 +41,15 @@ def state_fields(model: mujoco.MjModel) -> tuple[str, ...]:
     return (*_STATE, *lagging_fields(model))
 
 
+def readable_fields() -> set[str]:
+    """Fields of MjData that Warp holds for each world, in MuJoCo's form."""
+    _, mjw = modules()
+    return batched_fields(mjw.Data, "nworld") & DATA_FIELDS - _OTHER_FORM
+
+
 def require_readable(fields: Collection[str]) -> None:
     """Raise SaltusError for fields of MjData that Warp does not hold for each world in MuJoCo's form."""
-    _, mjw = modules()
-    readable = batched_fields(mjw.Data, "nworld") & DATA_FIELDS - _OTHER_FORM
+    readable = readable_fields()
     if unknown := sorted(set(fields) - readable):
         raise SaltusError(
             f"not readable fields of MjData in Warp: {', '.join(unknown)}; readable are {', '.join(sorted(readable))}"
