@@ -134,13 +134,14 @@ class BatchEnv:
         self._observation = torch.zeros(worlds, self.observation_dim + self.privileged_dim, device=where)
         self._elapsed = torch.zeros(worlds, dtype=torch.int64, device=where)
         self._return = torch.zeros(worlds, dtype=torch.float64, device=where)
+        self._failed_starts = torch.zeros(worlds, dtype=torch.bool, device=where)
         self._statistics = EpisodeStatistics(self.name, where, shapes.reward_terms, self.physics)
+        if self.task.model_variants:  # the state holds them from here on
+            self.physics.set_models(torch.zeros_like(self._failed_starts), self._elapsed)
         episodes = {"observation": self._observation, "elapsed": self._elapsed, "return": self._return}
         own: dict[str, Any] = {"own": self._own} if self._own else {}
-        if self.task.model_variants:
-            none = torch.zeros(worlds, dtype=torch.bool, device=where)
-            self.physics.set_models(none, self._elapsed)  # the state holds them from here on
-        self._persistent = {**episodes, "fields": self._fields, "totals": self._statistics.totals, **own}
+        read = {"fields": self._fields, "totals": self._statistics.totals}
+        self._persistent = {**episodes, "failed_starts": self._failed_starts, **read, **own}
         self.failed = torch.zeros(worlds, dtype=torch.bool, device=self.device)
         self.reward_terms: dict[str, Tensor] = {}
 
@@ -271,7 +272,7 @@ class BatchEnv:
         next_observation = functions.observation(after)
         diverged = physics.unstable()
         finite = usable & torch.isfinite(next_observation).all(dim=-1) & torch.isfinite(reward)
-        failed = diverged | ~finite
+        failed = diverged | ~finite | self._failed_starts
         observation = self._observation.clone()
         next_observation = torch.where(failed[:, None], observation, next_observation)
         reward = torch.where(failed, 0.0, reward)
@@ -306,9 +307,7 @@ class BatchEnv:
     def _advance(self, fields: dict[str, Tensor], control: Tensor) -> tuple[State, dict[str, Tensor]]:
         """The state after a step that left `fields`, and the own tensors that the task renewed for it."""
         values = {**fields, **self._own}
-        if not self._functions.advances:
-            return self._make_state(values), {}
-        renewed = self._functions.advance(self._make_state(values), control)
+        renewed = self._functions.advance(self._make_state(values), control) if self._functions.advances else {}
         return self._make_state({**values, **renewed}), renewed
 
     def _begin_episodes(self, mask: Tensor) -> None:
@@ -322,8 +321,11 @@ class BatchEnv:
         diverged = mask & self.physics.unstable()
         failed = diverged | (mask & ~torch.isfinite(first).all(dim=-1))
         self._statistics.add_failures(diverged, failed, mask & self.physics.overflowed())
+        for one in (self._elapsed, self._return, self._failed_starts):
+            one.masked_fill_(mask, 0)
         if not self._can_sync:
             # A second reset would slow down every step. Instead the world fails at its next step and restarts then.
+            self._failed_starts |= failed
             first = torch.where(failed[:, None], 0.0, first)
         elif failed.any():
             for name, own in self._own.items():
@@ -332,8 +334,6 @@ class BatchEnv:
             if not torch.isfinite(first[failed]).all():
                 raise SaltusError(f"{type(self.task).__name__}.observation is not finite at the default initial state")
         self._observation.copy_(torch.where(mask[:, None], first, self._observation))
-        self._elapsed.masked_fill_(mask, 0)
-        self._return.masked_fill_(mask, 0.0)
 
     def _draw_models(self, mask: Tensor) -> None:
         """Draw one of the task's models for each world of `mask`, (N,) bool."""
@@ -369,14 +369,13 @@ class BatchEnv:
             SaltusError: the state of another number of worlds, task or engine.
         """
         check_state(state, self._all_state())
-        copy_tensors(state, self._persistent)
+        copy_tensors({"failed_starts": torch.zeros_like(self._failed_starts), **state}, self._persistent)
         self.physics.set_state(state["physics"])
         self._generator.set_state(state["generator"].cpu().clone())
         self._started = True
 
     def _all_state(self) -> dict[str, Any]:
-        engine = {"physics": self.physics.get_state(), "generator": self._generator.get_state()}
-        return {**self._persistent, **engine}
+        return {**self._persistent, "physics": self.physics.get_state(), "generator": self._generator.get_state()}
 
     @one_torch_thread()
     @torch.no_grad()
@@ -394,6 +393,7 @@ class BatchEnv:
         qpos, qvel = (one.to(self.physics.device, self.physics.dtype) for one in (qpos, qvel))
         everywhere = torch.ones(self.num_envs, dtype=torch.bool, device=self.physics.device)
         self._observation.copy_(self._place(everywhere, Start(qpos, qvel)))
+        self._failed_starts.zero_()
 
     def _require_started(self, method: str) -> None:
         if not self._started:

@@ -360,7 +360,7 @@ class WarpPhysics:
         if self._models_change:
             self.set_models(torch.ones_like(self._unstable), state["models"].to(self.device))
         for field, view in self._state.items():
-            view.copy_(state[field])
+            view.copy_(state.get(field, torch.zeros_like(view)))  # see `envs.validation.LATER_ENTRIES`
 
     def mj_data(self, world: int) -> mujoco.MjData:
         model = self.world_model(world)

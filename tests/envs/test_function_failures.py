@@ -10,7 +10,7 @@ from typing import ClassVar
 import pytest
 import torch
 from divergence_helpers import BAD, OTHERS, assert_failed
-from env_helpers import Actions, CartBall, equal, is_finite, overwrite
+from env_helpers import Actions, CartBall, equal, is_finite, overwrite, qpos_qvel
 from torch import Tensor
 
 import envs
@@ -137,6 +137,45 @@ def test_nonfinite_initial_state_is_counted_and_replaced(what: str):
     with pytest.warns(UserWarning, match="BadStarts"):
         totals = env.statistics()
     assert totals["unstable"] + totals["nonfinite"] > 0
+
+
+class BadFirst(CartBall):
+    """Once armed, the first observation of one world is not finite, though its state is."""
+
+    armed = False
+    fields: ClassVar[tuple[str, ...]] = (*CartBall.fields, "time")
+
+    def observation(self, state: State) -> Tensor:
+        spoiled = self.armed & (state.time == 0) & (torch.arange(len(state)) == BAD)
+        return torch.where(spoiled[:, None], math.nan, state.qpos)
+
+
+def test_world_whose_first_observation_is_not_finite_fails_in_its_next_step_on_the_device():
+    """The device reads no value, so that it cannot replace the start."""
+    env = BatchEnv(BadFirst(), 3, execution="device")
+    env.task.armed = True
+    obs, draw = env.reset(), Actions(env)
+    for _ in range(2):  # the start after a failed step fails, too
+        assert (obs[BAD] == 0).all()
+        state = env.get_state()
+        transition, obs = env.step(draw())
+        assert_failed(transition)
+        assert env.failed.tolist() == [False, True, False]
+    env.task.armed = False
+    env.step(draw())
+    assert env.failed.tolist() == [False, True, False]
+    env.step(draw())
+    assert not env.failed.any()
+    env.set_state(state)
+    env.step(draw())
+    assert env.failed.tolist() == [False, True, False], "the state says which starts failed"
+    env.set_state(state)
+    env.set_qpos_qvel(*qpos_qvel(env))
+    env.step(draw())
+    assert not env.failed.any()
+    env.set_state(state.exclude("failed_starts"))  # as of saltus 0.5.0
+    env.step(draw())
+    assert not env.failed.any()
 
 
 class Boxes(Task):

@@ -224,6 +224,9 @@ def test_welds_read_no_velocity_of_another_episode(fields: tuple[str, ...]):
     for field in fields:
         assert torch.equal(found[field][mask], fresh[field][mask]), "something of the earlier episode is left"
         assert torch.equal(found[field][~mask], others[field][~mask]), "the reset of other worlds changed the motion"
+    state = physics.get_state()
+    physics.set_state(state.exclude("cvel", "cdof_dot"))  # as of saltus 0.5.0
+    assert physics.get_state()["cvel"].count_nonzero() == 0
 
 
 def test_estimated_capacity_suffices_for_bodies_on_the_floor():
