@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from envs import BatchEnv, Task
-from envs.object_names import control_label
+from envs.object_names import control_label, find_control, label
 from envs.physics.model_fields import with_constants
 from envs.physics.warp_fields import require_readable
 from envs.physics.warp_model import (
@@ -53,7 +53,7 @@ def _deep_contacts(env: BatchEnv) -> Findings:
         data = env.physics.mj_data(world)
         deepest = min(data.contact, key=lambda contact: contact.dist, default=None)
         if deepest is not None and deepest.dist < -DEPTH * model.stat.extent:
-            names = " and ".join(_geom(model, int(index)) for index in deepest.geom)
+            names = " and ".join(_touching(model, deepest, side) for side in range(2))
             yield Finding(
                 "warning",
                 f"{names} overlap by {-deepest.dist:.3g} m in an initial state, which pushes them apart with great "
@@ -62,9 +62,13 @@ def _deep_contacts(env: BatchEnv) -> Findings:
             return
 
 
-def _geom(model: mujoco.MjModel, index: int) -> str:
-    geom = model.geom(index)
-    return f"geom {geom.name or f'#{index}'} of body {model.body(int(geom.bodyid[0])).name}"
+def _touching(model: mujoco.MjModel, contact: mujoco.MjContact, side: int) -> str:
+    """The geom or the flex on one side of a contact."""
+    if contact.geom[side] < 0:
+        flex = int(contact.flex[side])
+        return f"flex {label(mujoco.mj_id2name(model, mujoco.mjtObj.mjOBJ_FLEX, flex) or '', flex)}"
+    geom = model.geom(int(contact.geom[side]))
+    return f"geom {geom.name or f'#{geom.id}'} of body {model.body(int(geom.bodyid[0])).name}"
 
 
 def _actions_without_effect(env: BatchEnv) -> Findings:
@@ -80,7 +84,7 @@ def _actions_without_effect(env: BatchEnv) -> Findings:
             physics.set_state(start)
             physics.step(None, steps, control_inputs(env, action))
             results.append(_mechanical_state(env))
-        if torch.equal(*results):
+        if torch.equal(*results) and not _is_adhesion(env, index):
             idle.append(_name_of_action(env, index))
     physics.set_state(start)
     delayed = defines(env.task, "advance") and len(idle) == env.action_dim  # the task may apply actions a step later
@@ -97,6 +101,14 @@ def _delay_steps(model: mujoco.MjModel) -> int:
     return int(model.actuator_history[:, 0].max(initial=0))
 
 
+def _is_adhesion(env: BatchEnv, index: int) -> bool:
+    """Whether an action is the control of an adhesion, which acts on contacts: there may be none yet."""
+    model = env.task.model
+    if defines(env.task, "control"):
+        return False
+    return bool(model.actuator_trntype[find_control(model, index)[0]] == mujoco.mjtTrn.mjTRN_BODY)
+
+
 def _name_of_action(env: BatchEnv, index: int) -> str:
     if defines(env.task, "control"):
         return f"#{index}"
@@ -104,11 +116,12 @@ def _name_of_action(env: BatchEnv, index: int) -> str:
 
 
 def _mechanical_state(env: BatchEnv) -> Tensor:
-    """qpos, qvel and act of every world."""
+    """qpos, qvel, act and the mocap bodies' poses of every world."""
     rows = []
     for world in range(env.num_envs):
         data = env.physics.mj_data(world)
-        rows.append(torch.cat([torch.from_numpy(part.copy()) for part in (data.qpos, data.qvel, data.act)]))
+        parts = (data.qpos, data.qvel, data.act, data.mocap_pos.ravel(), data.mocap_quat.ravel())
+        rows.append(torch.cat([torch.from_numpy(part.copy()) for part in parts]))
     return torch.stack(rows)
 
 

@@ -213,16 +213,25 @@ def _is_servo(model: mujoco.MjModel, control: int) -> bool:
 
 
 def _guess_bounds(model: mujoco.MjModel, control: int) -> tuple[float, float]:
-    """Bounds for a control without: the range of the actuator's hinge or slide for a servo, else -1 and 1."""
+    """Bounds for a control without: for a servo the range of its hinge, slide or tendon, else -1 and 1."""
     index, _ = find_control(model, control)
-    joint = int(model.actuator_trnid[index, 0])
-    on_joint = model.actuator_trntype[index] == mujoco.mjtTrn.mjTRN_JOINT
-    on_scalar = on_joint and mujoco.mjtJoint(model.jnt_type[joint]) in _SCALAR
-    if on_scalar and _is_servo(model, control) and model.jnt_limited[joint]:
-        low, high = sorted(model.actuator_gear[model.actuator_outadr[index], 0] * model.jnt_range[joint])
+    limits = _range_of_target(model, index)
+    if limits is not None and _is_servo(model, control):
+        ends = sorted(model.actuator_gear[model.actuator_outadr[index], 0] * limits)
+        low, high = (float(f"{end:.4g}") for end in ends)
         if low < high:  # a gear may be 0
-            return float(f"{low:.4g}"), float(f"{high:.4g}")
+            return low, high
     return -1.0, 1.0
+
+
+def _range_of_target(model: mujoco.MjModel, actuator: int) -> np.ndarray | None:
+    """The limits of the hinge, slide or tendon that an actuator moves; None if it has none."""
+    target, transmission = int(model.actuator_trnid[actuator, 0]), mujoco.mjtTrn(model.actuator_trntype[actuator])
+    if transmission == mujoco.mjtTrn.mjTRN_TENDON:
+        return model.tendon_range[target] if model.tendon_limited[target] else None
+    if transmission != mujoco.mjtTrn.mjTRN_JOINT or mujoco.mjtJoint(model.jnt_type[target]) not in _SCALAR:
+        return None
+    return model.jnt_range[target] if model.jnt_limited[target] else None
 
 
 def _servo_scale(model: mujoco.MjModel, data: mujoco.MjData, bounds: np.ndarray) -> float | None:

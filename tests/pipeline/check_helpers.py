@@ -1,11 +1,15 @@
-"""A model and fixtures for the tests of `saltus check`."""
+"""A model, its task and fixtures for the tests of `saltus check`."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import pytest
+import torch
 
+from envs import Task
 from envs.physics import warp_memory
 
 CART = """
@@ -21,6 +25,24 @@ CART = """
   <actuator><motor name="push" joint="slide" gear="100" ctrlrange="-1 1"/>{actuators}</actuator>
 </mujoco>
 """
+
+
+@dataclass
+class Cart(Task):
+    mjcf = CART.format(actuators="")
+    frame_skip = 2
+    max_episode_steps: int = 50
+    goal: float = 1.0
+
+    def reset(self, num_envs: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        qpos, qvel = super().reset(num_envs, generator)
+        return qpos + torch.rand(qpos.shape, generator=generator, dtype=qpos.dtype), qvel
+
+    def observation(self, state: Any) -> torch.Tensor:
+        return torch.cat([state.qpos, state.qvel], dim=-1)
+
+    def reward(self, state: Any, action: torch.Tensor, next_state: Any) -> Any:
+        return -(next_state.qpos[:, 0] - self.goal).abs()
 
 
 @pytest.fixture

@@ -8,34 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from check_helpers import CART
-from control_helpers import Controls
+from check_helpers import CART, Cart
 
 import envs
 from envs import Task
 from envs.task_ref import find_task
 from pipeline.check.check import Check, check
-from pipeline.check.report import describe_model
 
 pytestmark = pytest.mark.usefixtures("short_capacity_rollouts")
-
-
-@dataclass
-class Cart(Task):
-    mjcf = CART.format(actuators="")
-    frame_skip = 2
-    max_episode_steps: int = 50
-    goal: float = 1.0
-
-    def reset(self, num_envs: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        qpos, qvel = super().reset(num_envs, generator)
-        return qpos + torch.rand(qpos.shape, generator=generator, dtype=qpos.dtype), qvel
-
-    def observation(self, state: Any) -> torch.Tensor:
-        return torch.cat([state.qpos, state.qvel], dim=-1)
-
-    def reward(self, state: Any, action: torch.Tensor, next_state: Any) -> Any:
-        return -(next_state.qpos[:, 0] - self.goal).abs()
 
 
 def run(task: type[Task], **options: Any) -> Check:
@@ -174,10 +154,6 @@ class IdleActuator(Cart):
     mjcf = CART.format(actuators='<motor name="idle" joint="slide" gear="0" ctrlrange="-1 1"/>')
 
 
-class DelayedIdleActuator(Cart):
-    mjcf = IdleActuator.mjcf.replace('gear="0"', 'gear="0" delay="0.1" nsample="11"')
-
-
 class Overlap(Cart):
     mjcf = CART.replace('pos="0 0 0.2"', 'pos="0 0 0.0"').format(actuators="")
 
@@ -244,7 +220,6 @@ class NoAction(Cart):
         (ConstantReward, "warning", "the reward is always 1"),
         (HugeReward, "warning", r"rewards reach .*e\+0[56] per step"),
         (IdleActuator, "warning", "actions that change nothing from the initial states: idle"),
-        (DelayedIdleActuator, "warning", "actions that change nothing from the initial states: idle"),
         (Overlap, "warning", "geom floor of body world and geom box of body cart overlap by 0.1 m"),
         (SlowControl, "warning", "acts 1 times per second"),
         (
@@ -262,41 +237,6 @@ def test_planted_fault_is_found(task: type[Task], severity: str, text: str) -> N
     found = " | ".join(texts(result, severity))
     assert re.search(text, found), result.findings
     assert result.failed == bool(texts(result, "error"))
-
-
-def test_controls_are_named_by_their_actuators() -> None:
-    class Loose(Controls):
-        mjcf = Controls.mjcf.replace('kp="10" kv="1"', 'kp="10" kv="0"').replace('gear="2"', 'gear="0"')
-
-    result = run(Loose)
-    assert texts(result, "error") == []
-    assert [text for text in texts(result, "warning") if "change nothing" in text] == [
-        "actions that change nothing from the initial states: pid vel, #3 of wrist. Check the actuators' gear and "
-        "joints, and `control`"
-    ]
-    assert result.env is not None
-    actuators = "actuators: brake (0 controls), servo (3 controls), pid (2 controls), #3 of wrist; cameras"
-    assert actuators in describe_model(result.env)[1]
-
-
-def test_delayed_actuators_have_an_effect() -> None:
-    class Delayed(Cart):
-        mjcf = CART.replace('gear="100"', 'gear="100" delay="0.1" nsample="11"').format(actuators="")
-
-    assert texts(run(Delayed), "warning") == []
-
-
-@pytest.mark.parametrize("field", ["site_xquat", "xiquat"])
-def test_fields_that_warp_does_not_have_are_noted(field: str) -> None:
-    pytest.importorskip("mujoco_warp")
-
-    class ReadsQuaternions(Cart):
-        fields = ("qpos", "qvel", field)
-
-    notes = [text for text in texts(run(ReadsQuaternions), "note") if text.startswith("Warp")]
-    assert len(notes) == 1
-    start = "Warp: not supported, so that a GPU cannot simulate the task. not readable fields of MjData in Warp: "
-    assert notes[0].startswith(f"{start}{field}; readable are ")
 
 
 def test_equal_starts_and_short_episodes_are_notes() -> None:

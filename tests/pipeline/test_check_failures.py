@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import mujoco
 import numpy as np
 import pytest
 import torch
-from check_helpers import CART
+from check_helpers import CART, Cart
 from physics_helpers import HEAP
 
 from envs import Task
@@ -20,18 +19,6 @@ from pipeline.check.report import save_failure
 pytestmark = pytest.mark.usefixtures("short_capacity_rollouts")
 
 DIVERGES = -2000.0  # damping
-
-
-class Cart(Task):
-    mjcf = CART.format(actuators="")
-    frame_skip = 2
-    max_episode_steps = 50
-
-    def observation(self, state: Any) -> torch.Tensor:
-        return torch.cat([state.qpos, state.qvel], dim=-1)
-
-    def reward(self, state: Any, action: torch.Tensor, next_state: Any) -> Any:
-        return next_state.qpos[:, 0]
 
 
 class Diverges(Cart):
@@ -50,8 +37,8 @@ class SomeEpisodesDiverge(SomeDiverge):
     model_variants = 3
 
 
-def run(task: type[Task], steps: int = 60) -> Check:
-    return check(task, {}, num_envs=6, steps=steps, seed=0)
+def run(task: type[Task], steps: int = 60, max_episode_steps: int = 50) -> Check:
+    return check(task, {"max_episode_steps": max_episode_steps}, num_envs=6, steps=steps, seed=0)
 
 
 @pytest.mark.parametrize("task", [Diverges, SomeDiverge, SomeEpisodesDiverge])
@@ -86,15 +73,13 @@ class Heap(Cart):
     mjcf = HEAP.format(size="<size memory='12000'/>")
 
     def reset(self, num_envs: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        qpos, qvel = super().reset(num_envs, generator)
+        qpos, qvel = Task.reset(self, num_envs, generator)
         qpos[:, 2:-1:7] += torch.where(torch.arange(num_envs) == 2, 0.002, 1.0)[:, None]
         return qpos, qvel
 
 
 class PressedHeap(Heap):
     """Some later episodes begin in such a state."""
-
-    max_episode_steps = 4
 
     def reset(self, num_envs: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         qpos, qvel = Task.reset(self, num_envs, generator)
@@ -103,8 +88,9 @@ class PressedHeap(Heap):
 
 
 @pytest.mark.parametrize(
-    ("task", "place"), [(Heap, "in world 2 at step 4"), (PressedHeap, "in an initial state after step 3")]
+    ("task", "length", "place"),
+    [(Heap, 50, "in world 2 at step 4"), (PressedHeap, 4, "in an initial state after step 3")],
 )
-def test_first_overflow_is_named(task: type[Task], place: str) -> None:
-    (text,) = [one.text for one in run(task, steps=20).findings if "dropped" in one.text]
+def test_first_overflow_is_named(task: type[Task], length: int, place: str) -> None:
+    (text,) = [one.text for one in run(task, 20, max_episode_steps=length).findings if "dropped" in one.text]
     assert f"world-steps, the first {place}: raise <size memory=.../>" in text

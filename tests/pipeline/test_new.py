@@ -168,6 +168,12 @@ def test_bounds_of_actuators_with_several_controls_are_in_order(tmp_path: Path) 
         ('<pid joint="b" input="vel"/>', "0 60", [-1.0, 1.0]),
         ('<dcmotor joint="a" input="none" motorconst="1" resistance="1"/><position joint="b"/>', "0 60", [0, 1.047]),
         ('<position joint="b" gear="0"/>', "0 60", [-1.0, 1.0]),
+        (
+            '<position tendon="t"/></actuator><tendon><fixed name="t" range="0.2 0.5">'
+            '<joint joint="b" coef="1"/></fixed></tendon><actuator>',
+            "0 60",
+            [0.2, 0.5],
+        ),
     ],
 )
 def test_bounds_of_servos_are_in_the_units_of_their_controls(
