@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -39,6 +40,8 @@ class ReplayBuffer:
         num_bytes: size of the stored transitions at full capacity.
         generator: random generator of `sample`, on `device`.
 
+    Warns if the copy that `state_dict` makes of a buffer on a GPU does not fit into the host's free memory.
+
     Raises:
         MemoryError: the buffer does not fit into the free memory; nothing was allocated.
     """
@@ -60,7 +63,11 @@ class ReplayBuffer:
         self.n_step, self.gamma = n_step, gamma
         dimensions = observation_dim, action_dim
         self.num_bytes = capacity * transitions.num_bytes(*dimensions, privileged_dim)
-        _require_memory(self.num_bytes, capacity, self.device, per_host if self.device.type == "cpu" else 1)
+        if self.device.type == "cuda":
+            _require_memory(self.num_bytes, capacity, self.device, 1)
+            _warn_of_host_copy(self.num_bytes, per_host)
+        else:
+            _require_memory(self.num_bytes, capacity, self.device, per_host)
         self._storage = transitions.zeros(capacity, *dimensions, self.device, privileged_dim)
         self._entries = {key: self._storage[key] for key in transitions.layout(*dimensions, privileged_dim)}
         self._cursor = torch.zeros((), dtype=torch.int64, device=self.device)
@@ -227,4 +234,16 @@ def _require_memory(num_bytes: int, capacity: int, device: torch.device, per_hos
         raise MemoryError(
             f"a replay buffer of {capacity:,} transitions takes {num_bytes / 1e9:.2f} GB and {free / 1e9:.2f} GB are "
             f"free on {device}: set buffer_size below {fits:,}"
+        )
+
+
+def _warn_of_host_copy(num_bytes: int, per_host: int) -> None:
+    needed, free = num_bytes * per_host, free_bytes(torch.device("cpu"))
+    if needed > free:
+        ranks = f" of this machine's {per_host} ranks" if per_host > 1 else ""
+        warnings.warn(
+            f"a checkpoint copies the replay buffer{ranks} to host memory, which takes {needed / 1e9:.2f} GB once it "
+            f"is full, and {free / 1e9:.2f} GB are free: a save may end the run. Set buffer_size below "
+            f"{free / needed:.0%} of its value",
+            stacklevel=3,
         )

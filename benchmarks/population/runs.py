@@ -44,7 +44,8 @@ def _is_saved(path: Path, config: Config) -> bool:
 def save_runs(paths: Sequence[Path], members: Sequence[Member], trainer: Trainer, pool: EvaluationPool) -> None:
     """Write the last agent and the best policy of each member as a finished run on the CPU, unless it is saved.
 
-    A member that diverged has no last policy: a line of text says that it is not saved. The run's replay buffer is empty, and its worlds are new.
+    A member that diverged has no last policy: a line of text says that it is not saved. The run's replay buffer is
+    empty, and its worlds are new.
 
     Args:
         paths: from `folders`.

@@ -2,10 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
 import psutil
 import torch
 
+CGROUP_OF_PROCESS, CGROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+# Names of a control group's limit and usage, and of the part of its usage that the kernel drops first.
+_VERSION_1 = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
+_VERSION_2 = "memory.max", "memory.current", "inactive_file"
+
 
 def free_bytes(device: torch.device) -> int:
-    """Free bytes of a GPU, or bytes that the CPU can allocate without swapping."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    """Free bytes of a GPU, or bytes that the CPU can allocate without swapping, within the limits of containers."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return min([psutil.virtual_memory().available, *_free_in_cgroups()])
+
+
+def _free_in_cgroups() -> Iterator[int]:
+    """Free bytes of the control groups that limit this process: its own and those around it."""
+    try:
+        memberships = CGROUP_OF_PROCESS.read_text().splitlines()
+    except OSError:
+        return
+    for membership in memberships:
+        _, controllers, path = membership.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        root, names = (CGROUPS / "memory", _VERSION_1) if controllers else (CGROUPS, _VERSION_2)
+        own = PurePosixPath(path.lstrip("/"))
+        for group in (own, *own.parents):
+            free = _free_in(root / group, *names)
+            if free is not None:
+                yield free
+
+
+def _free_in(folder: Path, limit: str, usage: str, inactive: str) -> int | None:
+    """Free bytes of a control group; None without a limit that this process can read."""
+    try:
+        free = int((folder / limit).read_text()) - int((folder / usage).read_text())
+        statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        return max(0, free + int(statistics[inactive]))
+    except (OSError, ValueError, KeyError):  # without a limit, version 2 writes the word max
+        return None
