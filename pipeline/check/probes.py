@@ -210,7 +210,8 @@ def probe_warp(task: Task, num_envs: int) -> Findings:
         require_per_world(task.model, drawn, derived=with_constants(task.model, drawn))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the solver, which the engine gives where it is used
-            put_model(with_supported_solver(task.model), num_envs, (), torch.device("cpu"))
+            model = with_supported_solver(task.model)
+            put_model(model, num_envs, (), torch.device("cpu"))
     except SaltusError as error:
         yield Finding("note", f"Warp: not supported, so that a GPU cannot simulate the task. {error}")
         return
@@ -218,7 +219,7 @@ def probe_warp(task: Task, num_envs: int) -> Findings:
 
     home = task.data0 if task.home is not None or task.settle_steps else None
     try:
-        contacts, constraints = estimate_capacity(with_supported_solver(task.model), home)
+        contacts, constraints = estimate_capacity(model, home)
     except SaltusError as error:
         yield Finding("note", f"Warp: supported, but {error}")
         return
