@@ -62,7 +62,8 @@ def save(folder: Path, env_steps: int, config: dict[str, Any], state: dict[str, 
 def save_part(folder: Path, env_steps: int, rank: int, config: dict[str, Any], state: dict[str, Any]) -> None:
     """Write the part of a checkpoint that is a rank's own, atomically. The checkpoint's file must follow.
 
-    The name of the save is in that of the file: an earlier checkpoint of the same step keeps its parts until then.
+    The file's name contains that of the save, so an earlier checkpoint of the same step stays valid until this one is
+    complete.
 
     Raises:
         CheckpointError: the file could not be written.

@@ -33,19 +33,19 @@ class Learner:
 
     def __init__(self, agent: Agent, capture: bool | None = None):
         self.agent, self.gradient_steps = agent, 0
-        self._config, delay = agent.config, agent.config.policy_delay
+        self._config = agent.config
         self._batch_size = agent.ranks.share(agent.config.batch_size)
         self._capture = agent.device.type == "cuda" if capture is None else capture
-        # Updates that always happen together compile as one graph.
-        self._updates: list[tuple[int, Update]] = [(1, agent.update_critic), (delay, agent.update_actor)]
-        if delay == 1:
-            self._updates = [(1, agent.update)]
+        # Whether an update follows every batch. Updates that always happen together compile as one graph.
+        self._updates: list[tuple[bool, Update]] = [(True, agent.update_critic), (False, agent.update_actor)]
+        if agent.config.policy_delay == 1:
+            self._updates = [(True, agent.update)]
         self._compiled: list[CompiledUpdate] = []
         if self._config.compile:
             self._compiled = [
                 CompiledUpdate(update, agent.tensors, agent.ranks.any_rank) for _, update in self._updates
             ]
-            self._updates = [(every, one) for (every, _), one in zip(self._updates, self._compiled, strict=True)]
+            self._updates = [(always, one) for (always, _), one in zip(self._updates, self._compiled, strict=True)]
         self._captured_rounds: dict[tuple[ReplayBuffer, tuple[bool, ...]], CapturedFunction] = {}
         self._captured_act = CapturedFunction(self._act, "the actor", agent.device) if self._capture else None
 
@@ -128,8 +128,8 @@ class Learner:
         """Sample batches and update on each: the critics, and the actor on those where `actor_due` is true."""
         metrics: Metrics = {}
         for batch, due in zip(buffer.sample(self._batch_size, len(actor_due)), actor_due, strict=True):
-            for every, update in self._updates:
-                if every == 1 or due:
+            for always, update in self._updates:
+                if always or due:
                     metrics |= update(batch)
         return metrics
 

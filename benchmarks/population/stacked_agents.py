@@ -145,6 +145,7 @@ class StackedAgents(Agent):
             raise SaltusError("the state is of agents with other tensors")
         for tensor, saved in zip(self.tensors(), state["stacked"], strict=True):
             tensor.copy_(saved)
+        self._discounts = self.gammas.tolist()
 
     def member_state(self, member: int) -> dict[str, Any]:
         """A copy, on the CPU, of the `Agent.state_dict` of one member alone."""

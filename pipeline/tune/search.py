@@ -270,10 +270,10 @@ def own_values(space: Mapping[str, Range], config: Config, action_dim: int, cont
 
 
 def _own_discount(config: Config, space: Mapping[str, Range], control_step: float) -> float | str:
-    """`Config.gamma`; a number in place of ``"auto"`` if that is not in the range, and the run too short for growth."""
-    first, last = (config.discount(steps, control_step) for steps in (0, config.total_env_steps))
-    constant = config.minutes is None and first == last
-    return first if constant and not _contains(space.get("gamma", Choices(())), "auto") else config.gamma
+    """`Config.gamma`; a number in place of ``"auto"`` if that is not in the range, and it does not grow."""
+    end = config.total_env_steps if config.minutes is None else math.inf
+    first, last = (config.discount(steps, control_step) for steps in (0, end))
+    return first if first == last and not _contains(space.get("gamma", Choices(())), "auto") else config.gamma
 
 
 def _contains(values: Range, value: Any) -> bool:

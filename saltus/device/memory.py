@@ -9,9 +9,9 @@ import psutil
 import torch
 
 CGROUP_OF_PROCESS, CGROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
-# Names of a control group's limit and usage, and of the part of its usage that the kernel drops first.
-_VERSION_1 = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
-_VERSION_2 = "memory.max", "memory.current", "inactive_file"
+# Names of a control group's limit and usage, and of the parts of its usage that the kernel can drop: cached files.
+_VERSION_1 = "memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_file", "total_active_file")
+_VERSION_2 = "memory.max", "memory.current", ("inactive_file", "active_file")
 
 
 def free_bytes(device: torch.device) -> int:
@@ -39,11 +39,11 @@ def _free_in_cgroups() -> Iterator[int]:
                 yield free
 
 
-def _free_in(folder: Path, limit: str, usage: str, inactive: str) -> int | None:
+def _free_in(folder: Path, limit: str, usage: str, cached: tuple[str, ...]) -> int | None:
     """Free bytes of a control group; None without a limit that this process can read."""
     try:
         free = int((folder / limit).read_text()) - int((folder / usage).read_text())
         statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-        return max(0, free + int(statistics[inactive]))
+        return max(0, free + sum(int(statistics[name]) for name in cached))
     except (OSError, ValueError, KeyError):  # without a limit, version 2 writes the word max
         return None

@@ -22,12 +22,13 @@ def groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "groups"
 
 
-def limit_v2(folder: Path, limit: str, used: int = 0, inactive: int = 0) -> None:
-    write(folder, {"memory.max": limit, "memory.current": used, "memory.stat": f"anon 1\ninactive_file {inactive}"})
+def limit_v2(folder: Path, limit: str, used: int = 0, cached: int = 0) -> None:
+    stat = f"anon 1\ninactive_file {cached // 2}\nactive_file {cached // 2}"
+    write(folder, {"memory.max": limit, "memory.current": used, "memory.stat": stat})
 
 
-def limit_v1(folder: Path, limit: int, used: int = 0, inactive: int = 0) -> None:
-    stat = f"inactive_file 0\ntotal_inactive_file {inactive}"
+def limit_v1(folder: Path, limit: int, used: int = 0, cached: int = 0) -> None:
+    stat = f"inactive_file 0\ntotal_inactive_file {cached // 2}\ntotal_active_file {cached // 2}"
     write(folder, {"memory.limit_in_bytes": limit, "memory.usage_in_bytes": used, "memory.stat": stat})
 
 
@@ -49,7 +50,7 @@ def test_without_control_groups_the_machines_memory_is_free(groups: Path) -> Non
 
 def test_the_tightest_limit_of_a_group_and_those_around_it_counts(groups: Path) -> None:
     limit_v2(groups / "a" / "b", "max", used=5)
-    limit_v2(groups / "a", "700", used=500, inactive=100)
+    limit_v2(groups / "a", "700", used=500, cached=100)
     assert free_bytes(groups, "0::/a/b\n") == 300
     limit_v2(groups / "a" / "b", "200", used=50)
     assert free_bytes(groups, "0::/a/b\n") == 150
@@ -63,7 +64,7 @@ def test_limits_of_version_1_count(groups: Path) -> None:
     limit_v1(groups / "memory" / "other", 1)
     limit_v1(groups / "memory", 2**63 - 4096, used=10)
     assert free_bytes(groups, memberships) == 1000
-    limit_v1(groups / "memory" / "a", 700, used=500, inactive=100)
+    limit_v1(groups / "memory" / "a", 700, used=500, cached=100)
     assert free_bytes(groups, memberships) == 300
 
 

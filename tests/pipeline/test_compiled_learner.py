@@ -173,10 +173,10 @@ def test_compiled_updates_round_factors_of_products_like_eager_ones() -> None:
     """A factor between two bfloat16 numbers may round either way: they agree to less than the rounding's effect."""
     found, states = [], []
     for options in ({"compile": True}, {}, {"matmul_dtype": "float32"}):
-        learner = make_comparable("crossq", **{"matmul_dtype": "bfloat16", "policy_delay": 20, **options})
+        learner = make_comparable("crossq", **{"matmul_dtype": "bfloat16", "policy_delay": 1, **options})
         found.append(run_rounds(learner, [4, 4, 4])[-1])
         states.append(networks(learner.agent))
-        assert all(update.compiled for update in learner.compiled_updates[:1])
+        assert not learner.compiling
 
     def distance(left: int, right: int) -> float:
         return sum(float((states[left][name] - value).square().sum()) for name, value in states[right].items()) ** 0.5

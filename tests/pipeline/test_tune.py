@@ -29,21 +29,23 @@ def test_ranges_of_a_preset_contain_its_own_values_and_have_an_effect(name: str)
 
 
 @pytest.mark.parametrize(
-    ("options", "values", "own"),
+    ("options", "control_step", "values", "own"),
     [
-        ({}, ("auto", 0.97), {"gamma": "auto"}),
-        ({}, (0.97, 0.99), {}),
-        ({"total_env_steps": 250_000}, (0.97, 0.99), {"gamma": 0.99}),
-        ({"total_env_steps": 250_000}, ("auto", 0.99), {"gamma": "auto"}),
-        ({"total_env_steps": 250_000, "minutes": 1.0}, (0.97, 0.99), {}),
-        ({"gamma": 0.97}, (0.97, 0.99), {"gamma": 0.97}),
+        ({}, 0.008, ("auto", 0.97), {"gamma": "auto"}),
+        ({}, 0.008, (0.97, 0.99), {}),
+        ({}, 0.04, (0.97, 0.99), {"gamma": 0.99}),
+        ({"minutes": 1.0}, 0.04, (0.97, 0.99), {"gamma": 0.99}),
+        ({"total_env_steps": 250_000}, 0.008, (0.97, 0.99), {"gamma": 0.99}),
+        ({"total_env_steps": 250_000}, 0.008, ("auto", 0.99), {"gamma": "auto"}),
+        ({"total_env_steps": 250_000, "minutes": 1.0}, 0.008, (0.97, 0.99), {}),
+        ({"gamma": 0.97}, 0.008, (0.97, 0.99), {"gamma": 0.97}),
     ],
 )
 def test_own_discount_is_a_number_if_it_does_not_grow(
-    options: dict[str, Any], values: tuple[Any, ...], own: dict[str, Any]
+    options: dict[str, Any], control_step: float, values: tuple[Any, ...], own: dict[str, Any]
 ) -> None:
     config = presets.preset("fast", TASK, **options)
-    assert own_values({"gamma": Choices(values)}, config, action_dim=1, control_step=0.008) == own
+    assert own_values({"gamma": Choices(values)}, config, action_dim=1, control_step=control_step) == own
 
 
 def test_fixed_options_are_not_searched() -> None:
