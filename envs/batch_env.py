@@ -140,8 +140,8 @@ class BatchEnv:
             self.physics.set_models(torch.zeros_like(self._failed_starts), self._elapsed)
         episodes = {"observation": self._observation, "elapsed": self._elapsed, "return": self._return}
         own: dict[str, Any] = {"own": self._own} if self._own else {}
-        read = {"fields": self._fields, "totals": self._statistics.totals}
-        self._persistent = {**episodes, "failed_starts": self._failed_starts, **read, **own}
+        episodes |= {"failed_starts": self._failed_starts}
+        self._persistent = {**episodes, "fields": self._fields, "totals": self._statistics.totals, **own}
         self.failed = torch.zeros(worlds, dtype=torch.bool, device=self.device)
         self.reward_terms: dict[str, Tensor] = {}
 
@@ -282,7 +282,8 @@ class BatchEnv:
         truncated = (self._elapsed >= task.max_episode_steps) | failed
         done = terminated | truncated
         self._statistics.add_step(reward, self._return, self._elapsed, done, failed, terms)
-        self._statistics.add_failures(diverged, failed, physics.overflowed())
+        counted = self._failed_starts  # at the reset
+        self._statistics.add_failures(diverged & ~counted, failed & ~counted, physics.overflowed())
         terms = {f"{REWARD_TERM}{name}": term.clone() for name, term in terms.items()}  # may be views of the state
 
         self._observation.copy_(next_observation)

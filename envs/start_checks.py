@@ -87,6 +87,8 @@ def check_start(checked: Expectation, task: Task, physics: Physics) -> Start:
 def _check_names(checked: Expectation, task: Task, returned: Mapping[Any, Any]) -> None:
     """Check the names of what `reset` returns; warn of one that looks like a misspelt field."""
     for name in returned:
+        if name == "time" and task.model.nhistory:
+            raise checked.error("reset", "returned a time; delays of the model have samples with times: leave it out")
         if name in START_FIELDS:
             continue
         if not (isinstance(name, str) and name.isidentifier()) or name.startswith("_"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection
 
 import mujoco
@@ -42,14 +43,16 @@ def require_computed(model: mujoco.MjModel, fields: Collection[str]) -> None:
 
 def _untouched(model: mujoco.MjModel, fields: Collection[str]) -> list[str]:
     """The floating-point fields that a step leaves as they were; none if MuJoCo raises in it."""
-    data, arrays = mujoco.MjData(model), dict[str, np.ndarray]()
+    awake = copy.copy(model)  # a step does not compute the fields of bodies that sleep
+    awake.opt.enableflags &= ~int(mujoco.mjtEnableBit.mjENBL_SLEEP)
+    data, arrays = mujoco.MjData(awake), dict[str, np.ndarray]()
     for field in sorted(fields):
         values = getattr(data, field, None)
         if isinstance(values, np.ndarray) and values.size and values.dtype.kind == "f":
             arrays[field] = values
             values[...] = np.nan
     try:
-        mujoco.mj_step(model, data)
+        mujoco.mj_step(awake, data)
     except mujoco.FatalError:
         return []
     return [field for field, values in arrays.items() if np.isnan(values).all()]

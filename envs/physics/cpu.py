@@ -20,7 +20,7 @@ from torch import Tensor
 from envs.home import HOME_FIELDS
 from envs.physics import DIVERGENCE_ADVICE, POST_CONSTRAINT
 from envs.physics.computed_fields import require_computed
-from envs.physics.model_fields import with_constants
+from envs.physics.model_fields import HIDDEN_STATE, with_constants
 from saltus.errors import SaltusError, warn_once
 
 _NONE, _VELOCITY = int(mujoco.mjtStage.mjSTAGE_NONE), int(mujoco.mjtStage.mjSTAGE_VEL)
@@ -56,9 +56,6 @@ _DIVERGED = [int(kind) for kind in (_warning.mjWARN_BADQPOS, _warning.mjWARN_BAD
 # MuJoCo drops contacts and constraints that exceed the model's memory.
 _OVERFLOWED = [int(kind) for kind in (_warning.mjWARN_CONTACTFULL, _warning.mjWARN_CNSTRFULL)]
 
-
-# MuJoCo keeps bookkeeping of these features in MjData, outside the integration state.
-_HIDDEN_STATE = {"sleep": mujoco.mjtEnableBit.mjENBL_SLEEP, "ipc": mujoco.mjtEnableBit.mjENBL_IPC}
 
 _instances: weakref.WeakSet[CpuPhysics] = weakref.WeakSet()
 
@@ -125,7 +122,7 @@ class CpuPhysics:
             # One kinematic tree has one constraint island: searching for islands changes no bit and costs time.
             self.model.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_ISLAND)
         self._post_constraint = tuple(field for field in fields if field in POST_CONSTRAINT)
-        hidden = [flag for flag, bit in _HIDDEN_STATE.items() if model.opt.enableflags & int(bit)]
+        hidden = [flag for flag, bit in HIDDEN_STATE.items() if model.opt.enableflags & int(bit)]
         if hidden:
             flags = " ".join(f'{flag}="enable"' for flag in hidden)
             warn_once(
@@ -151,6 +148,7 @@ class CpuPhysics:
         self._initial = self._batch.state.copy()
         self._qpos, self._qvel = self._batch.bind("qpos"), self._batch.bind("qvel")
         self._ctrl, self._ncon = self._batch.bind("ctrl"), self._batch.bind("ncon")
+        self._xfrc = self._batch.bind("xfrc_applied")
         self._bound = {field: self._batch.bind(field) for field in fields if field not in self._post_constraint}
         self._data, self._scratch_model = mujoco.MjData(model), copy.copy(self.model)
         self._computed = {
@@ -232,7 +230,7 @@ class CpuPhysics:
     def _compute_post_constraint(self) -> None:
         worlds: np.ndarray | range = range(self.num_worlds)
         if self._few_forces:
-            worlds = np.flatnonzero((self._ncon > 0) | self._batch.bind("xfrc_applied").any(axis=(1, 2)))
+            worlds = np.flatnonzero((self._ncon > 0) | self._xfrc.any(axis=(1, 2)))
             self._computed["cfrc_ext"][...] = 0
         for world in worlds:
             self._batch.get_data(world, self._data)

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from saltus.errors import SaltusError
 
-_BOOKKEEPING = int(mujoco.mjtEnableBit.mjENBL_SLEEP) | int(mujoco.mjtEnableBit.mjENBL_IPC)
+HIDDEN_STATE = {"sleep": mujoco.mjtEnableBit.mjENBL_SLEEP, "ipc": mujoco.mjtEnableBit.mjENBL_IPC}
+"""Features whose bookkeeping MuJoCo keeps in MjData, outside the integration state."""
 _SIZES = frozenset({"geom_size", "site_size"})
 _POSITIVE = _SIZES | {"body_inertia", "body_mass"}
 _NOT_NEGATIVE = _POSITIVE | {
@@ -22,8 +23,8 @@ _NOT_NEGATIVE = _POSITIVE | {
 
 
 def needs_persistence(model: mujoco.MjModel) -> bool:
-    """Whether `mujoco.batch` must keep an MjData of each world: for sleep and IPC, whose bookkeeping is not state."""
-    return bool(model.opt.enableflags & _BOOKKEEPING)
+    """Whether `mujoco.batch` must keep an MjData of each world, for bookkeeping that is not state."""
+    return any(model.opt.enableflags & int(bit) for bit in HIDDEN_STATE.values())
 
 
 def wrong_signs(model: mujoco.MjModel, name: str, values: np.ndarray) -> np.ndarray:

@@ -282,8 +282,8 @@ class WarpPhysics:
     def _reset_and_forward(self, fields: tuple[str, ...]) -> None:
         self._mujoco_warp.reset_data(self._warp_model, self._data, reset=self._start.mask)
         self._start.launch(fields)
-        if self._lagging:
-            self._mujoco_warp.fwd_kinematics(self._warp_model, self._data)
+        if self._lagging and self._forward != self._forward_actuation:  # which computes them itself
+            self._forward_kinematics()
             self._mujoco_warp.com_vel(self._warp_model, self._data)
         self._forward()
 

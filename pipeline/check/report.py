@@ -137,8 +137,8 @@ def draw(env: BatchEnv, rollout: Rollout, path: Path) -> None:
 def save_failure(env: BatchEnv, rollout: Rollout, path: Path) -> list[Path]:
     """Write the state before the first failure, and the inputs of its step, to an npz file.
 
-    ``mujoco.mj_setState(model, data, file["state"], mujoco.mjtState.mjSTATE_INTEGRATION)`` restores it. The model of a
-    world that the task randomises is written beside it, as an mjb file.
+    ``mujoco.mj_setState(model, data, file["state"], mujoco.mjtState.mjSTATE_INTEGRATION)`` restores it. If
+    the task randomises, an mjb file of the same stem holds the world's model.
 
     Returns:
         The files.

@@ -14,6 +14,7 @@ from torch import Tensor
 
 import envs
 from envs import BatchEnv, Simulation, State, Task
+from envs.validation import check_state
 from saltus.errors import SaltusError
 
 TASKS: list[Any] = [*NAMES, CartBall]
@@ -116,6 +117,15 @@ def test_state_of_another_env_is_refused_without_effect(other: dict[str, Any], m
     with pytest.raises(SaltusError, match=f"this state is of another environment: {message}"):
         env.set_state(other_env.get_state())
     assert equal(env.get_state(), before)
+
+
+def test_only_known_entries_may_be_missing_in_a_state_and_none_may_be_added():
+    zeros = torch.zeros(2)
+    check_state({"physics": {}}, {"failed_starts": zeros, "physics": {"cvel": zeros, "cdof_dot": zeros}})
+    fewer, more = {"fields": {"qpos": zeros}}, {"fields": {"qpos": zeros, "cvel": zeros}}
+    for state, expected in ((fewer, more), (more, fewer)):
+        with pytest.raises(SaltusError, match=r"of another environment: state\['fields'\] has \[.*\]; expected \["):
+            check_state(state, expected)
 
 
 def test_get_state_before_reset_is_refused():

@@ -16,6 +16,7 @@ from torch import Tensor
 import envs
 from envs import BatchEnv, State, Task
 from envs.physics.warp_start import home_fields
+from saltus import SaltusError
 from saltus.device.synchronizations import Synchronizations
 
 # Against plain MuJoCo
@@ -114,6 +115,16 @@ def test_settled_start_keeps_the_history_of_delays():
             expected = torch.tensor(getattr(data, name)).expand(WORLDS, -1)
             torch.testing.assert_close(getattr(env.state, name), expected, rtol=0, atol=1e-9)
         assert step >= 60 or abs(data.qpos[0] - 1) < 1e-4, "the servo is at rest until its delay is over"
+
+
+class DelayedAtATime(Delayed):
+    def reset(self, num_envs: int, generator: torch.Generator) -> dict[str, Tensor]:
+        return {"qpos": self.qpos0.expand(num_envs, -1), "time": torch.zeros(num_envs)}
+
+
+def test_time_of_an_episode_is_refused_where_delays_have_samples():
+    with pytest.raises(SaltusError, match="returned a time; delays of the model have samples with times: leave it out"):
+        make(DelayedAtATime)
 
 
 def test_worlds_of_warp_start_with_the_history_of_delays():

@@ -155,12 +155,13 @@ def test_world_whose_first_observation_is_not_finite_fails_in_its_next_step_on_t
     env = BatchEnv(BadFirst(), 3, execution="device")
     env.task.armed = True
     obs, draw = env.reset(), Actions(env)
-    for _ in range(2):  # the start after a failed step fails, too
+    for step in range(2):  # the start after a failed step fails, too
         assert (obs[BAD] == 0).all()
         state = env.get_state()
         transition, obs = env.step(draw())
         assert_failed(transition)
         assert env.failed.tolist() == [False, True, False]
+        assert env.statistics()["nonfinite"] == step + 2, "one for each start"
     env.task.armed = False
     env.step(draw())
     assert env.failed.tolist() == [False, True, False]

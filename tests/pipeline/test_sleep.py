@@ -5,14 +5,17 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import mujoco
 import pytest
 import torch
 from check_helpers import CART
 
 import envs
 from envs import Task, draw_fields, scale
+from envs.physics.computed_fields import require_computed
 from pipeline.check.check import check
 from pipeline.profile import roofs
+from saltus import SaltusError
 
 pytestmark = pytest.mark.filterwarnings("ignore:the model sets <flag")
 
@@ -63,3 +66,12 @@ def test_profile_measures_the_bare_engine(monkeypatch: pytest.MonkeyPatch) -> No
     env.reset()
     run: Any = SimpleNamespace(env=env, config=SimpleNamespace(num_threads=1), device=torch.device("cpu"))
     assert roofs._bare_batch(run)() > 0
+
+
+def test_fields_of_bodies_that_sleep_at_the_start_count_as_computed() -> None:
+    model = mujoco.MjModel.from_xml_string("""<mujoco><option><flag sleep="enable"/></option>
+      <worldbody><geom type="plane" size="9 9 1"/>
+        <body pos="0 0 .1" sleep="init"><freejoint/><geom size=".1"/></body></worldbody></mujoco>""")
+    require_computed(model, ("geom_xpos", "subtree_com", "qfrc_bias"))
+    with pytest.raises(SaltusError, match="steps of this model do not compute subtree_linvel"):
+        require_computed(model, ("subtree_linvel",))
