@@ -197,7 +197,8 @@ def test_captured_rounds_equal_eager_rounds(
     """One graph for each order of updates with and without the actor's. Long rounds are split."""
     monkeypatch.setattr(learner_module, "BATCHES_PER_SAMPLE", 2)
     eager, captured = (
-        make_learner(preset, capture=flag, compile=flag, policy_delay=delay, batch_size=4) for flag in (False, True)
+        make_learner(preset, capture=flag, compile=flag, policy_delay=delay, batch_size=4, matmul_dtype="float32")
+        for flag in (False, True)
     )
     expected, found = round_results(eager, counts), round_results(captured, counts)
     assert captured.gradient_steps == sum(counts)

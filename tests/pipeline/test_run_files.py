@@ -255,7 +255,7 @@ def test_missing_wandb_is_refused_with_what_to_install_and_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(SaltusError, match=r"pip install 'saltus\[wandb\]'"):
+    with pytest.raises(SaltusError, match=r"pip install -c constraints.txt -e '.\[wandb\]'"):
         train_here(tmp_path / "run", wandb=True)
     assert not (tmp_path / "run").exists()
 
