@@ -100,7 +100,7 @@ def test_auto_chooses_warp_on_cuda_for_many_worlds(
 
 def test_auto_chooses_the_cpu_without_warp(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(simulation, "missing_packages", lambda: ["mujoco_warp"])
-    with pytest.warns(UserWarning, match=r"physics runs on the CPU: pip install 'saltus\[warp\]'"):
+    with pytest.warns(UserWarning, match=r"physics runs on the CPU: pip install -c constraints.txt -e '.\[warp\]'"):
         assert Simulation().resolve(CUDA, 4096).physics == "cpu"
 
 
