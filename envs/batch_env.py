@@ -138,10 +138,10 @@ class BatchEnv:
         self._statistics = EpisodeStatistics(self.name, where, shapes.reward_terms, self.physics)
         if self.task.model_variants:  # the state holds them from here on
             self.physics.set_models(torch.zeros_like(self._failed_starts), self._elapsed)
-        episodes = {"observation": self._observation, "elapsed": self._elapsed, "return": self._return}
+        episodes = {"elapsed": self._elapsed, "return": self._return, "failed_starts": self._failed_starts}
         own: dict[str, Any] = {"own": self._own} if self._own else {}
-        episodes |= {"failed_starts": self._failed_starts}
-        self._persistent = {**episodes, "fields": self._fields, "totals": self._statistics.totals, **own}
+        state = {"observation": self._observation, "fields": self._fields}
+        self._persistent = {**state, **episodes, "totals": self._statistics.totals, **own}
         self.failed = torch.zeros(worlds, dtype=torch.bool, device=self.device)
         self.reward_terms: dict[str, Tensor] = {}
 

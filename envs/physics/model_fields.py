@@ -27,6 +27,18 @@ def needs_persistence(model: mujoco.MjModel) -> bool:
     return any(model.opt.enableflags & int(bit) for bit in HIDDEN_STATE.values())
 
 
+def bare_batch(model: mujoco.MjModel, num_worlds: int, num_threads: int) -> Batch:
+    """`mujoco.batch` alone, to compare its rate with an environment's."""
+    return Batch(model, num_worlds, num_threads, needs_persistence(model))
+
+
+def restore(batch: Batch, state: Tensor) -> None:
+    """Continue a bare batch from the integration states of its worlds, with all bodies awake, as `CpuPhysics` does."""
+    if batch.persistent:
+        batch.reset(stage=int(mujoco.mjtStage.mjSTAGE_NONE))
+    batch.state[...] = state.numpy()
+
+
 def wrong_signs(model: mujoco.MjModel, name: str, values: np.ndarray) -> np.ndarray:
     """Find numbers of a field that have no meaning, because they are negative or 0.
 

@@ -7,15 +7,14 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
-import mujoco
 import torch
-from mujoco.batch import Batch, SimulationError
+from mujoco.batch import SimulationError
 from tensordict import TensorDict
 from torch import Tensor
 
 from envs import BatchEnv
 from envs.physics.cpu import available_cores
-from envs.physics.model_fields import needs_persistence
+from envs.physics.model_fields import bare_batch, restore
 from envs.task_functions import defines, inputs_of
 from pipeline.seeding import derive_seed
 
@@ -200,14 +199,11 @@ class _Bare:
 
     def __init__(self, env: BatchEnv):
         self._frame_skip, self.seconds = env.task.frame_skip, 0.0
-        model = env.physics.model
-        self._batch = Batch(model, env.num_envs, available_cores(), needs_persistence(model))
+        self._batch = bare_batch(env.physics.model, env.num_envs, available_cores())
 
     def step(self, state: TensorDict) -> None:
         """Take a control step from a state of the physics, which has the controls of the step before."""
-        if self._batch.persistent:  # wakes the bodies, as a state that is restored does
-            self._batch.reset(stage=int(mujoco.mjtStage.mjSTAGE_NONE))
-        self._batch.state[...] = state["integration"].numpy()
+        restore(self._batch, state["integration"])
         began = time.perf_counter()
         with suppress(SimulationError):  # the environment meets and counts it as well
             self._batch.step(nstep=self._frame_skip)

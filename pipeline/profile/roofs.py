@@ -8,15 +8,13 @@ from functools import partial
 from statistics import median
 from typing import Any
 
-import mujoco
 import torch
-from mujoco.batch import Batch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from envs import transition as transitions
 from envs.physics.cpu import available_cores
-from envs.physics.model_fields import needs_persistence
+from envs.physics.model_fields import bare_batch, restore
 from envs.task_functions import defines
 from pipeline.profile.phases import worlds_of
 from pipeline.run import Run
@@ -107,12 +105,10 @@ def _bare_batch(run: Run) -> Callable[[], float]:
     env, controls = worlds_of(run), _random_controls(run)
     physics = env.physics
     threads = run.config.num_threads or available_cores()
-    batch = Batch(physics.model, env.num_envs, threads, needs_persistence(physics.model))
+    batch = bare_batch(physics.model, env.num_envs, threads)
 
     def prepare() -> None:
-        if batch.persistent:  # wakes the bodies, as a state that is restored does
-            batch.reset(stage=int(mujoco.mjtStage.mjSTAGE_NONE))
-        batch.state[...] = physics.get_state()["integration"].numpy()
+        restore(batch, physics.get_state()["integration"])
         if controls is not None:
             batch.bind("ctrl")[...] = controls.numpy()
 

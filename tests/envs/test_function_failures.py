@@ -155,7 +155,7 @@ def test_world_whose_first_observation_is_not_finite_fails_in_its_next_step_on_t
     env = BatchEnv(BadFirst(), 3, execution="device")
     env.task.armed = True
     obs, draw = env.reset(), Actions(env)
-    for step in range(2):  # the start after a failed step fails, too
+    for step in range(2):  # the start after a failed step also fails
         assert (obs[BAD] == 0).all()
         state = env.get_state()
         transition, obs = env.step(draw())
