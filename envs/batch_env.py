@@ -14,6 +14,7 @@ from torch import Tensor
 from envs import transition as transitions
 from envs.action_space import ActionSpace
 from envs.drawn_fields import DrawnFields
+from envs.finite import finite_worlds
 from envs.seeding import hash_seed, make_generator
 from envs.simulation import Simulation
 from envs.state import NameIndex, State
@@ -257,7 +258,7 @@ class BatchEnv:
     def _step(self, action: Tensor) -> dict[str, Tensor]:
         """Take a step; return the parts of its transition, ``failed``, ``next_obs`` and the reward's terms."""
         task, physics, functions = self.task, self.physics, self._functions
-        usable = torch.isfinite(action).all(dim=-1)
+        usable = finite_worlds(action)
         action = torch.where(usable[:, None], action, 0.0)
         control = self._actions.to_control(action)
         if functions.controls:
@@ -271,7 +272,7 @@ class BatchEnv:
         reward, terms = functions.reward(self._state, control, after)
         next_observation = functions.observation(after)
         diverged = physics.unstable()
-        finite = usable & torch.isfinite(next_observation).all(dim=-1) & torch.isfinite(reward)
+        finite = usable & finite_worlds(next_observation) & torch.isfinite(reward)
         failed = diverged | ~finite | self._failed_starts
         observation = self._observation.clone()
         next_observation = torch.where(failed[:, None], observation, next_observation)
@@ -320,7 +321,7 @@ class BatchEnv:
             self._draw_models(mask)
         first = self._place(mask, start)
         diverged = mask & self.physics.unstable()
-        failed = diverged | (mask & ~torch.isfinite(first).all(dim=-1))
+        failed = diverged | (mask & ~finite_worlds(first))
         self._statistics.add_failures(diverged, failed, mask & self.physics.overflowed())
         for one in (self._elapsed, self._return, self._failed_starts):
             one.masked_fill_(mask, 0)

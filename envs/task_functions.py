@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from envs.finite import finite_worlds
 from envs.physics import Physics
 from envs.state import State
 from envs.task import Task
@@ -157,7 +158,7 @@ class TaskFunctions:
         """
         start = split_start(self._task, self._task.reset(self._num_envs, self._generator), self._num_envs)
         self._require_same("reset", {**start.fields, **start.own}, self._start)
-        finite = [torch.isfinite(values).reshape(self._num_envs, -1).all(dim=-1) for values in start.fields.values()]
+        finite = [finite_worlds(values) for values in start.fields.values()]
         if not finite:
             return start
         qpos = torch.where(torch.stack(finite).all(dim=0)[:, None], start.qpos, torch.nan)
@@ -169,10 +170,8 @@ class TaskFunctions:
         shapes = {name: getattr(values, "shape", None) for name, values in inputs.items()}
         if shapes != self._inputs:
             raise self._changed("control", inputs, {name: tuple(shape) for name, shape in self._inputs.items()})
-        finite = [torch.isfinite(values) for values in inputs.values()]
-        usable = torch.stack([one.reshape(self._num_envs, -1).all(dim=-1) for one in finite]).all(dim=0)
-        clean = {name: torch.where(one, inputs[name], 0.0) for name, one in zip(inputs, finite, strict=True)}
-        return clean, usable
+        clean = {name: torch.where(torch.isfinite(values), values, 0.0) for name, values in inputs.items()}
+        return clean, torch.stack([finite_worlds(values) for values in inputs.values()]).all(dim=0)
 
     def advance(self, state: State, action: Tensor) -> dict[str, Tensor]:
         """The own tensors to renew after a step, by name; copies, since they may be views of the state."""

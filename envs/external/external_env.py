@@ -15,6 +15,7 @@ from torch import Tensor
 from envs import transition as transitions
 from envs.action_space import ActionSpace
 from envs.external.worlds import Worlds
+from envs.finite import finite_worlds
 from envs.seeding import hash_seed
 from envs.statistics import REWARD_TERM, EpisodeStatistics
 from saltus.device import resolve_device, to_device
@@ -106,7 +107,7 @@ class ExternalEnv:
             raise RuntimeError("call reset() before step()")
         self._actions.check(action, self.num_envs, read_values=self._can_sync)
         action = action.detach().to(self.simulation_device)
-        usable = torch.isfinite(action).all(dim=-1)
+        usable = finite_worlds(action)
         action = torch.where(usable[:, None], action, 0.0)
         control = self._actions.to_control(action).clamp(*self._bounds)  # in spite of rounding
         outcome = self.worlds.step(control.round() if self.action_choices else control)
@@ -115,7 +116,7 @@ class ExternalEnv:
         self._withheld += outcome.missing.sum()
 
         observation, counted = self._observation, ~self._lost
-        finite = usable & torch.isfinite(outcome.successor).all(dim=-1) & torch.isfinite(outcome.reward)
+        finite = usable & finite_worlds(outcome.successor) & torch.isfinite(outcome.reward)
         failed = self._lost | ~finite | outcome.missing
         successor = torch.where(failed[:, None], observation, outcome.successor)
         reward = torch.where(failed, 0.0, outcome.reward)
@@ -158,7 +159,7 @@ class ExternalEnv:
 
     def _observe(self, observation: Tensor) -> Tensor:
         """Keep the observation to act on next; a world without a finite one is lost, and observed as before."""
-        finite = torch.isfinite(observation).all(dim=-1)
+        finite = finite_worlds(observation)
         self._lost = self._lost | ~finite
         self._observation = torch.where(self._lost[:, None], self._observation, observation)
         return to_device(self._observation.clone(), self.device)

@@ -228,17 +228,18 @@ class CpuPhysics:
         self._overflowed |= self._batch.warning[:, _OVERFLOWED, 1].any(axis=1)
 
     def _compute_post_constraint(self) -> None:
-        worlds: np.ndarray | range = range(self.num_worlds)
+        worlds: list[int] | range = range(self.num_worlds)
         if self._few_forces:
-            worlds = np.flatnonzero((self._ncon > 0) | self._xfrc.any(axis=(1, 2)))
+            worlds = np.flatnonzero((self._ncon > 0) | self._xfrc.any(axis=(1, 2))).tolist()
             self._computed["cfrc_ext"][...] = 0
+        copies = [(values, getattr(self._data, field)) for field, values in self._computed.items()]
         for world in worlds:
             self._batch.get_data(world, self._data)
             if self._model_fields:
                 self._batch.get_model(world, self._scratch_model)
             mujoco.mj_rnePostConstraint(self._scratch_model, self._data)
-            for field, values in self._computed.items():
-                values[world] = getattr(self._data, field)
+            for values, computed in copies:
+                values[world] = computed
 
     def reset(self, mask: Tensor, qpos: Tensor, qvel: Tensor, start: Mapping[str, Tensor] | None = None) -> None:
         where = mask.numpy()

@@ -9,6 +9,7 @@ import mujoco
 import torch
 from torch import Tensor
 
+from envs.finite import finite_worlds
 from envs.task import State
 from envs.tasks.gymnasium_task import GymnasiumTask
 from envs.tasks.resets import add_noise
@@ -81,5 +82,5 @@ class Ant(GymnasiumTask):
 
     def _healthy(self, state: State) -> Tensor:
         low, high = self.healthy_z_range
-        finite = torch.isfinite(torch.cat([state.qpos, state.qvel], dim=-1)).all(dim=-1)
+        finite = finite_worlds(torch.cat([state.qpos, state.qvel], dim=-1))
         return finite & (low <= state.qpos[:, 2]) & (state.qpos[:, 2] <= high)
