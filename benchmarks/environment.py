@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import mujoco
 import numpy as np
 import torch
 from mujoco.batch import Batch
@@ -26,12 +27,13 @@ from envs.physics.cpu import available_cores
 from envs.task import load_model
 
 SALTUS, BARE, ENVPOOL, GYMNASIUM = "saltus", "bare mujoco.batch", "EnvPool", "Gymnasium SyncVectorEnv"
-PEERS = (BARE, ENVPOOL, GYMNASIUM)
+BARE_WITH_FORCES = "bare mujoco.batch with contact forces"
+PEERS = (BARE, BARE_WITH_FORCES, ENVPOOL, GYMNASIUM)
 AS_GYMNASIUM, AS_TORCHRL = "saltus as GymnasiumVectorEnv", "saltus as TorchRLEnv"
 INTERFACES = (AS_GYMNASIUM, AS_TORCHRL)
 TARGETS = {
     "Hopper-v5": {BARE: 0.9, ENVPOOL: 1.1, GYMNASIUM: 2.0},
-    "Humanoid-v5": {BARE: 0.85, ENVPOOL: 1.0, GYMNASIUM: 2.0},
+    "Humanoid-v5": {BARE: 0.85, BARE_WITH_FORCES: 0.85, ENVPOOL: 1.0, GYMNASIUM: 2.0},
 }
 OTHER_TARGETS = {ENVPOOL: 1.0}
 ACTIONS_AHEAD = 64  # vector steps of random actions, drawn before the measurement and then repeated
@@ -103,8 +105,8 @@ def environment(
             if interfaces:
                 makers[AS_GYMNASIUM] = partial(_as_gymnasium, task, num_envs, threads, actions)
                 makers[AS_TORCHRL] = partial(_as_torchrl, task, num_envs, threads, actions)
-            if BARE in _peers(task):
-                makers[BARE] = partial(_bare, task, num_envs, threads, actions)
+            for name, loop in _BARE.get(task, {}).items():
+                makers[name] = partial(loop, task, num_envs, threads, actions)
             rates.measure(campaign, task, makers, repeats, seconds, warmup_steps)
     show(tables(campaign.result), campaign.path)
 
@@ -120,8 +122,8 @@ def tables(found: result.Result) -> list[Table]:
 
 
 def _peers(task: str) -> list[str]:
-    """The cases that saltus is compared with; the bare loop knows the end of two tasks' episodes only."""
-    return [name for name in PEERS if name != BARE or task in _HEALTHY]
+    """The cases that saltus is compared with; the bare loops know the end of two tasks' episodes only."""
+    return [*_BARE.get(task, {}), ENVPOOL, GYMNASIUM]
 
 
 def _actions(task: str, num_envs: int) -> np.ndarray:
@@ -170,13 +172,19 @@ def _as_torchrl(task: str, num_envs: int, threads: int, actions: np.ndarray) -> 
     return step
 
 
-def _bare(task: str, num_envs: int, threads: int, actions: np.ndarray) -> runner.Work:
-    """mujoco.batch with Gymnasium's termination and resets: no observation, no reward, no contact forces."""
+def _bare(task: str, num_envs: int, threads: int, actions: np.ndarray, contact_forces: bool = False) -> runner.Work:
+    """mujoco.batch with Gymnasium's termination and resets: no observation and no reward.
+
+    A step of MuJoCo computes no contact forces. `contact_forces` has them computed after it where bodies touch, one
+    world after another, because mujoco.batch offers no other way.
+    """
     definition: Any = envs.find_task(task)()
     healthy = _HEALTHY[task]
     model = load_model(definition)
-    batch = Batch(model, num_envs, threads)
-    qpos, qvel, ctrl = batch.bind("qpos"), batch.bind("qvel"), batch.bind("ctrl")
+    batch = Batch(model, num_envs, threads, persistent=contact_forces)
+    qpos, qvel, ctrl, contacts = (batch.bind(field) for field in ("qpos", "qvel", "ctrl", "ncon"))
+    one = mujoco.MjData(model)
+    forces = np.zeros((num_envs, *one.cfrc_ext.shape))
     first, elapsed = batch.state[0].copy(), np.zeros(num_envs, dtype=np.int64)
     generator, scale = np.random.default_rng(0), definition.reset_noise_scale
     upcoming = itertools.cycle(actions)
@@ -189,9 +197,18 @@ def _bare(task: str, num_envs: int, threads: int, actions: np.ndarray) -> runner
         batch.forward(mask)
         elapsed[mask] = 0
 
+    def compute_forces() -> None:
+        forces[...] = 0
+        for world in np.flatnonzero(contacts):
+            batch.get_data(world, one)
+            mujoco.mj_rnePostConstraint(model, one)
+            forces[world] = one.cfrc_ext
+
     def step() -> int:
         ctrl[...] = next(upcoming)
         batch.step(nstep=definition.frame_skip)
+        if contact_forces:
+            compute_forces()
         elapsed[...] += 1
         done = ~healthy(qpos, qvel) | (elapsed >= definition.max_episode_steps)
         if done.any():
@@ -214,6 +231,10 @@ def _humanoid_healthy(qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
 _HEALTHY: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "Hopper-v5": _hopper_healthy,
     "Humanoid-v5": _humanoid_healthy,
+}
+_BARE: dict[str, dict[str, Callable[..., runner.Work]]] = {
+    "Hopper-v5": {BARE: _bare},
+    "Humanoid-v5": {BARE: _bare, BARE_WITH_FORCES: partial(_bare, contact_forces=True)},  # its observation has them
 }
 
 

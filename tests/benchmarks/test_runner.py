@@ -200,6 +200,16 @@ def test_environment_through_the_interfaces_of_other_libraries(tmp_path):
     check(path, cases, 1, "EnvPool", "pip install -c constraints.txt envpool")
 
 
+@pytest.mark.usefixtures("without_packages")
+def test_humanoid_is_measured_beside_an_engine_that_computes_its_contact_forces(tmp_path):
+    path = tmp_path / "environment.jsonl"
+    environment(
+        ("Humanoid-v5",), num_envs=4, num_threads=1, repeats=1, seconds=0.01, warmup_steps=9, output=path
+    )  # fmt: skip
+    cases = {"saltus", "bare mujoco.batch", "bare mujoco.batch with contact forces", "Gymnasium SyncVectorEnv"}
+    check(path, cases, 1, "EnvPool", "pip install -c constraints.txt envpool")
+
+
 def test_update_without_stable_baselines(tmp_path, monkeypatch, without_packages):
     monkeypatch.setattr(torch._inductor, "standalone_compile", lambda traced, *_, **__: traced)  # compiling is slow
     monkeypatch.setattr(runner, "isolated", lambda make: make())
