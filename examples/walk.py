@@ -23,9 +23,8 @@ class Walk(Task):
       <worldbody><geom type="plane" size="50 50 0.1"/>
         <body name="trunk" pos="0 0 0.36"><freejoint/><geom type="box" size="0.25 0.1 0.05" mass="4"/>{LEGS}</body>
       </worldbody>
-      <actuator>{SERVOS}</actuator>
       <keyframe><key name="stand" qpos="0 0 0.36 1 0 0 0 {"0.5 -1 " * 4}" ctrl="{"0.5 -1 " * 4}"/></keyframe>
-    </mujoco>"""
+      <actuator>{SERVOS}</actuator></mujoco>"""
     home, settle_steps, action_low, action_high = "stand", 200, -0.5, 0.5
     frame_skip: int = 4
     max_episode_steps: int = 250
