@@ -146,7 +146,7 @@ def recipe_options(options: Sequence[str]) -> list[str]:
 
 
 def longest(result: Result) -> Table:
-    """The longest training of one run, for each preset and task."""
+    """The longest run of each preset and task in one result file."""
     columns = ["preset", "task", "longest run, env steps", "seeds"]
     steps: dict[tuple[str, str], dict[int, float]] = {}
     for preset, task, seed, row in _runs(result):
