@@ -11,7 +11,7 @@ from benchmarks.gpu.tables import comparisons
 from benchmarks.result import Result
 from benchmarks.statistics import interquartile_mean, median_time, worst_time
 from benchmarks.table import Cell, Table, text
-from benchmarks.training_run import Trained, task_name
+from benchmarks.training_run import Trained, present_names, task_name
 from benchmarks.training_tables import by_system, times_to
 
 # Options with a value that do not change what a run learns, or that a table shows in another way.
@@ -163,7 +163,7 @@ def _runs(result: Result) -> Iterator[tuple[str, str, int, dict[str, Any]]]:
     """Preset with its options, task, seed and measurement of each run of saltus."""
     for row in result.measurements:
         if result.benchmark == "recipes" and row["recipe"] != "stable-baselines3":
-            yield row["recipe"], task_name(result.settings["task"]), row["seed"], row
+            yield present_names(row["recipe"]), task_name(result.settings["task"]), row["seed"], row
         elif row.get("system") == "saltus" and "missing" not in row:
             preset = " ".join([row["preset"] or "fast", *recipe_options(row["options"])])
             yield preset, task_name(row["task"]), row["seed"], row

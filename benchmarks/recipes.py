@@ -18,7 +18,7 @@ from benchmarks.campaign import progress
 from benchmarks.cores import core_sets, run_pinned
 from benchmarks.seeds import Seeds
 from benchmarks.table import Cell, Table, show
-from benchmarks.training_run import SALTUS, columns, final, task_name
+from benchmarks.training_run import SALTUS, columns, final, present_names, task_name
 from pipeline import checkpoint
 from pipeline.file_names import CHECKPOINTS, EVALUATION, EVALUATIONS
 from pipeline.presets import names
@@ -161,20 +161,25 @@ def recipes(
 def tables(found: result.Result) -> list[Table]:
     """The mean returns of all runs."""
     title = f"{task_name(found.settings['task'])}: mean return after env steps"
-    return [_table(title, [Curve(**row) for row in found.measurements], found.settings["episodes"])]
+    return [_table(title, _curves(found), found.settings["episodes"])]
 
 
 def levels_table(found: result.Result) -> Table:
     """The mean returns of all runs at the same levels, whatever was reached."""
     columns = ["recipe", "seed", *(f"{level:,}" for level in LEVELS), "last policy", "env steps", "exit code"]
     rows: list[list[Cell]] = []
-    for curve in [Curve(**row) for row in found.measurements]:
+    for curve in _curves(found):
         end = curve.last or {"mean": None, "env_steps": None}
         levels = [_whole(curve.at(level)) for level in LEVELS]
         rows.append(
             [f"`{curve.recipe}`", str(curve.seed), *levels, _whole(end["mean"]), end["env_steps"], curve.exit_code]
         )
     return Table("", columns, rows)
+
+
+def _curves(found: result.Result) -> list[Curve]:
+    """The runs of a result file."""
+    return [Curve(**row | {"recipe": present_names(row["recipe"])}) for row in found.measurements]
 
 
 def _whole(value: float | None) -> int | None:

@@ -20,6 +20,7 @@ from envs.task_ref import resolve_task
 from pipeline import checkpoint
 from pipeline.file_names import CHECKPOINTS, EVALUATION, EVALUATIONS
 from pipeline.tables import read_table
+from pipeline.train_options import RENAMED_OPTIONS
 
 SALTUS = (sys.executable, "-m", "saltus")
 PEER_TRAINING = (sys.executable, "-m", "benchmarks.peer_training")
@@ -32,6 +33,11 @@ COLUMNS = {  # of a learning curve, by their names in evaluations.csv
     "return_high": "return_high", "length_mean": "length",
 }  # fmt: skip
 FINAL = ("env_steps", "mean", "interval_95")  # what result files keep of an evaluation.json
+
+
+def present_names(recipe: str) -> str:
+    """A preset and its options, as a command had them, under the names that options have today."""
+    return " ".join(RENAMED_OPTIONS.get(word, word) for word in recipe.split())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks import result
-from benchmarks.recipes import Curve, _table, recipes, tables
+from benchmarks.headlines import longest
+from benchmarks.learning import curves_of
+from benchmarks.recipes import Curve, _table, levels_table, recipes, tables
 
 OPTIONS = ("--no-compile", "--learning-starts", "40", "--batch-size", "16", "--eval-episodes", "2")
 SMALL = (*OPTIONS, "--actor-hidden", "8", "--critic-hidden", "8")
@@ -123,3 +125,14 @@ def test_level_is_the_first_evaluation_at_most_5_percent_later() -> None:
 def test_options_for_the_peer_are_refused() -> None:
     with pytest.raises(SystemExit, match="stable-baselines3 takes no options of saltus: --tau"):
         recipes("Hopper-v5", recipes=("stable-baselines3:100 --tau 0.01",))
+
+
+def test_former_option_names_are_shown_as_those_of_today() -> None:
+    row = {"recipe": "xqc --lr-final 1.0", "seed": 0, "total_env_steps": 1, "exit_code": 0, "last": None}
+    row["curve"] = {"env_steps": [10_000], "return": [1.0]}
+    settings = {"task": "Hopper-v5", "episodes": 3}
+    found = result.Result("recipes", "command", "2026-01-01", None, {}, {}, settings, [row], Path("recipes.jsonl"))
+    (table,) = tables(found)
+    shown = [table.rows[0][0], levels_table(found).rows[0][0], longest(found).rows[0][0], curves_of(found)[0].label]
+    name = "xqc --lr-final-fraction 1.0"
+    assert shown == [name, f"`{name}`", f"`{name}`", name]
