@@ -14,7 +14,7 @@ from rich.console import Console
 from pipeline import torchrun
 from pipeline.console import log_to, print_line
 from pipeline.display import show_progress, tolerate_lost_output
-from pipeline.file_names import CHECKPOINTS, EVALUATION, VIDEO
+from pipeline.file_names import CHECKPOINTS, EVALUATION, EVALUATION_OF_LAST, VIDEO
 from saltus.errors import SaltusError
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def evaluate(arguments: list[str], console: Console) -> None:
         "mean": result.mean, "std": result.std, "interval_95": list(result.interval),
         "failed": result.failed, "returns": result.returns, "lengths": result.lengths,
     }  # fmt: skip
-    path = options.run / EVALUATION
+    path = options.run / (EVALUATION if options.policy == "best" else EVALUATION_OF_LAST)
     try:
         files.write(path, json.dumps(content, indent=1) + "\n")
     except OSError as error:

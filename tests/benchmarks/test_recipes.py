@@ -42,7 +42,7 @@ def test_recipes_are_compared_and_interrupted_runs_continued(tmp_path: Path) -> 
     evaluations.write_text("".join(evaluations.read_text().splitlines(keepends=True)[:-1]))
     *_, newest = sorted((of_sac / "checkpoints").iterdir())
     newest.unlink()
-    kept = [of_crossq / "metrics.csv", of_crossq / "evaluation.json"]
+    kept = [of_crossq / "metrics.csv", of_crossq / "evaluation-last.json"]
     untouched = [path.stat().st_mtime_ns for path in kept]
     again = compare("crossq:100 --critic-lr 0.01", "sac:200")
     assert [one["recipe"] for one in again["measurements"]] == [changed, "sac"]
@@ -53,10 +53,10 @@ def test_recipes_are_compared_and_interrupted_runs_continued(tmp_path: Path) -> 
     assert len(list(folder.iterdir())) == 2
     assert [path.stat().st_mtime_ns for path in kept] == untouched
     assert again["measurements"][1]["last"] == first["measurements"][0]["last"]
-    # An evaluation of another policy, or a truncated file, is not mistaken for the last policy's.
-    path = of_crossq / "evaluation.json"
+    # An evaluation of an earlier policy, or a truncated file, is not mistaken for the last policy's.
+    path = of_crossq / "evaluation-last.json"
     last = json.loads(path.read_text())
-    for other in (json.dumps(last | {"policy": "best", "mean": -1.0}), path.read_text()[:50]):
+    for other in (json.dumps(last | {"env_steps": 50, "mean": -1.0}), path.read_text()[:50]):
         path.write_text(other)
         (crossq,) = compare("crossq:100 --critic-lr 0.01")["measurements"]
         assert crossq["last"]["mean"] == pytest.approx(last["mean"], rel=1e-5)
