@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes.util
+import difflib
 import json
 import os
 import sys
@@ -73,7 +74,7 @@ def main() -> None:
             from envs import list_tasks
 
             print(USAGE.format(tasks=", ".join(list_tasks())))
-            sys.exit(0 if command in ("-h", "--help") else f"saltus: no command {command!r}" if command else 2)
+            sys.exit(0 if command in ("-h", "--help") else _no_command(command, [*commands]) if command else 2)
         if torchrun.size() > 1 and command not in ("train", "resume"):
             raise torchrun.SharedError(
                 f"`saltus {command}` is one process, and torchrun started {torchrun.size()}: start it without torchrun"
@@ -256,6 +257,11 @@ def new(arguments: list[str], console: Console) -> None:
     from pipeline.new.command import new_task
 
     print_line(console, new_task(arguments))
+
+
+def _no_command(command: str, commands: list[str]) -> str:
+    close = difflib.get_close_matches(command, commands, cutoff=0.5)
+    return f"saltus: no command {command!r}" + (f"; did you mean {' or '.join(close)}?" if close else "")
 
 
 def _choose_opengl() -> None:
