@@ -41,7 +41,12 @@ def _draw(run_dir: Path, title: str) -> bytes | None:
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), sharey=True, layout="constrained")
     if training:
         left.plot(
-            training["env_steps"], training["episode_return"], ".-", color="0.7", markersize=2, label="training episodes"
+            training["env_steps"],
+            training["episode_return"],
+            ".-",
+            color="0.7",
+            markersize=2,
+            label="training episodes",
         )
     for axes, x in ((left, "env_steps"), (right, "seconds")):
         axes.plot(evaluations[x], evaluations["return_mean"], ".-", color="C0", label="evaluations: mean, 95% interval")
