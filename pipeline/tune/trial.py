@@ -6,7 +6,7 @@ import dataclasses
 import math
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -49,10 +49,11 @@ class TrialRuns:
         plan: the command.
         claimed: the trial, which gets the evaluations.
         options: the options of the trial.
+        say: gets a line of text about each evaluation.
     """
 
-    def __init__(self, plan: Plan, claimed: Claimed, options: Mapping[str, Any]):
-        self._plan, self._claimed, self._options = plan, claimed, options
+    def __init__(self, plan: Plan, claimed: Claimed, options: Mapping[str, Any], say: Callable[[str], None]):
+        self._plan, self._claimed, self._options, self._say = plan, claimed, options, say
         self._trial = claimed.trial
         self._runs: dict[str, str] = {**self._trial.user_attrs.get(RUNS, {})}  # by seed; those of a former worker
         self._scores: list[float] = []
@@ -138,6 +139,8 @@ class TrialRuns:
                 warnings.warn(f"an evaluation was not stored, the next attempt may do it: {reason}", stacklevel=2)
                 return True
             self._reported[before + step] = average
+            run = f", run {len(self._scores) + 1} of {len(self._plan.seeds)}" if len(self._plan.seeds) > 1 else ""
+            self._say(f"  trial {self._claimed.first_number}{run}: return {value:,.4g} at {step:,} env steps")
             if self._pruned:
                 return False
         return True

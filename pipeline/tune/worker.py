@@ -62,8 +62,8 @@ class Worker:
             options = self._sweep.options(claimed.trial)
             if not self._accepts(claimed, options):
                 return
-            self._print(f"trial {claimed.first_number}: {show(options)}")
-            outcome = TrialRuns(self._plan, claimed, options).run()
+            self._print(f"trial {claimed.first_number}{_again(claimed)}: {show(options)}")
+            outcome = TrialRuns(self._plan, claimed, options, self._print).run()
         except optuna.exceptions.UpdateFinishedTrialError:
             self._lose(claimed)
             return
@@ -131,3 +131,9 @@ class Worker:
 
     def _print(self, message: str) -> None:
         print_line(self._console, message)
+
+
+def _again(claimed: Claimed) -> str:
+    """A note on a trial that was given back, and so has a number for each time that it was begun."""
+    number = claimed.trial.number
+    return "" if number == claimed.first_number else f" again, which was given back (there will be no trial {number})"

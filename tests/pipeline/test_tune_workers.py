@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import threading
@@ -121,6 +122,7 @@ def test_failed_trial_counts_and_says_why(command: Command, fake: Path) -> None:
 def test_score_of_several_seeds_is_their_mean(command: Command, fake: Path) -> None:
     outcome = command("tune", TASK, *OPTIONS, "--trials", "1", "--seeds-per-trial", "2", "--seed", "5")
     assert began(fake) == {"trial-0000-s5": 1, "trial-0000-s6": 1}
+    assert "trial 0, run 2 of 2: return 1 at 300 env steps" in outcome.text
     assert studied()[0].value == 1
     assert [*studied()[0].intermediate_values] == [300, 600, 900, 1500, 1800, 2100]
     assert "--seed 7" in outcome.text
@@ -151,7 +153,10 @@ def test_interrupted_worker_gives_its_trial_back_with_its_options(command: Comma
     waits.unlink()
     assert command("tune", TASK, *OPTIONS, "--trials", "1").code == 0  # leaves the trial for a larger sweep
     assert began(fake) == {"trial-0000": 1, "trial-0001": 1}
-    assert command("tune", TASK, *OPTIONS, "--trials", "3").code == 0
+    outcome = command("tune", TASK, *OPTIONS, "--trials", "3")
+    assert outcome.code == 0
+    assert "trial 1 again, which was given back (there will be no trial 2): actor-lr" in outcome.text
+    assert re.search(r"trial 3: return \S+ at 300 env steps trial 3: return \S+ at 600 env steps", outcome.text)
     assert began(fake) == {"trial-0000": 1, "trial-0001": 1, "trial-0001-2": 1, "trial-0003": 1}
     (done,) = (trial for trial in studied() if trial.number == given_back.number)
     assert (done.state.name, done.params) == ("COMPLETE", given_back.params)
