@@ -228,12 +228,11 @@ def _episodes(env: BatchEnv, rollout: Rollout) -> Findings:
 
 
 def _rate(_env: BatchEnv, rollout: Rollout) -> Findings:
-    ratio = rollout.steps_per_second / rollout.bare_steps_per_second
-    if ratio < SLOW:
+    if rollout.share_of_bare_rate < SLOW:
         yield Finding(
             "note",
-            f"steps have {ratio:.2f} of the bare engine's rate: the task's functions take the rest (`saltus profile` "
-            "says how much each)",
+            f"steps have about {rollout.share_of_bare_rate:.0%} of the bare engine's rate: the task's functions take "
+            "the rest (`saltus profile` says how much each)",
         )
 
 

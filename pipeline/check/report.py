@@ -90,8 +90,9 @@ def _add_rows(table: Table, ranges: Range, names: list[str]) -> None:
 def _describe_episodes(rollout: Rollout) -> str:
     lengths = rollout.lengths
     ended = f"{len(lengths):,} episodes ended, after {min(lengths):,} to {max(lengths):,} steps" if lengths else ""
-    ratio = rollout.steps_per_second / rollout.bare_steps_per_second
-    rate = f"{rollout.steps_per_second:,.0f} env steps/s, {ratio:.2f} of the bare engine's rate"
+    rate = (
+        f"{rollout.steps_per_second:,.0f} env steps/s, about {rollout.share_of_bare_rate:.0%} of the bare engine's rate"
+    )
     return f"{ended or 'no episode ended'}; {rate}"
 
 

@@ -123,6 +123,11 @@ class Rollout:
     steps_per_second: float
     bare_steps_per_second: float
 
+    @property
+    def share_of_bare_rate(self) -> float:
+        """`steps_per_second` as a share of the bare engine's, at most 1: one noisy measurement."""
+        return min(1.0, self.steps_per_second / self.bare_steps_per_second)
+
 
 def roll_out(env: BatchEnv, steps: int, seed: int) -> Rollout:
     """Take `steps` control steps with uniformly random actions in every world.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,8 @@ from check_helpers import CART, Cart
 import envs
 from envs import Task
 from envs.task_ref import find_task
-from pipeline.check.check import Check, check
+from pipeline.check.check import Check, _rate, check
+from pipeline.check.report import _describe_episodes
 
 pytestmark = pytest.mark.usefixtures("short_capacity_rollouts")
 
@@ -275,3 +277,14 @@ def test_ranges_are_those_of_all_world_steps() -> None:
     assert torch.all(rollout.observations.mean <= rollout.observations.high)
     assert rollout.steps_per_second > 0
     assert rollout.bare_steps_per_second > 0
+
+
+def test_rate_is_about_a_share_of_the_bare_engines() -> None:
+    result = run(Cart)
+    assert result.env is not None
+    assert result.rollout is not None
+    noisy = dataclasses.replace(result.rollout, steps_per_second=1050.0, bare_steps_per_second=1000.0)
+    assert _describe_episodes(noisy).endswith("1,050 env steps/s, about 100% of the bare engine's rate")
+    slow = dataclasses.replace(noisy, steps_per_second=400.0)
+    (finding,) = _rate(result.env, slow)
+    assert finding.text.startswith("steps have about 40% of the bare engine's rate: ")
