@@ -95,8 +95,7 @@ class Learner:
         """
         metrics: Metrics = {}
         with self.product_precision():
-            for done in range(0, num_updates, BATCHES_PER_SAMPLE):
-                count = min(BATCHES_PER_SAMPLE, num_updates - done)
+            for count in batches_at_once(num_updates):
                 metrics |= self._run_updates(buffer, count)
                 self.gradient_steps += count
         return metrics
@@ -132,6 +131,11 @@ class Learner:
                 if always or due:
                     metrics |= update(batch)
         return metrics
+
+
+def batches_at_once(num_updates: int) -> list[int]:
+    """How many batches a round of `num_updates` updates samples at once, for each time that it samples."""
+    return [min(BATCHES_PER_SAMPLE, num_updates - done) for done in range(0, num_updates, BATCHES_PER_SAMPLE)]
 
 
 @contextmanager
