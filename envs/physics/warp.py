@@ -22,6 +22,7 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
+from envs.masked import where_worlds
 from envs.physics import DIVERGENCE_ADVICE, POST_CONSTRAINT
 from envs.physics.computed_fields import require_computed
 from envs.physics.model_fields import with_constants
@@ -265,11 +266,11 @@ class WarpPhysics:
             self._overflowed.zero_()
         # The forward pass recomputed every world; worlds outside the mask keep the fields of their last step.
         for field, view in self._lagging.items():
-            view.copy_(_where(mask, view, before[field]))
+            view.copy_(where_worlds(mask, view, before[field]))
         for field, output in self._outputs.items():
             # mj_resetData and mj_forward leave these fields at zero.
             new = torch.zeros_like(output) if field in POST_CONSTRAINT else self._views[field]
-            output.copy_(_where(mask, new, output))
+            output.copy_(where_worlds(mask, new, output))
 
     def _reset_graph(self, fields: tuple[str, ...]) -> WarpGraph:
         """The graph of a reset that sets `fields`."""
@@ -379,8 +380,3 @@ class WarpPhysics:
             setattr(owner, attribute, values[row].cpu().numpy())
         mujoco.mj_setConst(model, mujoco.MjData(model))
         return model
-
-
-def _where(mask: Tensor, values: Tensor, others: Tensor) -> Tensor:
-    """`values` in the worlds of `mask`, (N,) bool, `others` elsewhere; (N, ...) both."""
-    return torch.where(mask.reshape(-1, *[1] * (values.dim() - 1)), values, others)
