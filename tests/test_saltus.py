@@ -173,9 +173,7 @@ def test_resolve_device_says_why_torch_cannot_use_the_gpu(monkeypatch: pytest.Mo
     def look() -> bool:
         looks.append(1)
         if len(looks) == 1:
-            warnings.warn(
-                "CUDA initialization: The driver is too old. (Triggered internally at a)", stacklevel=1
-            )
+            warnings.warn("CUDA initialization: The driver is too old. (Triggered internally at a)", stacklevel=1)
         return False
 
     monkeypatch.setattr(device, "_torch_reasons", [])
