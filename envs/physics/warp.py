@@ -28,7 +28,7 @@ from envs.physics.computed_fields import require_computed
 from envs.physics.model_fields import with_constants
 from envs.physics.warp_fields import FROM_ACTUATION, FROM_KINEMATICS, lagging_fields, require_readable, state_fields
 from envs.physics.warp_graph import WarpGraph
-from envs.physics.warp_memory import ccd_workspace_bytes, estimate_capacity, num_bytes, release_memory
+from envs.physics.warp_memory import ccd_workspace_bytes, estimate_capacity, num_bytes
 from envs.physics.warp_model import (
     modules,
     per_world_fields,
@@ -41,7 +41,7 @@ from envs.physics.warp_model import (
 from envs.physics.warp_start import WarpStart, home_fields
 from saltus.device import resolve_device
 from saltus.device.cuda_graph import graph_break
-from saltus.device.memory import free_bytes
+from saltus.device.memory import free_bytes_for
 
 _log = logging.getLogger("saltus")
 
@@ -163,10 +163,7 @@ class WarpPhysics:
         graph_break(launch)
 
     def _require_memory(self, needed: int) -> None:
-        free = free_bytes(self.device)
-        if needed > free:
-            release_memory(self.device)
-            free = free_bytes(self.device)
+        free = free_bytes_for(needed, self.device)
         if needed > free:
             raise MemoryError(
                 f"{self.num_worlds} worlds need {needed / 1e9:.2f} GB and {self.device} has {free / 1e9:.2f} GB free: "
