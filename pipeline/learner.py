@@ -43,7 +43,8 @@ class Learner:
         self._compiled: list[CompiledUpdate] = []
         if self._config.compile:
             self._compiled = [
-                CompiledUpdate(update, agent.tensors, agent.ranks.any_rank) for _, update in self._updates
+                CompiledUpdate(update, agent.tensors, agent.ranks.any_rank, agent.ranks.size)
+                for _, update in self._updates
             ]
             self._updates = [(always, one) for (always, _), one in zip(self._updates, self._compiled, strict=True)]
         self._captured_rounds: dict[tuple[ReplayBuffer, tuple[bool, ...]], CapturedFunction] = {}
