@@ -45,11 +45,10 @@ def train_run(config: Config, run_dir: Path | None, console: Console, content: d
     A new run makes its directory and locks it; the directory of a run that resumes is locked by the caller. Of several
     ranks only rank 0 writes to it, except for the others' parts of checkpoints.
     """
-    import torch
-
+    from saltus.device import cuda_available
     from saltus.device.warm_start import warm_start
 
-    on_cpu = config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available())
+    on_cpu = config.device == "cpu" or (config.device == "auto" and not cuda_available())
     if config.compile and on_cpu:
         warm_start()  # in the background of the imports below, which take seconds
 

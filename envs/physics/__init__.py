@@ -94,7 +94,10 @@ class Physics(Protocol):
         ...
 
     def set_state(self, state: TensorDictBase | Mapping[str, Any]) -> None:
-        """Continue from a state that `get_state` returned; `read` is up to date after the next `step` or `reset`."""
+        """Continue from a state that `get_state` returned.
+
+        `read` is up to date after the next `step`, or, in the worlds of its mask, `reset`.
+        """
         ...
 
     def world_model(self, world: int) -> mujoco.MjModel:
