@@ -51,6 +51,7 @@ class Check:
         return any(finding.severity == "error" for finding in self.findings)
 
 
+@torch.no_grad()
 def check(task: type[Task], options: dict[str, Any], num_envs: int, steps: int, seed: int) -> Check:
     """Make worlds of a task, try its functions, and roll out random actions.
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from envs import BatchEnv
 from envs.physics.cpu import available_cores
 from envs.physics.model_fields import bare_batch, restore
+from envs.state import State
 from envs.task_functions import defines, inputs_of
 from pipeline.seeding import derive_seed
 
@@ -141,7 +142,7 @@ def roll_out(env: BatchEnv, steps: int, seed: int) -> Rollout:
     pictured = [round(number * (steps - 1) / (PICTURES - 1)) for number in range(PICTURES)]
     for step in range(steps):
         action = 2 * torch.rand(env.num_envs, env.action_dim, generator=generator) - 1
-        inputs = control_inputs(env, action)
+        inputs = control_inputs(env, action, env.state)
         before, counts = env.physics.get_state(), env.statistics()
         if step in pictured:
             states.append(before)
@@ -182,12 +183,17 @@ def roll_out(env: BatchEnv, steps: int, seed: int) -> Rollout:
     )
 
 
-def control_inputs(env: BatchEnv, action: Tensor) -> dict[str, Tensor]:
-    """The fields that actions in [-1, 1] set in the present states, (N, ...) by name."""
-    control = env._actions.to_control(action)
+def control_inputs(env: BatchEnv, action: Tensor, state: State) -> dict[str, Tensor]:
+    """The fields that actions in [-1, 1] set in a state, (N, ...) by name."""
+    control = to_control(env, action)
     if not defines(env.task, "control"):
         return {"ctrl": control}
-    return {name: values.clone() for name, values in inputs_of(env.task.control(env.state, control)).items()}
+    return {name: values.clone() for name, values in inputs_of(env.task.control(state, control)).items()}
+
+
+def to_control(env: BatchEnv, action: Tensor) -> Tensor:
+    """Actions in [-1, 1], in the task's units."""
+    return env._actions.to_control(action)
 
 
 def _difference(after: Mapping[str, float], before: Mapping[str, float]) -> dict[str, float]:
