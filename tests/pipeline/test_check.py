@@ -252,6 +252,21 @@ def test_equal_starts_and_short_episodes_are_notes() -> None:
     assert re.search(r"episodes of random actions last \d+ of 1,000 steps", notes)
 
 
+class Servo(Cart):
+    """Its controls come from a network, whose parameters have gradients."""
+
+    def bind(self, *model: Any) -> None:
+        super().bind(*model)
+        object.__setattr__(self, "network", torch.nn.Linear(1, 1, dtype=self.qpos0.dtype))
+
+    def control(self, state: Any, action: torch.Tensor) -> torch.Tensor:
+        return self.network(action.to(self.qpos0))
+
+
+def test_tasks_may_compute_controls_by_networks() -> None:
+    assert texts(run(Servo), "error") == []
+
+
 def test_task_of_one_step_is_no_mistake() -> None:
     assert texts(run(OneStep), "error") == []
 
