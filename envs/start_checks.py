@@ -120,12 +120,14 @@ def _check_quaternions(
     places: list[tuple[str, str, int]] = []  # the field, the object and the column at which its quaternion starts
     for index in range(model.njnt):
         joint, address = model.joint(index), int(model.jnt_qposadr[index])
-        name = label(joint.name, index) if joint.name else f"#{index} of body {_body_label(model, joint.bodyid[0])}"
+        name = (
+            label(joint.name, index) if joint.name else f"#{index} of body {_body_label(model, int(joint.bodyid[0]))}"
+        )
         if model.jnt_type[index] == mujoco.mjtJoint.mjJNT_FREE:
             places.append(("qpos", f"free joint {name}", address + 3))
         elif model.jnt_type[index] == mujoco.mjtJoint.mjJNT_BALL:
             places.append(("qpos", f"ball joint {name}", address))
-    for body in np.flatnonzero(model.body_mocapid >= 0):
+    for body in np.flatnonzero(model.body_mocapid >= 0).tolist():
         places.append(("mocap_quat", f"mocap body {_body_label(model, body)}", 4 * int(model.body_mocapid[body])))
     for field, name, start in places:
         if field in fields and (fields[field].flatten(1)[:, start : start + 4].norm(dim=-1) < _NO_ROTATION).any():
@@ -137,7 +139,7 @@ def _check_quaternions(
 
 
 def _body_label(model: mujoco.MjModel, body: int) -> str:
-    return label(model.body(int(body)).name, int(body))
+    return label(model.body(body).name, body)
 
 
 def _check_fields(checked: Expectation, function: str, physics: Physics, fields: Mapping[str, Any]) -> None:

@@ -32,11 +32,6 @@ class Range:
     std: Tensor
 
     @property
-    def scale(self) -> Tensor:
-        """The largest magnitude of each column."""
-        return torch.maximum(self.low.abs(), self.high.abs())
-
-    @property
     def known(self) -> bool:
         """Whether there were any numbers."""
         return not bool(self.low.isnan().all())
@@ -47,13 +42,18 @@ class _Columns:
 
     def __init__(self) -> None:
         self._rows: list[Tensor] = []
+        self._kept: list[Tensor] = []
 
-    def add(self, values: Tensor) -> None:
-        """Add values (N, columns)."""
+    def add(self, values: Tensor, kept: Tensor) -> None:
+        """Add the values (N, columns) of the worlds of `kept`, (N,) bool."""
         self._rows.append(values.double())
+        self._kept.append(kept)
 
-    def range(self) -> Range:
-        rows = torch.cat(self._rows)
+    def range(self, worlds: Tensor | None = None) -> Range:
+        """The ranges of everything added, or of that of `worlds`, (N,) bool."""
+        rows = torch.cat(
+            [rows[kept if worlds is None else kept & worlds] for rows, kept in zip(self._rows, self._kept, strict=True)]
+        )
         if not len(rows):  # every world-step failed
             unknown = torch.full(rows.shape[1:], torch.nan, dtype=torch.float64)
             return Range(unknown, unknown, unknown, unknown)
@@ -101,6 +101,7 @@ class Rollout:
     Attributes:
         observations, rewards, terms: ranges over all world-steps that did not fail; terms by name.
         privileged: those of the group "critic", if the task has one.
+        sound_observations, sound_privileged: these in worlds that never failed.
         start_spread: (obs_dim,) standard deviation of the first observations over the worlds.
         totals: `BatchEnv.statistics` of the rollout.
         lengths: of the episodes that ended, in control steps.
@@ -113,6 +114,8 @@ class Rollout:
 
     observations: Range
     privileged: Range | None
+    sound_observations: Range
+    sound_privileged: Range | None
     rewards: Range
     terms: dict[str, Range]
     start_spread: Tensor
@@ -137,6 +140,7 @@ def roll_out(env: BatchEnv, steps: int, seed: int) -> Rollout:
     observations, privileged, rewards, terms = _Columns(), _Columns(), _Columns(), dict[str, _Columns]()
     lengths, states, failure, overflow, seconds = list[int](), list[TensorDict](), None, None, 0.0
     elapsed = torch.zeros(env.num_envs, dtype=torch.int64)
+    sound = torch.ones(env.num_envs, dtype=torch.bool)
     bare = _Bare(env)
     start, totals = env.reset(), env.statistics()
     pictured = [round(number * (steps - 1) / (PICTURES - 1)) for number in range(PICTURES)]
@@ -151,12 +155,13 @@ def roll_out(env: BatchEnv, steps: int, seed: int) -> Rollout:
         transition, _ = env.step(action)
         seconds += time.perf_counter() - began
         stable = ~env.failed
-        observations.add(transition["next", "observation"][stable])
+        sound &= stable
+        observations.add(transition["next", "observation"], stable)
         if env.privileged_dim:
-            privileged.add(transition["next", "privileged"][stable])
-        rewards.add(transition["next", "reward"][stable])
+            privileged.add(transition["next", "privileged"], stable)
+        rewards.add(transition["next", "reward"], stable)
         for name, value in env.reward_terms.items():
-            terms.setdefault(name, _Columns()).add(value[stable, None])
+            terms.setdefault(name, _Columns()).add(value[:, None], stable)
         if failure is None and env.failed.any():
             world = int(env.failed.nonzero()[0])
             of_world = {name: values[world] for name, values in inputs.items()}
@@ -170,6 +175,8 @@ def roll_out(env: BatchEnv, steps: int, seed: int) -> Rollout:
     return Rollout(
         observations=observations.range(),
         privileged=privileged.range() if env.privileged_dim else None,
+        sound_observations=observations.range(sound),
+        sound_privileged=privileged.range(sound) if env.privileged_dim else None,
         rewards=rewards.range(),
         terms={name: columns.range() for name, columns in terms.items()},
         start_spread=start.double().std(dim=0, correction=0),

@@ -263,6 +263,24 @@ class Servo(Cart):
         return self.network(action.to(self.qpos0))
 
 
+class NearlyConstant(Cart):
+    def observation(self, state: Any) -> torch.Tensor:
+        return torch.cat([1 + 1e-6 * state.qpos, state.qvel, 5e3 * state.qpos, 0.1 * state.qvel], dim=-1)
+
+
+def test_scales_are_compared_of_observations_that_change_and_both_ends_named() -> None:
+    result = run(NearlyConstant)
+    (note,) = (text for text in texts(result, "note") if "hardly change" in text)
+    assert note == ("observations that hardly change (standard deviation below 0.0001, or below 0.0001 of the mean): 0")
+    (warning,) = texts(result, "warning")
+    assert re.fullmatch(
+        r"the standard deviations of observations differ by a factor of [\d,]+, from [\d.]+ \(observation 3\) to "
+        r"[\d.e+]+ \(observation 2\): --normalize-observations often helps, or scale them in `observation`",
+        warning,
+    )
+    assert "(observation 1 joint slide qvel) to " in texts(run(Unscaled), "warning")[0]
+
+
 def test_tasks_may_compute_controls_by_networks() -> None:
     assert texts(run(Servo), "error") == []
 
