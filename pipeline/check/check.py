@@ -18,7 +18,7 @@ from envs import BatchEnv, Task
 from envs.entry_names import observation_entries
 from envs.task_options import decode_options, encode_options, is_same
 from pipeline.check.findings import Finding, Findings
-from pipeline.check.probes import probe_functions, probe_model, probe_warp
+from pipeline.check.probes import probe_class, probe_functions, probe_model, probe_warp
 from pipeline.check.rollout import Failure, Overflow, Range, Rollout, roll_out
 from saltus.errors import SaltusError, warn_once
 
@@ -70,6 +70,7 @@ def check(task: type[Task], options: dict[str, Any], num_envs: int, steps: int, 
         result.findings += _check_options(task, options)
         result.env = env = _make(task, options, num_envs, seed, result.findings)
         env.reset()
+        result.findings += probe_class(task)
         result.findings += probe_model(env)
         result.findings += probe_functions(env)
         with warnings.catch_warnings():
@@ -187,7 +188,7 @@ def _observations(rollout: Rollout, names: list[str]) -> Findings:
 
 
 def _ranges_of(ranges: Range, sound: Range, entry: str, labels: list[str]) -> Findings:
-    """Findings about a group of observations, each called `entry`; `sound` are the ranges in worlds that never failed."""
+    """Findings about observations, each called `entry`. `sound` are the ranges in worlds that never failed."""
     constant = ranges.high == ranges.low
     if constant.any():
         numbers = constant.nonzero().flatten().tolist()

@@ -24,6 +24,7 @@ from envs.physics.warp_model import (
     with_supported_solver,
 )
 from envs.state import NameIndex, State
+from envs.task_class import SIGNATURES, uncalled_methods
 from envs.task_functions import defines
 from pipeline.check.findings import Finding, Findings
 from pipeline.check.rollout import control_inputs, to_control
@@ -139,6 +140,15 @@ def _mechanical_state(env: BatchEnv) -> Tensor:
         parts = (data.qpos, data.qvel, data.act, data.mocap_pos.ravel(), data.mocap_quat.ravel())
         rows.append(torch.cat([torch.from_numpy(part.copy()) for part in parts]))
     return torch.stack(rows)
+
+
+def probe_class(task: type[Task]) -> Findings:
+    """Findings about the task's class."""
+    if names := uncalled_methods(task):
+        yield Finding(
+            "note",
+            f"nothing calls {', '.join(names)} of {task.__name__}: saltus calls {', '.join(SIGNATURES)}",
+        )
 
 
 def probe_functions(env: BatchEnv) -> Findings:

@@ -263,6 +263,18 @@ class Servo(Cart):
         return self.network(action.to(self.qpos0))
 
 
+class Uncalled(Cart):
+    def falls(self, state: Any) -> torch.Tensor:
+        return state.qpos[:, 0] > 3
+
+
+def test_methods_that_nothing_calls_are_noted() -> None:
+    assert texts(run(Uncalled), "note")[0] == (
+        "nothing calls falls of Uncalled: saltus calls reset, observation, reward, terminated, advance, control, "
+        "randomize, bind"
+    )
+
+
 class NearlyConstant(Cart):
     def observation(self, state: Any) -> torch.Tensor:
         return torch.cat([1 + 1e-6 * state.qpos, state.qvel, 5e3 * state.qpos, 0.1 * state.qvel], dim=-1)
