@@ -16,6 +16,7 @@ import torch
 import envs
 from envs import BatchEnv, Task
 from envs.entry_names import observation_entries
+from envs.object_names import control_label
 from envs.task_options import decode_options, encode_options, is_same
 from pipeline.check.findings import Finding, Findings
 from pipeline.check.probes import probe_class, probe_functions, probe_model, probe_warp
@@ -27,6 +28,7 @@ LARGE = 1e4  # of a reward per step: values are then about a million, and square
 SHORT = 0.05  # of the time limit
 FAILED = 0.01  # share of world-steps
 STILL = 1e-4  # standard deviation, or its ratio to the mean, below which an observation hardly changes
+CLAMPED = 0.5  # share of a control's steps
 SLOW = 0.5  # of the bare engine's rate
 
 
@@ -85,7 +87,7 @@ def check(task: type[Task], options: dict[str, Any], num_envs: int, steps: int, 
         return result
     result.findings += _failures(env, rollout)
     result.findings += _observations(rollout, result.names)
-    for describe in (_rewards, _episodes, _rate):
+    for describe in (_controls, _rewards, _episodes, _rate):
         result.findings += describe(env, rollout)
     result.findings += probe_warp(env.task, num_envs)
     return result
@@ -216,6 +218,18 @@ def _ranges_of(ranges: Range, sound: Range, entry: str, labels: list[str]) -> Fi
             "warning",
             f"the standard deviations of {entry}s differ by a factor of {ratio:,.0f}, from {' to '.join(ends)}: "
             "--normalize-observations often helps, or scale them in `observation`",
+        )
+
+
+def _controls(env: BatchEnv, rollout: Rollout) -> Findings:
+    clamped = (rollout.clamped > CLAMPED).nonzero().flatten().tolist()
+    if clamped:
+        names = [control_label(env.task.model, index) for index in clamped]
+        yield Finding(
+            "warning",
+            f"MuJoCo clamps most controls to their range, so that many actions act alike: {_listed(names)} (up to "
+            f"{rollout.clamped.max():.0%} of the steps). Scale what `control` returns, or set action_low and "
+            "action_high",
         )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
+import mujoco
 import torch
 from mujoco.batch import SimulationError
 from tensordict import TensorDict
@@ -105,6 +106,7 @@ class Rollout:
         start_spread: (obs_dim,) standard deviation of the first observations over the worlds.
         totals: `BatchEnv.statistics` of the rollout.
         lengths: of the episodes that ended, in control steps.
+        clamped: (nu,) share of each control that was beyond its range, to which MuJoCo clamps it.
         first_failure: the first failed world-step.
         first_overflow: the first step with an overflow.
         states: the physics' states at the beginning, in the middle and at the end.
@@ -121,6 +123,7 @@ class Rollout:
     start_spread: Tensor
     totals: dict[str, float]
     lengths: list[int]
+    clamped: Tensor
     first_failure: Failure | None
     first_overflow: Overflow | None
     states: list[TensorDict]
@@ -140,6 +143,7 @@ def roll_out(env: BatchEnv, steps: int, seed: int) -> Rollout:
     observations, privileged, rewards, terms = _Columns(), _Columns(), _Columns(), dict[str, _Columns]()
     lengths, states, failure, overflow, seconds = list[int](), list[TensorDict](), None, None, 0.0
     elapsed = torch.zeros(env.num_envs, dtype=torch.int64)
+    clamped = torch.zeros(env.task.model.nu, dtype=torch.float64)
     sound = torch.ones(env.num_envs, dtype=torch.bool)
     bare = _Bare(env)
     start, totals = env.reset(), env.statistics()
@@ -168,6 +172,8 @@ def roll_out(env: BatchEnv, steps: int, seed: int) -> Rollout:
             failure = Failure(world, step, env.statistics()["unstable"] > counts["unstable"], before, of_world)
         if overflow is None and env.statistics()["overflowed"] > counts["overflowed"]:
             overflow = Overflow(step, before, inputs)
+        if "ctrl" in inputs:
+            clamped += _outside(env, inputs["ctrl"])
         elapsed += 1
         done = transition["next", "done"].flatten()
         lengths += elapsed[done].tolist()
@@ -182,6 +188,7 @@ def roll_out(env: BatchEnv, steps: int, seed: int) -> Rollout:
         start_spread=start.double().std(dim=0, correction=0),
         totals=_difference(env.statistics(), totals),
         lengths=lengths,
+        clamped=clamped / steps,
         first_failure=failure,
         first_overflow=overflow,
         states=states,
@@ -196,6 +203,15 @@ def control_inputs(env: BatchEnv, action: Tensor, state: State) -> dict[str, Ten
     if not defines(env.task, "control"):
         return {"ctrl": control}
     return {name: values.clone() for name, values in inputs_of(env.task.control(state, control)).items()}
+
+
+def _outside(env: BatchEnv, ctrl: Tensor) -> Tensor:
+    """The share of worlds in which MuJoCo clamps each control of `ctrl` (N, nu), (nu,)."""
+    model = env.task.model
+    low, high = torch.from_numpy(model.actuator_ctrlrange).to(ctrl).unbind(-1)
+    limited = torch.from_numpy(model.actuator_ctrllimited.astype(bool))
+    clamps = not model.opt.disableflags & mujoco.mjtDisableBit.mjDSBL_CLAMPCTRL
+    return (limited & clamps & ((ctrl < low) | (ctrl > high))).double().mean(dim=0)
 
 
 def to_control(env: BatchEnv, action: Tensor) -> Tensor:

@@ -154,6 +154,18 @@ class IdleActuator(Cart):
     mjcf = CART.format(actuators='<motor name="idle" joint="slide" gear="0" ctrlrange="-1 1"/>')
 
 
+class Saturated(Cart):
+    mjcf = CART.format(actuators='<motor name="free" joint="slide"/><motor joint="slide" ctrlrange="-99 99"/>')
+    action_low, action_high = -1, 1
+
+    def control(self, state: Any, action: torch.Tensor) -> torch.Tensor:
+        return 50 * action
+
+
+class WideActions(Cart):
+    action_low, action_high = -50, 50
+
+
 class Overlap(Cart):
     mjcf = CART.replace('pos="0 0 0.2"', 'pos="0 0 0.0"').format(actuators="")
 
@@ -220,6 +232,8 @@ class NoAction(Cart):
         (ConstantReward, "warning", "the reward is always 1"),
         (HugeReward, "warning", r"rewards reach .*e\+0[56] per step"),
         (IdleActuator, "warning", "actions that change nothing from the initial states: idle"),
+        (Saturated, "warning", r"clamps most controls to their range.*alike: push \(up to 9\d% of the steps"),
+        (WideActions, "warning", "clamps most controls to their range"),
         (Overlap, "warning", "geom floor of body world and geom box of body cart overlap by 0.1 m"),
         (SlowControl, "warning", "acts 1 times per second"),
         (
