@@ -26,6 +26,20 @@ DIVERGENCE_ADVICE = "it diverged. A smaller timestep, or less extreme actions, m
 """How to avoid states that are not finite or beyond MuJoCo's limit."""
 
 
+def divergence_advice(model: mujoco.MjModel) -> str:
+    """How to avoid states that are not finite or beyond MuJoCo's limit, for a model."""
+    explicit = model.opt.integrator in (mujoco.mjtIntegrator.mjINT_EULER, mujoco.mjtIntegrator.mjINT_RK4)
+    of_velocity = (
+        model.dof_damping, model.tendon_damping, model.actuator_gainprm[:, 2], model.actuator_biasprm[:, 2],
+    )  # fmt: skip
+    if not (explicit and any(values.any() for values in of_velocity)):
+        return DIVERGENCE_ADVICE
+    return (
+        'it diverged. <option integrator="implicitfast"/>, which integrates damping implicitly, a smaller timestep, or '
+        "less extreme actions, may help"
+    )
+
+
 class Physics(Protocol):
     """N worlds of one model. Every tensor is in the engine's `dtype` and on its `device`.
 
