@@ -18,6 +18,7 @@ from envs import BatchEnv
 from envs.entry_names import action_names, observation_entries
 from envs.environment import Environment
 from envs.external.external_env import ExternalEnv
+from envs.physics import POST_CONSTRAINT
 from envs.task_functions import defines
 from envs.task_ref import GYMNASIUM
 from pipeline import files
@@ -207,5 +208,7 @@ def _simulation_facts(env: BatchEnv) -> dict[str, Any]:
         "model": POLICY_MODEL,
         "timestep": task.model.opt.timestep,
         "frame_skip": task.frame_skip,
+        "contact_forces": not {*POST_CONSTRAINT}.isdisjoint(task.fields),
+        "recompute_derived": task.recompute_derived,
         "start": {name: getattr(start, name).tolist() for name in ("qpos", "qvel", "act", "ctrl")},
     }

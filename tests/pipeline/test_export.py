@@ -147,7 +147,7 @@ def test_example_earns_the_return_of_the_evaluation_without_saltus(run_dir: Path
 
 def test_example_is_short() -> None:
     code = [line for line in EXAMPLE.read_text().splitlines() if line and not line.startswith(("#", '"'))]
-    assert len([line for line in code if not line.startswith(("import ", "from "))]) <= 20
+    assert len([line for line in code if not line.startswith(("import ", "from "))]) <= 30
 
 
 # The files

@@ -1,0 +1,95 @@
+"""Facts of policy.json: a program that follows them in plain MuJoCo sees what the policy saw in training."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import mujoco
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import envs
+from envs import BatchEnv, Task
+from envs.entry_names import observation_entries
+from pipeline.export import _simulation_facts
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+ARM = """
+<mujoco>
+  <option timestep="0.01"><flag energy="enable"/></option>
+  <worldbody>
+    <geom name="floor" type="plane" size="2 2 0.1"/>
+    <body name="arm" pos="0 0 0.3">
+      <joint name="shoulder" axis="0 1 0" damping="0.1"/>
+      <geom type="capsule" fromto="0 0 0 0.4 0 0" size="0.05"/><site name="tip" pos="0.4 0 0"/>
+    </body>
+  </worldbody>
+  <actuator><motor name="motor" joint="shoulder" ctrlrange="-2 2"/></actuator>
+  <sensor><framepos objtype="site" objname="tip"/><gyro site="tip"/><actuatorfrc actuator="motor"/></sensor>
+</mujoco>
+"""
+
+
+class Arm(Task):
+    """Observes sensors, derived fields and forces of contacts."""
+
+    mjcf = ARM
+    frame_skip = 3
+    fields = ("qpos", "qvel", "sensordata", "xpos", "cvel", "energy", "cfrc_ext")
+
+    def observation(self, state):
+        return torch.cat([getattr(state, field).flatten(1) for field in self.fields], dim=-1)
+
+    def reward(self, state, action, next_state):
+        return next_state.qvel[:, 0]
+
+
+class LaggingArm(Arm):
+    """The same, as MuJoCo's steps leave derived fields."""
+
+    recompute_derived = False
+
+
+@pytest.fixture
+def example(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The module run_exported_policy."""
+    monkeypatch.syspath_prepend(EXAMPLES)
+    import run_exported_policy
+
+    return run_exported_policy
+
+
+def exported_facts(env: BatchEnv) -> dict[str, Any]:
+    return json.loads(json.dumps(_simulation_facts(env)))
+
+
+def normalized_actions(env: BatchEnv, steps: int = 25) -> Tensor:
+    return 2 * torch.rand(steps, 1, env.action_dim, generator=torch.Generator().manual_seed(0)) - 1
+
+
+def in_task_units(env: BatchEnv, action: Tensor) -> np.ndarray:
+    """What an exported policy returns for an action in [-1, 1]."""
+    return (env.control_low + (action + 1) / 2 * (env.control_high - env.control_low))[0].numpy()
+
+
+# Derived fields
+
+
+@pytest.mark.parametrize("task", [Arm, LaggingArm])
+def test_plain_mujoco_has_the_observations_of_training(task: type[Task], example: Any) -> None:
+    env = envs.make(task, 1)
+    facts, entries = exported_facts(env), observation_entries(env)
+    assert facts["recompute_derived"] is task.recompute_derived
+    assert None not in entries
+    env.reset()
+    model, data = env.model, mujoco.MjData(env.model)
+    for action in normalized_actions(env):
+        _, observation = env.step(action)
+        example.step(model, data, facts, in_task_units(env, action))
+        found = [getattr(data, entry["field"]).flat[entry["index"]] for entry in entries]
+        np.testing.assert_allclose(found, observation[0], rtol=1e-5, atol=1e-5)
+    assert np.abs(data.cfrc_ext).max() > 1
