@@ -9,6 +9,15 @@ import numpy as np
 import torch
 
 
+def start(model, facts):
+    """Begin an episode."""
+    data = mujoco.MjData(model)
+    for field, values in facts["start"].items():
+        setattr(data, field, values)
+    mujoco.mj_forward(model, data)
+    return data
+
+
 def step(model, data, facts, action):
     """Take a control step."""
     data.ctrl = action
@@ -20,9 +29,10 @@ def step(model, data, facts, action):
 
 
 def main(folder):
+    """Play an episode and print its return."""
     facts = json.loads((folder / "policy.json").read_text())
     model = mujoco.MjModel.from_binary_path(str(folder / facts["model"]))
-    data = mujoco.MjData(model)
+    data = start(model, facts)
     policy = torch.export.load(folder / "policy.pt2").module()
     # ONNX: session = onnxruntime.InferenceSession(folder / "policy.onnx"), and below
     #       action = session.run(None, {"observation": observation[None]})[0][0]

@@ -11,6 +11,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,6 +19,7 @@ from envs import BatchEnv
 from envs.entry_names import action_names, observation_entries
 from envs.environment import Environment
 from envs.external.external_env import ExternalEnv
+from envs.home import HOME_FIELDS
 from envs.physics import POST_CONSTRAINT
 from envs.task_functions import defines
 from envs.task_ref import GYMNASIUM
@@ -202,7 +204,7 @@ def _action_facts(names: list[str], env: Environment) -> list[dict[str, Any]]:
 
 def _simulation_facts(env: BatchEnv) -> dict[str, Any]:
     """The facts that a program needs to simulate a task of saltus."""
-    task, start = env.task, env.task.data0
+    task = env.task
     return {
         "action_is_ctrl": not defines(task, "control"),
         "model": POLICY_MODEL,
@@ -210,5 +212,7 @@ def _simulation_facts(env: BatchEnv) -> dict[str, Any]:
         "frame_skip": task.frame_skip,
         "contact_forces": not {*POST_CONSTRAINT}.isdisjoint(task.fields),
         "recompute_derived": task.recompute_derived,
-        "start": {name: getattr(start, name).tolist() for name in ("qpos", "qvel", "act", "ctrl")},
+        "start": {
+            field: values.tolist() for field in HOME_FIELDS if (values := np.asarray(getattr(task.data0, field))).size
+        },
     }

@@ -86,10 +86,57 @@ def test_plain_mujoco_has_the_observations_of_training(task: type[Task], example
     assert facts["recompute_derived"] is task.recompute_derived
     assert None not in entries
     env.reset()
-    model, data = env.model, mujoco.MjData(env.model)
+    data = example.start(env.model, facts)
     for action in normalized_actions(env):
         _, observation = env.step(action)
-        example.step(model, data, facts, in_task_units(env, action))
+        example.step(env.model, data, facts, in_task_units(env, action))
         found = [getattr(data, entry["field"]).flat[entry["index"]] for entry in entries]
         np.testing.assert_allclose(found, observation[0], rtol=1e-5, atol=1e-5)
     assert np.abs(data.cfrc_ext).max() > 1
+
+
+# The start of episodes
+
+MOCAP = """
+<mujoco>
+  <size nuserdata="2"/>
+  <worldbody>
+    <body name="hand" mocap="true"><geom size="0.1"/></body>
+    <body name="arm"><joint name="shoulder"/><geom size="0.1"/></body>
+  </worldbody>
+  <actuator>
+    <position name="servo" joint="shoulder" kp="10" ctrlrange="-2 2" timeconst="0.1" nsample="3" delay="0.004"/>
+  </actuator>
+  <keyframe>
+    <key name="start" time="3" qpos="0.5" qvel="1" act="0.2" ctrl="0.3" mpos="0.1 0 0.2" mquat="0 1 0 0"/>
+  </keyframe>
+</mujoco>
+"""
+
+
+class Mocap(Task):
+    """Starts from a keyframe with a mocap body, after its servo has settled."""
+
+    mjcf, home, settle_steps = MOCAP, "start", 2
+    frame_skip = 4
+
+    def observation(self, state):
+        return torch.cat([state.qpos, state.qvel], dim=-1)
+
+    def reward(self, state, action, next_state):
+        return next_state.qvel[:, 0]
+
+
+def test_start_is_the_whole_state_of_the_physics(example: Any) -> None:
+    env = envs.make(Mocap, 1)
+    facts = exported_facts(env)
+    assert facts["start"].keys() == {
+        "time", "qpos", "qvel", "act", "history", "ctrl", "mocap_pos", "mocap_quat", "userdata",
+    }  # fmt: skip
+    assert (facts["start"]["time"], facts["start"]["mocap_pos"]) == (3, [[0.1, 0, 0.2]])
+    data = example.start(env.model, facts)
+    kind = mujoco.mjtState.mjSTATE_FULLPHYSICS | mujoco.mjtState.mjSTATE_USER
+    found, expected = np.empty((2, mujoco.mj_stateSize(env.model, kind)))
+    mujoco.mj_getState(env.model, data, found, kind)
+    mujoco.mj_getState(env.model, env.task.data0, expected, kind)
+    np.testing.assert_array_equal(found, expected)
