@@ -20,7 +20,8 @@ def start(model, facts):
 
 def step(model, data, facts, action):
     """Take a control step."""
-    data.ctrl = action
+    for control, one in enumerate(facts["ctrl"]):
+        data.ctrl[control] = one["offset"] + np.dot(one["scales"], action[one["actions"]])
     mujoco.mj_step(model, data, facts["frame_skip"])
     if facts["contact_forces"]:
         mujoco.mj_rnePostConstraint(model, data)

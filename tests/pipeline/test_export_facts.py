@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,14 @@ import mujoco
 import numpy as np
 import pytest
 import torch
+from control_helpers import Controls
 from torch import Tensor
 
 import envs
-from envs import BatchEnv, Task
+from envs import BatchEnv, State, Task
+from envs.control_map import control_map
 from envs.entry_names import observation_entries
-from pipeline.export import _simulation_facts
+from pipeline.export import _simulation_facts, _task_options
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 ARM = """
@@ -64,7 +67,7 @@ def example(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def exported_facts(env: BatchEnv) -> dict[str, Any]:
-    return json.loads(json.dumps(_simulation_facts(env)))
+    return json.loads(json.dumps(_simulation_facts(env, control_map(env))))
 
 
 def normalized_actions(env: BatchEnv, steps: int = 25) -> Tensor:
@@ -101,7 +104,7 @@ MOCAP = """
 <mujoco>
   <size nuserdata="2"/>
   <worldbody>
-    <body name="hand" mocap="true"><geom size="0.1"/></body>
+    <body name="hand" mocap="true"/>
     <body name="arm"><joint name="shoulder"/><geom size="0.1"/></body>
   </worldbody>
   <actuator>
@@ -140,3 +143,54 @@ def test_start_is_the_whole_state_of_the_physics(example: Any) -> None:
     mujoco.mj_getState(env.model, data, found, kind)
     mujoco.mj_getState(env.model, env.task.data0, expected, kind)
     np.testing.assert_array_equal(found, expected)
+
+
+# Controls
+
+
+@dataclass
+class Servo(Mocap):
+    """Has an action around the servo's home, as `saltus new` writes it, and one that moves the mocap body."""
+
+    action_low, action_high = (-1, -0.5), (1, 0.5)
+    action_scale: float = 0.3
+    reach: float = 0.5
+    shape: Any = print
+
+    def control(self, state, action):
+        place = state.qpos[:, None, :] * torch.ones(3) + action[:, 1:, None]
+        return {"ctrl": self.ctrl0 + self.action_scale * action[:, :1], "mocap_pos": place}
+
+
+def test_plain_mujoco_moves_as_servos_did_in_training(example: Any) -> None:
+    env = envs.make(Servo, 1)
+    facts = exported_facts(env)
+    assert not facts["action_is_ctrl"]
+    assert facts["actuators"] == [{"name": "servo", "controls": [0]}]
+    assert facts["ctrl"] == [{"name": "servo", "offset": 0.3, "actions": [0], "scales": [0.3]}]
+    assert facts["computed_inputs"] == ["mocap_pos"]
+    env.reset()
+    data = example.start(env.model, facts)
+    for action in normalized_actions(env):
+        _, observation = env.step(action)
+        example.step(env.model, data, facts, in_task_units(env, action))
+        np.testing.assert_allclose([*data.qpos, *data.qvel], observation[0], rtol=1e-5, atol=1e-6)
+
+
+def test_controls_that_depend_on_the_state_are_said_to_be_computed() -> None:
+    def control(self: Task, state: State, action: Tensor) -> Tensor:
+        return action[:, :1] - state.qvel
+
+    facts = exported_facts(envs.make(type("Damped", (Servo,), {"control": control}), 1))
+    assert (facts["ctrl"], facts["computed_inputs"]) == (None, ["ctrl"])
+
+
+def test_actuators_list_their_controls() -> None:
+    actuators = exported_facts(envs.make(Controls, 1))["actuators"]
+    assert [(one["name"], one["controls"]) for one in actuators] == [
+        ("brake", []), ("servo", [0, 1, 2]), ("pid", [3, 4]), ("#3 of wrist", [5]),
+    ]  # fmt: skip
+
+
+def test_task_options_include_defaults_but_nothing_that_json_lacks() -> None:
+    assert _task_options(Servo(reach=0.2)) == {"action_scale": 0.3, "reach": 0.2}
