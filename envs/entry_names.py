@@ -11,7 +11,7 @@ from torch import Tensor
 
 from envs.batch_env import BatchEnv
 from envs.control_map import ControlMap
-from envs.object_names import control_label
+from envs.object_names import actuator_label, control_label, joint_label
 from envs.random_states import random_states
 from envs.state import NameIndex
 from envs.task_functions import split_observation
@@ -22,6 +22,7 @@ _COUNTS = {
     "body": "nbody", "joint": "njnt", "geom": "ngeom", "site": "nsite", "camera": "ncam", "actuator": "nactuator",
     "tendon": "ntendon", "sensor": "nsensor",
 }  # fmt: skip
+_LABELS = {"joint": joint_label, "actuator": actuator_label}
 
 
 def action_names(env: BatchEnv, controls: ControlMap) -> list[str]:
@@ -81,20 +82,24 @@ def _describe(field: str, index: int, names: dict[tuple[str, int], str], fields:
 
 
 def _element_names(model: mujoco.MjModel, fields: tuple[str, ...]) -> dict[tuple[str, int], str]:
-    """Names such as ``"body torso xpos 2"`` by field of MjData and index into it, of all named objects."""
+    """Names such as ``"body torso xpos 2"`` by field of MjData and index into it.
+
+    Of named objects, and of joints and actuators without a name: ``"joint #0 of ball qpos 2"``.
+    """
     data, located, found = mujoco.MjData(model), NameIndex(model, fields), dict[tuple[str, int], str]()
     for kind, count in _COUNTS.items():
         for number in range(getattr(model, count)):
             view = getattr(data, kind)(number)
+            name = view.name or (_LABELS[kind](model, number) if kind in _LABELS else "")
             for attribute in dir(view):
                 part = getattr(view, attribute, None)
-                if not view.name or not isinstance(part, np.ndarray) or not part.size:
+                if not name or not isinstance(part, np.ndarray) or not part.size:
                     continue
                 try:
-                    field, offset, _ = located.locate(kind, view.name, attribute)
+                    field, offset, _ = located.locate(kind, number, attribute)
                 except AttributeError:  # computed by the view, as an actuator's moment
                     continue
                 for index in range(part.size if field in fields else 0):
                     component = f" {index}" if part.size > 1 else ""
-                    found.setdefault((field, offset + index), f"{kind} {view.name} {attribute}{component}")
+                    found.setdefault((field, offset + index), f"{kind} {name} {attribute}{component}")
     return found

@@ -47,7 +47,7 @@ def test_actions_and_observations_have_the_names_of_controls():
     env = envs.make(Controls, 1)
     assert action_names(env, control_map(env)) == [*CONTROL_NAMES[:-1], "#3 of wrist"]
     names = [f"actuator {name} ctrl {place}" for name, count in (("servo", 3), ("pid", 2)) for place in range(count)]
-    assert [entry["name"] for entry in observation_entries(env)][5:] == [*names, "ctrl 5"]
+    assert [entry["name"] for entry in observation_entries(env)][5:] == [*names, "actuator #3 of wrist ctrl"]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import mujoco
@@ -65,7 +66,8 @@ class Named(Task):
 def test_numbers_have_names_and_computed_entries_none() -> None:
     expected = [
         {"name": "joint hinge qpos", "field": "qpos", "index": 7}, None, None,
-        {"name": "qvel 0", "field": "qvel", "index": 0}, {"name": "qvel 1", "field": "qvel", "index": 1},
+        {"name": "joint #0 of ball qvel 0", "field": "qvel", "index": 0},
+        {"name": "joint #0 of ball qvel 1", "field": "qvel", "index": 1},
         {"name": "sensor gyro data 1", "field": "sensordata", "index": 1},
         {"name": "body pole xpos 2", "field": "xpos", "index": 8}, {"name": "goal 1"}, None, None,
     ]  # fmt: skip
@@ -148,6 +150,7 @@ def test_names_are_true(task: str) -> None:
         assert torch.equal(number.clamp(column.min(), column.max()), column), entry
         if entry["name"] != f"{field} {index}":
             getattr(data, field).flat[index] = 7
-            kind, name, attribute, *component = entry["name"].split()
-            assert getattr(getattr(data, kind)(name), attribute).flat[int(*component)] == 7, entry
+            kind, name, *_of_body, attribute, component = re.sub(r"(\D)$", r"\1 0", entry["name"]).split()
+            number = int(name[1:]) if name.startswith("#") else name
+            assert getattr(getattr(data, kind)(number), attribute).flat[int(component)] == 7, entry
             getattr(data, field).flat[index] = 0
