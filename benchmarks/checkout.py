@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+HASH = re.compile(r"\b([0-9a-f]{10})[0-9a-f]{30}\b")
 
 
 def commit(folder: Path = ROOT) -> str | None:
@@ -21,11 +23,8 @@ def commit(folder: Path = ROOT) -> str | None:
 
 
 def label(commit: str | None) -> str:
-    """A commit in short form for the name of a case."""
-    if commit is None:
-        return "an unknown commit"
-    number, dash, dirty = commit.partition("-")
-    return number[:10] + dash + dirty
+    """A commit, or a text with several, in short form for captions and the names of cases."""
+    return "an unknown commit" if commit is None else HASH.sub(r"\1", commit)
 
 
 def environment(folder: Path = ROOT, /, **variables: str) -> dict[str, str]:

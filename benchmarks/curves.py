@@ -23,7 +23,7 @@ COLORS = ("#0072b2", "#c8500a", "#007a5a", "#a8458f", "#8a6d00", "#2f8fc4", "#5b
 LINES = ("-", "--", ":")
 INK, GRID = "#333333", "#dddddd"
 DIGEST = "Drawn data"  # the name of a picture's text that has the digest
-DRAWING = "1"  # changes with the way in which data are drawn, so that older pictures are drawn anew
+DRAWING = "2"  # changes with the way in which data are drawn, so that older pictures are drawn anew
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def _draw_panel(axes: Axes, panel: Panel) -> dict[str, Line2D]:
         text = label(name, seeds)
         (handles[text],) = axes.plot([], [], line, color=color, linewidth=1.8, label=text)
     if panel.threshold is not None:
-        text = f"return to reach, {panel.threshold:,g}"
+        text = f"return to reach in {panel.title}, {panel.threshold:,g}"
         handles[text] = axes.axhline(panel.threshold, color=INK, linestyle="--", linewidth=1, label=text)
     axes.set_title(panel.title, color=INK)
     axes.set(xlabel=panel.xlabel, ylabel="mean return of evaluations")
@@ -104,23 +104,31 @@ def label(name: str, seeds: Sequence[Points]) -> str:
 
 
 def plot(axes: Axes, seeds: Sequence[Points], color: str, line: str) -> None:
-    """Plot every seed faintly, and over them their interquartile mean with its 95% bootstrap interval."""
+    """Plot every seed faintly, and over them their interquartile mean with its 95% bootstrap interval.
+
+    A curve of one point is a dot.
+    """
     found = band(seeds)
     if len(seeds) > 1 or found is None:
         for x, y in seeds:
-            axes.plot(x, y, color=color, alpha=0.35, linewidth=0.8, marker="o" if len(x) == 1 else "", markersize=4)
+            axes.plot(x, y, _dot(x), color=color, alpha=0.8 if len(x) == 1 else 0.35, linewidth=0.8, markersize=5)
     if found is not None:
-        marker = "." if len(found.x) < 40 else ""
-        axes.plot(found.x, found.value, line, color=color, linewidth=1.8, marker=marker, markersize=4)
+        axes.plot(found.x, found.value, _dot(found.x) or line, color=color, linewidth=1.8, markersize=5)
         if found.low is not None and found.high is not None:
             axes.fill_between(found.x, found.low, found.high, color=color, alpha=0.18, linewidth=0)
 
 
+def _dot(x: Sequence[float]) -> str:
+    return "o" if len(x) == 1 else ""
+
+
 def style(axes: Axes, ink: str, grid: str) -> None:
-    """Short numbers, a light grid, and no frame at the top and right."""
+    """An x axis from 0, short numbers, a light grid, and no frame at the top and right."""
     axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.xaxis.set_major_formatter(lambda value, _: short(value) if axes.get_xlim()[1] >= 10_000 else f"{value:,.0f}")
     axes.yaxis.set_major_formatter("{x:,.0f}")
+    axes.update_datalim([(0.0, 0.0)], updatey=False)  # for a margin at the right that is a share of the whole axis
+    axes.autoscale_view(scaley=False)
     axes.set_xlim(left=0)
     axes.set_axisbelow(True)
     axes.grid(color=grid, linewidth=0.7)

@@ -11,7 +11,7 @@ from benchmarks.gpu.tables import comparisons
 from benchmarks.result import Result
 from benchmarks.statistics import interquartile_mean, median_time, worst_time
 from benchmarks.table import Cell, Table, text
-from benchmarks.training_run import Trained, task_name
+from benchmarks.training_run import Trained, present_names, task_name
 from benchmarks.training_tables import by_system, times_to
 
 # Options with a value that do not change what a run learns, or that a table shows in another way.
@@ -143,7 +143,7 @@ def recipe_options(options: Sequence[str]) -> list[str]:
 
 
 def longest(result: Result) -> Table:
-    """The longest training of one run, for each preset and task."""
+    """The longest run of each preset and task in one result file."""
     columns = ["preset", "task", "longest run, env steps", "seeds"]
     steps: dict[tuple[str, str], dict[int, float]] = {}
     for preset, task, seed, row in _runs(result):
@@ -160,7 +160,7 @@ def _runs(result: Result) -> Iterator[tuple[str, str, int, dict[str, Any]]]:
     """Preset with its options, task, seed and measurement of each run of saltus."""
     for row in result.measurements:
         if result.benchmark == "recipes" and row["recipe"] != "stable-baselines3":
-            yield row["recipe"], task_name(result.settings["task"]), row["seed"], row
+            yield present_names(row["recipe"]), task_name(result.settings["task"]), row["seed"], row
         elif row.get("system") == "saltus" and "missing" not in row:
             preset = " ".join([row["preset"] or "fast", *recipe_options(row["options"])])
             yield preset, task_name(row["task"]), row["seed"], row

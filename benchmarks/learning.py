@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from benchmarks.curves import Panel
 from benchmarks.result import Result
 from benchmarks.statistics import Points
-from benchmarks.training_run import task_name
+from benchmarks.training_run import present_names, task_name
 
 AXES = {"wall_seconds": "wall-clock from process start, s", "env_steps": "env steps"}
 
@@ -47,7 +47,7 @@ def _label(row: dict) -> str:
     for name in ("label", "recipe", "variant"):
         if name in row:
             average = row.get("average")  # of the policy that was evaluated: one run has several
-            return (row[name] or "the recipe itself") + (f", {average}" if average else "")
+            return (present_names(row[name]) or "the recipe itself") + (f", {average}" if average else "")
     return " ".join(filter(None, (row.get("system"), row.get("preset")))) or "saltus"
 
 

@@ -18,9 +18,9 @@ from benchmarks.campaign import progress
 from benchmarks.cores import core_sets, run_pinned
 from benchmarks.seeds import Seeds
 from benchmarks.table import Cell, Table, show
-from benchmarks.training_run import SALTUS, columns, final, task_name
+from benchmarks.training_run import SALTUS, columns, final, present_names, task_name
 from pipeline import checkpoint
-from pipeline.file_names import CHECKPOINTS, EVALUATION, EVALUATIONS
+from pipeline.file_names import CHECKPOINTS, EVALUATION, EVALUATION_OF_LAST, EVALUATIONS
 from pipeline.presets import names
 from pipeline.tables import read_table
 
@@ -136,7 +136,8 @@ def recipes(
         train = _train_peer if recipe.name == PEER else _train
         exit_code = train(run_dir, arguments, recipe.total_env_steps, episodes)
         curve = columns(read_table(run_dir / EVALUATIONS))
-        return Curve(recipe.label, seed, recipe.total_env_steps, exit_code, curve, final(run_dir / EVALUATION))
+        last = final(run_dir / (EVALUATION if recipe.name == PEER else EVALUATION_OF_LAST))
+        return Curve(recipe.label, seed, recipe.total_env_steps, exit_code, curve, last)
 
     jobs = [(recipe, seed) for seed in seeds for recipe in parsed]
     settings = {"task": task, "options": options, "recipes": recipes, "seeds": seeds, "eval_every": eval_every}
@@ -161,20 +162,25 @@ def recipes(
 def tables(found: result.Result) -> list[Table]:
     """The mean returns of all runs."""
     title = f"{task_name(found.settings['task'])}: mean return after env steps"
-    return [_table(title, [Curve(**row) for row in found.measurements], found.settings["episodes"])]
+    return [_table(title, _curves(found), found.settings["episodes"])]
 
 
 def levels_table(found: result.Result) -> Table:
     """The mean returns of all runs at the same levels, whatever was reached."""
     columns = ["recipe", "seed", *(f"{level:,}" for level in LEVELS), "last policy", "env steps", "exit code"]
     rows: list[list[Cell]] = []
-    for curve in [Curve(**row) for row in found.measurements]:
+    for curve in _curves(found):
         end = curve.last or {"mean": None, "env_steps": None}
         levels = [_whole(curve.at(level)) for level in LEVELS]
         rows.append(
             [f"`{curve.recipe}`", str(curve.seed), *levels, _whole(end["mean"]), end["env_steps"], curve.exit_code]
         )
     return Table("", columns, rows)
+
+
+def _curves(found: result.Result) -> list[Curve]:
+    """The runs of a result file."""
+    return [Curve(**row | {"recipe": present_names(row["recipe"])}) for row in found.measurements]
 
 
 def _whole(value: float | None) -> int | None:
@@ -188,9 +194,9 @@ def _train(run_dir: Path, arguments: Sequence[Part], total_env_steps: int, episo
         exit_code = checkout.run(*SALTUS, "train", *arguments, "--run-dir", run_dir)
     elif not done or done[-1]["env_steps"] < total_env_steps:
         exit_code = checkout.run(*SALTUS, "resume", run_dir)
-    elif _is_evaluated(run_dir / EVALUATION, total_env_steps, episodes):
+    elif _is_evaluated(run_dir / EVALUATION_OF_LAST, total_env_steps, episodes):
         return 0
-    (run_dir / EVALUATION).unlink(missing_ok=True)  # it may be of another policy
+    (run_dir / EVALUATION_OF_LAST).unlink(missing_ok=True)  # it may be of an earlier policy
     if not checkpoint.find(run_dir / CHECKPOINTS):
         return exit_code
     evaluated = checkout.run(*SALTUS, "evaluate", run_dir, "--policy", "last", "--episodes", episodes)
@@ -198,12 +204,12 @@ def _train(run_dir: Path, arguments: Sequence[Part], total_env_steps: int, episo
 
 
 def _is_evaluated(path: Path, env_steps: int, episodes: int) -> bool:
-    """Whether a complete evaluation.json exists, of the last policy after at least `env_steps`."""
+    """Whether a complete evaluation of the last policy exists, after at least `env_steps`."""
     try:
         known = json.loads(path.read_text())
     except (FileNotFoundError, ValueError):
         return False
-    return (known["policy"], len(known["returns"])) == ("last", episodes) and known["env_steps"] >= env_steps
+    return len(known["returns"]) == episodes and known["env_steps"] >= env_steps
 
 
 def _train_peer(run_dir: Path, arguments: Sequence[Part], _total_env_steps: int, _episodes: int) -> int:

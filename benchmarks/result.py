@@ -59,7 +59,7 @@ class Result:
         benchmark: the name of the benchmark's command, or of another measurement: search, probes.
         command: the command line.
         date: when the file was last written, in ISO format.
-        commit: the commit of the code; None if it is not recorded.
+        commit: the commit of the code, with those of sections that had others; None if it is not recorded.
         hardware: from `benchmarks.hardware.hardware`.
         versions: versions of packages, by name.
         settings: the settings of all measurements.

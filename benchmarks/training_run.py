@@ -18,8 +18,9 @@ from benchmarks import checkout
 from benchmarks.code import code_hash as hash_of_code
 from envs.task_ref import resolve_task
 from pipeline import checkpoint
-from pipeline.file_names import CHECKPOINTS, EVALUATION, EVALUATIONS
+from pipeline.file_names import CHECKPOINTS, EVALUATION, EVALUATION_OF_LAST, EVALUATIONS
 from pipeline.tables import read_table
+from pipeline.train_options import RENAMED_OPTIONS
 
 SALTUS = (sys.executable, "-m", "saltus")
 PEER_TRAINING = (sys.executable, "-m", "benchmarks.peer_training")
@@ -32,6 +33,11 @@ COLUMNS = {  # of a learning curve, by their names in evaluations.csv
     "return_high": "return_high", "length_mean": "length",
 }  # fmt: skip
 FINAL = ("env_steps", "mean", "interval_95")  # what result files keep of an evaluation.json
+
+
+def present_names(recipe: str) -> str:
+    """A preset and its options, as a command had them, under the names that options have today."""
+    return " ".join(RENAMED_OPTIONS.get(word, word) for word in recipe.split())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,11 +177,11 @@ def _train(case: Case, run_dir: Path, cache: Path | None) -> Trained:
     exit_code, seconds, lines = train_for(limit, arguments, cache, prefix=_prefix(case))
     evaluations = {}
     if checkpoint.find(run_dir / CHECKPOINTS):
-        for which in ("best", "last"):
+        for which, file in (("best", EVALUATION), ("last", EVALUATION_OF_LAST)):
             command = [*SALTUS, "evaluate", run_dir, "--policy", which, "--episodes", case.episodes]
             failed = checkout.run(*command)
             exit_code = exit_code or failed
-            evaluations[which] = None if failed else final(run_dir / EVALUATION)
+            evaluations[which] = None if failed else final(run_dir / file)
     return _trained(case, run_dir, exit_code, seconds, lines, evaluations.get("best"), evaluations.get("last"))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes.util
+import difflib
 import json
 import os
 import sys
@@ -14,7 +15,7 @@ from rich.console import Console
 from pipeline import torchrun
 from pipeline.console import log_to, print_line
 from pipeline.display import show_progress, tolerate_lost_output
-from pipeline.file_names import CHECKPOINTS, EVALUATION, VIDEO
+from pipeline.file_names import CHECKPOINTS, EVALUATION, EVALUATION_OF_LAST, VIDEO
 from saltus.errors import SaltusError
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def main() -> None:
             from envs import list_tasks
 
             print(USAGE.format(tasks=", ".join(list_tasks())))
-            sys.exit(0 if command in ("-h", "--help") else f"saltus: no command {command!r}" if command else 2)
+            sys.exit(0 if command in ("-h", "--help") else _no_command(command, [*commands]) if command else 2)
         if torchrun.size() > 1 and command not in ("train", "resume"):
             raise torchrun.SharedError(
                 f"`saltus {command}` is one process, and torchrun started {torchrun.size()}: start it without torchrun"
@@ -153,7 +154,7 @@ def evaluate(arguments: list[str], console: Console) -> None:
         "mean": result.mean, "std": result.std, "interval_95": list(result.interval),
         "failed": result.failed, "returns": result.returns, "lengths": result.lengths,
     }  # fmt: skip
-    path = options.run / EVALUATION
+    path = options.run / (EVALUATION if options.policy == "best" else EVALUATION_OF_LAST)
     try:
         files.write(path, json.dumps(content, indent=1) + "\n")
     except OSError as error:
@@ -268,6 +269,11 @@ def new(arguments: list[str], console: Console) -> None:
     from pipeline.new.command import new_task
 
     print_line(console, new_task(arguments))
+
+
+def _no_command(command: str, commands: list[str]) -> str:
+    close = difflib.get_close_matches(command, commands, cutoff=0.5)
+    return f"saltus: no command {command!r}" + (f"; did you mean {' or '.join(close)}?" if close else "")
 
 
 def _choose_opengl() -> None:

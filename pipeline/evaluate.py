@@ -59,8 +59,8 @@ class Evaluation:
         """Mean, standard deviation, interval and mean length in one line of text."""
         low, high = self.interval
         line = (
-            f"return {self.mean:.1f} +- {self.std:.1f} (95% interval of the mean: {low:.1f} to {high:.1f}), "
-            f"length {np.mean(self.lengths):.0f}, {len(self.returns)} episodes"
+            f"return {self.mean:.1f} +- {self.std:.1f} (standard deviation of episodes; 95% interval of the mean: "
+            f"{low:.1f} to {high:.1f}), length {np.mean(self.lengths):.0f}, {len(self.returns)} episodes"
         )
         return line + (f", {self.failed} truncated by failures" if self.failed else "")
 

@@ -3,10 +3,11 @@
 LOCK, CONFIG, CHECKPOINTS, TASK = "lock", "config.json", "checkpoints", "task"
 METRICS, EVALUATIONS, MESSAGES = "metrics.csv", "evaluations.csv", "messages.txt"
 TENSORBOARD, WANDB = "tensorboard", "wandb"  # the latter is wandb's own choice
-LEARNING_CURVE, EVALUATION, VIDEO = "learning_curve.png", "evaluation.json", "play.mp4"
+LEARNING_CURVE, VIDEO = "learning_curve.png", "play.mp4"
+EVALUATION, EVALUATION_OF_LAST = "evaluation.json", "evaluation-last.json"  # of the best and of the last policy
 GRADIENTS = "gradients.png"
 POLICY_FACTS, POLICY_PROGRAM, POLICY_ONNX, POLICY_MODEL = "policy.json", "policy.pt2", "policy.onnx", "policy.mjb"
 OWN_NAMES = frozenset({
     LOCK, CONFIG, CHECKPOINTS, TASK, METRICS, EVALUATIONS, MESSAGES, TENSORBOARD, WANDB, LEARNING_CURVE, EVALUATION,
-    VIDEO, GRADIENTS, POLICY_FACTS, POLICY_PROGRAM, POLICY_ONNX, POLICY_MODEL,
+    EVALUATION_OF_LAST, VIDEO, GRADIENTS, POLICY_FACTS, POLICY_PROGRAM, POLICY_ONNX, POLICY_MODEL,
 })  # fmt: skip

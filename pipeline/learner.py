@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 
@@ -57,8 +57,8 @@ class Learner:
 
     @property
     def compiling(self) -> bool:
-        """Whether a coming round compiles an update, and so takes long."""
-        return any(update.pending for update in self._compiled)
+        """Whether updates are to be compiled, and are not yet; the same on all ranks."""
+        return not all(update.attempted for update in self._compiled)
 
     @property
     def compiled(self) -> bool:
@@ -88,6 +88,18 @@ class Learner:
 
     def _act(self, observation: Tensor, noise: Tensor) -> Metrics:
         return {"action": self.agent.act(observation, noise)}
+
+    def compile(self, buffer: ReplayBuffer, stopping: Callable[[], bool] = lambda: False) -> None:
+        """Compile the updates ahead of the first round, with a batch that rounds draw again.
+
+        Leaves out those that are not compiled yet when `stopping()` becomes true; see `CompiledUpdate.compile`.
+        """
+        state = buffer.generator.get_state()
+        batch = buffer.sample(self._batch_size)[0]
+        buffer.generator.set_state(state)
+        with self.product_precision():
+            for update in self._compiled:
+                update.compile(batch, stopping)
 
     def round(self, buffer: ReplayBuffer, num_updates: int) -> Metrics:
         """Run `num_updates` critic updates and the actor updates that are due; return their last metrics.

@@ -40,15 +40,24 @@ def _draw(run_dir: Path, title: str) -> bytes | None:
         return None
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), sharey=True, layout="constrained")
     if training:
-        left.plot(training["env_steps"], training["episode_return"], color="0.7", label="training episodes")
+        left.plot(
+            training["env_steps"],
+            training["episode_return"],
+            ".-",
+            color="0.7",
+            markersize=2,
+            label="training episodes",
+        )
     for axes, x in ((left, "env_steps"), (right, "seconds")):
-        axes.plot(evaluations[x], evaluations["return_mean"], color="C0", label="evaluations: mean, 95% interval")
+        axes.plot(evaluations[x], evaluations["return_mean"], ".-", color="C0", label="evaluations: mean, 95% interval")
         axes.fill_between(evaluations[x], evaluations["return_low"], evaluations["return_high"], color="C0", alpha=0.2)
         axes.grid(alpha=0.3)
+        axes.update_datalim([(0.0, 0.0)], updatey=False)  # for a margin at the right that is a share of the whole axis
+        axes.autoscale_view(scaley=False)
+        axes.set_xlim(left=0)
     left.set_xlabel("env steps")
     left.set_ylabel("return")
     right.set_xlabel("wall-clock time (s)")
-    right.set_xlim(left=0)
     left.legend()
     figure.suptitle(title)
     content = io.BytesIO()

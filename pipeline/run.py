@@ -191,14 +191,25 @@ class Run:
     def _to_physics(self, action: torch.Tensor) -> torch.Tensor:
         return action.to(self.env.simulation_device)
 
+    def compile(self, logger: Logger, stopping: Callable[[], bool] = lambda: False) -> bool:
+        """Compile the updates unless they are compiled; return whether it tried. Changes no state of the run.
+
+        Ends early, with updates that are not compiled, after `stopping()` becomes true.
+        """
+        if not self.learner.compiling:
+            return False
+        logger.phase("compiling the updates")
+        self.learner.compile(self.buffer, stopping)
+        if self.learner.compiled:
+            logger.say(f"compiled the updates in {self.learner.compile_seconds:.0f} s")
+        return True
+
     def learn(self, logger: Logger) -> None:
         """Do one round of updates."""
-        compiling = self.learner.compiling
-        logger.phase("compiling the updates" if compiling else "learning")
+        self.compile(logger)
+        logger.phase("learning")
         self.agent.advance(self.progress, self.env_steps, self.env.dt)
         self.metrics |= self.learner.round(self.buffer, self.config.updates_per_round)
-        if compiling and self.learner.compiled:
-            logger.say(f"compiled the updates in {self.learner.compile_seconds:.0f} s")
 
     def step(self, action: torch.Tensor) -> TensorDict:
         """Step the worlds with actions in [-1, 1], (num_envs, action_dim); return the transition."""

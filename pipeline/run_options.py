@@ -33,7 +33,10 @@ class Resume(OfRun):
 
 @dataclass(frozen=True)
 class Evaluate(OfRun):
-    """Play whole episodes with a run's deterministic policy; write evaluation.json to the run's directory."""
+    """Play whole episodes with a run's deterministic policy, and print and write their returns.
+
+    The best policy's are written to evaluation.json in the run's directory, the last one's to evaluation-last.json.
+    """
 
     episodes: int = 100
     """Number of episodes, played in parallel."""

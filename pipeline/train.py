@@ -31,11 +31,15 @@ def train(run: Run, logger: Logger, stopping: Callable[[], bool] = lambda: False
         run.save(logger)
     logger.advance(run.progress)
     while not (run.ended or run.ranks.any_rank(stopping())):
+        begun = run.env_steps > config.learning_starts
+        due = begun and run.vector_steps % config.steps_per_round == 0
+        if due and run.compile(logger, stopping):
+            continue  # a run that was stopped meanwhile is saved as it was
         action = run.act()
         # Updates precede the step, so that a GPU learns while the CPU simulates.
-        if run.env_steps <= config.learning_starts:
+        if not begun:
             logger.phase("random actions")
-        elif run.vector_steps % config.steps_per_round == 0:
+        elif due:
             run.learn(logger)
         run.buffer.extend(run.step(action))
         progress = run.progress  # read once: it may depend on the clock
@@ -120,7 +124,7 @@ class StopSignal:
             if data[0] in self._numbers and not announced:
                 announced = True
                 again = "; Ctrl-C again stops without saving" if data[0] == signal.SIGINT else ""
-                self._announce(f"{signal.Signals(data[0]).name}: saving after the current step{again}")
+                self._announce(f"{signal.Signals(data[0]).name}: saving after the current step or compilation{again}")
 
 
 _active: list[StopSignal] = []

@@ -87,6 +87,7 @@ class CompiledUpdate:
         num_processes: number of the processes that train together. If there are several, they must round alike.
 
     Attributes:
+        attempted: whether it was compiled, or compilation failed.
         seconds: duration of the compilation.
         cached: whether the compiled code was in torch's cache.
     """
@@ -100,7 +101,7 @@ class CompiledUpdate:
     ):
         self._num_processes = num_processes
         self.function, self._state, self._any_process = function, state, any_process
-        self._attempted = False
+        self.attempted = False
         self.seconds, self.cached, self._failed = 0.0, False, not can_compile()
         self._run: Callable[..., Any] | None = None
         self._traced: TracedUpdate | None = None
@@ -116,29 +117,40 @@ class CompiledUpdate:
         return self._run is not None
 
     def __call__(self, batch: TensorDict) -> dict[str, Tensor]:
-        if not self._attempted:
-            self._attempt(batch)
+        if not self.attempted:
+            self.compile(batch)
         if self._run is None or self._traced is None:
             return self.function(batch)
         with torch.no_grad():
             results = self._run(*self._traced.inputs, *flatten(batch)[1])
         return dict(zip(self._traced.names, results, strict=True))
 
-    def _attempt(self, batch: TensorDict) -> None:
-        """Compile, and keep the compiled code if no process failed."""
-        if self.pending:
-            self._try_to_compile(batch)
-        self._attempted, self._failed = True, self._any_process(self._failed)
+    def compile(self, batch: TensorDict, stopping: Callable[[], bool] = lambda: False) -> None:
+        """Compile ahead of the first call, and keep the compiled code if no process failed.
+
+        A compilation that fails when `stopping()` is true does not count: the signal to stop may have ended the
+        compiler. The next call of any method compiles again.
+
+        Args:
+            batch: a batch of the shapes of those to come.
+            stopping: whether the program is to end.
+        """
+        if self.pending and not stopping():
+            self._try_to_compile(batch, stopping)
+        self._failed = self._any_process(self._failed)
         if self._failed:
             self._run = None
+        self.attempted = not self.pending
 
-    def _try_to_compile(self, batch: TensorDict) -> None:
+    def _try_to_compile(self, batch: TensorDict, stopping: Callable[[], bool]) -> None:
         start = time.monotonic()
         for attempt in (1, 2):  # Ctrl-C also kills the compiler's processes: try once more
             try:
                 self._compile(batch)
                 break
             except Exception as error:  # whatever failed, the plain function computes the same
+                if stopping():
+                    break
                 if attempt == 2:
                     self._failed = True
                     warn_once(

@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from benchmarks import curves, learning, pictures, result
@@ -46,6 +47,29 @@ def test_groups_beyond_the_colors_have_other_lines() -> None:
 def test_labels_count_the_seeds_with_evaluations() -> None:
     assert curves.label("saltus", SEEDS) == "saltus, 2 seeds"
     assert curves.label("saltus", SEEDS[1:]) == "saltus, 1 seed"
+
+
+def test_single_evaluations_are_dots_within_the_frame() -> None:
+    axes = Figure().subplots()
+    curves.plot(axes, [([72.0], [1.0]), ([75.0], [1.0])], "b", "-")  # no common x: no mean
+    curves.style(axes, "k", "k")
+    assert [line.get_marker() for line in axes.lines] == ["o", "o"]
+    left, right = axes.get_xlim()
+    assert left == 0
+    assert right > 1.04 * 75
+    curves.plot(axes, SEEDS, "b", "-")
+    assert {line.get_marker() for line in axes.lines[2:]} == {"None"}, "lines have no markers"
+
+
+def test_thresholds_of_several_tasks_are_told_apart() -> None:
+    axes = Figure().subplots()
+    found = [
+        name for one in (PANEL, dataclasses.replace(PANEL, title="other")) for name in curves._draw_panel(axes, one)
+    ]
+    assert [name for name in found if "reach" in name] == [
+        "return to reach in task, 2.5",
+        "return to reach in other, 2.5",
+    ]
 
 
 @pytest.mark.parametrize("found", RESULTS, ids=lambda found: found.path.stem)

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks import result
-from benchmarks.recipes import Curve, _table, recipes, tables
+from benchmarks.headlines import longest
+from benchmarks.learning import curves_of
+from benchmarks.recipes import Curve, _table, levels_table, recipes, tables
 
 OPTIONS = ("--no-compile", "--learning-starts", "40", "--batch-size", "16", "--eval-episodes", "2")
 SMALL = (*OPTIONS, "--actor-hidden", "8", "--critic-hidden", "8")
@@ -40,7 +42,7 @@ def test_recipes_are_compared_and_interrupted_runs_continued(tmp_path: Path) -> 
     evaluations.write_text("".join(evaluations.read_text().splitlines(keepends=True)[:-1]))
     *_, newest = sorted((of_sac / "checkpoints").iterdir())
     newest.unlink()
-    kept = [of_crossq / "metrics.csv", of_crossq / "evaluation.json"]
+    kept = [of_crossq / "metrics.csv", of_crossq / "evaluation-last.json"]
     untouched = [path.stat().st_mtime_ns for path in kept]
     again = compare("crossq:100 --critic-lr 0.01", "sac:200")
     assert [one["recipe"] for one in again["measurements"]] == [changed, "sac"]
@@ -51,10 +53,10 @@ def test_recipes_are_compared_and_interrupted_runs_continued(tmp_path: Path) -> 
     assert len(list(folder.iterdir())) == 2
     assert [path.stat().st_mtime_ns for path in kept] == untouched
     assert again["measurements"][1]["last"] == first["measurements"][0]["last"]
-    # An evaluation of another policy, or a truncated file, is not mistaken for the last policy's.
-    path = of_crossq / "evaluation.json"
+    # An evaluation of an earlier policy, or a truncated file, is not mistaken for the last policy's.
+    path = of_crossq / "evaluation-last.json"
     last = json.loads(path.read_text())
-    for other in (json.dumps(last | {"policy": "best", "mean": -1.0}), path.read_text()[:50]):
+    for other in (json.dumps(last | {"env_steps": 50, "mean": -1.0}), path.read_text()[:50]):
         path.write_text(other)
         (crossq,) = compare("crossq:100 --critic-lr 0.01")["measurements"]
         assert crossq["last"]["mean"] == pytest.approx(last["mean"], rel=1e-5)
@@ -123,3 +125,14 @@ def test_level_is_the_first_evaluation_at_most_5_percent_later() -> None:
 def test_options_for_the_peer_are_refused() -> None:
     with pytest.raises(SystemExit, match="stable-baselines3 takes no options of saltus: --tau"):
         recipes("Hopper-v5", recipes=("stable-baselines3:100 --tau 0.01",))
+
+
+def test_former_option_names_are_shown_as_those_of_today() -> None:
+    row = {"recipe": "xqc --lr-final 1.0", "seed": 0, "total_env_steps": 1, "exit_code": 0, "last": None}
+    row["curve"] = {"env_steps": [10_000], "return": [1.0]}
+    settings = {"task": "Hopper-v5", "episodes": 3}
+    found = result.Result("recipes", "command", "2026-01-01", None, {}, {}, settings, [row], Path("recipes.jsonl"))
+    (table,) = tables(found)
+    shown = [table.rows[0][0], levels_table(found).rows[0][0], longest(found).rows[0][0], curves_of(found)[0].label]
+    name = "xqc --lr-final-fraction 1.0"
+    assert shown == [name, f"`{name}`", f"`{name}`", name]

@@ -145,6 +145,8 @@ def test_commits_are_shown_in_short_form() -> None:
     assert labelled(None) == "not recorded"
     assert labelled("019ba7232bbc821f951f91e485ae6f897b47ca6b") == "019ba7232b"
     assert labelled("019ba7232bbc821f951f91e485ae6f897b47ca6b-dirty") == "019ba7232b-dirty"
+    both = "019ba7232bbc821f951f91e485ae6f897b47ca6b (warp: 741e41a6784bad0dfaf0d0c202af1eaf1ba53c43)"
+    assert labelled(both) == "019ba7232b (warp: 741e41a678)", "the commit of a section that had another"
 
 
 def test_only_named_results_of_the_same_benchmark_are_replaced(tmp_path: Path) -> None:

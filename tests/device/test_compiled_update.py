@@ -195,6 +195,27 @@ def test_interrupted_compilation_is_repeated_once(monkeypatch: pytest.MonkeyPatc
     assert_equals_plain(found, regression)
 
 
+def test_compilation_that_a_stop_interrupts_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped: list[bool] = []
+
+    def interrupt(*_: Any, **__: Any) -> Any:
+        stopped.append(True)
+        raise RuntimeError("g++ was killed by signal 15")
+
+    regression = Regression()
+    update = regression.compiled()
+    with monkeypatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        patch_compiler(patch, interrupt)
+        update.compile(make_batch(), lambda: bool(stopped))
+        update.compile(make_batch(), lambda: bool(stopped))
+    assert stopped == [True], "compiled once, and not again"
+    assert (update.pending, update.attempted) == (True, False)
+    patch_compiler(monkeypatch, return_traced)
+    assert_equals_plain(run(update), regression)
+    assert update.compiled
+
+
 def test_errors_of_the_function_are_raised() -> None:
     def broken(_batch: TensorDict) -> dict[str, Tensor]:
         raise ZeroDivisionError("a bug")

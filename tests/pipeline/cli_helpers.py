@@ -107,7 +107,7 @@ def swinger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A complete run. Tests change nothing in it but `evaluation.json`."""
+    """A complete run. Tests change nothing in it but its evaluations' JSON files."""
     path = tmp_path_factory.mktemp("runs") / "run"
     train_here(path, "Hopper-v5", total_env_steps=200, eval_every=10**9, preset="sac")
     return path

@@ -58,8 +58,9 @@ def test_help_prints_usage(command: Command, flag: str) -> None:
 def test_unknown_command_is_refused_with_usage(command: Command) -> None:
     outcome = command("tarin", "Hopper-v5")
     assert outcome.code not in (0, None)
-    assert "no command 'tarin'" in outcome.err
+    assert "no command 'tarin'; did you mean train?" in outcome.err
     assert "saltus train TASK" in outcome.out
+    assert command("xyz").err.strip() == "saltus: no command 'xyz'"
 
 
 @pytest.mark.parametrize("name", ["train", "resume", "evaluate", "play", "export", "gradients"])

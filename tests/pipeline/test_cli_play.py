@@ -50,7 +50,9 @@ def test_evaluate_uses_the_policy_asked_for(
 ) -> None:
     outcome = command("evaluate", run_dir, "--episodes", 2, *arguments)
     assert f"Hopper-v5, {expected} policy (after 200 env steps): return" in outcome.out
-    assert json.loads((run_dir / "evaluation.json").read_text())["policy"] == expected
+    file = run_dir / ("evaluation-last.json" if expected == "last" else "evaluation.json")
+    assert json.loads(file.read_text())["policy"] == expected
+    assert outcome.out.splitlines()[-1] == str(file)
 
 
 @pytest.mark.parametrize(("arguments", "expected"), CHOICES)

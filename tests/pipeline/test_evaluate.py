@@ -86,6 +86,7 @@ def test_failed_episode_is_counted_once_and_leaves_others_unchanged() -> None:
     assert result.lengths == (1, 2, 1, 4)
     assert result.returns == pytest.approx([2, 5, 0, 14])
     assert "1 truncated by failures" in result.summary()
+    assert "+- 0.0 (standard deviation of episodes; 95% interval of the mean: " in Evaluation((1.0,), (2,), 0).summary()
 
 
 def test_failure_of_a_reward_is_not_called_one_of_physics() -> None:

@@ -217,3 +217,15 @@ def test_learning_curve_that_cannot_be_drawn_is_a_warning(
             assert learning_curve(tmp_path, "title") is None
     assert not (tmp_path / "learning_curve.png").exists()
     assert learning_curve(tmp_path, "title") == tmp_path / "learning_curve.png"
+
+
+def test_a_single_evaluation_shows_in_the_learning_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[matplotlib.figure.Figure] = []
+    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
+    with logger(tmp_path) as log:
+        log.evaluation({**row(10), "return_low": 4.0, "return_high": 6.0}, "")
+    learning_curve(tmp_path, "title")
+    for axes in figures[0].axes:
+        assert [line.get_marker() for line in axes.lines] == ["."]
+        assert axes.get_xlim()[0] == 0
+        assert axes.get_xlim()[1] > axes.lines[0].get_xdata()[0]

@@ -194,6 +194,32 @@ def test_only_updates_that_compiled_are_called_compiled(
     assert run.learner.gradient_steps > 0
 
 
+def test_run_that_is_stopped_while_it_compiles_continues_as_if_it_had_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped: list[bool] = []
+
+    def compile_(traced: Any, *_: Any, **__: Any) -> Any:
+        stopped.append(True)
+        raise RuntimeError("g++ was killed by signal 15")
+
+    config = small_config(compile=True, policy_delay=1, total_env_steps=80)
+    monkeypatch.setattr("torch._inductor.standalone_compile", lambda traced, *_, **__: traced)
+    whole = train_run(config, tmp_path / "whole")
+    with monkeypatch.context() as patch, warnings.catch_warnings():
+        warnings.filterwarnings("error", message="compilation failed")
+        patch.setattr("torch._inductor.standalone_compile", compile_)
+        run = train_run(config, tmp_path / "run", until=0)
+        with Logger(run.run_dir, config, 0, quiet_console()) as logger:
+            train(run, logger, lambda: bool(stopped))
+    assert stopped == [True]
+    assert (run.learner.gradient_steps, run.env_steps) == (0, 44), "the first step after --learning-starts"
+    continue_run(run)
+    assert run.learner.compiled
+    states = [{**one.state_dict(), "seconds": 0, "logged": {}} for one in (whole, run)]
+    assert differing(*states) == []
+
+
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
 
@@ -219,7 +245,7 @@ def test_first_signal_is_announced_at_once_while_the_main_thread_is_busy(number:
         if number != signal.SIGINT:  # whose second one interrupts
             os.kill(os.getpid(), number)
     again = "; Ctrl-C again stops without saving" if number == signal.SIGINT else ""
-    assert said == [f"{number.name}: saving after the current step{again}"]
+    assert said == [f"{number.name}: saving after the current step or compilation{again}"]
 
 
 def test_other_signals_are_not_announced() -> None:
@@ -324,7 +350,7 @@ def test_forked_process_that_leaves_the_block_ends_nothing_of_its_parent() -> No
             os._exit(0)
         assert os.waitpid(pid, 0)[1] == 0
         os.kill(os.getpid(), signal.SIGTERM)
-    assert said == ["SIGTERM: saving after the current step"]
+    assert said == ["SIGTERM: saving after the current step or compilation"]
 
 
 @pytest.fixture
