@@ -95,19 +95,21 @@ class Health:
         return [message for detector in self._detectors if (message := detector.evaluation(row))]
 
 
-def describe_policies(best: Row, last: Row, run_dir: object) -> str:
+def describe_policies(best: Row, last: Row, run_dir: object, last_is_saved: bool = True) -> str:
     """Returns of the best and the last evaluation, and the commands that play these policies.
 
     Args:
         best: ``return_mean`` and ``env_steps`` of the best policy.
         last: those of the last evaluation.
         run_dir: the run's directory.
+        last_is_saved: whether the last checkpoint holds the policy of the last evaluation.
     """
     line = f"best evaluation: {_describe(best)}"
     if best["env_steps"] == last["env_steps"]:
         return f"{line}, the last one; `saltus evaluate {run_dir}` plays more episodes with that policy"
     line += f"; last: {_describe(last)}; `saltus evaluate {run_dir}` plays "
-    if last["return_mean"] < best["return_mean"] - LAST_BELOW_BEST * abs(best["return_mean"]):
+    fell = last["return_mean"] < best["return_mean"] - LAST_BELOW_BEST * abs(best["return_mean"])
+    if fell and last_is_saved:
         return f"{line}the best policy, with `--policy last` the last one"
     return f"{line}more episodes with the best policy"
 

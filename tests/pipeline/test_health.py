@@ -292,6 +292,13 @@ def test_last_line_compares_best_and_last(best: float, last: float, expected: st
     )
 
 
+def test_last_line_offers_no_policy_that_was_not_saved() -> None:
+    line = describe_policies(evaluation(100, 3392.0), evaluation(200, 2293.0), "run", last_is_saved=False)
+    assert line.endswith(
+        "; last: 2293.0 after 200 env steps; `saltus evaluate run` plays more episodes with the best policy"
+    )
+
+
 def test_last_line_of_a_run_whose_last_policy_is_the_best() -> None:
     row = evaluation(50_000, 417.4)
     assert describe_policies(row, row, "run") == (
