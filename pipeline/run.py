@@ -27,7 +27,7 @@ from pipeline.config import Config
 from pipeline.evaluate import Evaluation, evaluate_until
 from pipeline.exploration import RepeatedNoise
 from pipeline.file_names import CHECKPOINTS, EVALUATIONS, METRICS
-from pipeline.health import Health
+from pipeline.health.health import Health
 from pipeline.learner import Learner
 from pipeline.logger import Logger
 from pipeline.rank_report import add_statistics, compare_ranks, describe_rates, mean_metrics
@@ -135,8 +135,7 @@ class Run:
     def _new_health(self) -> Health:
         target_entropy = float(self.agent.loss.target_entropy)
         initial = self.config.initial_temperature(self.env.action_dim)
-        limit, learns_temperature = self.env.max_episode_steps, self.config.learns_temperature
-        return Health(limit, self.config.progress, target_entropy, initial, learns_temperature)
+        return Health(self.config, self.env.max_episode_steps, target_entropy, initial)
 
     def _describe_memory(self) -> str:
         """Memory of replay buffer and agent, with the options that set it."""

@@ -120,7 +120,7 @@ def train_run(config: Config, run_dir: Path | None, console: Console, content: d
 
 def _conclude(run: Run, signal: str | None, console: Console, diverged: bool = False) -> None:
     """Draw the learning curve of a run that has ended, diverged or was stopped, and say how it went."""
-    from pipeline.health import describe_policies
+    from pipeline.health.health import describe_policies
     from pipeline.plot import learning_curve
 
     config, run_dir = run.config, run.run_dir  # which may have been renamed
