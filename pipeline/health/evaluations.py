@@ -61,8 +61,9 @@ class Fall(Detector):
         level, now = self._level["return_mean"], mean(recent, "return_mean")
         lowest = min(map(_return_mean, self._rows))
         fall, scale = level - now, max(abs(level), level - lowest)
-        entered = fall > FALL * scale and _differ(self._rows[self._first : -size], recent)
-        if not self.state.begins(entered, fall < FALL / 2 * scale):
+        limit = FALL * FALL_EVALUATIONS / size * scale  # more than one bad evaluation of them
+        entered = fall > limit and _differ(self._rows[self._first : -size], recent)
+        if not self.state.begins(entered, fall < limit / 2):
             return ""
         return (
             f"the last {size} evaluations, since {recent[0]['env_steps']:,.0f} env steps, return "

@@ -120,6 +120,8 @@ def test_a_third_of_a_short_runs_evaluations_decides(evaluations: int, size: int
         (message,) = evaluate(returns, new_health(**length))
         assert re.match(rf"the last {size} evaluations, since [\d,]+ env steps, return", message)
     assert evaluate([3300.0, 3300.0, 500.0, 500.0], new_health(total_env_steps=200_000)) == [], "too few"
+    one_bad = [0.0, *[3300.0] * (evaluations - 2), 0.0]
+    assert evaluate(one_bad, new_health(total_env_steps=50_000 * evaluations)) == []
 
 
 @pytest.mark.parametrize(
