@@ -189,7 +189,7 @@ def _facts(policy: Policy, env: Environment) -> dict[str, Any]:
     return {
         "written_by": _WRITER,
         "task": policy.config.task if policy.config.task.startswith(GYMNASIUM) else policy.config.task_name,
-        "task_options": options | policy.config.task_options,
+        "task_options": _strict_json(options | policy.config.task_options),
         "policy": policy.which,
         "env_steps": policy.env_steps,
         "observation": observation,
@@ -218,6 +218,11 @@ def _task_options(task: Task) -> dict[str, Any]:
         with contextlib.suppress(SaltusError):
             options |= encode_options(type(task), {name: getattr(task, name)})
     return options
+
+
+def _strict_json(options: dict[str, Any]) -> dict[str, Any]:
+    """The options with strings, such as ``"Infinity"``, for numbers that are not finite: JSON has none."""
+    return json.loads(json.dumps(options), parse_constant=str)
 
 
 def _simulation_facts(env: BatchEnv, controls: ControlMap) -> dict[str, Any]:

@@ -157,11 +157,13 @@ def test_example_is_short() -> None:
 
 def test_facts_say_how_to_use_the_policy(run_dir: Path, tmp_path: Path) -> None:
     export_policy(load_policy(run_dir, "last"), tmp_path)
-    facts = json.loads((tmp_path / "policy.json").read_text())
+    text = (tmp_path / "policy.json").read_text()
+    facts = json.loads(text)
+    assert facts == json.loads(text, parse_constant=str), "numbers that JSON does not have"
     model = mujoco.MjModel.from_binary_path(str(tmp_path / facts["model"]))
     assert facts["task"] == "Hopper-v5"
     options = {field.name: field.default for field in dataclasses.fields(Hopper)} | {"reset_noise_scale": 0.0}
-    assert facts["task_options"] == json.loads(json.dumps(options))
+    assert facts["task_options"] == json.loads(json.dumps(options), parse_constant=str)
     assert (facts["policy"], facts["env_steps"]) == ("last", 100)
     assert [entry["name"] for entry in facts["observation"]][::5] == [
         "joint rootz qpos", "joint rootx qvel", "joint foot_joint qvel",
