@@ -88,7 +88,8 @@ def _training(result: Result, task: str, runs: Sequence[Trained], threshold: flo
         for name, found in (
             (("median", median_time), ("worst", worst_time)) if len(runs) > 1 else [("after", worst_time)]
         ):
-            parts.append(f"{name} {_time(found(seconds))} s, {_time(found(steps))} env steps")
+            if (when := found(seconds)) is not None:
+                parts.append(f"{name} {when:,.0f} s, {found(steps):,.0f} env steps")
     last = [run.last["mean"] for run in runs if run.last]
     if len(last) == 1:
         parts.append(f"last policy {text(float(last[0]))}")
@@ -104,10 +105,6 @@ def _seeds(count: int) -> str:
 def _interquartile(values: Sequence[float]) -> str:
     mean = interquartile_mean(values)
     return "none" if mean is None else text(mean.value)
-
-
-def _time(when: float | None) -> str:
-    return "more than all" if when is None else f"{when:,.0f}"
 
 
 def _rates(result: Result, subject: str, title: str) -> Iterator[Headline]:

@@ -178,7 +178,8 @@ def _train(case: Case, run_dir: Path, cache: Path | None) -> Trained:
     evaluations = {}
     if checkpoint.find(run_dir / CHECKPOINTS):
         for which, file in (("best", EVALUATION), ("last", EVALUATION_OF_LAST)):
-            failed = checkout.run(*SALTUS, "evaluate", run_dir, "--policy", which, "--episodes", case.episodes)
+            command = [*SALTUS, "evaluate", str(run_dir), "--policy", which, "--episodes", str(case.episodes)]
+            failed = checkout.run(*command)
             exit_code = exit_code or failed
             evaluations[which] = None if failed else final(run_dir / file)
     return _trained(case, run_dir, exit_code, seconds, lines, evaluations.get("best"), evaluations.get("last"))

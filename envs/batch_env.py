@@ -15,6 +15,7 @@ from envs import transition as transitions
 from envs.action_space import ActionSpace
 from envs.drawn_fields import DrawnFields
 from envs.finite import finite_worlds
+from envs.masked import where_worlds
 from envs.seeding import hash_seed, make_generator
 from envs.simulation import Simulation
 from envs.state import NameIndex, State
@@ -203,7 +204,11 @@ class BatchEnv:
         else:
             self._require_started("reset(mask)")
             check_mask(mask, self.num_envs)
-        self._begin_episodes(mask.to(self.physics.device))
+        mask = mask.to(self.physics.device)
+        before = {name: values.clone() for name, values in self._fields.items()}
+        self._begin_episodes(mask)
+        for name, values in self._fields.items():  # after `set_state` the engine's may be those of another state
+            values.copy_(where_worlds(mask, values, before[name]))
         self._started = True
         return to_device(self._policy_group(self._observation.clone()), self.device)
 
@@ -316,7 +321,7 @@ class BatchEnv:
         """Begin an episode in the worlds of `mask`, (N,) bool. An initial state that fails is counted and replaced."""
         start = self._functions.reset()
         for name, own in self._own.items():
-            own.copy_(torch.where(mask.reshape(-1, *[1] * (own.dim() - 1)), start.own[name], own))
+            own.copy_(where_worlds(mask, start.own[name], own))
         if self.task.model_variants:
             self._draw_models(mask)
         first = self._place(mask, start)

@@ -10,34 +10,35 @@ import torch
 from torch import Tensor
 
 from envs.batch_env import BatchEnv
-from envs.object_names import actuator_target, find_control, with_input
-from envs.state import NameIndex, State
-from envs.task_functions import defines, split_observation
+from envs.control_map import ControlMap
+from envs.object_names import actuator_label, control_label, joint_label
+from envs.random_states import random_states
+from envs.state import NameIndex
+from envs.task_functions import split_observation
 
 _WORLDS = 64
-_SCALES = 10.0 ** (torch.arange(_WORLDS) % 4 - 1)  # small and large numbers: an entry may be computed at some only
 _INSIDE = 4  # equal random numbers, of _WORLDS, that are no coincidence
 _COUNTS = {
     "body": "nbody", "joint": "njnt", "geom": "ngeom", "site": "nsite", "camera": "ncam", "actuator": "nactuator",
     "tendon": "ntendon", "sensor": "nsensor",
 }  # fmt: skip
+_LABELS = {"joint": joint_label, "actuator": actuator_label}
 
 
-def action_names(env: BatchEnv) -> list[str]:
-    """The name of each action: its actuator's, else that of the joint, tendon, site or body that the actuator moves.
+def action_names(env: BatchEnv, controls: ControlMap) -> list[str]:
+    """The label of the control that each action sets, such as ``"servo rx"``, or ``"#0 of hinge"`` without a name.
 
-    The actions of an actuator with several controls have the name of the input as well, such as ``"servo rx"``. Actions
-    of a task with a `control` of its own are no actuators' and are named by their index.
+    An action that does not set one control alone is named by its index.
+
+    Args:
+        env: the environment.
+        controls: how its actions set the controls.
     """
-    if defines(env.task, "control"):
-        return [f"action {index}" for index in range(env.action_dim)]
-    return [_control_name(env.task.model, index) for index in range(env.action_dim)]
-
-
-def _control_name(model: mujoco.MjModel, control: int) -> str:
-    actuator, _ = find_control(model, control)
-    name = model.actuator(actuator).name or actuator_target(model, actuator) or f"actuator {actuator}"
-    return with_input(model, control, name)
+    found = map(controls.only_control_of, range(env.action_dim))
+    return [
+        f"action {action}" if control is None else control_label(env.task.model, control)
+        for action, control in enumerate(found)
+    ]
 
 
 @torch.no_grad()
@@ -51,17 +52,9 @@ def observation_entries(env: BatchEnv) -> list[dict[str, Any] | None]:
         For each entry a dict: ``name``, such as ``"joint hinge qpos"``; ``field`` and ``index`` into the flattened
         field of MjData. An entry of the task's own tensors has the name alone; a computed entry is None.
     """
-    env.reset()
-    generator = torch.Generator().manual_seed(0)
-    values = {name: value[:1].repeat(_WORLDS, *[1] * (value.dim() - 1)) for name, value in env.state.values().items()}
-    for name, value in values.items():
-        if value.is_floating_point():
-            noise = torch.randn(value.shape, generator=generator, dtype=torch.float64)
-            values[name] = value + (_SCALES.reshape(-1, *[1] * (value.dim() - 1)) * noise).to(value)
-    task = env.task
+    task, state = env.task, random_states(env, _WORLDS, whole_numbers=False)
+    values = state.values()
     try:
-        drawn = env.state.drawn.of(torch.zeros(_WORLDS, dtype=torch.int64, device=env.simulation_device))
-        state = State(values, NameIndex(task.model, task.fields), drawn)
         observation = split_observation(task.observation(state))["policy"].float().cpu()
     except Exception:  # a task may refuse states that its physics never reaches
         return [None] * env.observation_dim
@@ -89,20 +82,24 @@ def _describe(field: str, index: int, names: dict[tuple[str, int], str], fields:
 
 
 def _element_names(model: mujoco.MjModel, fields: tuple[str, ...]) -> dict[tuple[str, int], str]:
-    """Names such as ``"body torso xpos 2"`` by field of MjData and index into it, of all named objects."""
+    """Names such as ``"body torso xpos 2"`` by field of MjData and index into it.
+
+    Of named objects, and of joints and actuators without a name: ``"joint #0 of ball qpos 2"``.
+    """
     data, located, found = mujoco.MjData(model), NameIndex(model, fields), dict[tuple[str, int], str]()
     for kind, count in _COUNTS.items():
         for number in range(getattr(model, count)):
             view = getattr(data, kind)(number)
+            name = view.name or (_LABELS[kind](model, number) if kind in _LABELS else "")
             for attribute in dir(view):
                 part = getattr(view, attribute, None)
-                if not view.name or not isinstance(part, np.ndarray) or not part.size:
+                if not name or not isinstance(part, np.ndarray) or not part.size:
                     continue
                 try:
-                    field, offset, _ = located.locate(kind, view.name, attribute)
+                    field, offset, _ = located.locate(kind, number, attribute)
                 except AttributeError:  # computed by the view, as an actuator's moment
                     continue
                 for index in range(part.size if field in fields else 0):
                     component = f" {index}" if part.size > 1 else ""
-                    found.setdefault((field, offset + index), f"{kind} {view.name} {attribute}{component}")
+                    found.setdefault((field, offset + index), f"{kind} {name} {attribute}{component}")
     return found

@@ -24,6 +24,12 @@ def label(name: str, index: int) -> str:
     return one_line(name) or f"#{index}"
 
 
+def joint_label(model: mujoco.MjModel, index: int) -> str:
+    """A joint's name, or its index and its body's name."""
+    name, body = model.joint(index).name, model.body(int(model.jnt_bodyid[index])).name
+    return label(name, index) if name or not body else f"#{index} of {one_line(body)}"
+
+
 def actuator_target(model: mujoco.MjModel, index: int) -> str:
     """The name of the joint, tendon, site or body that an actuator moves; empty if it has none."""
     transmission = mujoco.mjtTrn(int(model.actuator_trntype[index]))

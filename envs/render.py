@@ -50,10 +50,12 @@ class Renderer:
         try:
             self._renderer = mujoco.Renderer(model, height, width)
         except Exception as error:  # OpenGL backends raise different types
+            named = os.environ.get("MUJOCO_GL", "")
+            start = "" if named else "Without a display, set MUJOCO_GL=egl before Python starts. "
             raise RenderError(
-                f"no OpenGL to render with (MUJOCO_GL={os.environ.get('MUJOCO_GL', '')!r}): {error}. Install EGL "
-                "(Debian, Ubuntu: apt install libegl1) or OSMesa for software rendering (apt install libosmesa6), and "
-                "set MUJOCO_GL=egl or MUJOCO_GL=osmesa if MuJoCo does not find it"
+                f"no OpenGL to render with (MUJOCO_GL={named!r}): {error}. {start}MUJOCO_GL=egl needs EGL (Debian, "
+                "Ubuntu: apt install libegl1); MUJOCO_GL=osmesa, for software rendering, needs OSMesa (apt install "
+                "libosmesa6)"
             ) from error
 
     def frame(self, world: int) -> np.ndarray:

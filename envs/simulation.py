@@ -67,16 +67,16 @@ class Simulation:
     def _suitable_engine(self, device: torch.device, num_envs: int) -> Literal["cpu", "warp"]:
         if device.type != "cuda":
             return "cpu"
-        if missing_packages():
-            warnings.warn(
-                "Warp is not installed, so physics runs on the CPU: pip install -c constraints.txt -e '.[warp]'",
-                stacklevel=2,
-            )
-            return "cpu"
         if num_envs < MIN_WARP_WORLDS and not (self.max_contacts or self.max_constraints):
             _log.info(
                 f"physics: on the CPU. A step of Warp takes as long for a few worlds as for {MIN_WARP_WORLDS}, and "
                 "pays from there on (--physics warp, or --num-envs)"
+            )
+            return "cpu"
+        if missing_packages():
+            warnings.warn(
+                "Warp is not installed, so physics runs on the CPU: pip install -c constraints.txt -e '.[warp]'",
+                stacklevel=2,
             )
             return "cpu"
         return "warp"

@@ -7,15 +7,19 @@ from collections.abc import Mapping
 from typing import Any
 
 import mujoco
+import numpy as np
 import torch
 from mujoco.batch import DATA_FIELDS
 from torch import Tensor
 
+from envs.object_names import label
 from envs.physics import INPUTS, Physics
 from envs.state import State
 from envs.task import Task
 from envs.task_functions import START_FIELDS, Start, describe, inputs_of, split_start
 from saltus.errors import SaltusError, warn_once
+
+_NO_ROTATION = 1e-6  # norm of a quaternion that holds none
 
 
 class Expectation:
@@ -76,6 +80,7 @@ def check_start(checked: Expectation, task: Task, physics: Physics) -> Start:
     for name, values in everything.items():
         if not torch.isfinite(values).all():
             raise checked.error("reset", f"returned values that are not finite ({name})")
+    _check_quaternions(checked, "reset", physics.model, everything)
     if not all(map(torch.equal, defaults, (task.qpos0, task.qvel0, task.ctrl0))):
         raise checked.error("reset", "changes self.qpos0, self.qvel0 or self.ctrl0 in place: clone them first")
     others = {"qpos": other.qpos, "qvel": other.qvel, **other.fields, **other.own}
@@ -108,6 +113,35 @@ def _check_names(checked: Expectation, task: Task, returned: Mapping[Any, Any]) 
             )
 
 
+def _check_quaternions(
+    checked: Expectation, function: str, model: mujoco.MjModel, fields: Mapping[str, Tensor]
+) -> None:
+    """Refuse quaternions of zero, which MuJoCo takes for no rotation. Those of other norms it normalises."""
+    places: list[tuple[str, str, int]] = []  # the field, the object and the column at which its quaternion starts
+    for index in range(model.njnt):
+        joint, address = model.joint(index), int(model.jnt_qposadr[index])
+        name = (
+            label(joint.name, index) if joint.name else f"#{index} of body {_body_label(model, int(joint.bodyid[0]))}"
+        )
+        if model.jnt_type[index] == mujoco.mjtJoint.mjJNT_FREE:
+            places.append(("qpos", f"free joint {name}", address + 3))
+        elif model.jnt_type[index] == mujoco.mjtJoint.mjJNT_BALL:
+            places.append(("qpos", f"ball joint {name}", address))
+    for body in np.flatnonzero(model.body_mocapid >= 0).tolist():
+        places.append(("mocap_quat", f"mocap body {_body_label(model, body)}", 4 * int(model.body_mocapid[body])))
+    for field, name, start in places:
+        if field in fields and (fields[field].flatten(1)[:, start : start + 4].norm(dim=-1) < _NO_ROTATION).any():
+            place = f"qpos[:, {start}:{start + 4}]" if field == "qpos" else f"mocap_quat[:, {start // 4}]"
+            raise checked.error(
+                f"{function} ({field})",
+                f"returned a quaternion of zero for {name} ({place}); (1, 0, 0, 0) is no rotation",
+            )
+
+
+def _body_label(model: mujoco.MjModel, body: int) -> str:
+    return label(model.body(body).name, body)
+
+
 def _check_fields(checked: Expectation, function: str, physics: Physics, fields: Mapping[str, Any]) -> None:
     """Check tensors by MjData's names."""
     data = mujoco.MjData(physics.model)
@@ -136,6 +170,7 @@ def check_control(
     for name, values in inputs.items():
         if not torch.isfinite(values).all():
             raise checked.error("control", f"returned values that are not finite ({name})")
+    _check_quaternions(checked, "control", physics.model, inputs)
     return {name: values.clone() for name, values in inputs.items()}
 
 

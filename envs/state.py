@@ -27,10 +27,10 @@ class NameIndex:
             for field in dir(self._data)
             if not field.startswith("_") and isinstance(values := getattr(self._data, field, None), np.ndarray)
         ]
-        self._slices: dict[tuple[str, str, str], tuple[str, int, tuple[int, ...]]] = {}
+        self._slices: dict[tuple[str, str | int, str], tuple[str, int, tuple[int, ...]]] = {}
 
-    def locate(self, kind: str, name: str, attribute: str) -> tuple[str, int, tuple[int, ...]]:
-        """Field, offset in the field's flattened row, and shape of ``data.<kind>(<name>).<attribute>``.
+    def locate(self, kind: str, name: str | int, attribute: str) -> tuple[str, int, tuple[int, ...]]:
+        """Field, offset in the field's flattened row, and shape of ``data.<kind>(<name or index>).<attribute>``.
 
         Raises:
             AttributeError: no such object or attribute; the message lists those that exist.
@@ -40,7 +40,7 @@ class NameIndex:
             self._slices[key] = self._find(kind, name, attribute)
         return self._slices[key]
 
-    def _find(self, kind: str, name: str, attribute: str) -> tuple[str, int, tuple[int, ...]]:
+    def _find(self, kind: str, name: str | int, attribute: str) -> tuple[str, int, tuple[int, ...]]:
         try:
             view = getattr(self._data, kind)(name)
         except KeyError as error:

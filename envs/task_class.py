@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import inspect
+import linecache
+import re
 from collections.abc import Iterator
 
 from envs.simulation import Simulation
@@ -31,6 +33,16 @@ ATTRIBUTES = (
     "mjcf", "frame_skip", "max_episode_steps", "fields", "recompute_derived", "home", "settle_steps", "model_variants",
     "action_low", "action_high", *SIGNATURES,
 )  # fmt: skip
+ALIASES = {
+    "done": "terminated", "is_done": "terminated", "is_terminated": "terminated", "termination": "terminated",
+    "obs": "observation", "get_obs": "observation", "get_observation": "observation", "get_reward": "reward",
+    "reset_model": "reset", "randomize_model": "randomize", "domain_randomization": "randomize",
+    "apply_action": "control",
+    "max_steps": "max_episode_steps", "episode_length": "max_episode_steps", "time_limit": "max_episode_steps",
+    "keyframe": "home", "action_range": "action_low and action_high", "action_bounds": "action_low and action_high",
+    "xml": "mjcf", "model_path": "mjcf", "substeps": "frame_skip",
+}  # fmt: skip
+"""Names that other libraries, or other tasks, give to attributes of Task."""
 
 
 def check_class(task: type[Task]) -> None:
@@ -157,6 +169,31 @@ def _warn_of_near_misses(task: type[Task]) -> None:
         for name in {**vars(cls), **inspect.get_annotations(cls)}:
             if name.startswith("_") or hasattr(Task, name):
                 continue
+            meant = ALIASES.get(name)
+            if meant and not reads(task, name):
+                warn_once(f"saltus does not use {cls.__name__}.{name}; did you mean {meant}?")
             for close in difflib.get_close_matches(name, ATTRIBUTES, n=1, cutoff=0.85):
-                if not _defines(task, close):
+                is_unused = inspect.isfunction(vars(cls).get(name)) and not reads(task, name)
+                if not _defines(task, close) or is_unused:
                     warn_once(f"saltus does not use {cls.__name__}.{name}; did you mean {close}?")
+
+
+def reads(task: type[Task], name: str) -> bool:
+    """Whether the files of a task's classes read an attribute of this name, or cannot be read themselves."""
+    try:
+        files = {inspect.getfile(cls) for cls in _own_classes(task)}
+    except (OSError, TypeError):  # an interactive session
+        return True
+    sources = ["".join(linecache.getlines(file)) for file in files]
+    return not all(sources) or any(re.search(rf"\.{name}\b", source) for source in sources)
+
+
+def uncalled_methods(task: type[Task]) -> list[str]:
+    """Public methods whose first argument is ``state``, and which neither saltus nor the task's files call."""
+    names = {
+        name: None
+        for cls in _own_classes(task)
+        for name, method in vars(cls).items()
+        if inspect.isfunction(method) and [*inspect.signature(method).parameters][1:2] == ["state"]
+    }
+    return [name for name in names if not (name.startswith("_") or hasattr(Task, name) or reads(task, name))]

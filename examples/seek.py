@@ -11,7 +11,7 @@ from saltus import Task
 class Seek(Task):
     """The policy sees a new measurement of the goal at each step, the critics the goal itself.
 
-    The measurements hardly predict each other, so critics that see them alone do not learn how actions pay off later.
+    A measurement says little about the next one. The goal tells the critics how actions pay off later.
     """
 
     mjcf = """<mujoco>

@@ -12,7 +12,7 @@ from torch import Tensor
 from envs import transition as transitions
 from saltus.device import resolve_device
 from saltus.device.cuda_graph import CapturedFunction
-from saltus.device.memory import free_bytes
+from saltus.device.memory import free_bytes_for
 from saltus.errors import SaltusError
 
 
@@ -223,10 +223,11 @@ def _nested(entries: dict[transitions.Key, Tensor], batch_size: int) -> TensorDi
 
 
 def _require_memory(num_bytes: int, capacity: int, device: torch.device, per_host: int) -> None:
-    free = free_bytes(device)
-    if per_host > 1 and num_bytes * per_host > free:
+    needed = num_bytes * per_host
+    free = free_bytes_for(needed, device)
+    if per_host > 1 and needed > free:
         raise MemoryError(
-            f"the replay buffers of this machine's {per_host} ranks take {num_bytes * per_host / 1e9:.2f} GB and "
+            f"the replay buffers of this machine's {per_host} ranks take {needed / 1e9:.2f} GB and "
             f"{free / 1e9:.2f} GB are free: set buffer_size below {free / num_bytes / per_host:.0%} of its value"
         )
     if num_bytes > free:
@@ -238,7 +239,8 @@ def _require_memory(num_bytes: int, capacity: int, device: torch.device, per_hos
 
 
 def _warn_of_host_copy(num_bytes: int, per_host: int) -> None:
-    needed, free = num_bytes * per_host, free_bytes(torch.device("cpu"))
+    needed = num_bytes * per_host
+    free = free_bytes_for(needed, torch.device("cpu"))
     if needed > free:
         ranks = f" of this machine's {per_host} ranks" if per_host > 1 else ""
         warnings.warn(

@@ -77,25 +77,34 @@ def _part(path: Path, rank: int, save_name: str | None = None) -> Path:
 
 
 def _write(path: Path, config: dict[str, Any], state: dict[str, Any]) -> None:
-    folder = path.parent
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_file(path, config, state)
+    except OSError as error:
+        reason = error.strerror or error
+        raise CheckpointError(f"could not write checkpoint {path}: {reason}. {_advice(path.parent, error)}") from error
+
+
+def write_file(path: Path, config: dict[str, Any], state: dict[str, Any]) -> None:
+    """Write a file that `load` reads, atomically.
+
+    Raises:
+        OSError: the file could not be written.
+    """
     content = {"format": FORMAT, "versions": versions(), "config": config, "state": state}
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         with replacing(path) as file:
             torch.save(content, file)
     except (OSError, RuntimeError) as error:
-        if isinstance(error.__context__, KeyboardInterrupt):  # torch hides it as well
+        if isinstance(error.__context__, OSError | KeyboardInterrupt):  # torch hides them
             raise error.__context__ from None
-        cause = error.__context__ if isinstance(error.__context__, OSError) else error  # torch hides a full disk
-        reason = cause.strerror or cause if isinstance(cause, OSError) else cause
-        raise CheckpointError(f"could not write checkpoint {path}: {reason}. {_advice(folder, cause)}") from error
+        raise error if isinstance(error, OSError) else OSError(str(error)) from error
 
 
-def _advice(folder: Path, cause: BaseException) -> str:
+def _advice(folder: Path, error: OSError) -> str:
     """Advice after a failed write."""
     kept = find(folder)
-    number = cause.errno if isinstance(cause, OSError) else None
-    remedy = "Make room on the disk" if number in _NO_SPACE else "Remove the cause"
+    remedy = "Make room on the disk" if error.errno in _NO_SPACE else "Remove the cause"
     if kept:
         return f"The last good checkpoint is {kept[-1]}. {remedy}, then resume the run"
     return f"There is no earlier one. {remedy}, then start the run again"

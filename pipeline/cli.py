@@ -47,7 +47,8 @@ saltus COMMAND --help lists the options.
 def main() -> None:
     """Run a command of ``sys.argv``.
 
-    Refusals (SaltusError) and errors of the system are printed as one line; any other error shows its traceback.
+    Refusals (SaltusError), errors of the system and a lack of memory are printed as one line; any other error shows
+    its traceback.
     """
     command, arguments = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("", [])
     commands = {
@@ -84,9 +85,20 @@ def main() -> None:
         sys.exit(1 if torchrun.rank() else f"saltus: {error}")
     except (SaltusError, OSError, MemoryError) as error:
         sys.exit(f"saltus: {torchrun.prefix()}{error}")
+    except RuntimeError as error:
+        if not _is_out_of_memory(error):
+            raise
+        reason = str(error).partition("\n")[0].partition(". GPU ")[0].rstrip(".")
+        sys.exit(f"saltus: {torchrun.prefix()}{reason}. Lower --num-envs, --buffer-size or --batch-size")
     except KeyboardInterrupt:
         print("saltus: interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch, CUDA or Warp raised an error because memory ended. Only some of them have a type of their own."""
+    text = str(error).lower()
+    return any(phrase in text for phrase in ("out of memory", "can't allocate memory", "failed to allocate"))
 
 
 def train(arguments: list[str], console: Console) -> None:

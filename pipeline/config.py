@@ -52,7 +52,7 @@ class Config(Simulation):
     steps_per_round: int = 1
     """Vector steps between rounds of updates."""
 
-    buffer_size: int = 1_000_000
+    buffer_size: int = 250_000
     """Capacity of the replay buffer in transitions. Without --minutes at most total_env_steps are allocated."""
     batch_size: int = 256
     """Transitions per update."""

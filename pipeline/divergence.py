@@ -54,6 +54,6 @@ class DivergenceMonitor:
     def _error(self, symptom: str) -> DivergenceError:
         step = int(self.first_step) or int(self._step_count)
         return DivergenceError(
-            f"{symptom} at gradient step {step}: {DIVERGED}. "
-            "Lower the learning rates, or look for extreme observations or rewards in the task"
+            f"{symptom} at gradient step {step}: {DIVERGED}. Start a new run with a lower --actor-lr and --critic-lr, "
+            "or look for extreme observations or rewards in the task"
         )

@@ -12,6 +12,7 @@ from torch import Tensor
 from envs import BatchEnv
 from envs.environment import Environment
 from envs.external.external_env import ExternalEnv
+from pipeline.numbers import describe_return
 from saltus.device import one_torch_thread
 from saltus.errors import SaltusError
 
@@ -57,10 +58,10 @@ class Evaluation:
 
     def summary(self) -> str:
         """Mean, standard deviation, interval and mean length in one line of text."""
-        low, high = self.interval
+        mean, std, low, high = (describe_return(value) for value in (self.mean, self.std, *self.interval))
         line = (
-            f"return {self.mean:.1f} +- {self.std:.1f} (standard deviation of episodes; 95% interval of the mean: "
-            f"{low:.1f} to {high:.1f}), length {np.mean(self.lengths):.0f}, {len(self.returns)} episodes"
+            f"return {mean} +- {std} (standard deviation of episodes; 95% interval of the mean: {low} to {high}), "
+            f"length {np.mean(self.lengths):.0f}, {len(self.returns)} episodes"
         )
         return line + (f", {self.failed} truncated by failures" if self.failed else "")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import io
 import json
@@ -11,14 +12,22 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import mujoco
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from envs import BatchEnv
+from envs.control_map import ControlMap, control_map
 from envs.entry_names import action_names, observation_entries
 from envs.environment import Environment
 from envs.external.external_env import ExternalEnv
+from envs.home import HOME_FIELDS
+from envs.object_names import actuator_label, control_label
+from envs.physics import POST_CONSTRAINT
+from envs.task import Task
 from envs.task_functions import defines
+from envs.task_options import encode_options, option_hints
 from envs.task_ref import GYMNASIUM
 from pipeline import files
 from pipeline.file_names import POLICY_FACTS, POLICY_MODEL, POLICY_ONNX, POLICY_PROGRAM
@@ -94,7 +103,7 @@ def export_policy(policy: Policy, folder: Path) -> list[Path]:
         SaltusError: see `check_folder`; or the files cannot be written.
     """
     check_folder(folder)
-    env = policy.make_env(1)
+    env = policy.make_env(2)  # worlds of two models, if the task randomises them
     module = ExportedPolicy(policy, env)
     example = torch.zeros(2, env.observation_dim)
     contents: dict[str, bytes | None] = {  # None: the file of an earlier export is removed
@@ -169,15 +178,18 @@ def _to_onnx(module: nn.Module, example: Tensor) -> bytes:
 def _facts(policy: Policy, env: Environment) -> dict[str, Any]:
     """The names of a policy's numbers, and what a program needs to know to simulate its task."""
     if isinstance(env, BatchEnv):
-        observation, names, simulation = observation_entries(env), action_names(env), _simulation_facts(env)
+        controls = control_map(env)
+        observation, names = observation_entries(env), action_names(env, controls)
+        options, simulation = _task_options(env.task), _simulation_facts(env, controls)
     else:
         assert isinstance(env, ExternalEnv)
         observation = [{"name": name} for name in env.worlds.observation_names]
-        names, simulation = [f"action {index}" for index in range(env.action_dim)], {"dt": env.dt}
+        names, options = [f"action {index}" for index in range(env.action_dim)], dict[str, Any]()
+        simulation = {"dt": env.dt}
     return {
         "written_by": _WRITER,
         "task": policy.config.task if policy.config.task.startswith(GYMNASIUM) else policy.config.task_name,
-        "task_options": policy.config.task_options,
+        "task_options": _strict_json(options | policy.config.task_options),
         "policy": policy.which,
         "env_steps": policy.env_steps,
         "observation": observation,
@@ -199,13 +211,54 @@ def _action_facts(names: list[str], env: Environment) -> list[dict[str, Any]]:
     ]
 
 
-def _simulation_facts(env: BatchEnv) -> dict[str, Any]:
+def _task_options(task: Task) -> dict[str, Any]:
+    """The options of a task, defaults included, without those that cannot be written as JSON."""
+    options = dict[str, Any]()
+    for name in option_hints(type(task)):
+        with contextlib.suppress(SaltusError):
+            options |= encode_options(type(task), {name: getattr(task, name)})
+    return options
+
+
+def _strict_json(options: dict[str, Any]) -> dict[str, Any]:
+    """The options with strings, such as ``"Infinity"``, for numbers that are not finite: JSON has none."""
+    return json.loads(json.dumps(options), parse_constant=str)
+
+
+def _simulation_facts(env: BatchEnv, controls: ControlMap) -> dict[str, Any]:
     """The facts that a program needs to simulate a task of saltus."""
-    task, start = env.task, env.task.data0
+    task = env.task
     return {
         "action_is_ctrl": not defines(task, "control"),
+        "actuators": _actuator_facts(task.model),
+        "ctrl": _ctrl_facts(task.model, controls),
+        "computed_inputs": controls.computed_inputs,
         "model": POLICY_MODEL,
         "timestep": task.model.opt.timestep,
         "frame_skip": task.frame_skip,
-        "start": {name: getattr(start, name).tolist() for name in ("qpos", "qvel", "act", "ctrl")},
+        "contact_forces": not {*POST_CONSTRAINT}.isdisjoint(task.fields),
+        "recompute_derived": task.recompute_derived,
+        "start": {
+            field: values.tolist() for field in HOME_FIELDS if (values := np.asarray(getattr(task.data0, field))).size
+        },
     }
+
+
+def _actuator_facts(model: mujoco.MjModel) -> list[dict[str, Any]]:
+    """The name of each actuator and the indices of its controls."""
+    controls = zip(model.actuator_ctrladr.tolist(), model.actuator_ctrlnum.tolist(), strict=True)
+    return [
+        {"name": actuator_label(model, index), "controls": list(range(first, first + count))}
+        for index, (first, count) in enumerate(controls)
+    ]
+
+
+def _ctrl_facts(model: mujoco.MjModel, controls: ControlMap) -> list[dict[str, Any]] | None:
+    """The affine function of the actions that each control is; None if one of them is not."""
+    if controls.offset is None or controls.matrix is None:
+        return None
+    return [
+        {"name": control_label(model, control), "offset": offset, "actions": actions, "scales": row[actions].tolist()}
+        for control, (offset, row) in enumerate(zip(controls.offset.tolist(), controls.matrix, strict=True))
+        for actions in (controls.actions_of(control),)
+    ]

@@ -19,7 +19,7 @@ from envs.task_ref import task_file
 from pipeline import restarts, torchrun
 from pipeline.config import Config
 from pipeline.ranks import ALONE, Ranks, TorchRanks
-from saltus.device import resolve_device
+from saltus.device import cuda_available, resolve_device
 from saltus.errors import SaltusError
 from saltus.versions import cpu_settings, versions
 
@@ -126,7 +126,7 @@ def require_shared(ranks: Ranks, run_dir: Path) -> None:
 
 def _choose_gpu(config: Config) -> None:
     """Make the GPU of this rank's number on its machine the current one."""
-    if config.device == "cpu" or not torch.cuda.is_available():
+    if config.device == "cpu" or not cuda_available():
         return
     number, count = torchrun.local_rank(), torch.cuda.device_count()
     if number >= count:

@@ -43,7 +43,8 @@ class Learner:
         self._compiled: list[CompiledUpdate] = []
         if self._config.compile:
             self._compiled = [
-                CompiledUpdate(update, agent.tensors, agent.ranks.any_rank) for _, update in self._updates
+                CompiledUpdate(update, agent.tensors, agent.ranks.any_rank, agent.ranks.size)
+                for _, update in self._updates
             ]
             self._updates = [(always, one) for (always, _), one in zip(self._updates, self._compiled, strict=True)]
         self._captured_rounds: dict[tuple[ReplayBuffer, tuple[bool, ...]], CapturedFunction] = {}
@@ -107,8 +108,7 @@ class Learner:
         """
         metrics: Metrics = {}
         with self.product_precision():
-            for done in range(0, num_updates, BATCHES_PER_SAMPLE):
-                count = min(BATCHES_PER_SAMPLE, num_updates - done)
+            for count in batches_at_once(num_updates):
                 metrics |= self._run_updates(buffer, count)
                 self.gradient_steps += count
         return metrics
@@ -144,6 +144,11 @@ class Learner:
                 if always or due:
                     metrics |= update(batch)
         return metrics
+
+
+def batches_at_once(num_updates: int) -> list[int]:
+    """How many batches a round of `num_updates` updates samples at once, for each time that it samples."""
+    return [min(BATCHES_PER_SAMPLE, num_updates - done) for done in range(0, num_updates, BATCHES_PER_SAMPLE)]
 
 
 @contextmanager

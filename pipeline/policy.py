@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -13,6 +14,7 @@ from envs.environment import Environment
 from envs.environment_ref import make_environment, options_class, resolve_environment
 from envs.simulation import Simulation
 from envs.task_options import decode_options
+from pipeline import best_policy
 from pipeline.agent import Agent
 from pipeline.config import Config
 from pipeline.run_dir import compare_task, open_run, require_same_dimensions
@@ -62,7 +64,7 @@ class Policy:
 
 
 def load_policy(run_dir: Path | str, which: Which = "best", *, task: str | None = None, trust: bool = False) -> Policy:
-    """Load a policy from a run's last intact checkpoint.
+    """Load a policy of a run: the last one from its last intact checkpoint, the best one also if it is newer.
 
     A policy trained with ``--device cuda`` is loaded onto the GPU if there is one, else onto the CPU. The task's file
     is executed; the logger ``saltus`` gets its path first, at level INFO. Warns if the task has changed since training.
@@ -70,7 +72,7 @@ def load_policy(run_dir: Path | str, which: Which = "best", *, task: str | None 
     Args:
         run_dir: the run's directory.
         which: ``"best"``: the policy with the highest mean return in the run's evaluations (the latest of equals), or
-            the last policy before the first evaluation. ``"last"``: the latest policy.
+            with a warning the last policy before the first evaluation without failures. ``"last"``: the latest policy.
         task: the task, if its file has moved since the run started.
         trust: execute a task's file that lies in the run's directory, or the run's copy of a missing one.
 
@@ -80,12 +82,20 @@ def load_policy(run_dir: Path | str, which: Which = "best", *, task: str | None 
     """
     if which not in get_args(Which):
         raise SaltusError(f"which is {which!r}; it must be 'best' or 'last'")
-    agent, content = load_agent(Path(run_dir).expanduser(), task, trust, "the policy plays, but not as it was trained")
+    run_dir = Path(run_dir).expanduser()
+    agent, content = load_agent(run_dir, task, trust, "the policy plays, but not as it was trained")
     config, state = agent.config, content["state"]
-    if which == "last" or not state["best"]:
-        return Policy(config, agent, "last", state["env_steps"])
-    agent.load_policy_state(state["best"]["policy"])
-    return Policy(config, agent, "best", state["best"]["env_steps"])
+    best = best_policy.load(run_dir, config, state["best"]) if which == "best" else {}
+    if best:
+        agent.load_policy_state(best["policy"])
+        return Policy(config, agent, "best", best["env_steps"])
+    if which == "best":
+        warnings.warn(
+            f"{run_dir} has no best policy, because no evaluation has ended without failures yet: the last policy, "
+            f"after {state['env_steps']:,} env steps, is used",
+            stacklevel=2,
+        )
+    return Policy(config, agent, "last", state["env_steps"])
 
 
 def load_agent(run_dir: Path, task: str | None, trust: bool, effect: str) -> tuple[Agent, dict[str, Any]]:

@@ -14,6 +14,7 @@ _ONE_WORLD: dict[str, Any] = {
     "num_envs": 1,
     "total_env_steps": 1_000_000,
     "utd_ratio": 1.0,
+    "buffer_size": 1_000_000,
     "n_step": 1,
     "gamma": 0.99,
     "noise_repeat": 1,
@@ -61,8 +62,8 @@ _FLASHSAC: dict[str, Any] = {
 }
 _SETTINGS: dict[str, dict[str, Any]] = {
     # Config's defaults, chosen for wall-clock time on two CPU cores: CrossQ's joint pass and low beta1 with narrow
-    # categorical critics, bounded rewards and repeated noise (FlashSAC), 128 worlds, 3-step returns, a growing horizon,
-    # decaying learning rates, and an averaged policy for evaluation.
+    # categorical critics, bounded rewards and repeated noise (FlashSAC), 128 worlds, a small replay buffer, 3-step
+    # returns, a growing horizon, decaying learning rates, and an averaged policy for evaluation.
     "fast": {},
     # Haarnoja et al. 2018, "Soft Actor-Critic Algorithms and Applications", as usually implemented.
     "sac": _SAC,

@@ -20,14 +20,14 @@ from envs.environment import Environment
 from envs.environment_ref import make_environment, options_class, resolve_environment
 from envs.simulation import Simulation
 from envs.task_options import decode_options
-from pipeline import checkpoint, rank_state
+from pipeline import best_policy, checkpoint, rank_state
 from pipeline.agent import Agent
 from pipeline.buffer import ReplayBuffer
 from pipeline.config import Config
 from pipeline.evaluate import Evaluation, evaluate_until
 from pipeline.exploration import RepeatedNoise
 from pipeline.file_names import CHECKPOINTS, EVALUATIONS, METRICS
-from pipeline.health import Health
+from pipeline.health.health import Health
 from pipeline.learner import Learner
 from pipeline.logger import Logger
 from pipeline.rank_report import add_statistics, compare_ranks, describe_rates, mean_metrics
@@ -135,8 +135,7 @@ class Run:
     def _new_health(self) -> Health:
         target_entropy = float(self.agent.loss.target_entropy)
         initial = self.config.initial_temperature(self.env.action_dim)
-        limit, learns_temperature = self.env.max_episode_steps, self.config.learns_temperature
-        return Health(limit, self.config.progress, target_entropy, initial, learns_temperature)
+        return Health(self.config, self.env.max_episode_steps, target_entropy, initial)
 
     def _describe_memory(self) -> str:
         """Memory of replay buffer and agent, with the options that set it."""
@@ -258,9 +257,9 @@ class Run:
     def evaluate(self, logger: Logger, stopping: Callable[[], bool] = lambda: False) -> None:
         """Play whole episodes with the deterministic policy, and write a row of their returns.
 
-        The initial states depend on the seed and on `env_steps`. The policy is kept as `best` if no episode failed and
-        no earlier policy had a higher mean return. If `stopping()` becomes true, `evaluation_pending` is set instead.
-        Each rank plays its share of the episodes.
+        The initial states depend on the seed and on `env_steps`. The policy is kept as `best`, and written to a file,
+        if no episode failed and no earlier policy had a higher mean return. If `stopping()` becomes true,
+        `evaluation_pending` is set instead. Each rank plays its share of the episodes.
 
         Raises:
             DivergenceError: a parameter is not finite.
@@ -291,6 +290,8 @@ class Run:
         if not result.failed and result.mean >= self.best.get("return_mean", -math.inf):
             state = self.agent.policy_state()
             self.best = {"return_mean": result.mean, "env_steps": self.env_steps, "policy": state}
+            if self.ranks.rank == 0:
+                best_policy.save(logger.run_dir, self.config, self.best)
 
     def _play_share(self, stopping: Callable[[], bool]) -> Evaluation | None:
         """Play this rank's share of an evaluation's episodes; None if `stopping()` becomes true."""
@@ -328,6 +329,8 @@ class Run:
         self.agent.check_finite(mean_metrics(self.metrics, self.ranks))
         self.agent.check_parameters()
         rank_state.save(self.run_dir / CHECKPOINTS, self.config, self.state_dict(), self.ranks)
+        if self.ranks.rank == 0:
+            best_policy.remove(self.run_dir)
         self._saved = state
 
     def state_dict(self) -> dict[str, Any]:

@@ -45,14 +45,14 @@ def train_run(config: Config, run_dir: Path | None, console: Console, content: d
     A new run makes its directory and locks it; the directory of a run that resumes is locked by the caller. Of several
     ranks only rank 0 writes to it, except for the others' parts of checkpoints.
     """
-    import torch
-
+    from saltus.device import cuda_available
     from saltus.device.warm_start import warm_start
 
-    on_cpu = config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available())
+    on_cpu = config.device == "cpu" or (config.device == "auto" and not cuda_available())
     if config.compile and on_cpu:
         warm_start()  # in the background of the imports below, which take seconds
 
+    from pipeline.divergence import DivergenceError
     from pipeline.launch import join, on_rank_0, require_shared
     from pipeline.logger import Logger, SilentLogger
     from pipeline.rank_state import agree, load_state
@@ -98,38 +98,47 @@ def train_run(config: Config, run_dir: Path | None, console: Console, content: d
         if not run.env.resumes_exactly:
             print_line(console, NOT_EXACT.format(name=run.env.name))
         entropy, precision = float(run.agent.loss.target_entropy), config.for_device(run.device).matmul_dtype
-        with (
-            SilentLogger(run_dir)
-            if ranks.rank
-            else Logger(run_dir, config, run.env_steps, console, run.evaluation_pending)
-        ) as logger:
-            logger.say(
-                f"{config.task}, seed {config.seed}, on {run.device}, {precision} products, "
-                f"target entropy {entropy:g}; files: {run_dir}"
-            )
-            train_loop(run, logger, stop)
+        try:
+            with (
+                SilentLogger(run_dir)
+                if ranks.rank
+                else Logger(run_dir, config, run.env_steps, console, run.evaluation_pending)
+            ) as logger:
+                logger.say(
+                    f"{config.task}, seed {config.seed}, on {run.device}, {precision} products, "
+                    f"target entropy {entropy:g}; files: {run_dir}"
+                )
+                train_loop(run, logger, stop)
+        except DivergenceError:
+            if ranks.rank == 0:
+                _conclude(run, None, console, diverged=True)
+            raise
     if ranks.rank == 0:
         _conclude(run, stop.received, console)
 
 
-def _conclude(run: Run, signal: str | None, console: Console) -> None:
-    """Draw the learning curve of a run that has ended, or was stopped, and say how it went."""
-    from pipeline.health import describe_policies
+def _conclude(run: Run, signal: str | None, console: Console, diverged: bool = False) -> None:
+    """Draw the learning curve of a run that has ended, diverged or was stopped, and say how it went."""
+    from pipeline.health.health import describe_policies
     from pipeline.plot import learning_curve
 
     config, run_dir = run.config, run.run_dir  # which may have been renamed
     picture = learning_curve(run_dir, f"{config.task_name}, seed {config.seed}")
-    if not run.finished and (signal is not None or run.ranks.size > 1):
+    curve = "" if picture is None else f"; learning curve: {picture}"
+    if diverged:
+        print_line(console, f"ended after {run.seconds:.0f} s, because learning has diverged{curve}")
+    elif not run.finished and (signal is not None or run.ranks.size > 1):
         start = "" if run.ranks.size == 1 else f", started by torchrun on {run.ranks.size} ranks,"
         print_line(
             console, f"stopped by {signal or 'another rank'} and saved; `saltus resume {run_dir}`{start} continues"
         )
     else:
-        curve = "" if picture is None else f"; learning curve: {picture}"
         print_line(console, f"finished after {run.seconds:.0f} s{curve}")
     if run.health.nothing_learned:
         print_line(console, "nothing could be learned: every world-step failed")
     elif run.finished and run.learner.gradient_steps == 0:
         print_line(console, "the run ended before its first update: give it more --minutes")
     elif run.best:
-        print_line(console, describe_policies(run.best, run.health.last or run.best, run_dir))
+        print_line(
+            console, describe_policies(run.best, run.health.last or run.best, run_dir, last_is_saved=not diverged)
+        )

@@ -22,6 +22,7 @@ from envs.external.external_env import ExternalEnv
 from envs.render import Renderer
 from pipeline.evaluate import require_normalized_actions
 from pipeline.file_names import VIDEO
+from pipeline.numbers import describe_return
 from saltus.errors import SaltusError
 
 CONTAINERS = (".mp4", ".mkv", ".mov", ".avi")
@@ -59,10 +60,14 @@ class Recording:
         """Returns and length in one line of text."""
         steps = f"in {self.length:,} steps"
         if len(self.returns) == 1:
-            return f"return {self.returns[0]:.1f}{'' if self.ended else ' of an unfinished episode'} {steps}"
+            return (
+                f"return {describe_return(self.returns[0])}{'' if self.ended else ' of an unfinished episode'} {steps}"
+            )
         whole = self.returns if self.ended else self.returns[:-1]
         mean, episodes = sum(whole) / len(whole), "1 episode" if len(whole) == 1 else f"{len(whole):,} episodes"
-        return f"mean return {mean:.1f} of {episodes}{'' if self.ended else ' and an unfinished one'} {steps}"
+        return (
+            f"mean return {describe_return(mean)} of {episodes}{'' if self.ended else ' and an unfinished one'} {steps}"
+        )
 
 
 @torch.no_grad()

@@ -115,11 +115,11 @@ class Varied(Hopper):
 def test_captured_episodes_run_the_models_that_they_draw() -> None:
     env = envs.BatchEnv(Varied(max_episode_steps=3), NUM_ENVS, device="cuda", simulation=WARP)
     env.reset()
-    before = env._models.clone()
+    before = env.physics.models.clone()
     for action in sample_actions(env, 9):
         env.step(action)
     assert env.captured
-    assert len((rows := env._models).unique()) > 10
+    assert len((rows := env.physics.models).unique()) > 10
     assert not torch.equal(rows, before)
     physics = env.physics
     for name, view in physics._model_views.items():
@@ -202,9 +202,9 @@ def make_agent(preset: str, **options: Any) -> tuple[Agent, ReplayBuffer]:
     return Agent(config, 11, 3, "cuda"), buffer
 
 
-def run_rounds(preset: str, capture: bool) -> tuple[list[dict[str, float]], dict[str, Any], Tensor]:
+def run_rounds(preset: str, capture: bool, **options: Any) -> tuple[list[dict[str, float]], dict[str, Any], Tensor]:
     """Metrics of 8 rounds, the networks after them, and the state of the random generator."""
-    agent, buffer = make_agent(preset)
+    agent, buffer = make_agent(preset, **options)
     learner = Learner(agent, capture=capture)
     torch.manual_seed(1)
     metrics = [{name: float(one) for name, one in learner.round(buffer, 4).items()} for _ in range(8)]
@@ -214,10 +214,16 @@ def run_rounds(preset: str, capture: bool) -> tuple[list[dict[str, float]], dict
     return metrics, networks, torch.cuda.get_rng_state()
 
 
-@pytest.mark.parametrize("preset", ["sac", "sac-v1", "redq", "droq", "crossq", "fast", "xqc", "flashsac"])
-def test_captured_rounds_equal_eager_rounds_with_new_noise_in_each(preset: str) -> None:
-    eager, eager_networks, eager_random = run_rounds(preset, capture=False)
-    captured, networks, random = run_rounds(preset, capture=True)
+CAPTURED: list[tuple[str, dict[str, Any]]] = [
+    *((preset, {}) for preset in ("sac", "sac-v1", "redq", "droq", "crossq", "fast", "xqc", "flashsac")),
+    *(("sac-discrete", {"discrete_update": update}) for update in ("exact", "score", "soft-q")),
+]
+
+
+@pytest.mark.parametrize(("preset", "options"), CAPTURED)
+def test_captured_rounds_equal_eager_rounds_with_new_noise_in_each(preset: str, options: dict[str, Any]) -> None:
+    eager, eager_networks, eager_random = run_rounds(preset, capture=False, **options)
+    captured, networks, random = run_rounds(preset, capture=True, **options)
     for left, right in zip(eager, captured, strict=True):
         assert left == pytest.approx(right, rel=1e-2, abs=1e-3)
     assert torch.equal(eager_random, random), "the random streams differ"

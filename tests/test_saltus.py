@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 import torch
 
 import saltus
-from saltus import SaltusError, require_own_packages
+from saltus import SaltusError, device, require_own_packages
 from saltus.device import resolve_device
 from saltus.versions import PACKAGES, versions
 
@@ -163,6 +164,26 @@ def test_resolve_device() -> None:
 def test_resolve_device_refuses(name: str | torch.device, message: str) -> None:
     with pytest.raises(SaltusError, match=message):
         resolve_device(name)
+
+
+def test_resolve_device_says_why_torch_cannot_use_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch warns at its first look only, and the command line hides the warnings of torch."""
+    looks = []
+
+    def look() -> bool:
+        looks.append(1)
+        if len(looks) == 1:
+            warnings.warn("CUDA initialization: The driver is too old. (Triggered internally at a)", stacklevel=1)
+        return False
+
+    monkeypatch.setattr(device, "_torch_reasons", [])
+    monkeypatch.setattr(torch.cuda, "is_available", look)
+    reason = r"torch says: CUDA initialization: The driver is too old\.$"
+    with pytest.warns(UserWarning, match=f"^torch sees no CUDA device, so device auto is the CPU. {reason}") as seen:
+        assert resolve_device("auto") == resolve_device("auto") == torch.device("cpu")
+    assert len(seen) == 1
+    with pytest.raises(SaltusError, match=f"torch sees no CUDA device: use device cpu or auto. {reason}"):
+        resolve_device("cuda")
 
 
 def test_resolve_device_checks_the_index(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,8 +14,7 @@ from benchmarks import peers, runner
 from benchmarks.gpu.context import SectionContext
 from benchmarks.parity import interval, random_episodes, step_differences
 from envs.physics.warp import WarpPhysics
-from envs.physics.warp_memory import release_memory
-from saltus.device.memory import free_bytes
+from saltus.device.memory import free_bytes, release_memory
 
 Engine: TypeAlias = Literal["cpu", "warp"]
 ENGINES: tuple[Engine, ...] = ("cpu", "warp")

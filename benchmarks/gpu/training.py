@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from benchmarks.gpu.context import SectionContext
 from benchmarks.training_run import LINES_OF_FAILURE, train_for
 
-EVALUATION = re.compile(r"evaluation at .*: return (-?[\d.]+) ")
+EVALUATION = re.compile(r"evaluation at .*: return (-?[\d.]+(?:e[+-]\d+)?) ")
 TIME_TO_SAVE = 40.0  # seconds that a training run has to save and end
 
 

@@ -26,6 +26,20 @@ DIVERGENCE_ADVICE = "it diverged. A smaller timestep, or less extreme actions, m
 """How to avoid states that are not finite or beyond MuJoCo's limit."""
 
 
+def divergence_advice(model: mujoco.MjModel) -> str:
+    """How to avoid states that are not finite or beyond MuJoCo's limit, for a model."""
+    explicit = model.opt.integrator in (mujoco.mjtIntegrator.mjINT_EULER, mujoco.mjtIntegrator.mjINT_RK4)
+    of_velocity = (
+        model.dof_damping, model.tendon_damping, model.actuator_gainprm[:, 2], model.actuator_biasprm[:, 2],
+    )  # fmt: skip
+    if not (explicit and any(values.any() for values in of_velocity)):
+        return DIVERGENCE_ADVICE
+    return (
+        'it diverged. <option integrator="implicitfast"/>, which integrates damping implicitly, a smaller timestep, or '
+        "less extreme actions, may help"
+    )
+
+
 class Physics(Protocol):
     """N worlds of one model. Every tensor is in the engine's `dtype` and on its `device`.
 
@@ -94,7 +108,10 @@ class Physics(Protocol):
         ...
 
     def set_state(self, state: TensorDictBase | Mapping[str, Any]) -> None:
-        """Continue from a state that `get_state` returned; `read` is up to date after the next `step` or `reset`."""
+        """Continue from a state that `get_state` returned.
+
+        `read` is up to date after the next `step`, or, in the worlds of its mask, `reset`.
+        """
         ...
 
     def world_model(self, world: int) -> mujoco.MjModel:

@@ -18,7 +18,7 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from envs.home import HOME_FIELDS
-from envs.physics import DIVERGENCE_ADVICE, POST_CONSTRAINT
+from envs.physics import POST_CONSTRAINT, divergence_advice
 from envs.physics.computed_fields import require_computed
 from envs.physics.model_fields import HIDDEN_STATE, with_constants
 from saltus.errors import SaltusError, warn_once
@@ -265,7 +265,7 @@ class CpuPhysics:
     @property
     def failure_advice(self) -> str:
         if not self._error:
-            return DIVERGENCE_ADVICE
+            return divergence_advice(self.model)
         advice = f": {self.overflow_advice}" if "memory" in self._error else ""
         return f"MuJoCo raised {self._error!r}{advice}"
 

@@ -22,12 +22,13 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
+from envs.masked import where_worlds
 from envs.physics import DIVERGENCE_ADVICE, POST_CONSTRAINT
 from envs.physics.computed_fields import require_computed
 from envs.physics.model_fields import with_constants
 from envs.physics.warp_fields import FROM_ACTUATION, FROM_KINEMATICS, lagging_fields, require_readable, state_fields
 from envs.physics.warp_graph import WarpGraph
-from envs.physics.warp_memory import ccd_workspace_bytes, estimate_capacity, num_bytes, release_memory
+from envs.physics.warp_memory import ccd_workspace_bytes, estimate_capacity, num_bytes
 from envs.physics.warp_model import (
     modules,
     per_world_fields,
@@ -40,7 +41,7 @@ from envs.physics.warp_model import (
 from envs.physics.warp_start import WarpStart, home_fields
 from saltus.device import resolve_device
 from saltus.device.cuda_graph import graph_break
-from saltus.device.memory import free_bytes
+from saltus.device.memory import free_bytes_for
 
 _log = logging.getLogger("saltus")
 
@@ -162,10 +163,7 @@ class WarpPhysics:
         graph_break(launch)
 
     def _require_memory(self, needed: int) -> None:
-        free = free_bytes(self.device)
-        if needed > free:
-            release_memory(self.device)
-            free = free_bytes(self.device)
+        free = free_bytes_for(needed, self.device)
         if needed > free:
             raise MemoryError(
                 f"{self.num_worlds} worlds need {needed / 1e9:.2f} GB and {self.device} has {free / 1e9:.2f} GB free: "
@@ -265,11 +263,11 @@ class WarpPhysics:
             self._overflowed.zero_()
         # The forward pass recomputed every world; worlds outside the mask keep the fields of their last step.
         for field, view in self._lagging.items():
-            view.copy_(_where(mask, view, before[field]))
+            view.copy_(where_worlds(mask, view, before[field]))
         for field, output in self._outputs.items():
             # mj_resetData and mj_forward leave these fields at zero.
             new = torch.zeros_like(output) if field in POST_CONSTRAINT else self._views[field]
-            output.copy_(_where(mask, new, output))
+            output.copy_(where_worlds(mask, new, output))
 
     def _reset_graph(self, fields: tuple[str, ...]) -> WarpGraph:
         """The graph of a reset that sets `fields`."""
@@ -379,8 +377,3 @@ class WarpPhysics:
             setattr(owner, attribute, values[row].cpu().numpy())
         mujoco.mj_setConst(model, mujoco.MjData(model))
         return model
-
-
-def _where(mask: Tensor, values: Tensor, others: Tensor) -> Tensor:
-    """`values` in the worlds of `mask`, (N,) bool, `others` elsewhere; (N, ...) both."""
-    return torch.where(mask.reshape(-1, *[1] * (values.dim() - 1)), values, others)

@@ -1,15 +1,13 @@
-"""Memory of `mujoco_warp` worlds: estimated before allocation, released afterwards."""
+"""Memory of `mujoco_warp` worlds: estimated before allocation."""
 
 from __future__ import annotations
 
 import dataclasses
-import gc
 import math
 from typing import Any
 
 import mujoco
 import numpy as np
-import torch
 from mujoco.batch import Batch, SimulationError
 
 from envs.home import HOME_FIELDS
@@ -97,15 +95,3 @@ def _array_bytes(data: Any) -> int:
         elif dataclasses.is_dataclass(value):
             total += _array_bytes(value)
     return total
-
-
-def release_memory(device: torch.device) -> None:
-    """Free the memory of unreferenced worlds and graphs, and torch's cached blocks.
-
-    On CUDA, the workspace of Warp's graphs stays reserved for graphs.
-    """
-    gc.collect()
-    if device.type == "cuda":
-        wp, _ = modules()
-        wp.synchronize_device(wp.device_from_torch(str(device)))  # runs Warp's deferred frees
-        torch.cuda.empty_cache()

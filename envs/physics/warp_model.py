@@ -14,6 +14,7 @@ import mujoco
 import numpy as np
 import torch
 
+from saltus.device.memory import deferred_frees
 from saltus.device.warm_start import temporary_cache_folder
 from saltus.errors import SaltusError
 
@@ -33,12 +34,16 @@ def modules() -> tuple[Any, Any]:
 
 @functools.cache
 def _initialize(warp: Any) -> None:
-    """Initialise Warp; cache its kernels in a temporary folder if its own cannot be written."""
+    """Initialise Warp; cache its kernels in a temporary folder if its own cannot be written.
+
+    Synchronising runs the frees that Warp deferred.
+    """
     try:
         warp.init()
     except OSError as error:
         warp.config.kernel_cache_dir = temporary_cache_folder("WARP_CACHE_PATH", error)
         warp.init()
+    deferred_frees.append(lambda device: warp.synchronize_device(warp.device_from_torch(str(device))))
 
 
 def missing_packages() -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import traceback
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ import torch
 import envs
 from envs import BatchEnv, Task
 from envs.entry_names import observation_entries
+from envs.object_names import control_label
 from envs.task_options import decode_options, encode_options, is_same
 from pipeline.check.findings import Finding, Findings
-from pipeline.check.probes import probe_functions, probe_model, probe_warp
+from pipeline.check.probes import probe_class, probe_functions, probe_model, probe_warp
 from pipeline.check.rollout import Failure, Overflow, Range, Rollout, roll_out
 from saltus.errors import SaltusError, warn_once
 
@@ -25,7 +27,8 @@ SCALES = 1000.0  # ratio of observations' magnitudes above which they are worth 
 LARGE = 1e4  # of a reward per step: values are then about a million, and squared errors of them far larger
 SHORT = 0.05  # of the time limit
 FAILED = 0.01  # share of world-steps
-ROUNDING = 1e-9  # of the largest magnitude: smaller deviations are rounding
+STILL = 1e-4  # standard deviation, or its ratio to the mean, below which an observation hardly changes
+CLAMPED = 0.5  # share of a control's steps
 SLOW = 0.5  # of the bare engine's rate
 
 
@@ -51,6 +54,7 @@ class Check:
         return any(finding.severity == "error" for finding in self.findings)
 
 
+@torch.no_grad()
 def check(task: type[Task], options: dict[str, Any], num_envs: int, steps: int, seed: int) -> Check:
     """Make worlds of a task, try its functions, and roll out random actions.
 
@@ -68,6 +72,7 @@ def check(task: type[Task], options: dict[str, Any], num_envs: int, steps: int, 
         result.findings += _check_options(task, options)
         result.env = env = _make(task, options, num_envs, seed, result.findings)
         env.reset()
+        result.findings += probe_class(task)
         result.findings += probe_model(env)
         result.findings += probe_functions(env)
         with warnings.catch_warnings():
@@ -80,7 +85,9 @@ def check(task: type[Task], options: dict[str, Any], num_envs: int, steps: int, 
     except Exception as error:  # a mistake in the task's functions
         result.findings.append(Finding("error", f"{type(error).__name__} in {_last_line(task, error)}: {error}"))
         return result
-    for describe in (_failures, _observations, _rewards, _episodes, _rate):
+    result.findings += _failures(env, rollout)
+    result.findings += _observations(rollout, result.names)
+    for describe in (_controls, _rewards, _episodes, _rate):
         result.findings += describe(env, rollout)
     result.findings += probe_warp(env.task, num_envs)
     return result
@@ -170,31 +177,59 @@ def _diverging_part(env: BatchEnv, failure: Failure) -> str:
     return ""
 
 
-def _observations(_env: BatchEnv, rollout: Rollout) -> Findings:
+def _observations(rollout: Rollout, names: list[str]) -> Findings:
     if not rollout.observations.known:
         return
-    yield from _ranges_of(rollout.observations, "observation")
-    if rollout.privileged is not None:
-        yield from _ranges_of(rollout.privileged, "privileged observation")
+    labels = [f"{index} {name}".strip() for index, name in enumerate(names)]
+    yield from _ranges_of(rollout.observations, rollout.sound_observations, "observation", labels)
+    if rollout.privileged is not None and rollout.sound_privileged is not None:
+        labels = [str(index) for index in range(len(rollout.privileged.low))]
+        yield from _ranges_of(rollout.privileged, rollout.sound_privileged, "privileged observation", labels)
     if not rollout.start_spread.any():
         yield Finding("note", "every episode begins with the same observation: `reset` draws no random state")
 
 
-def _ranges_of(ranges: Range, entry: str) -> Findings:
-    """Findings about a group of observations, each called `entry`."""
-    constant = (ranges.high == ranges.low).nonzero().flatten().tolist()
-    if constant:
+def _ranges_of(ranges: Range, sound: Range, entry: str, labels: list[str]) -> Findings:
+    """Findings about observations, each called `entry`. `sound` are the ranges in worlds that never failed."""
+    constant = ranges.high == ranges.low
+    if constant.any():
+        numbers = constant.nonzero().flatten().tolist()
         yield Finding(
-            "warning" if len(constant) == len(ranges.low) else "note",
-            f"{entry}s that never change: {_listed(constant)} of {len(ranges.low)}",
+            "warning" if constant.all() else "note",
+            f"{entry}s that never change: {_listed(numbers)} of {len(constant)}",
         )
-    scale = ranges.std[ranges.std > ROUNDING * ranges.scale]
-    if len(scale) and scale.max() / scale.min() > SCALES:
+    if not sound.known:
+        return
+    still = sound.std < STILL * sound.mean.abs().clamp(min=1)
+    if (still & ~constant).any():
+        yield Finding(
+            "note",
+            f"{entry}s that hardly change (standard deviation below {STILL:g}, or below {STILL:g} of the mean): "
+            f"{_listed([labels[index] for index in (still & ~constant).nonzero().flatten().tolist()])}",
+        )
+    changing = (~still).nonzero().flatten()
+    if not len(changing):
+        return
+    low, high = (int(changing[pick(sound.std[changing])]) for pick in (torch.argmin, torch.argmax))
+    ratio = float(sound.std[high] / sound.std[low])
+    if ratio > SCALES:
+        ends = (f"{sound.std[one]:.2g} ({entry} {labels[one]})" for one in (low, high))
         yield Finding(
             "warning",
-            f"the standard deviations of {entry}s differ by a factor of {scale.max() / scale.min():,.0f}, from "
-            f"{scale.min():.2g} to {scale.max():.2g} ({entry} {int(ranges.std.argmax())}): "
+            f"the standard deviations of {entry}s differ by a factor of {ratio:,.0f}, from {' to '.join(ends)}: "
             "--normalize-observations often helps, or scale them in `observation`",
+        )
+
+
+def _controls(env: BatchEnv, rollout: Rollout) -> Findings:
+    clamped = (rollout.clamped > CLAMPED).nonzero().flatten().tolist()
+    if clamped:
+        names = [control_label(env.task.model, index) for index in clamped]
+        yield Finding(
+            "warning",
+            f"MuJoCo clamps most controls to their range, so that many actions act alike: {_listed(names)} (up to "
+            f"{rollout.clamped.max():.0%} of the steps). Scale what `control` returns, or set action_low and "
+            "action_high",
         )
 
 
@@ -236,6 +271,6 @@ def _rate(_env: BatchEnv, rollout: Rollout) -> Findings:
         )
 
 
-def _listed(numbers: list[int], most: int = 12) -> str:
-    more = f" and {len(numbers) - most} more" if len(numbers) > most else ""
-    return ", ".join(map(str, numbers[:most])) + more
+def _listed(entries: Sequence[object], most: int = 12) -> str:
+    more = f" and {len(entries) - most} more" if len(entries) > most else ""
+    return ", ".join(map(str, entries[:most])) + more

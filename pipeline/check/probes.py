@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 import mujoco
 import torch
+from tensordict import TensorDict
 from torch import Tensor
 
 from envs import BatchEnv, Task
@@ -21,9 +23,11 @@ from envs.physics.warp_model import (
     require_supported_flags,
     with_supported_solver,
 )
+from envs.state import NameIndex, State
+from envs.task_class import SIGNATURES, uncalled_methods
 from envs.task_functions import defines
 from pipeline.check.findings import Finding, Findings
-from pipeline.check.rollout import control_inputs
+from pipeline.check.rollout import control_inputs, to_control
 from saltus.device.synchronizations import Synchronizations
 from saltus.errors import SaltusError
 
@@ -31,6 +35,7 @@ from saltus.errors import SaltusError
 CONTROL_RATES = 5.0, 500.0
 DEPTH = 0.01  # of the model's extent: contacts of stable initial states are shallower
 _STEPS = 8
+_HELD_STEPS = 8  # control steps: the longest delay of a task's own, such as of a radio link
 
 
 def probe_model(env: BatchEnv) -> Findings:
@@ -72,28 +77,40 @@ def _touching(model: mujoco.MjModel, contact: mujoco.MjContact, side: int) -> st
 
 
 def _actions_without_effect(env: BatchEnv) -> Findings:
-    """Actions whose lowest and highest value lead to the same state after one control step and the actuators' delay."""
+    """Actions whose lowest and highest value lead to the same state after a control step and all delays."""
     physics, start = env.physics, env.physics.get_state()
-    steps = env.task.frame_skip + _delay_steps(env.task.model)
+    task, delay = env.task, _delay_steps(env.task.model)
+    counts = [1 + math.ceil(delay / task.frame_skip)]
+    if defines(task, "advance"):  # it may hold actions back
+        counts.append(counts[0] + _HELD_STEPS)
     idle = []
     for index in range(env.action_dim):
-        results = []
-        for bound in (-1.0, 1.0):
-            action = torch.zeros(env.num_envs, env.action_dim)
-            action[:, index] = bound
-            physics.set_state(start)
-            physics.step(None, steps, control_inputs(env, action))
-            results.append(_mechanical_state(env))
-        if torch.equal(*results) and not _is_adhesion(env, index):
+        low, high = (torch.zeros(env.num_envs, env.action_dim) for _ in range(2))
+        low[:, index], high[:, index] = -1.0, 1.0
+        differs = any(not torch.equal(*(_repeat(env, start, one, count) for one in (low, high))) for count in counts)
+        if not differs and not _is_adhesion(env, index):
             idle.append(_name_of_action(env, index))
     physics.set_state(start)
-    delayed = defines(env.task, "advance") and len(idle) == env.action_dim  # the task may apply actions a step later
-    if idle and not delayed:
+    if idle:
         yield Finding(
             "warning",
             f"actions that change nothing from the initial states: {', '.join(idle)}. Check the actuators' gear and "
             "joints, and `control`",
         )
+
+
+def _repeat(env: BatchEnv, start: TensorDict, action: Tensor, count: int) -> Tensor:
+    """The worlds' mechanical state after `count` control steps with one action, whether episodes end or not."""
+    task, physics, state = env.task, env.physics, env.state
+    names, generator = NameIndex(task.model, task.fields), torch.Generator().manual_seed(0)
+    physics.set_state(start)
+    for _ in range(count):
+        physics.step(None, task.frame_skip, control_inputs(env, action, state))
+        values = {**state.values(), **physics.read()}
+        if defines(task, "advance"):
+            values |= task.advance(State(values, names, state.drawn), to_control(env, action), generator)
+        state = State(values, names, state.drawn)
+    return _mechanical_state(env)
 
 
 def _delay_steps(model: mujoco.MjModel) -> int:
@@ -123,6 +140,15 @@ def _mechanical_state(env: BatchEnv) -> Tensor:
         parts = (data.qpos, data.qvel, data.act, data.mocap_pos.ravel(), data.mocap_quat.ravel())
         rows.append(torch.cat([torch.from_numpy(part.copy()) for part in parts]))
     return torch.stack(rows)
+
+
+def probe_class(task: type[Task]) -> Findings:
+    """Findings about the task's class."""
+    if names := uncalled_methods(task):
+        yield Finding(
+            "note",
+            f"nothing calls {', '.join(names)} of {task.__name__}: saltus calls {', '.join(SIGNATURES)}",
+        )
 
 
 def probe_functions(env: BatchEnv) -> Findings:

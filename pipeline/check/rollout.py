@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
+import mujoco
 import torch
 from mujoco.batch import SimulationError
 from tensordict import TensorDict
@@ -15,6 +16,7 @@ from torch import Tensor
 from envs import BatchEnv
 from envs.physics.cpu import available_cores
 from envs.physics.model_fields import bare_batch, restore
+from envs.state import State
 from envs.task_functions import defines, inputs_of
 from pipeline.seeding import derive_seed
 
@@ -31,11 +33,6 @@ class Range:
     std: Tensor
 
     @property
-    def scale(self) -> Tensor:
-        """The largest magnitude of each column."""
-        return torch.maximum(self.low.abs(), self.high.abs())
-
-    @property
     def known(self) -> bool:
         """Whether there were any numbers."""
         return not bool(self.low.isnan().all())
@@ -46,13 +43,18 @@ class _Columns:
 
     def __init__(self) -> None:
         self._rows: list[Tensor] = []
+        self._kept: list[Tensor] = []
 
-    def add(self, values: Tensor) -> None:
-        """Add values (N, columns)."""
+    def add(self, values: Tensor, kept: Tensor) -> None:
+        """Add the values (N, columns) of the worlds of `kept`, (N,) bool."""
         self._rows.append(values.double())
+        self._kept.append(kept)
 
-    def range(self) -> Range:
-        rows = torch.cat(self._rows)
+    def range(self, worlds: Tensor | None = None) -> Range:
+        """The ranges of everything added, or of that of `worlds`, (N,) bool."""
+        rows = torch.cat(
+            [rows[kept if worlds is None else kept & worlds] for rows, kept in zip(self._rows, self._kept, strict=True)]
+        )
         if not len(rows):  # every world-step failed
             unknown = torch.full(rows.shape[1:], torch.nan, dtype=torch.float64)
             return Range(unknown, unknown, unknown, unknown)
@@ -100,9 +102,11 @@ class Rollout:
     Attributes:
         observations, rewards, terms: ranges over all world-steps that did not fail; terms by name.
         privileged: those of the group "critic", if the task has one.
+        sound_observations, sound_privileged: these in worlds that never failed.
         start_spread: (obs_dim,) standard deviation of the first observations over the worlds.
         totals: `BatchEnv.statistics` of the rollout.
         lengths: of the episodes that ended, in control steps.
+        clamped: (nu,) share of each control that was beyond its range, to which MuJoCo clamps it.
         first_failure: the first failed world-step.
         first_overflow: the first step with an overflow.
         states: the physics' states at the beginning, in the middle and at the end.
@@ -112,11 +116,14 @@ class Rollout:
 
     observations: Range
     privileged: Range | None
+    sound_observations: Range
+    sound_privileged: Range | None
     rewards: Range
     terms: dict[str, Range]
     start_spread: Tensor
     totals: dict[str, float]
     lengths: list[int]
+    clamped: Tensor
     first_failure: Failure | None
     first_overflow: Overflow | None
     states: list[TensorDict]
@@ -141,12 +148,14 @@ def roll_out(env: BatchEnv, steps: int, seed: int) -> Rollout:
     observations, privileged, rewards, terms = _Columns(), _Columns(), _Columns(), dict[str, _Columns]()
     lengths, states, failure, overflow, seconds = list[int](), list[TensorDict](), None, None, 0.0
     elapsed = torch.zeros(env.num_envs, dtype=torch.int64)
+    clamped = torch.zeros(env.task.model.nu, dtype=torch.float64)
+    sound = torch.ones(env.num_envs, dtype=torch.bool)
     bare = _Bare(env)
     start, totals = env.reset(), env.statistics()
     pictured = [round(number * (steps - 1) / (PICTURES - 1)) for number in range(PICTURES)]
     for step in range(steps):
         action = 2 * torch.rand(env.num_envs, env.action_dim, generator=generator) - 1
-        inputs = control_inputs(env, action)
+        inputs = control_inputs(env, action, env.state)
         before, counts = env.physics.get_state(), env.statistics()
         if step in pictured:
             states.append(before)
@@ -155,18 +164,21 @@ def roll_out(env: BatchEnv, steps: int, seed: int) -> Rollout:
         transition, _ = env.step(action)
         seconds += time.perf_counter() - began
         stable = ~env.failed
-        observations.add(transition["next", "observation"][stable])
+        sound &= stable
+        observations.add(transition["next", "observation"], stable)
         if env.privileged_dim:
-            privileged.add(transition["next", "privileged"][stable])
-        rewards.add(transition["next", "reward"][stable])
+            privileged.add(transition["next", "privileged"], stable)
+        rewards.add(transition["next", "reward"], stable)
         for name, value in env.reward_terms.items():
-            terms.setdefault(name, _Columns()).add(value[stable, None])
+            terms.setdefault(name, _Columns()).add(value[:, None], stable)
         if failure is None and env.failed.any():
             world = int(env.failed.nonzero()[0])
             of_world = {name: values[world] for name, values in inputs.items()}
             failure = Failure(world, step, env.statistics()["unstable"] > counts["unstable"], before, of_world)
         if overflow is None and env.statistics()["overflowed"] > counts["overflowed"]:
             overflow = Overflow(step, before, inputs)
+        if "ctrl" in inputs:
+            clamped += _outside(env, inputs["ctrl"])
         elapsed += 1
         done = transition["next", "done"].flatten()
         lengths += elapsed[done].tolist()
@@ -174,11 +186,14 @@ def roll_out(env: BatchEnv, steps: int, seed: int) -> Rollout:
     return Rollout(
         observations=observations.range(),
         privileged=privileged.range() if env.privileged_dim else None,
+        sound_observations=observations.range(sound),
+        sound_privileged=privileged.range(sound) if env.privileged_dim else None,
         rewards=rewards.range(),
         terms={name: columns.range() for name, columns in terms.items()},
         start_spread=start.double().std(dim=0, correction=0),
         totals=_difference(env.statistics(), totals),
         lengths=lengths,
+        clamped=clamped / steps,
         first_failure=failure,
         first_overflow=overflow,
         states=states,
@@ -187,12 +202,26 @@ def roll_out(env: BatchEnv, steps: int, seed: int) -> Rollout:
     )
 
 
-def control_inputs(env: BatchEnv, action: Tensor) -> dict[str, Tensor]:
-    """The fields that actions in [-1, 1] set in the present states, (N, ...) by name."""
-    control = env._actions.to_control(action)
+def control_inputs(env: BatchEnv, action: Tensor, state: State) -> dict[str, Tensor]:
+    """The fields that actions in [-1, 1] set in a state, (N, ...) by name."""
+    control = to_control(env, action)
     if not defines(env.task, "control"):
         return {"ctrl": control}
-    return {name: values.clone() for name, values in inputs_of(env.task.control(env.state, control)).items()}
+    return {name: values.clone() for name, values in inputs_of(env.task.control(state, control)).items()}
+
+
+def _outside(env: BatchEnv, ctrl: Tensor) -> Tensor:
+    """The share of worlds in which MuJoCo clamps each control of `ctrl` (N, nu), (nu,)."""
+    model = env.task.model
+    low, high = torch.from_numpy(model.actuator_ctrlrange).to(ctrl).unbind(-1)
+    limited = torch.from_numpy(model.actuator_ctrllimited.astype(bool))
+    clamps = not model.opt.disableflags & mujoco.mjtDisableBit.mjDSBL_CLAMPCTRL
+    return (limited & clamps & ((ctrl < low) | (ctrl > high))).double().mean(dim=0)
+
+
+def to_control(env: BatchEnv, action: Tensor) -> Tensor:
+    """Actions in [-1, 1], in the task's units."""
+    return env._actions.to_control(action)
 
 
 def _difference(after: Mapping[str, float], before: Mapping[str, float]) -> dict[str, float]:

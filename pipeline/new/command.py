@@ -115,7 +115,8 @@ def _load(file: Path, name: str) -> mujoco.MjModel:
     try:
         return load_model(task)
     except SaltusError as error:
-        raise SaltusError(f"{file} cannot be used: {one_line(str(error))}") from error
+        reason = f"MuJoCo does not compile it: {error.__cause__}" if error.__cause__ else str(error)
+        raise SaltusError(f"{file} cannot be used: {one_line(reason)}") from error
 
 
 def _path_from(output: Path, model_file: Path) -> str:

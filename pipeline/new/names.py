@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import mujoco
 
-from envs.object_names import actuator_label, control_label, label, one_line, range_attribute
+from envs.object_names import actuator_label, control_label, joint_label, label, range_attribute
 
 LINES = 2  # of a list, at most
 
@@ -33,12 +33,6 @@ def names_comment(model: mujoco.MjModel, width: int) -> str:
         "Mocap bodies": [label(model.body(index).name, index) for index in bodies],
     }
     return "".join(_list(kind, items, width) + "\n" for kind, items in parts.items() if items)
-
-
-def joint_label(model: mujoco.MjModel, index: int) -> str:
-    """A joint's name, or its index and its body's name."""
-    name, body = model.joint(index).name, model.body(int(model.jnt_bodyid[index])).name
-    return label(name, index) if name or not body else f"#{index} of {one_line(body)}"
 
 
 def shortened(items: Sequence[str], length: int) -> str:

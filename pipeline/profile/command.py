@@ -102,11 +102,10 @@ def _sweep(arguments: list[str], config: Config, options: ProfileOptions, consol
 
 
 def _warm_start(config: Config) -> None:
-    import torch
-
+    from saltus.device import cuda_available
     from saltus.device.warm_start import warm_start
 
-    on_cpu = config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available())
+    on_cpu = config.device == "cpu" or (config.device == "auto" and not cuda_available())
     if config.compile and on_cpu:
         warm_start()
 

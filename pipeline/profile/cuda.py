@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pipeline.learner import batches_at_once
 from pipeline.profile.phases import ROUND, PhaseTimer, update_name
 from pipeline.run import Run
 from saltus.device.cuda_graph import CapturedFunction, find_synchronizations
@@ -75,16 +76,19 @@ def split_rounds(run: Run, steps: list[dict[str, float]]) -> None:
 
 def _part_seconds(run: Run) -> dict[str, float]:
     """Seconds of sampling and of each update per critic update, each captured alone; the run is not used afterwards."""
-    size, updates = run.config.batch_size, run.learner._updates
-    batch = run.buffer.sample(size)[0]
+    config, updates = run.config, run.learner._updates
+    batch = run.buffer.sample(config.batch_size)[0]
 
     def sample() -> dict[str, Tensor]:
-        return {"observation": run.buffer.sample(size)[0]["observation"]}
+        for count in batches_at_once(config.updates_per_round):
+            batches = run.buffer.sample(config.batch_size, count)
+        return {"observation": batches[-1]["observation"]}
 
-    parts = {"sample": _replay_seconds(sample, run)}
-    for index, (every, update) in enumerate(updates):
-        one = _replay_seconds(partial(update, batch), run)
-        parts[update_name(index, updates)] = one / every
+    with run.learner.product_precision():
+        parts = {"sample": _replay_seconds(sample, run) / config.updates_per_round}
+        for index, (always, update) in enumerate(updates):
+            one = _replay_seconds(partial(update, batch), run)
+            parts[update_name(index, updates)] = one / (1 if always else config.policy_delay)
     return parts
 
 

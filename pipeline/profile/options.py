@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.config import Config
+from saltus.device.cuda_graph import WARMUP_CALLS
 from saltus.errors import SaltusError
 
 WARMUP_ROUNDS = 10
@@ -57,8 +59,13 @@ def _require_writable(option: str, path: Path) -> None:
 
 
 def warmup_rounds(config: Config) -> int:
-    """Rounds of updates before the measurement: on CUDA every variant of a round is captured within them."""
-    return max(WARMUP_ROUNDS, 3 * config.policy_delay)
+    """Rounds of updates before the measurement: on CUDA every variant of a round is captured within them.
+
+    The rounds until the first actor update may compile. From then on the places of actor updates in a round repeat.
+    """
+    updates, delay = config.updates_per_round, config.policy_delay
+    period = delay // math.gcd(updates, delay)
+    return max(WARMUP_ROUNDS, math.ceil(delay / updates) + (WARMUP_CALLS + 1) * period)
 
 
 def require_rounds(config: Config) -> None:

@@ -90,7 +90,7 @@ def attached(run: Run, logger: Logger, wrap: Wrap) -> Iterator[None]:
         for name in names:
             replace(owner, name, wrap(phase, getattr(owner, name)))
     updates = run.learner._updates
-    timed = [(every, wrap(update_name(index, updates), one)) for index, (every, one) in enumerate(updates)]
+    timed = [(always, wrap(update_name(index, updates), one)) for index, (always, one) in enumerate(updates)]
     replace(run.learner, "_updates", timed)
     graph = worlds_of(run)._graph
     if graph is not None and len(graph._parts) == len(_GRAPHS_OF_A_STEP):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -9,22 +10,27 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from saltus.errors import SaltusError
+from saltus.errors import SaltusError, warn_once
 
 if TYPE_CHECKING:
     from tensordict import TensorDictBase
 
 _UNSUPPORTED = "device '{}' is not supported: use auto, cpu, cuda or, for one of several GPUs, cuda:0, cuda:1, ..."
+_torch_reasons: list[str] = []  # torch gives its reason once per process
 
 
 def resolve_device(name: torch.device | str) -> torch.device:
     """The device of a name, with its index on CUDA. ``"auto"`` is the GPU if there is one, else the CPU.
 
+    Warns, once, if ``"auto"`` is the CPU because torch cannot use the GPU, for example with an old driver.
+
     Raises:
         SaltusError: an unknown name, or a CUDA device that torch does not see.
     """
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if cuda_available() else "cpu"
+        if name == "cpu" and _torch_reasons:
+            warn_once(f"torch sees no CUDA device, so device auto is the CPU.{_describe_reasons()}")
     try:
         device = torch.device(name)
     except (RuntimeError, TypeError):
@@ -36,9 +42,25 @@ def resolve_device(name: torch.device | str) -> torch.device:
     return torch.empty(0, device=device).device
 
 
+def cuda_available() -> bool:
+    """Whether torch sees a CUDA device. torch's warnings are kept for the messages of `resolve_device`."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        available = torch.cuda.is_available()
+    _torch_reasons.extend(str(one.message).partition(" (Triggered internally")[0] for one in caught)
+    return available
+
+
+def _describe_reasons() -> str:
+    return "".join(f" torch says: {one}" for one in dict.fromkeys(_torch_reasons))
+
+
 def _require_cuda(device: torch.device) -> None:
-    if not torch.cuda.is_available():
-        raise SaltusError(f"device {device} was requested, but torch sees no CUDA device: use device cpu or auto")
+    if not cuda_available():
+        raise SaltusError(
+            f"device {device} was requested, but torch sees no CUDA device: use device cpu or auto."
+            f"{_describe_reasons()}"
+        )
     count = torch.cuda.device_count()
     if device.index is not None and device.index >= count:
         raise SaltusError(f"device {device} was requested, but torch sees {count} CUDA devices, numbered from 0")

@@ -84,6 +84,7 @@ class CompiledUpdate:
         state: returns the tensors that the function modifies. Tracing restores them.
         any_process: whether an argument is true in any process that trains together with this one. If compilation
             fails in one, updates run eagerly in all, because compiled ones round differently.
+        num_processes: number of the processes that train together. If there are several, they must round alike.
 
     Attributes:
         attempted: whether it was compiled, or compilation failed.
@@ -96,7 +97,9 @@ class CompiledUpdate:
         function: Update,
         state: Callable[[], Iterable[Tensor]],
         any_process: Callable[[bool], bool] = lambda failed: failed,
+        num_processes: int = 1,
     ):
+        self._num_processes = num_processes
         self.function, self._state, self._any_process = function, state, any_process
         self.attempted = False
         self.seconds, self.cached, self._failed = 0.0, False, not can_compile()
@@ -164,15 +167,7 @@ class CompiledUpdate:
         traced, values = trace(self.function, batch, self._state()), flatten(batch)[1]
         self._traced = traced
         wait_until_probed()
-        options: dict[str, Any] = {
-            "fallback_random": True,  # draw the random numbers of eager code
-            # Tune kernels at the first call, on real data: generated data may hold invalid indices.
-            "triton.autotune_at_compile_time": False,
-            "shape_padding": False,  # on CUDA it times products while it compiles, so that runs would round differently
-            "cpp_cache_precompile_headers": can_precompile_header(),
-        }
-        if values[0].device.type == "cpu" and (onednn_pass := _onednn_pass()) is not None:
-            options["post_grad_custom_post_pass"] = onednn_pass
+        options = inductor_options(values[0].device.type, self._num_processes)
         hits = counters["inductor"]["fxgraph_cache_hit"]
         with torch.no_grad():
             self._run = standalone_compile(
@@ -182,6 +177,25 @@ class CompiledUpdate:
                 options={"config_patches": options},
             )
         self.cached = counters["inductor"]["fxgraph_cache_hit"] > hits
+
+
+def inductor_options(device_type: str, num_processes: int = 1) -> dict[str, Any]:
+    """Inductor's options for an update on a kind of device, in processes that train together."""
+    from torch._inductor import config
+
+    options: dict[str, Any] = {
+        "fallback_random": True,  # draw the random numbers of eager code
+        # Tune kernels at the first call, on real data: generated data may hold invalid indices.
+        "triton.autotune_at_compile_time": False,
+        "shape_padding": False,  # on CUDA it times products while it compiles, so that runs would round differently
+        "cpp_cache_precompile_headers": can_precompile_header(),
+    }
+    if num_processes > 1 and device_type == "cuda" and hasattr(config, "deterministic"):
+        # Each process times kernels, and those that it may choose from for a reduction add in different orders.
+        options["deterministic"] = True
+    if device_type == "cpu" and (onednn_pass := _onednn_pass()) is not None:
+        options["post_grad_custom_post_pass"] = onednn_pass
+    return options
 
 
 @functools.cache

@@ -6,6 +6,7 @@ import gc
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -168,24 +169,29 @@ def find_synchronizations(call: Callable[[], Any]) -> tuple[Any, list[str]]:
     Returns:
         The call's result, and the places: ``file:line``, or ``"compiled code or torch.ops"``, which have no line.
     """
-    mode, result = torch.cuda.get_sync_debug_mode(), list[Any]()
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    mode, result, places = torch.cuda.get_sync_debug_mode(), list[Any](), list[str]()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*prototype feature")  # torch's remark on the mode itself
+        warnings.filterwarnings("always", message=f".*{SYNCHRONIZATION}")
+        warnings.showwarning = partial(_collect_places, places, warnings.showwarning)
         torch.cuda.set_sync_debug_mode("warn")
         try:
             _CallThroughCpp.apply(call, result, torch.is_grad_enabled())
         finally:
             torch.cuda.set_sync_debug_mode(mode)
-    places = []
-    for one in caught:
-        if SYNCHRONIZATION in str(one.message):
-            in_compiled_code = one.filename == torch.autograd.function.__file__
-            places.append(
-                "compiled code or torch.ops" if in_compiled_code else f"{Path(one.filename).name}:{one.lineno}"
-            )
-        elif "prototype feature" not in str(one.message):  # torch's remark on the mode itself
-            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
     return result[0], places
+
+
+def _collect_places(
+    places: list[str], show: Any, message: Warning | str, category: type[Warning], file: str, line: int, *rest: Any
+) -> None:
+    """Show a warning, or, if it is one of the sync debug mode, add its place to `places`."""
+    if SYNCHRONIZATION not in str(message):
+        show(message, category, file, line, *rest)
+    elif file == torch.autograd.function.__file__:
+        places.append("compiled code or torch.ops")
+    else:
+        places.append(f"{Path(file).name}:{line}")
 
 
 class _CallThroughCpp(torch.autograd.Function):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import gc
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
 import psutil
@@ -12,6 +13,30 @@ CGROUP_OF_PROCESS, CGROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 # Names of a control group's limit and usage, and of the parts of its usage that the kernel can drop: cached files.
 _VERSION_1 = "memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_file", "total_active_file")
 _VERSION_2 = "memory.max", "memory.current", ("inactive_file", "active_file")
+
+deferred_frees: list[Callable[[torch.device], None]] = []
+"""Run what other libraries than torch deferred freeing on a CUDA device."""
+
+
+def free_bytes_for(needed: int, device: torch.device) -> int:
+    """`free_bytes`, after `release_memory` if that is less than `needed`."""
+    free = free_bytes(device)
+    if needed > free:
+        release_memory(device)
+        free = free_bytes(device)
+    return free
+
+
+def release_memory(device: torch.device) -> None:
+    """Free the memory of unreferenced worlds and graphs, and torch's cached blocks.
+
+    On CUDA, the workspace of Warp's graphs stays reserved for graphs.
+    """
+    gc.collect()
+    if device.type == "cuda":
+        for free in deferred_frees:
+            free(device)
+        torch.cuda.empty_cache()
 
 
 def free_bytes(device: torch.device) -> int:

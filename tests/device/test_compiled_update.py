@@ -98,6 +98,23 @@ def test_first_call_compiles_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(calls) == 1
 
 
+def test_processes_that_train_together_on_cuda_choose_no_kernel_by_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone, together = (compiled_update.inductor_options("cuda", count) for count in (1, 2))
+    assert together == {**alone, "deterministic": True}
+    assert "deterministic" not in {**alone, **compiled_update.inductor_options("cpu", 2)}
+    monkeypatch.delattr(torch._inductor.config, "deterministic")  # as other versions of torch may lack it
+    assert compiled_update.inductor_options("cuda", 2) == alone
+
+
+def test_a_compiled_update_knows_how_many_processes_train(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(compiled_update, "inductor_options", lambda *asked_for: asked.append(asked_for) or {})
+    patch_compiler(monkeypatch, return_traced)
+    regression = Regression()
+    run(CompiledUpdate(regression.update, regression.state, num_processes=3), 1)
+    assert asked == [("cpu", 3)]
+
+
 def test_tracing_restores_state_and_random_generator(monkeypatch: pytest.MonkeyPatch) -> None:
     regression, seen = Regression(), []
 

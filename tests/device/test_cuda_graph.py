@@ -296,6 +296,19 @@ def test_find_synchronizations_names_lines_and_passes_other_warnings_on(monkeypa
     assert modes == ["default", "warn", "default"]
 
 
+def test_find_synchronizations_keeps_the_filters_of_other_warnings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command line ignores warnings of torch's modules."""
+    monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: "default")
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", lambda mode: None)
+    in_torch = {"__name__": "torch.optim.lr_scheduler", "warnings": warnings}
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        warnings.filterwarnings("ignore", module="torch")
+        find_synchronizations(lambda: exec("warnings.warn('for developers')", in_torch))
+        find_synchronizations(lambda: warnings.warn("the task's own", stacklevel=1))
+    assert [str(one.message) for one in seen] == ["the task's own"]
+
+
 def test_find_synchronizations_catches_warnings_of_compiled_code(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda_graph, "SYNCHRONIZATION", "degrees of freedom is <= 0")
     monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: "default")

@@ -80,11 +80,25 @@ def test_files_that_cannot_be_read_are_no_limit(groups: Path, missing: str) -> N
     assert free_bytes(groups, "0::/\n") == 1000
 
 
+def test_unreferenced_memory_is_released_before_a_buffer_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be in reference cycles, in torch's cache, and in frees that Warp deferred."""
+    calls, gpu, free = [], torch.device("cuda"), iter([0, 10**12, 10**12])
+    monkeypatch.setattr(memory, "free_bytes", lambda device: next(free))
+    monkeypatch.setattr(memory.gc, "collect", lambda: calls.append("collect"))
+    monkeypatch.setattr(memory, "deferred_frees", [lambda device: calls.append(device)])
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: calls.append("empty"))
+    monkeypatch.setattr(buffer, "resolve_device", torch.device)
+    monkeypatch.setattr(buffer.transitions, "zeros", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        buffer.ReplayBuffer(3, 3, 1, "cuda")
+    assert calls == ["collect", gpu, "empty"]
+
+
 def test_a_buffer_on_a_gpu_whose_copy_does_not_fit_into_host_memory_is_warned_of(
     monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
 ) -> None:
     free = {"cuda": 9 * 10**9, "cpu": 3 * 10**9}
-    monkeypatch.setattr(buffer, "free_bytes", lambda device: free[device.type])
+    monkeypatch.setattr(memory, "free_bytes", lambda device: free[device.type])
     monkeypatch.setattr(buffer, "resolve_device", torch.device)
     monkeypatch.setattr(buffer.transitions, "num_bytes", lambda *_: 10**9)
     monkeypatch.setattr(buffer.transitions, "zeros", lambda *_: 1 / 0)

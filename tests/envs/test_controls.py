@@ -13,6 +13,7 @@ from validation_helpers import refused
 
 import envs
 from envs import draw_fields, scale
+from envs.control_map import control_map
 from envs.entry_names import action_names, observation_entries
 
 
@@ -44,9 +45,9 @@ def test_model_of_passive_actuators_has_no_action():
 
 def test_actions_and_observations_have_the_names_of_controls():
     env = envs.make(Controls, 1)
-    assert action_names(env) == CONTROL_NAMES
+    assert action_names(env, control_map(env)) == [*CONTROL_NAMES[:-1], "#3 of wrist"]
     names = [f"actuator {name} ctrl {place}" for name, count in (("servo", 3), ("pid", 2)) for place in range(count)]
-    assert [entry["name"] for entry in observation_entries(env)][5:] == [*names, "ctrl 5"]
+    assert [entry["name"] for entry in observation_entries(env)][5:] == [*names, "actuator #3 of wrist ctrl"]
 
 
 @pytest.mark.parametrize(

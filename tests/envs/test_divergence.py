@@ -15,6 +15,7 @@ from torch import Tensor
 
 import envs
 from envs import BatchEnv, State, Task
+from envs.physics.cpu import CpuPhysics
 
 
 def assert_continues_like_mujoco(env: BatchEnv, world: int, steps: int = 15) -> None:
@@ -277,3 +278,24 @@ def test_initial_state_in_which_mujoco_raises_is_replaced():
         assert not env.failed.any()  # initial states were replaced
     with pytest.warns(UserWarning, match="BoxesDown"):
         assert env.statistics()["unstable"] > 0
+
+
+@pytest.mark.parametrize(
+    ("option", "joint", "actuator", "advised"),
+    [
+        ("", 'damping="1"', "<motor joint='j'/>", True),
+        ("", "", "<velocity joint='j' kv='1'/>", True),
+        ('integrator="RK4"', "", "<position joint='j' kp='1' kv='1'/>", True),
+        ('integrator="implicitfast"', 'damping="1"', "<motor joint='j'/>", False),
+        ('integrator="implicit"', 'damping="1"', "<motor joint='j'/>", False),
+        ("", "", "<motor joint='j'/>", False),
+    ],
+)
+def test_integrator_is_advised_where_it_damps_better(option: str, joint: str, actuator: str, advised: bool):
+    model = mujoco.MjModel.from_xml_string(
+        f"<mujoco><option {option}/><worldbody><body><joint name='j' {joint}/><geom size='1'/></body></worldbody>"
+        f"<actuator>{actuator}</actuator></mujoco>"
+    )
+    advice = CpuPhysics(model, 1, ("qpos",), True, {}, 1, None).failure_advice
+    assert ('<option integrator="implicitfast"/>' in advice) == advised
+    assert "a smaller timestep, or less extreme actions, may help" in advice.replace("A smaller", "a smaller")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import mujoco
@@ -11,6 +12,7 @@ from torch import Tensor
 
 import envs
 from envs import BatchEnv, Task
+from envs.control_map import control_map
 from envs.entry_names import action_names, observation_entries
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -64,20 +66,25 @@ class Named(Task):
 def test_numbers_have_names_and_computed_entries_none() -> None:
     expected = [
         {"name": "joint hinge qpos", "field": "qpos", "index": 7}, None, None,
-        {"name": "qvel 0", "field": "qvel", "index": 0}, {"name": "qvel 1", "field": "qvel", "index": 1},
+        {"name": "joint #0 of ball qvel 0", "field": "qvel", "index": 0},
+        {"name": "joint #0 of ball qvel 1", "field": "qvel", "index": 1},
         {"name": "sensor gyro data 1", "field": "sensordata", "index": 1},
         {"name": "body pole xpos 2", "field": "xpos", "index": 8}, {"name": "goal 1"}, None, None,
     ]  # fmt: skip
     assert observation_entries(envs.make(Named, 1)) == expected
 
 
+def names_of(task: type[Task] | str) -> list[str]:
+    env = envs.make(task, 1)
+    return action_names(env, control_map(env))
+
+
 def test_actions_are_named_by_actuators_or_what_they_move() -> None:
-    names = ["motor", "hinge", "cord", "tip", "pole", "actuator 5"]
-    assert action_names(envs.make(Named, 1)) == names
+    assert names_of(Named) == ["motor", "#1 of hinge", "#2 of cord", "#3 of tip", "#4 of pole", "#5"]
 
 
 class Controlled(Named):
-    """Has actions of its own."""
+    """Has one action for all actuators, and one for none."""
 
     action_low, action_high = (-1, -1), (1, 1)
 
@@ -85,8 +92,8 @@ class Controlled(Named):
         return action[:, :1].expand(-1, 6)
 
 
-def test_actions_of_a_tasks_own_have_numbers() -> None:
-    assert action_names(envs.make(Controlled, 1)) == ["action 0", "action 1"]
+def test_actions_of_several_actuators_or_none_have_numbers() -> None:
+    assert names_of(Controlled) == ["action 0", "action 1"]
 
 
 class Bent(Named):
@@ -131,7 +138,7 @@ def stepped(task: str) -> tuple[BatchEnv, Tensor]:
 def test_names_are_true(task: str) -> None:
     """Each entry with a field is that number of MjData, unless it lies at a limit to which the task clips it."""
     env, observation = stepped(task)
-    assert len(action_names(env)) == env.action_dim
+    assert len(names_of(task)) == env.action_dim
     entries = observation_entries(envs.make(task, 1))
     assert len(entries) == env.observation_dim
     data = mujoco.MjData(env.task.model)
@@ -143,6 +150,7 @@ def test_names_are_true(task: str) -> None:
         assert torch.equal(number.clamp(column.min(), column.max()), column), entry
         if entry["name"] != f"{field} {index}":
             getattr(data, field).flat[index] = 7
-            kind, name, attribute, *component = entry["name"].split()
-            assert getattr(getattr(data, kind)(name), attribute).flat[int(*component)] == 7, entry
+            kind, name, *_of_body, attribute, component = re.sub(r"(\D)$", r"\1 0", entry["name"]).split()
+            number = int(name[1:]) if name.startswith("#") else name
+            assert getattr(getattr(data, kind)(number), attribute).flat[int(component)] == 7, entry
             getattr(data, field).flat[index] = 0

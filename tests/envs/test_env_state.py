@@ -66,6 +66,23 @@ def test_state_right_after_reset_continues():
     assert all(equal(a[0], b[0]) for a, b in zip(advance(env, actions), expected, strict=True))
 
 
+@pytest.mark.parametrize("physics", ["cpu", "warp"])
+def test_reset_of_some_worlds_keeps_the_restored_fields_of_the_others(physics: str):
+    memory = WARP_MEMORY[CartBall] if physics == "warp" else {}
+    env, other = (make(CartBall, 3, seed=seed, physics=physics, **memory) for seed in (1, 2))
+    draw = Actions(env)
+    for one in (env, other):
+        one.reset()
+    advance(env, [draw() for _ in range(3)])
+    other.set_state(env.get_state())
+    mask = torch.tensor([True, False, False])
+    assert torch.equal(other.reset(mask), env.reset(mask))
+    for name, values in env.state.values().items():
+        assert torch.equal(other.state.values()[name], values), name
+    action = draw()
+    assert equal(other.step(action)[0], env.step(action)[0])
+
+
 def test_steps_do_not_change_a_given_state():
     """set_state copies."""
     env = make("Hopper-v5", 3, seed=3, max_episode_steps=10)

@@ -12,7 +12,7 @@ from env_helpers import WARP_MEMORY, CartBall, same_bits
 from torch import Tensor
 
 from envs import BatchEnv, Simulation, draw_fields, scale
-from envs.render import Renderer, _brighten
+from envs.render import Renderer, RenderError, _brighten
 
 
 @pytest.mark.parametrize("physics", ["cpu", "warp"])
@@ -90,3 +90,16 @@ def test_models_without_lights_are_lit_and_their_planes_found(xml: str, brighten
     before = headlight(model)
     assert _brighten(model).tolist() == [brightens, brightens, False]
     assert (headlight(model) != before) == brightens
+
+
+@pytest.mark.parametrize("named", ["", "osmesa"])
+def test_error_without_opengl_says_how_to_render_without_a_display(named: str, monkeypatch: pytest.MonkeyPatch):
+    def fail(*_: Any) -> None:
+        raise RuntimeError("no context")
+
+    monkeypatch.setenv("MUJOCO_GL", named)
+    monkeypatch.setattr(mujoco, "Renderer", fail)
+    with pytest.raises(RenderError, match=r"no context.*MUJOCO_GL=egl needs EGL \(Debian") as caught:
+        Renderer(BatchEnv(CartBall(), 1))
+    advice = "Without a display, set MUJOCO_GL=egl before Python starts"
+    assert (advice in str(caught.value)) == (not named)

@@ -104,6 +104,16 @@ def test_auto_chooses_the_cpu_without_warp(monkeypatch: pytest.MonkeyPatch):
         assert Simulation().resolve(CUDA, 4096).physics == "cpu"
 
 
+def test_few_worlds_are_the_reason_for_the_cpu_also_without_warp(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder
+):
+    monkeypatch.setattr(simulation, "missing_packages", lambda: ["mujoco_warp"])
+    with caplog.at_level("INFO", "saltus"):
+        assert Simulation().resolve(CUDA, MIN_WARP_WORLDS - 1).physics == "cpu"
+    assert [record.getMessage() for record in caplog.records] == [FEW_WORLDS]
+    assert not recwarn.list
+
+
 def test_resolving_keeps_the_other_settings():
     settings = Simulation(num_threads=3, solver="newton")
     assert settings.resolve(CPU, 1) == dataclasses.replace(settings, physics="cpu")

@@ -106,6 +106,53 @@ def test_registered_name_is_not_replaced():
     assert envs.find_task("Hopper-v5") is not CartBall
 
 
+TURNING = """<mujoco><worldbody>
+  <body name="base"><freejoint/><geom size=".1"/><body><joint name="hip" type="ball"/><geom size=".1"/></body></body>
+  <body name="hand" mocap="true"><geom size=".1"/></body>
+</worldbody><actuator><motor joint="hip" ctrlrange="-1 1"/></actuator></mujoco>"""
+
+
+class Turning(Task):
+    """Starts with quaternions of norm `norm` in its last world, or sets them."""
+
+    mjcf = TURNING
+    norm = 0.0
+    where = ""
+
+    def reset(self, num_envs: int, generator: torch.Generator) -> Any:
+        qpos, qvel = super().reset(num_envs, generator)
+        start = {"qpos": qpos, "qvel": qvel, "mocap_quat": qpos[:, None, 3:7].clone()}
+        places = {"base": start["qpos"][:, 3:7], "hip": start["qpos"][:, 7:11], "hand": start["mocap_quat"][:, 0]}
+        if self.where in places:
+            places[self.where][-1] *= self.norm
+        return start
+
+    def control(self, state: State, action: Tensor) -> Any:
+        turn = torch.tensor([self.norm if self.where == "control" else 1.0, 0, 0, 0])
+        return {"ctrl": action, "mocap_quat": turn.to(state.qpos).repeat(len(state), 1, 1)}
+
+    def observation(self, state: State) -> Tensor:
+        return state.qvel
+
+    def reward(self, state: State, action: Tensor, next_state: State) -> Tensor:
+        return next_state.qvel[:, 0]
+
+
+@pytest.mark.parametrize(
+    ("where", "text"),
+    [
+        ("base", "reset (qpos) returned a quaternion of zero for free joint #0 of body base (qpos[:, 3:7])"),
+        ("hip", "reset (qpos) returned a quaternion of zero for ball joint hip (qpos[:, 7:11])"),
+        ("hand", "reset (mocap_quat) returned a quaternion of zero for mocap body hand (mocap_quat[:, 0])"),
+        ("control", "control (mocap_quat) returned a quaternion of zero for mocap body hand (mocap_quat[:, 0])"),
+    ],
+)
+def test_quaternions_of_zero_are_refused_and_others_normalised(where: str, text: str):
+    task = type("Turned", (Turning,), {"where": where})
+    assert_refused(lambda: envs.make(task, 2), f"Turned.{text}; (1, 0, 0, 0) is no rotation")
+    envs.make(type("Longer", (Turning,), {"where": where, "norm": 2.0}), 2)
+
+
 @pytest.mark.parametrize(
     ("action", "parts"),
     [

@@ -21,6 +21,7 @@ from envs.physics import Physics, warp_model
 from envs.physics.warp_fields import readable_fields
 from envs.physics.warp_graph import WarpGraph
 from envs.physics.warp_memory import ccd_workspace_bytes, estimate_capacity, num_bytes
+from saltus.device import memory
 from saltus.errors import SaltusError
 
 
@@ -76,7 +77,7 @@ def test_worlds_that_exceed_memory_are_refused_before_allocation(
 
     made = []
     make_data = module.modules()[1].make_data
-    monkeypatch.setattr(module, "free_bytes", lambda device: 1_000)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 1_000)
     monkeypatch.setattr(
         module.modules()[1], "make_data", lambda *a, **k: made.append(k["nworld"]) or make_data(*a, **k)
     )
@@ -89,7 +90,7 @@ def test_worlds_that_exceed_memory_are_refused_before_allocation(
     )
     assert made == [1, 2], "only to measure one and two worlds"
     free = iter([1_000, 10**12])  # unreferenced memory is released before the check fails
-    monkeypatch.setattr(module, "free_bytes", lambda device: next(free))
+    monkeypatch.setattr(memory, "free_bytes", lambda device: next(free))
     make("warp")
     assert next(free, None) is None
 

@@ -10,8 +10,8 @@ from pipeline_helpers import ACTION_DIM, OBSERVATION_DIM, differing, random_tran
 from tensordict import TensorDict
 
 from envs import transition as transitions
-from pipeline import buffer as buffer_module
 from pipeline.buffer import ReplayBuffer
+from saltus.device import memory
 
 KEYS = list(transitions.layout(1, 1))
 
@@ -158,7 +158,7 @@ def test_a_buffer_beyond_the_free_memory_is_refused_before_anything_is_allocated
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     free = 1000 * transitions.num_bytes(2, 1)
-    monkeypatch.setattr(buffer_module, "free_bytes", lambda _: free)
+    monkeypatch.setattr(memory, "free_bytes", lambda _: free)
     allocated = []
     zeros = transitions.zeros
     monkeypatch.setattr(transitions, "zeros", lambda *args: allocated.append(args) or zeros(*args))

@@ -156,6 +156,18 @@ class IdleActuator(Cart):
     mjcf = CART.format(actuators='<motor name="idle" joint="slide" gear="0" ctrlrange="-1 1"/>')
 
 
+class Saturated(Cart):
+    mjcf = CART.format(actuators='<motor name="free" joint="slide"/><motor joint="slide" ctrlrange="-99 99"/>')
+    action_low, action_high = -1, 1
+
+    def control(self, state: Any, action: torch.Tensor) -> torch.Tensor:
+        return 50 * action
+
+
+class WideActions(Cart):
+    action_low, action_high = -50, 50
+
+
 class Overlap(Cart):
     mjcf = CART.replace('pos="0 0 0.2"', 'pos="0 0 0.0"').format(actuators="")
 
@@ -222,6 +234,8 @@ class NoAction(Cart):
         (ConstantReward, "warning", "the reward is always 1"),
         (HugeReward, "warning", r"rewards reach .*e\+0[56] per step"),
         (IdleActuator, "warning", "actions that change nothing from the initial states: idle"),
+        (Saturated, "warning", r"clamps most controls to their range.*alike: push \(up to 9\d% of the steps"),
+        (WideActions, "warning", "clamps most controls to their range"),
         (Overlap, "warning", "geom floor of body world and geom box of body cart overlap by 0.1 m"),
         (SlowControl, "warning", "acts 1 times per second"),
         (
@@ -252,6 +266,51 @@ def test_equal_starts_and_short_episodes_are_notes() -> None:
     notes = " | ".join(texts(result, "note"))
     assert "every episode begins with the same observation" in notes
     assert re.search(r"episodes of random actions last \d+ of 1,000 steps", notes)
+
+
+class Servo(Cart):
+    """Its controls come from a network, whose parameters have gradients."""
+
+    def bind(self, *model: Any) -> None:
+        super().bind(*model)
+        object.__setattr__(self, "network", torch.nn.Linear(1, 1, dtype=self.qpos0.dtype))
+
+    def control(self, state: Any, action: torch.Tensor) -> torch.Tensor:
+        return self.network(action.to(self.qpos0))
+
+
+class Uncalled(Cart):
+    def falls(self, state: Any) -> torch.Tensor:
+        return state.qpos[:, 0] > 3
+
+
+def test_methods_that_nothing_calls_are_noted() -> None:
+    assert texts(run(Uncalled), "note")[0] == (
+        "nothing calls falls of Uncalled: saltus calls reset, observation, reward, terminated, advance, control, "
+        "randomize, bind"
+    )
+
+
+class NearlyConstant(Cart):
+    def observation(self, state: Any) -> torch.Tensor:
+        return torch.cat([1 + 1e-6 * state.qpos, state.qvel, 5e3 * state.qpos, 0.1 * state.qvel], dim=-1)
+
+
+def test_scales_are_compared_of_observations_that_change_and_both_ends_named() -> None:
+    result = run(NearlyConstant)
+    (note,) = (text for text in texts(result, "note") if "hardly change" in text)
+    assert note == ("observations that hardly change (standard deviation below 0.0001, or below 0.0001 of the mean): 0")
+    (warning,) = texts(result, "warning")
+    assert re.fullmatch(
+        r"the standard deviations of observations differ by a factor of [\d,]+, from [\d.]+ \(observation 3\) to "
+        r"[\d.e+]+ \(observation 2\): --normalize-observations often helps, or scale them in `observation`",
+        warning,
+    )
+    assert "(observation 1 joint slide qvel) to " in texts(run(Unscaled), "warning")[0]
+
+
+def test_tasks_may_compute_controls_by_networks() -> None:
+    assert texts(run(Servo), "error") == []
 
 
 def test_task_of_one_step_is_no_mistake() -> None:

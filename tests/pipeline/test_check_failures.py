@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -59,6 +60,18 @@ def test_saved_failure_fails_again_in_plain_mujoco(task: type[Task], tmp_path: P
     mujoco.mj_step(model, data, result.env.task.frame_skip)
     kinds = (mujoco.mjtWarning.mjWARN_BADQPOS, mujoco.mjtWarning.mjWARN_BADQVEL, mujoco.mjtWarning.mjWARN_BADQACC)
     assert any(data.warning[kind].number for kind in kinds)
+
+
+def observe_angle(_task: Task, state: Any) -> torch.Tensor:
+    return torch.cat([state.qpos.sin(), state.qvel], dim=-1)
+
+
+@pytest.mark.parametrize("task", [Diverges, SomeDiverge])
+def test_scales_are_those_of_worlds_that_did_not_diverge(task: type[Task]) -> None:
+    result = run(type("Watched", (task,), {"observation": observe_angle}))
+    assert result.rollout is not None
+    assert result.rollout.observations.high[1] > 1e4
+    assert not any("standard deviation" in one.text for one in result.findings)
 
 
 def test_models_of_earlier_failures_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,6 +76,32 @@ def test_actions_that_act_in_contact_only_are_not_called_without_effect(task: ty
     assert warnings(task) == []
 
 
+class Late(Cart):
+    """Applies each action two steps later."""
+
+    def reset(self, num_envs: int, generator: torch.Generator) -> Any:
+        qpos, qvel = super().reset(num_envs, generator)
+        return {"qpos": qpos, "qvel": qvel, "sent": torch.zeros(num_envs, 2)}
+
+    def advance(self, state: Any, action: torch.Tensor, generator: torch.Generator) -> Any:
+        return {"sent": torch.cat([state.sent[:, 1:], action], dim=-1)}
+
+    def control(self, state: Any, action: torch.Tensor) -> Any:
+        return state.sent[:, :1]
+
+
+class Ignored(Late):
+    def control(self, state: Any, action: torch.Tensor) -> Any:
+        return 0.3 * torch.ones_like(action)
+
+
+def test_actions_that_a_task_applies_later_have_an_effect_and_ignored_ones_have_none() -> None:
+    assert warnings(Late) == []
+    assert [text.split(".")[0] for text in warnings(Ignored)] == [
+        "actions that change nothing from the initial states: #0"
+    ]
+
+
 class Soft(Cart):
     mjcf = Cart.mjcf.replace(
         "</worldbody>",

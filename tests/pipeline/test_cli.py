@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -144,6 +145,33 @@ def test_too_large_buffer_is_refused_in_one_line(command: Command, tmp_path: Pat
     arguments = small_arguments(buffer_size=10**14, total_env_steps=10**14)
     outcome = command("train", "InvertedPendulum-v5", *arguments, "--run-dir", tmp_path / "run")
     assert_refused(outcome, "set buffer_size below")
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (
+            torch.OutOfMemoryError(
+                "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79 GiB."
+            ),
+            "CUDA out of memory. Tried to allocate 2.00 GiB",
+        ),
+        (RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be"), "CUDA error: out of memory"),
+        (
+            RuntimeError("Failed to allocate 8 bytes on device 'cuda:0'"),
+            "Failed to allocate 8 bytes on device 'cuda:0'",
+        ),
+    ],
+)
+def test_memory_that_ends_is_reported_in_one_line(
+    command: Command, monkeypatch: pytest.MonkeyPatch, error: RuntimeError, line: str
+) -> None:
+    monkeypatch.setattr(cli, "train", Mock(side_effect=error))
+    outcome = command("train")
+    assert_refused(outcome, f"saltus: {line}. Lower --num-envs, --buffer-size or --batch-size\n")
+    monkeypatch.setattr(cli, "train", Mock(side_effect=RuntimeError("another")))
+    with pytest.raises(RuntimeError, match="another"):
+        command("train")
 
 
 def test_error_of_the_system_is_printed_in_one_line(command: Command, tmp_path: Path) -> None:

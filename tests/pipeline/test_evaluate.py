@@ -143,6 +143,13 @@ def test_single_episode_has_zero_std() -> None:
     assert "1 episodes" in result.summary()
 
 
+def test_small_and_large_returns_are_readable() -> None:
+    assert (
+        evaluation_of([-1.2e-5]).summary().startswith("return -1.2e-05 +- 0.0 (95% interval of the mean: -1.2e-05 to -")
+    )
+    assert evaluation_of([3e31]).summary().startswith("return 3e+31 +- 0.0 (95%")
+
+
 def test_interval_contains_the_mean_and_narrows_with_more_episodes() -> None:
     returns = np.random.default_rng(0).normal(100, 30, size=12).tolist()
     widths = []

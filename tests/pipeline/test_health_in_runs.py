@@ -10,8 +10,8 @@ from pipeline_helpers import read_csv, small_arguments, small_config
 from run_helpers import continue_run, train_run
 
 from envs import batch_env
-from pipeline import health as health_module
 from pipeline.display import Display
+from pipeline.health import evaluations, updates
 from pipeline.run import Run
 from pipeline.run_dir import open_run
 
@@ -27,8 +27,8 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_resumed_run_warns_as_one_that_never_stopped(
     tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(health_module, "EARLY_ENV_STEPS", 80)
-    monkeypatch.setattr(health_module, "CRITIC_REWARDS", 1e-6)
+    monkeypatch.setattr(evaluations, "EARLY_ENV_STEPS", 80)
+    monkeypatch.setattr(updates, "CRITIC_REWARDS", 1e-6)
     config = small_config(total_env_steps=400, log_every=20, eval_every=40)
     train_run(config, tmp_path / "expected")
     expected = warnings_of(said)

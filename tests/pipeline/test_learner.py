@@ -6,6 +6,7 @@ import io
 import warnings
 import weakref
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -262,3 +263,12 @@ def test_on_cuda_acting_and_compiled_rounds_are_captured(compile_: bool, graphs:
     assert learner.act_captured
     assert learner.captured == compile_
     assert not make_learner("sac", compile=compile_).act_captured, "not on the CPU"
+
+
+def test_compiled_updates_are_told_of_the_other_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = []
+    monkeypatch.setattr(learner_module, "CompiledUpdate", lambda *arguments: told.append(arguments[2:]))
+    agent = make_agent("sac", compile=True, policy_delay=2)
+    monkeypatch.setattr(agent, "ranks", SimpleNamespace(size=2, share=int, any_rank="any"))
+    Learner(agent)
+    assert told == [("any", 2)] * 2

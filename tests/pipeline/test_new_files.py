@@ -85,7 +85,7 @@ def test_a_file_that_cannot_be_written_whole_is_removed(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("<mujoco><worldbody><bod/></worldbody></mujoco>", "unrecognized element Element 'bod', line 1"),
-        ("not XML", "MuJoCo does not compile the model of task Robot: XML parse error"),
+        ("not XML", "cannot be used: MuJoCo does not compile it: XML parse error"),
         (f"<mujoco><worldbody>{FLOOR}</worldbody></mujoco>", "has no joints, so nothing in it moves"),
         (
             "<mujoco><worldbody><body><freejoint/><geom size='1'/></body></worldbody></mujoco>",

@@ -78,7 +78,10 @@ def test_before_the_first_evaluation_the_best_policy_is_the_last(tmp_path: Path)
     create(config, tmp_path, run.env.task.model)
     with Logger(tmp_path, config, 0, quiet_console()) as logger:
         run.save(logger)
-    loaded = load_policy(tmp_path)
+    with pytest.warns(
+        UserWarning, match="has no best policy, because no evaluation.*the last policy, after 0 env steps"
+    ):
+        loaded = load_policy(tmp_path)
     assert (loaded.which, loaded.env_steps) == ("last", 0)
 
 

@@ -1,0 +1,1 @@
+"""Health: warnings when training does not hold."""
