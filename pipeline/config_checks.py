@@ -37,6 +37,7 @@ def check(config: Config) -> None:
     _check_numbers(config)
     _check_buffer(config)
     _check_round(config)
+    _check_policy_delay(config)
     if config.value_network:
         _check_value_network(config)
     _check_recipe(config)
@@ -127,6 +128,15 @@ def _check_round(config: Config) -> None:
         raise SaltusError(
             f"utd_ratio {config.utd_ratio:g} gives {updates:,.0f} updates per round of {config.steps_per_round} vector "
             f"steps of {config.num_envs} worlds; it must be at most {_MAX_UPDATES_PER_ROUND:,}"
+        )
+
+
+def _check_policy_delay(config: Config) -> None:
+    updates = config.rounds * config.updates_per_round
+    if config.minutes is None and updates < config.policy_delay:
+        raise SaltusError(
+            f"policy_delay is {config.policy_delay:,} and the run has {updates:,} updates: actor and temperature would "
+            "never learn. Lower policy_delay, or raise total_env_steps or utd_ratio"
         )
 
 
@@ -240,7 +250,7 @@ def _check_recipe(config: Config) -> None:
         (
             mse or config.reward_scaling != "none" or config.value_range != type(config).value_range,
             f"a categorical critic's values lie in [-{config.value_range:g}, {config.value_range:g}], and returns are "
-            "usually larger: set --reward-scaling bounded or std, or set --value-range to the largest return",
+            "usually larger: set --reward-scaling bounded, or set --value-range to the largest return",
         ),
     ):
         if not holds:

@@ -30,6 +30,7 @@ from pipeline.config import Config
 from pipeline.discrete import ActionLevels, CategoricalActor, make_levels, quantile_index
 from pipeline.estimators import score_function
 from pipeline.networks import Critic, Layers, mlp, set_matmul_dtype
+from pipeline.target_entropy import discrete_target
 from pipeline.torchrl_adapter import DiscreteVariant, prepare
 from saltus.errors import SaltusError
 
@@ -240,7 +241,7 @@ def make_discrete_loss(
         num_qvalue_nets=config.num_critics,
         loss_function="l2",
         alpha_init=config.initial_temperature(action_dim),
-        target_entropy=_target_entropy(config, levels),
+        target_entropy=discrete_target(config, levels.largest_entropy),
         deactivate_vmap=not batched_critics,
     )
     loss.levels = levels.to(device)
@@ -248,22 +249,6 @@ def make_discrete_loss(
     if isinstance(loss, SoftQLoss):
         return loss, BoltzmannActor(loss, make_critic().to(device), levels)
     return loss, actor
-
-
-def _target_entropy(config: Config, levels: ActionLevels) -> float:
-    """The target entropy, between 0 (one action) and the logarithm of the number of joint actions (all alike)."""
-    largest = levels.largest_entropy
-    if config.target_entropy == "auto":
-        target, given = config.target_entropy_scale * largest, f"scale is {config.target_entropy_scale:g}"
-    else:
-        target, given = config.target_entropy, f"is {config.target_entropy:g}"
-    if config.learns_temperature and not 0 < target < largest:
-        raise SaltusError(
-            f"the target entropy {given}, and the entropy of --policy {config.policy} lies between 0 and "
-            f"{largest:.3g}, the logarithm of the number of joint actions: give --target-entropy-scale 0.3, a fraction "
-            "of the largest entropy"
-        )
-    return target
 
 
 def _body(config: Config, widths: list[int], norm: str = "none") -> Layers:

@@ -23,6 +23,7 @@ from pipeline.discrete import CategoricalActor, describe_choices
 from pipeline.discrete_losses import make_discrete_loss
 from pipeline.networks import Actor, Critic, WeightNormalization, initialize_units, mlp, residual, set_matmul_dtype
 from pipeline.state_value import StateValueLoss
+from pipeline.target_entropy import continuous_target
 from pipeline.torchrl_adapter import (
     ActionDistribution,
     Loss,
@@ -190,7 +191,8 @@ def make_loss(
         action_choices: choices of each action of an environment with discrete actions; empty: actions are continuous.
 
     Raises:
-        SaltusError: a continuous policy for discrete actions; see `make_discrete_loss`.
+        SaltusError: a continuous policy for discrete actions, a target entropy that no policy has; see
+            `make_discrete_loss`.
     """
     if batched_critics is None:
         batched_critics = device.type != "cpu"
@@ -219,9 +221,6 @@ def make_loss(
         TensorDictModule(_make_critic(config, inputs + action_dim).to(device), [*observed, "action"], [output_key])
         for _ in range(config.num_critics)
     ]
-    target_entropy = config.target_entropy
-    if target_entropy == "auto":
-        target_entropy = -config.target_entropy_scale * action_dim
     if config.value_network:
         value_network = _make_value_network(config, inputs).to(device)
         options = {"value_network": TensorDictModule(value_network, observed, ["state_value"]), **options}
@@ -231,7 +230,7 @@ def make_loss(
         num_qvalue_nets=config.num_critics,
         loss_function="l2",
         alpha_init=config.initial_temperature(action_dim),
-        target_entropy=target_entropy,
+        target_entropy=continuous_target(config, action_dim),
         deactivate_vmap=not batched_critics,
         **options,
     )

@@ -119,7 +119,6 @@ def train_run(config: Config, run_dir: Path | None, console: Console, content: d
 
 def _conclude(run: Run, signal: str | None, console: Console, diverged: bool = False) -> None:
     """Draw the learning curve of a run that has ended, diverged or was stopped, and say how it went."""
-    from pipeline.health.health import describe_policies
     from pipeline.plot import learning_curve
 
     config, run_dir = run.config, run.run_dir  # which may have been renamed
@@ -134,11 +133,32 @@ def _conclude(run: Run, signal: str | None, console: Console, diverged: bool = F
         )
     else:
         print_line(console, f"finished after {run.seconds:.0f} s{curve}")
+    if outcome := _describe_outcome(run, diverged):
+        print_line(console, outcome)
+
+
+def _describe_outcome(run: Run, diverged: bool) -> str:
+    """The best and the last policy, or the reason that there is none; empty before the first evaluation."""
+    from pipeline.health.health import describe_policies
+
+    config, updates = run.config, run.learner.gradient_steps
     if run.health.nothing_learned:
-        print_line(console, "nothing could be learned: every world-step failed")
-    elif run.finished and run.learner.gradient_steps == 0:
-        print_line(console, "the run ended before its first update: give it more --minutes")
-    elif run.best:
-        print_line(
-            console, describe_policies(run.best, run.health.last or run.best, run_dir, last_is_saved=not diverged)
+        return "nothing could be learned: every world-step failed"
+    if run.finished and updates == 0:
+        return (
+            f"the run ended before its first update, after {run.env_steps:,} env steps: give it more --minutes or "
+            f"fewer --learning-starts ({config.learning_starts:,})"
         )
+    if run.finished and updates < config.policy_delay:
+        return (
+            f"the run ended before the first update of its actor, after {updates:,} updates of its critics: give it "
+            f"more --minutes or a lower --policy-delay ({config.policy_delay:,})"
+        )
+    if run.best:
+        return describe_policies(run.best, run.health.last or run.best, run.run_dir, last_is_saved=not diverged)
+    if run.health.last:
+        return (
+            "there is no best policy, because every evaluation had failures; `saltus evaluate "
+            f"{run.run_dir} --policy last` plays the policy of the last checkpoint"
+        )
+    return ""

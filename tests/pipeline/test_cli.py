@@ -87,7 +87,10 @@ def test_run_without_an_update_says_so(command: Command, tmp_path: Path) -> None
         "train", "InvertedPendulum-v5", "--minutes", "1e-6", "--no-compile", "--run-dir", tmp_path / "run"
     )
     assert outcome.code == 0
-    assert "the run ended before its first update: give it more --minutes" in outcome.text
+    assert (
+        "the run ended before its first update, after 128 env steps: give it more --minutes or fewer --learning-starts "
+        "(5,000)"
+    ) in outcome.text
 
 
 def test_complete_run_of_minutes_is_called_complete(command: Command, tmp_path: Path) -> None:

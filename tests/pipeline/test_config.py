@@ -83,7 +83,7 @@ def test_count_must_be_a_whole_number(name: str) -> None:
         ("lr_final_fraction", 1.0),
         ("dropout", 0.0), ("target_subset", 0), ("adam_beta1", 0.0), ("target_entropy", -3.5),
         ("target_entropy", 1), ("seed", 2**40), ("num_threads", 0), ("num_critics", 1), ("policy_delay", 1),
-        ("actor_hidden", (1,)), ("learning_starts", 395),
+        ("actor_hidden", (1,)), ("learning_starts", 387),
     ],
 )  # fmt: skip
 def test_limits_are_accepted(name: str, value: object) -> None:
@@ -209,7 +209,7 @@ def test_refused_utd_ratio_names_the_nearest_valid_ones(num_envs: int, steps_per
     nearest = min((count / steps for count in range(1, 10 * steps)), key=lambda ratio: abs(ratio - utd_ratio))
     assert nearest == pytest.approx(min(ratios, key=lambda ratio: abs(ratio - utd_ratio)))
     for ratio in ratios:
-        config = small_config(num_envs=num_envs, steps_per_round=steps_per_round, utd_ratio=ratio)
+        config = small_config(num_envs=num_envs, steps_per_round=steps_per_round, utd_ratio=ratio, policy_delay=1)
         assert config.updates_per_round == pytest.approx(ratio * steps)
         assert config.updates_per_round >= 1
 
@@ -238,6 +238,13 @@ def test_run_without_updates_is_refused() -> None:
         ValueError, match=r"learning_starts is 400 .* total_env_steps is 400: .* end before its first update"
     ):
         small_config(learning_starts=400, total_env_steps=400)
+
+
+def test_run_without_an_update_of_the_actor_is_refused() -> None:
+    with pytest.raises(SaltusError, match="policy_delay is 91 and the run has 89 updates: actor and temperature would"):
+        small_config(policy_delay=91)
+    small_config(policy_delay=89)
+    small_config(policy_delay=91, minutes=1.0)
 
 
 @pytest.mark.parametrize("limit", ["learning_starts", "buffer_size"])

@@ -161,7 +161,7 @@ def test_settings_that_combine_are_accepted_and_learn(preset: str, overrides: di
         (
             "crossq",
             {"critic_loss": "categorical"},
-            r"values lie in \[-5, 5\], .*: set --reward-scaling bounded or std, or set --value-range",
+            r"values lie in \[-5, 5\], .*: set --reward-scaling bounded, or set --value-range",
         ),
         ("crossq", {"batch_size": 1}, "batch norm needs a batch_size of at least 2"),
     ],

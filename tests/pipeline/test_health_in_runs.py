@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from cli_helpers import Command
@@ -10,6 +12,7 @@ from pipeline_helpers import read_csv, small_arguments, small_config
 from run_helpers import continue_run, train_run
 
 from envs import batch_env
+from pipeline import session
 from pipeline.display import Display
 from pipeline.health import evaluations, updates
 from pipeline.run import Run
@@ -95,6 +98,35 @@ def test_command_says_that_nothing_could_be_learned(
     assert outcome.code == 0, outcome.text
     assert outcome.text.count("warning: every one of 40 world-steps failed") == 1
     assert "nothing could be learned: every world-step failed" in outcome.text
+
+
+def outcome_of(best: dict[str, Any], last: dict[str, Any], gradient_steps: int = 100) -> str:
+    """The last line of a run that has ended."""
+    run = SimpleNamespace(
+        config=small_config(policy_delay=20, minutes=1.0),
+        learner=SimpleNamespace(gradient_steps=gradient_steps),
+        health=SimpleNamespace(nothing_learned=False, last=last),
+        best=best, finished=True, run_dir="run",
+    )  # fmt: skip
+    return session._describe_outcome(cast(Run, run), diverged=False)
+
+
+def test_a_run_without_a_best_policy_says_so() -> None:
+    row = {"return_mean": 3.0, "env_steps": 100}
+    assert outcome_of({}, row) == (
+        "there is no best policy, because every evaluation had failures; `saltus evaluate run --policy last` plays the "
+        "policy of the last checkpoint"
+    )
+    assert outcome_of(row, row).startswith("best evaluation: 3.0 after 100 env steps")
+    assert outcome_of({}, {}) == ""
+
+
+def test_a_run_whose_actor_never_learned_says_so() -> None:
+    row = {"return_mean": 3.0, "env_steps": 100}
+    assert outcome_of(row, row, gradient_steps=19) == (
+        "the run ended before the first update of its actor, after 19 updates of its critics: give it more "
+        "--minutes or a lower --policy-delay (20)"
+    )
 
 
 def test_command_ends_with_best_and_last_return(command: Command, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import pytest
@@ -50,6 +51,7 @@ from pipeline.torchrl_adapter import (
     value_loss,
     value_parameters,
 )
+from saltus.errors import SaltusError
 
 SAME_LOSS = {"flashsac-parallel": "flashsac"}  # presets with the losses and networks of another
 CASES: list[tuple[str, dict[str, Any]]] = [
@@ -310,6 +312,20 @@ def test_actor_samples_equal_those_of_the_loss(preset: str) -> None:
         sampled = loss.actor_network.get_dist(batch).rsample().detach()
     torch.testing.assert_close(actor.sample(observation, noise), sampled, rtol=1e-5, atol=1e-6)
     assert not torch.allclose(sampled, actor.mode(observation), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "given"),
+    [({"target_entropy": 2.1}, "is 2.1"), ({"target_entropy_scale": -0.7}, "scale is -0.7")],
+)
+def test_target_entropy_of_the_uniform_distribution_is_refused(settings: dict[str, float], given: str) -> None:
+    """No other distribution over [-1, 1]^3 has its entropy, 3 log 2, or a larger one."""
+    message = f"the target entropy {given}, and the entropy of a policy with 3 actions in [-1, 1] is below 2.08, "
+    with pytest.raises(SaltusError, match=re.escape(message)):
+        make_loss(loss_config("sac", **settings))
+    make_loss(loss_config("sac", **settings, alpha_lr=0.0))
+    loss, _ = make_loss(loss_config("sac", target_entropy=2.0))
+    assert float(loss.target_entropy) == 2.0
 
 
 @pytest.mark.parametrize("preset", CATEGORICAL)
