@@ -12,7 +12,7 @@ import torch
 from mujoco.batch import DATA_FIELDS
 from torch import Tensor
 
-from envs.object_names import label
+from envs.object_names import joint_label, label
 from envs.physics import INPUTS, Physics
 from envs.state import State
 from envs.task import Task
@@ -119,16 +119,14 @@ def _check_quaternions(
     """Refuse quaternions of zero, which MuJoCo takes for no rotation. Those of other norms it normalises."""
     places: list[tuple[str, str, int]] = []  # the field, the object and the column at which its quaternion starts
     for index in range(model.njnt):
-        joint, address = model.joint(index), int(model.jnt_qposadr[index])
-        name = (
-            label(joint.name, index) if joint.name else f"#{index} of body {_body_label(model, int(joint.bodyid[0]))}"
-        )
+        name, address = joint_label(model, index), int(model.jnt_qposadr[index])
         if model.jnt_type[index] == mujoco.mjtJoint.mjJNT_FREE:
             places.append(("qpos", f"free joint {name}", address + 3))
         elif model.jnt_type[index] == mujoco.mjtJoint.mjJNT_BALL:
             places.append(("qpos", f"ball joint {name}", address))
     for body in np.flatnonzero(model.body_mocapid >= 0).tolist():
-        places.append(("mocap_quat", f"mocap body {_body_label(model, body)}", 4 * int(model.body_mocapid[body])))
+        name = label(model.body(body).name, body)
+        places.append(("mocap_quat", f"mocap body {name}", 4 * int(model.body_mocapid[body])))
     for field, name, start in places:
         if field in fields and (fields[field].flatten(1)[:, start : start + 4].norm(dim=-1) < _NO_ROTATION).any():
             place = f"qpos[:, {start}:{start + 4}]" if field == "qpos" else f"mocap_quat[:, {start // 4}]"
@@ -136,10 +134,6 @@ def _check_quaternions(
                 f"{function} ({field})",
                 f"returned a quaternion of zero for {name} ({place}); (1, 0, 0, 0) is no rotation",
             )
-
-
-def _body_label(model: mujoco.MjModel, body: int) -> str:
-    return label(model.body(body).name, body)
 
 
 def _check_fields(checked: Expectation, function: str, physics: Physics, fields: Mapping[str, Any]) -> None:

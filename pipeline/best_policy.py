@@ -53,4 +53,5 @@ def load(run_dir: Path, config: Config, saved: dict[str, Any]) -> dict[str, Any]
 def remove(run_dir: Path) -> None:
     """Remove the file, because a checkpoint holds the best policy. An error does not matter: `load` compares them."""
     with suppress(OSError):
-        (run_dir / BEST_POLICY).unlink(missing_ok=True)
+        for path in (run_dir / BEST_POLICY, (run_dir / BEST_POLICY).with_suffix(".partial")):
+            path.unlink(missing_ok=True)

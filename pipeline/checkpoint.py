@@ -98,7 +98,9 @@ def write_file(path: Path, config: dict[str, Any], state: dict[str, Any]) -> Non
     except (OSError, RuntimeError) as error:
         if isinstance(error.__context__, OSError | KeyboardInterrupt):  # torch hides them
             raise error.__context__ from None
-        raise error if isinstance(error, OSError) else OSError(str(error)) from error
+        if isinstance(error, OSError):
+            raise
+        raise OSError(str(error)) from error
 
 
 def _advice(folder: Path, error: OSError) -> str:

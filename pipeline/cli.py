@@ -89,7 +89,9 @@ def main() -> None:
         if not _is_out_of_memory(error):
             raise
         reason = str(error).partition("\n")[0].partition(". GPU ")[0].rstrip(".")
-        sys.exit(f"saltus: {torchrun.prefix()}{reason}. Lower --num-envs, --buffer-size or --batch-size")
+        has_sizes = command in ("train", "tune", "warmup", "profile")
+        advice = ". Lower --num-envs, --buffer-size or --batch-size" if has_sizes else ""
+        sys.exit(f"saltus: {torchrun.prefix()}{reason}{advice}")
     except KeyboardInterrupt:
         print("saltus: interrupted", file=sys.stderr)
         sys.exit(130)

@@ -28,10 +28,11 @@ DIVERGENCE_ADVICE = "it diverged. A smaller timestep, or less extreme actions, m
 
 def divergence_advice(model: mujoco.MjModel) -> str:
     """How to avoid states that are not finite or beyond MuJoCo's limit, for a model."""
-    explicit = model.opt.integrator in (mujoco.mjtIntegrator.mjINT_EULER, mujoco.mjtIntegrator.mjINT_RK4)
-    of_velocity = (
-        model.dof_damping, model.tendon_damping, model.actuator_gainprm[:, 2], model.actuator_biasprm[:, 2],
-    )  # fmt: skip
+    integrator, runge_kutta = model.opt.integrator, mujoco.mjtIntegrator.mjINT_RK4
+    explicit = integrator in (mujoco.mjtIntegrator.mjINT_EULER, runge_kutta)
+    of_velocity = [model.tendon_damping, model.actuator_gainprm[:, 2], model.actuator_biasprm[:, 2]]
+    if integrator == runge_kutta or model.opt.disableflags & int(mujoco.mjtDisableBit.mjDSBL_EULERDAMP):
+        of_velocity.append(model.dof_damping)  # which Euler's method integrates implicitly
     if not (explicit and any(values.any() for values in of_velocity)):
         return DIVERGENCE_ADVICE
     return (

@@ -283,7 +283,8 @@ def test_initial_state_in_which_mujoco_raises_is_replaced():
 @pytest.mark.parametrize(
     ("option", "joint", "actuator", "advised"),
     [
-        ("", 'damping="1"', "<motor joint='j'/>", True),
+        ("", 'damping="1"', "<motor joint='j'/>", False),  # Euler's method integrates it implicitly
+        ('integrator="RK4"', 'damping="1"', "<motor joint='j'/>", True),
         ("", "", "<velocity joint='j' kv='1'/>", True),
         ('integrator="RK4"', "", "<position joint='j' kp='1' kv='1'/>", True),
         ('integrator="implicitfast"', 'damping="1"', "<motor joint='j'/>", False),

@@ -141,7 +141,7 @@ class Turning(Task):
 @pytest.mark.parametrize(
     ("where", "text"),
     [
-        ("base", "reset (qpos) returned a quaternion of zero for free joint #0 of body base (qpos[:, 3:7])"),
+        ("base", "reset (qpos) returned a quaternion of zero for free joint #0 of base (qpos[:, 3:7])"),
         ("hip", "reset (qpos) returned a quaternion of zero for ball joint hip (qpos[:, 7:11])"),
         ("hand", "reset (mocap_quat) returned a quaternion of zero for mocap body hand (mocap_quat[:, 0])"),
         ("control", "control (mocap_quat) returned a quaternion of zero for mocap body hand (mocap_quat[:, 0])"),
