@@ -77,7 +77,7 @@ def test_cases_of_two_checkouts_are_named(other: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(other.parent))
     assert against("saltus", None, SETTINGS) == {}
     assert list(against("saltus", other, SETTINGS)) == ["saltus", "saltus at an unknown commit"]
-    monkeypatch.setattr(checkout, "commit", lambda folder: "0123456789abcdef-dirty")
+    monkeypatch.setattr(checkout, "commit", lambda folder: f"{'0123456789' * 4}-dirty")
     assert list(against("saltus", other, SETTINGS)) == ["saltus", "saltus at 0123456789-dirty"]
 
 

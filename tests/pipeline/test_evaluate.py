@@ -144,10 +144,9 @@ def test_single_episode_has_zero_std() -> None:
 
 
 def test_small_and_large_returns_are_readable() -> None:
-    assert (
-        evaluation_of([-1.2e-5]).summary().startswith("return -1.2e-05 +- 0.0 (95% interval of the mean: -1.2e-05 to -")
-    )
-    assert evaluation_of([3e31]).summary().startswith("return 3e+31 +- 0.0 (95%")
+    small, large = (evaluation_of([value]).summary() for value in (-1.2e-5, 3e31))
+    assert small.startswith("return -1.2e-05 +- 0.0 (") and "interval of the mean: -1.2e-05 to -1.2e-05)" in small
+    assert large.startswith("return 3e+31 +- 0.0 (")
 
 
 def test_interval_contains_the_mean_and_narrows_with_more_episodes() -> None:
