@@ -75,11 +75,6 @@ class Learner:
         """Whether a round has been captured as a CUDA graph."""
         return any(function.captured for function in self._captured_rounds.values())
 
-    @property
-    def act_captured(self) -> bool:
-        """Whether acting has been captured as a CUDA graph."""
-        return self._captured_act is not None and self._captured_act.captured
-
     def act(self, observation: Tensor, noise: Tensor) -> Tensor:
         """`Agent.act`; captured, it takes the same N at every call."""
         if self._captured_act is None:

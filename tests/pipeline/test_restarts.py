@@ -29,7 +29,7 @@ def agent_store(monkeypatch: pytest.MonkeyPatch) -> TCPStore:
 
 
 def test_a_restarted_job_continues_its_own_run(agent_store: TCPStore, command: Command, tmp_path: Path) -> None:
-    arguments = ["train", TASK, *small_arguments("fast", total_env_steps=48, eval_episodes=1, policy_delay=1)]
+    arguments = ["train", TASK, *small_arguments("fast", total_env_steps=60, eval_episodes=1)]
     run_dir = tmp_path / "run"
     assert command(*arguments, "--run-dir", run_dir).code == 0
     again = command(*arguments, "--run-dir", run_dir)
@@ -47,7 +47,7 @@ def test_a_job_that_ended_before_its_first_checkpoint_starts_again_in_its_direct
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
     agent_store.set("saltus/run", "runs/first")
-    outcome = command("train", TASK, *small_arguments("fast", total_env_steps=48, eval_episodes=1, policy_delay=1))
+    outcome = command("train", TASK, *small_arguments("fast", total_env_steps=60, eval_episodes=1))
     assert outcome.code == 0, outcome.text
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["first"]
 
