@@ -145,7 +145,8 @@ def test_single_episode_has_zero_std() -> None:
 
 def test_small_and_large_returns_are_readable() -> None:
     small, large = (evaluation_of([value]).summary() for value in (-1.2e-5, 3e31))
-    assert small.startswith("return -1.2e-05 +- 0.0 (") and "interval of the mean: -1.2e-05 to -1.2e-05)" in small
+    assert small.startswith("return -1.2e-05 +- 0.0 (")
+    assert "interval of the mean: -1.2e-05 to -1.2e-05)" in small
     assert large.startswith("return 3e+31 +- 0.0 (")
 
 
