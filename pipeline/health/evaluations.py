@@ -1,4 +1,4 @@
-"""What evaluations show: a fall, episodes that end early, a policy that stands still."""
+"""Detectors on evaluations: a fall, episodes that end early, a policy that stands still."""
 
 from __future__ import annotations
 

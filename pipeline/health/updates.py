@@ -1,4 +1,4 @@
-"""What updates show: critics and temperature that no longer hold."""
+"""Detectors on updates: an exploding critic, a temperature at its floor or exploding."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def normalized_actions(env: BatchEnv, steps: int = 25) -> Tensor:
 
 
 def in_task_units(env: BatchEnv, action: Tensor) -> np.ndarray:
-    """What an exported policy returns for an action in [-1, 1]."""
+    """An exported policy's output for an action in [-1, 1]."""
     return (env.control_low + (action + 1) / 2 * (env.control_high - env.control_low))[0].numpy()
 
 
