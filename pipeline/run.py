@@ -32,6 +32,7 @@ from pipeline.learner import Learner
 from pipeline.logger import Logger
 from pipeline.rank_report import add_statistics, compare_ranks, describe_rates, mean_metrics
 from pipeline.ranks import ALONE, Ranks
+from pipeline.rows import evaluation_row, metrics_row
 from pipeline.seeding import derive_seed
 from saltus.device import resolve_device
 from saltus.errors import SaltusError
@@ -231,22 +232,7 @@ class Run:
         totals = add_statistics(reports) | self._counters()
         since = {name: value - self._logged.get(name, 0.0) for name, value in totals.items()}
         self._logged = totals
-        episodes = since["episodes"] or float("nan")
-        row = {
-            "env_steps": self.env_steps,
-            "gradient_steps": self.learner.gradient_steps,
-            "utd_ratio": self.learner.gradient_steps / self.env_steps,
-            "episodes": int(totals["episodes"]),
-            "episode_return": since["episode_return"] / episodes,
-            "episode_length": since["episode_length"] / episodes,
-            **{name: int(totals[name]) for name in ("unstable", "nonfinite", "overflowed")},
-            **{name: metrics.get(name, float("nan")) for name in _agent_metrics(self.config)},
-            **{name: value / since["steps"] for name, value in since.items() if name.startswith("reward_terms/")},
-            "seconds": totals["seconds"],
-            "env_steps_per_second": since["env_steps"] / since["seconds"],
-            "gradient_steps_per_second": since["gradient_steps"] / since["seconds"],
-            **describe_rates(reports, since["env_steps"]),
-        }
+        row = metrics_row(self.config, totals, since, metrics) | describe_rates(reports, since["env_steps"])
         logger.metrics(row)
         self._warn(logger, self.health.metrics(row))
 
@@ -272,18 +258,7 @@ class Run:
             return
         self.evaluation_pending = False
         result = Evaluation.join(parts)
-        low, high = result.interval
-        row = {
-            "env_steps": self.env_steps,
-            "gradient_steps": self.learner.gradient_steps,
-            "return_mean": result.mean,
-            "return_std": result.std,
-            "return_low": low,
-            "return_high": high,
-            "length_mean": sum(result.lengths) / len(result.lengths),
-            "episodes": len(result.returns),
-            "seconds": self.seconds,
-        }
+        row = evaluation_row(self._counters(), result)
         excluded = "; not kept as the best policy, because of the failures" if result.failed else ""
         logger.evaluation(row, result.summary() + excluded)
         self._warn(logger, self.health.evaluation(row))
@@ -401,17 +376,3 @@ class Run:
         self.buffer.generator.manual_seed(derive_seed(self.config.seed, stream, 1))
         self.env.seed(derive_seed(self.config.seed, stream, 2))
         self._logged = {name: value for name, value in self._logged.items() if name in self._counters()}
-
-
-def _agent_metrics(config: Config) -> list[str]:
-    """The metrics of a configuration's updates."""
-    metrics = {
-        "critic_loss": True,
-        "td_error": True,
-        "actor_loss": True,
-        "alpha_loss": config.learns_temperature,
-        "alpha": True,
-        "entropy": True,
-        "value_loss": config.value_network,
-    }
-    return [name for name, computed in metrics.items() if computed]
