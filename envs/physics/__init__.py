@@ -22,10 +22,6 @@ INPUTS = ("ctrl", "mocap_pos", "mocap_quat", "xfrc_applied", "qfrc_applied")
 """Fields that `Task.control` may set."""
 
 
-DIVERGENCE_ADVICE = "it diverged. A smaller timestep, or less extreme actions, may help"
-"""How to avoid states that are not finite or beyond MuJoCo's limit."""
-
-
 def divergence_advice(model: mujoco.MjModel) -> str:
     """How to avoid states that are not finite or beyond MuJoCo's limit, for a model."""
     integrator, runge_kutta = model.opt.integrator, mujoco.mjtIntegrator.mjINT_RK4
@@ -34,7 +30,7 @@ def divergence_advice(model: mujoco.MjModel) -> str:
     if integrator == runge_kutta or model.opt.disableflags & int(mujoco.mjtDisableBit.mjDSBL_EULERDAMP):
         of_velocity.append(model.dof_damping)  # which Euler's method integrates implicitly
     if not (explicit and any(values.any() for values in of_velocity)):
-        return DIVERGENCE_ADVICE
+        return "it diverged. A smaller timestep, or less extreme actions, may help"
     return (
         'it diverged. <option integrator="implicitfast"/>, which integrates damping implicitly, a smaller timestep, or '
         "less extreme actions, may help"

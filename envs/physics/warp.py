@@ -23,7 +23,7 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from envs.masked import where_worlds
-from envs.physics import DIVERGENCE_ADVICE, POST_CONSTRAINT
+from envs.physics import POST_CONSTRAINT, divergence_advice
 from envs.physics.computed_fields import require_computed
 from envs.physics.model_fields import with_constants
 from envs.physics.warp_fields import FROM_ACTUATION, FROM_KINEMATICS, lagging_fields, require_readable, state_fields
@@ -74,7 +74,6 @@ class WarpPhysics:
     """
 
     dtype = torch.float32
-    failure_advice = DIVERGENCE_ADVICE
 
     def __init__(
         self,
@@ -339,6 +338,10 @@ class WarpPhysics:
     def solver_iterations(self) -> Tensor:
         """Iterations of each world's constraint solver in the last physics step, (N,) int32."""
         return self._warp.to_torch(self._data.solver_niter).clone()
+
+    @property
+    def failure_advice(self) -> str:
+        return divergence_advice(self.model)
 
     @property
     def overflow_advice(self) -> str:

@@ -13,7 +13,9 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from envs import BatchEnv, Task
-from envs.object_names import control_label, find_control, label
+from envs.control_map import control_map
+from envs.entry_names import action_names
+from envs.object_names import find_control, label
 from envs.physics.model_fields import with_constants
 from envs.physics.warp_fields import require_readable
 from envs.physics.warp_model import (
@@ -83,19 +85,20 @@ def _actions_without_effect(env: BatchEnv) -> Findings:
     counts = [1 + math.ceil(delay / task.frame_skip)]
     if defines(task, "advance"):  # it may hold actions back
         counts.append(counts[0] + _HELD_STEPS)
-    idle = []
+    idle: list[int] = []
     for index in range(env.action_dim):
         low, high = (torch.zeros(env.num_envs, env.action_dim) for _ in range(2))
         low[:, index], high[:, index] = -1.0, 1.0
         differs = any(not torch.equal(*(_repeat(env, start, one, count) for one in (low, high))) for count in counts)
         if not differs and not _is_adhesion(env, index):
-            idle.append(_name_of_action(env, index))
+            idle.append(index)
+    names = action_names(env, control_map(env)) if idle else []
     physics.set_state(start)
     if idle:
         yield Finding(
             "warning",
-            f"actions that change nothing from the initial states: {', '.join(idle)}. Check the actuators' gear and "
-            "joints, and `control`",
+            f"actions that change nothing from the initial states: {', '.join(names[i] for i in idle)}. Check the "
+            "actuators' gear and joints, and `control`",
         )
 
 
@@ -124,12 +127,6 @@ def _is_adhesion(env: BatchEnv, index: int) -> bool:
     if defines(env.task, "control"):
         return False
     return bool(model.actuator_trntype[find_control(model, index)[0]] == mujoco.mjtTrn.mjTRN_BODY)
-
-
-def _name_of_action(env: BatchEnv, index: int) -> str:
-    if defines(env.task, "control"):
-        return f"#{index}"
-    return control_label(env.task.model, index)
 
 
 def _mechanical_state(env: BatchEnv) -> Tensor:

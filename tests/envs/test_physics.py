@@ -223,6 +223,9 @@ def test_nonfinite_initial_state_is_reported(engine: str):
     qvel[2, 0] = np.nan
     physics.reset(torch.ones(WORLDS, dtype=torch.bool), qpos, qvel)
     assert physics.unstable().tolist() == [False, False, True, False]
+    assert "implicitfast" not in physics.failure_advice
+    physics.model.actuator_biasprm[0, 2] = -1.0  # damping by an actuator
+    assert 'integrator="implicitfast"' in physics.failure_advice
 
 
 @both_engines

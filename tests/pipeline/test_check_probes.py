@@ -98,7 +98,7 @@ class Ignored(Late):
 def test_actions_that_a_task_applies_later_have_an_effect_and_ignored_ones_have_none() -> None:
     assert warnings(Late) == []
     assert [text.split(".")[0] for text in warnings(Ignored)] == [
-        "actions that change nothing from the initial states: #0"
+        "actions that change nothing from the initial states: action 0"
     ]
 
 
