@@ -40,7 +40,10 @@ EXECUTED = (
 SALTUS = (sys.executable, "-m", "saltus")
 README = (ROOT / "README.md").read_text()
 RECIPES = (ROOT / "docs" / "recipes.md").read_text()
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks" / "README.md"]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CHANGELOG.md", "benchmarks/README.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 LANGUAGES = {"bash", "console", "python", "text"}
 TINY = [
     "--device", "cpu", "--no-compile", "--num-envs", "4", "--utd-ratio", "0.25", "--total-env-steps", "400",
