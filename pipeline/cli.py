@@ -16,6 +16,7 @@ from pipeline import torchrun
 from pipeline.console import log_to, print_line
 from pipeline.display import show_progress, tolerate_lost_output
 from pipeline.file_names import CHECKPOINTS, EVALUATION, EVALUATION_OF_LAST, VIDEO
+from saltus import __version__
 from saltus.errors import SaltusError
 
 if TYPE_CHECKING:
@@ -63,9 +64,7 @@ def main() -> None:
         warnings_console, f"{torchrun.prefix()}warning: {message}"
     )
     if command == "--version":
-        from saltus.versions import versions
-
-        print(f"saltus {versions()['saltus']}")
+        print(f"saltus {__version__}")
         return
     from saltus.device.warm_start import ensure_cache_folder
 
@@ -153,7 +152,7 @@ def evaluate(arguments: list[str], console: Console) -> None:
     print_line(console, f"{_describe(policy)}: {result.summary()}")
     content = {
         "task": policy.task, "policy": policy.which, "env_steps": policy.env_steps, "seed": options.seed,
-        "mean": result.mean, "std": result.std, "interval_95": list(result.interval),
+        "mean": result.mean, "std": result.std, "interval_95": result.interval,
         "failed": result.failed, "returns": result.returns, "lengths": result.lengths,
     }  # fmt: skip
     path = options.run / (EVALUATION if options.policy == "best" else EVALUATION_OF_LAST)

@@ -13,6 +13,7 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from saltus._version import __version__ as __version__
 from saltus.errors import SaltusError
 
 if TYPE_CHECKING:

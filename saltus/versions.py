@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
+from saltus._version import __version__
 from saltus.device import multiplies_bfloat16
 
 PACKAGES = ("saltus", "torch", "torchrl", "tensordict", "mujoco", "mujoco-warp", "warp-lang", "gymnasium", "numpy")
@@ -39,6 +40,8 @@ def cpu_settings() -> dict[str, str]:
 
 @functools.cache  # read from files, for every checkpoint
 def _version(package: str) -> str:
+    if package == "saltus":
+        return __version__
     try:
         return version(package)
     except PackageNotFoundError:

@@ -18,11 +18,12 @@ from pipeline_helpers import PRESETS, read_csv, small_arguments, train_here
 from run_helpers import quiet_console
 
 import envs
+import saltus
 from pipeline import cli
 from pipeline import run as run_module
 from saltus import SaltusError
-from saltus import versions as versions_module
 from saltus.device import warm_start as warm_start_module
+from saltus.versions import versions
 
 pytestmark = pytest.mark.filterwarnings("ignore:No target network updater")
 
@@ -198,7 +199,8 @@ def test_bug_in_saltus_shows_its_traceback(command: Command, tmp_path: Path, mon
 def test_version_is_printed(command: Command) -> None:
     outcome = command("--version")
     assert outcome.code in (0, None)
-    assert outcome.out == f"saltus {versions_module.versions()['saltus']}\n"
+    assert outcome.out == f"saltus {saltus.__version__}\n"
+    assert versions()["saltus"] == saltus.__version__, "also where the metadata are those of an earlier install"
 
 
 # Start of the compiler
