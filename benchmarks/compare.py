@@ -129,7 +129,7 @@ def _interval(mean: InterquartileMean | None) -> str:
 
 def _verdict(before: InterquartileMean, after: InterquartileMean) -> str:
     if before.low is None or before.high is None or after.low is None or after.high is None:
-        return "one seed: unknown"
+        return "unknown: too few seeds"
     if after.high < before.low:
         return SLOWER
     return FASTER if after.low > before.high else SAME

@@ -104,7 +104,7 @@ def label(name: str, seeds: Sequence[Points]) -> str:
 
 
 def plot(axes: Axes, seeds: Sequence[Points], color: str, line: str) -> None:
-    """Plot every seed faintly, and over them their interquartile mean with its 95% bootstrap interval.
+    """Plot every seed faintly, and over them their interquartile mean, with a 95% bootstrap interval of enough seeds.
 
     A curve of one point is a dot.
     """

@@ -94,7 +94,8 @@ def _training(result: Result, task: str, runs: Sequence[Trained], threshold: flo
     if len(last) == 1:
         parts.append(f"last policy {text(float(last[0]))}")
     elif last:
-        parts.append(f"last policies {_interquartile(last)} (interquartile mean), {text(float(min(last)))} (worst)")
+        name = "mean" if len(last) < 4 else "interquartile mean"  # which leaves out nothing of three
+        parts.append(f"last policies {_interquartile(last)} ({name}), {text(float(min(last)))} (worst)")
     yield f"{task}{setting}, {_seeds(len(runs))}", result, "; ".join(parts)
 
 

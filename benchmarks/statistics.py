@@ -10,6 +10,7 @@ from statistics import median
 import numpy as np
 
 RESAMPLES = 10_000
+FEWEST_SEEDS = 5  # percentiles of three seeds are the lowest and the highest, which hold the mean in 75% of cases
 BAND_RESAMPLES = 2_000  # at each point of a curve
 
 Points = tuple[Sequence[float], Sequence[float]]
@@ -21,7 +22,7 @@ class InterquartileMean:
 
     Attributes:
         value: a quarter of the seeds, rounded down, is left out at either end.
-        low, high: percentiles over bootstrap samples of seeds; None with a single seed.
+        low, high: percentiles over bootstrap samples of seeds; None with fewer than `FEWEST_SEEDS`.
 
     Source: Agarwal et al. 2021, "Deep Reinforcement Learning at the Edge of the Statistical Precipice".
     """
@@ -38,7 +39,7 @@ def interquartile_mean(values: Sequence[float]) -> InterquartileMean | None:
     if not values:
         return None
     value = float(stats.trim_mean(values, 0.25))
-    if len(values) == 1:
+    if len(values) < FEWEST_SEEDS:
         return InterquartileMean(value, None, None)
 
     def statistic(samples: Sequence[float], axis: int) -> Sequence[float]:
@@ -56,7 +57,7 @@ class Band:
         x: env steps or seconds: every evaluation of every seed, from the latest first to the earliest last evaluation,
             so that all seeds have data everywhere.
         value: the interquartile means.
-        low, high: percentiles over bootstrap samples of seeds; None with a single seed.
+        low, high: percentiles over bootstrap samples of seeds; None with fewer than `FEWEST_SEEDS`.
     """
 
     x: list[float]
@@ -88,7 +89,7 @@ def band(curves: Sequence[Points]) -> Band | None:
         return None
     values = np.stack([np.interp(grid, x, y) for x, y in known])  # (seeds, points)
     means = stats.trim_mean(values, 0.25, axis=0)
-    if len(known) == 1:
+    if len(known) < FEWEST_SEEDS:
         return Band(grid.tolist(), means.tolist(), None, None)
 
     def statistic(samples: np.ndarray, axis: int) -> np.ndarray:

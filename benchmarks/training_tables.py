@@ -60,10 +60,10 @@ def _row(run: Trained) -> list[Cell]:
     cells: list[Cell] = [run.label, str(run.seed), run.seconds, run.exit_code]
     cells.append(run.last["env_steps"] if run.last is not None else None)
     if run.best is not None:
-        cells += [run.best["mean"], run.best["env_steps"], _interval(*run.best["interval_95"])]
+        cells += [run.best["mean"], run.best["env_steps"], _episodes_interval(run.best)]
     else:
         cells += ["none", None, None]
-    return cells + (["none", None] if run.last is None else [run.last["mean"], _interval(*run.last["interval_95"])])
+    return cells + (["none", None] if run.last is None else [run.last["mean"], _episodes_interval(run.last)])
 
 
 def _medians(system: str, runs: Sequence[Trained]) -> list[Cell]:
@@ -142,6 +142,12 @@ def _returns_row(system: str, runs: Sequence[Trained], which: Which) -> list[Cel
     interval = None if mean.low is None or mean.high is None else _interval(mean.low, mean.high)
     worst = min(found, key=lambda seed: found[seed])
     return [system, which, evaluated, mean.value, interval, str(worst), found[worst]]
+
+
+def _episodes_interval(evaluation: dict[str, Any]) -> str | None:
+    """The interval of an evaluation's mean, which a single episode lacks."""
+    found = evaluation["interval_95"]
+    return None if found is None else _interval(*found)
 
 
 def _interval(low: float, high: float) -> str:

@@ -49,8 +49,14 @@ class Evaluation:
         return float(np.std(self.returns, ddof=1)) if len(self.returns) > 1 else 0.0
 
     @property
-    def interval(self) -> tuple[float, float]:
-        """95% confidence interval of the mean: percentile bootstrap (Efron 1979) with 10,000 resamples."""
+    def interval(self) -> tuple[float, float] | None:
+        """95% confidence interval of the mean: percentile bootstrap (Efron 1979) with 10,000 resamples.
+
+        It is too narrow for few episodes, in particular where single ones fail: of 10 normal returns it holds the mean
+        in 90% of cases. None for a single episode.
+        """
+        if len(self.returns) == 1:
+            return None
         returns = np.asarray(self.returns)
         resamples = np.random.default_rng(0).choice(returns, size=(10_000, len(returns)))
         low, high = np.percentile(resamples.mean(axis=1), [2.5, 97.5])
@@ -58,11 +64,11 @@ class Evaluation:
 
     def summary(self) -> str:
         """Mean, standard deviation, interval and mean length in one line of text."""
-        mean, std, low, high = (describe_return(value) for value in (self.mean, self.std, *self.interval))
-        line = (
-            f"return {mean} +- {std} (standard deviation of episodes; 95% interval of the mean: {low} to {high}), "
-            f"length {np.mean(self.lengths):.0f}, {len(self.returns)} episodes"
-        )
+        line = f"return {describe_return(self.mean)}"
+        if self.interval is not None:
+            std, low, high = map(describe_return, (self.std, *self.interval))
+            line += f" +- {std} (standard deviation of episodes; 95% interval of the mean: {low} to {high})"
+        line += f", length {np.mean(self.lengths):.0f}, {len(self.returns)} episode{'s' * (len(self.returns) > 1)}"
         return line + (f", {self.failed} truncated by failures" if self.failed else "")
 
 

@@ -45,7 +45,7 @@ def evaluation_row(counters: Mapping[str, float], evaluation: Evaluation) -> dic
         counters: env steps, gradient steps and seconds since the start.
         evaluation: the returns and lengths of its episodes.
     """
-    low, high = evaluation.interval
+    low, high = evaluation.interval or (math.nan, math.nan)
     return {
         "env_steps": counters["env_steps"],
         "gradient_steps": counters["gradient_steps"],

@@ -23,7 +23,8 @@ of the machine that is named; compare them within one file only.</p>
 <p><strong>Curves.</strong> A thin line is one seed: the mean return of an evaluation. A thick line is the interquartile
 mean over seeds, the mean of the middle half; its band is a 95% bootstrap interval over seeds (percentiles, pointwise;
 Agarwal et al. 2021). Between evaluations a seed is interpolated linearly. Line and band begin when the last seed has
-its first evaluation, and end when the first seed ends: every point has all seeds. One seed has no band.</p>
+its first evaluation, and end when the first seed ends: every point has all seeds. Fewer than five seeds have no band:
+percentiles of so few are too narrow.</p>
 <p><strong>Published values</strong> are by others, on other hardware, and partly for another version of a task (v4, not
 v5). They are marks, dotted lines and hatched bars; a pointer over one shows its value, as do the tables. A mark with an
 arrow lies beyond the axis.</p>

@@ -31,10 +31,14 @@ def test_interquartile_mean_is_that_of_the_middle_half() -> None:
 
 
 def test_interval_is_that_of_all_bootstrap_samples() -> None:
-    """Two seeds have the samples 0 0, 0 10, 10 0 and 10 10: means of 0, 5, 5 and 10, each end in more than 2.5%."""
-    assert interquartile_mean([0.0, 10.0]) == InterquartileMean(5.0, 0.0, 10.0)
-    assert interquartile_mean([3.0, 3.0, 3.0]) == InterquartileMean(3.0, 3.0, 3.0)
-    assert interquartile_mean([3.0]) == InterquartileMean(3.0, None, None)
+    """Of 0, 0, 0, 0, 10 the inner three are 0 if at most one is 10 (74%), and 10 if at least four are (0.7%)."""
+    assert interquartile_mean([0.0, 0.0, 0.0, 0.0, 10.0]) == InterquartileMean(0.0, 0.0, 20 / 3)
+    assert interquartile_mean([3.0] * 5) == InterquartileMean(3.0, 3.0, 3.0)
+
+
+def test_few_seeds_have_no_interval() -> None:
+    assert interquartile_mean([0.0, 10.0, 20.0, 30.0]) == InterquartileMean(15.0, None, None)
+    assert interquartile_mean([0.0, 10.0]) == InterquartileMean(5.0, None, None)
     assert interquartile_mean([]) is None
 
 
@@ -79,16 +83,15 @@ def test_band_is_the_interquartile_mean_at_every_evaluation() -> None:
 
 def test_band_has_all_seeds_at_every_point() -> None:
     """The second seed is evaluated first at 200 and the first seed last at 300: nothing outside is shown."""
-    found = band([([100.0, 300.0], [0.0, 2.0]), ([200.0, 250.0, 400.0], [3.0, 3.0, 9.0]), ([], [])])
+    same = [([200.0, 300.0], [3.0, 3.0])] * 3
+    found = band([([100.0, 300.0], [0.0, 2.0]), ([200.0, 250.0, 400.0], [3.0, 3.0, 9.0]), ([], []), *same])
     assert found is not None
     assert found.x == [200.0, 250.0, 300.0]
-    assert found.value == pytest.approx([(1 + 3) / 2, (1.5 + 3) / 2, (2 + 5) / 2])
-    assert found.low == pytest.approx([1.0, 1.5, 2.0])
-    assert found.high == pytest.approx([3.0, 3.0, 5.0])
+    assert found.value == pytest.approx([3.0, 3.0, 3.0]), "without 1, 1.5, 2 and 3, 3, 5"
 
 
-def test_band_of_one_seed_has_no_interval_and_none_of_seeds_that_share_nothing() -> None:
-    assert band([([1.0, 2.0], [3.0, 4.0])]) == Band([1.0, 2.0], [3.0, 4.0], None, None)
+def test_band_of_few_seeds_has_no_interval_and_none_of_seeds_that_share_nothing() -> None:
+    assert band([([1.0, 2.0], [3.0, 4.0])] * 4) == Band([1.0, 2.0], [3.0, 4.0], None, None)
     assert band([([1.0, 2.0], [3.0, 4.0]), ([3.0], [5.0])]) is None
     assert band([([], [])]) is None
     assert band([]) is None

@@ -75,8 +75,8 @@ def test_times_are_those_of_each_system() -> None:
     ("returns", "mean", "interval", "worst"),
     [
         ([7.0], 7.0, None, 0),
-        ([10.0, 0.0], 5.0, "0 to 10", 1),
-        ([100.0, 1.0, 3.0, -50.0], 2.0, ..., 3),  # without the first and the last
+        ([10.0, 0.0], 5.0, None, 1),
+        ([100.0, 1.0, 3.0, -50.0], 2.0, None, 3),  # without the first and the last
         ([float(seed**2) for seed in range(10)], (4 + 9 + 16 + 25 + 36 + 49) / 6, ..., 0),  # without two of each
     ],
 )
