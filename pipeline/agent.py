@@ -187,7 +187,8 @@ class Agent:
         """One step of the actor on J_pi (eq. 9), then one of the temperature, if it is learned, on J(alpha) (eq. 18).
 
         J_pi is the mean of alpha log pi(a|s) - min Q(s, a), with reparameterised a ~ pi(s).
-        J(alpha) is the mean of -log_alpha (log pi(a|s) + target_entropy).
+        J(alpha) is the mean of -log_alpha (log pi(a|s) + target_entropy) or, if so configured, of
+        -alpha (log pi(a|s) + target_entropy).
         """
         batch = self.normalizers.normalize_batch(batch)
         loss, log_prob = actor_loss(self.loss, batch)
@@ -197,7 +198,7 @@ class Agent:
         metrics = {"actor_loss": loss.detach()}
         alpha = self.loss.log_alpha.detach().exp()
         if "alpha" in self.optimizers:
-            temperature_loss = alpha_loss(self.loss, log_prob)
+            temperature_loss = alpha_loss(self.loss, log_prob, self.config.alpha_loss)
             self._minimize("alpha", temperature_loss)
             metrics["alpha_loss"] = temperature_loss.detach()
         self._divergence.record(loss)

@@ -19,6 +19,8 @@ GROWTH = (250_000, 750_000)
 """Env steps between which the automatic discount grows."""
 LONGEST_HORIZON = 1.6
 """Seconds of simulated time to which the horizon of the automatic discount grows, within 100 and 200 control steps."""
+LATER_SETTINGS: dict[str, Any] = {"alpha_loss": "log"}
+"""Settings that runs of earlier versions may lack, with the values that these versions had."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,9 @@ class Config(Simulation):
     """Adam's learning rate for the critics and the state-value network."""
     alpha_lr: float = 1e-3
     """Adam's learning rate for the temperature; 0: the temperature stays at alpha_init."""
+    alpha_loss: Literal["log", "exp"] = "log"
+    """Loss of the temperature: log(alpha) or, as in CrossQ, XQC and FlashSAC, alpha times the entropy's excess over its
+    target. Both are minimised over log(alpha)."""
     lr_schedule: Literal["linear", "cosine"] = "linear"
     """Decay of the learning rates over the run."""
     lr_final_fraction: float = 0.1
@@ -171,6 +176,7 @@ class Config(Simulation):
                 "--critic-loss categorical or --reward-scaling bounded",
             ),
             "norm_order": (batch and self.network == "mlp", "--critic-norm batch and --network mlp"),
+            "alpha_loss": (self.learns_temperature, "--alpha-lr above 0"),
             "target_entropy": (self.learns_temperature, "--alpha-lr above 0"),
             "target_entropy_scale": (
                 self.learns_temperature and self.target_entropy == "auto",
@@ -285,11 +291,12 @@ class Config(Simulation):
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Config:
-        """Inverse of `to_dict`.
+        """Inverse of `to_dict`; `LATER_SETTINGS` may be missing.
 
         Raises:
             SaltusError: unknown or missing fields (written by another version), or invalid values.
         """
+        values = {**LATER_SETTINGS, **values}
         names = {item.name for item in dataclasses.fields(cls)}
         if names != set(values):
             unknown, missing = sorted(set(values) - names), sorted(names - set(values))

@@ -43,6 +43,7 @@ _CATEGORICAL: dict[str, Any] = {
     "norm_order": "before",
     "adam_beta1": 0.9,
     "alpha_init": 0.01,
+    "alpha_loss": "exp",
 }
 _FLASHSAC: dict[str, Any] = {
     **_CATEGORICAL,
@@ -91,7 +92,7 @@ _SETTINGS: dict[str, dict[str, Any]] = {
         "policy_delay": 20,
     },
     # Bhatt et al. 2024, "CrossQ", with critics of width 256 instead of 2048, and batch norm instead of batch renorm.
-    "crossq": {**_MSE, "lr_final_fraction": 1.0},
+    "crossq": {**_MSE, "alpha_loss": "exp", "lr_final_fraction": 1.0},
     # Palenicek et al. 2025, "XQC": batch norm, weight normalisation and cross-entropy, for a well-conditioned loss.
     "xqc": {
         **_CATEGORICAL,

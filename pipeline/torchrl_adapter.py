@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import warnings
 from importlib.metadata import version
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from tensordict import TensorDictBase
@@ -232,12 +232,16 @@ def _critic_outputs(loss: Loss, batch: TensorDictBase, action: Tensor, params: T
     return loss._vmap_qnetworkN0(pairs, params)[key]
 
 
-def alpha_loss(loss: Loss, log_prob: Tensor) -> Tensor:
-    """J(alpha), eq. 18 in ``log_alpha``: the mean of ``-log_alpha (log pi(a|s) + target_entropy)``, a scalar.
+def alpha_loss(loss: Loss, log_prob: Tensor, form: Literal["log", "exp"] = "log") -> Tensor:
+    """J(alpha), eq. 18, minimised over ``log_alpha``, which keeps alpha positive; a scalar.
 
-    TorchRL descends in log_alpha in place of alpha, which keeps alpha positive. The gradient is the same number,
-    ``-(log pi(a|s) + target_entropy)``, so both have the same fixed point: an entropy of ``target_entropy``.
+    ``"log"`` is TorchRL's loss, the mean of ``-log_alpha (log pi(a|s) + target_entropy)``. Its gradient for log_alpha,
+    ``-(log pi(a|s) + target_entropy)``, is that of eq. 18 for alpha. ``"exp"`` is eq. 18 as a function of log_alpha, the
+    mean of ``-exp(log_alpha) (log pi(a|s) + target_entropy)``, whose gradient is alpha times as large (CrossQ, XQC,
+    FlashSAC). Both have the same fixed point: an entropy of ``target_entropy``.
     """
+    if form == "exp":
+        return -(loss.log_alpha.exp() * (log_prob + loss.target_entropy)).mean()
     return loss.alpha_loss(log_prob).mean()
 
 

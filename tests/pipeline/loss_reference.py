@@ -219,8 +219,9 @@ class Reference:
         value = values.mean(0) if self.actor_value == "mean" else values.min(0).values
         return (self.alpha * log_prob - value).mean(), log_prob.detach()
 
-    def alpha_loss(self, log_prob: Tensor, target_entropy: float) -> Tensor:
-        return -(self.log_alpha * (log_prob + target_entropy)).mean()
+    def alpha_loss(self, log_prob: Tensor, target_entropy: float, form: str) -> Tensor:
+        factor = self.log_alpha if form == "log" else torch.e**self.log_alpha
+        return -(factor * (log_prob + target_entropy)).mean()
 
 
 def linspace() -> Tensor:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -350,6 +350,14 @@ def test_finite_parameters_pass_and_a_bad_one_is_named() -> None:
         weight[0, 0] = float("inf")
     with pytest.raises(DivergenceError, match=rf"{name} is not finite at gradient step 1"):
         agent.check_parameters()
+
+
+@pytest.mark.parametrize(("preset", "form"), [("fast", "log"), ("sac", "log"), ("crossq", "exp"), ("xqc", "exp")])
+def test_the_temperature_descends_on_the_loss_of_its_recipe(preset: str, form: Literal["log", "exp"]) -> None:
+    agent = make_agent(preset, alpha_init=0.3)
+    entropy = float(agent.update_actor(random_transition(16))["entropy"])
+    gradient = (entropy - float(agent.loss.target_entropy)) * (0.3 if form == "exp" else 1)
+    assert float(agent.optimizers["alpha"].mean[0]) == pytest.approx(0.1 * gradient, rel=1e-5)
 
 
 @every_recipe

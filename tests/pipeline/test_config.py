@@ -288,6 +288,13 @@ def test_config_of_another_version_is_refused_with_the_fields_that_differ() -> N
         Config.from_dict({**values, "discount": 0.9})
 
 
+@pytest.mark.parametrize("preset", ["sac", "crossq", "flashsac"])
+def test_runs_written_before_the_temperatures_loss_could_be_chosen_keep_it(preset: str) -> None:
+    values = small_config(preset=preset).to_dict()
+    del values["alpha_loss"]
+    assert Config.from_dict(values) == small_config(preset=preset, alpha_loss="log")
+
+
 def test_config_from_json_is_checked() -> None:
     with pytest.raises(SaltusError, match="gamma is 2"):
         Config.from_dict({**small_config().to_dict(), "gamma": 2})

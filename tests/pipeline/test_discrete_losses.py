@@ -197,6 +197,8 @@ def test_temperature_loss_moves_the_entropy_to_its_target(policy: str, update: s
     (gradient,) = torch.autograd.grad(alpha_loss(loss, log_prob), [loss.log_alpha])
     target = 0.4 * math.log(LEVELS**ACTION_DIM)
     torch.testing.assert_close(float(gradient), float(-log_prob.mean()) - target, rtol=1e-6, atol=1e-9)
+    (times_alpha,) = torch.autograd.grad(alpha_loss(loss, log_prob, "exp"), [loss.log_alpha])
+    torch.testing.assert_close(times_alpha, loss.log_alpha.detach().exp() * gradient)
 
 
 @pytest.mark.usefixtures("different_counts")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -150,9 +150,11 @@ def test_actor_and_alpha_losses_and_their_gradients_follow_the_equations(
     assert_equal(value, expected, "actor loss: ")
     assert_gradients_equal(value, actor_parameters(loss), expected, trainable(reference.actor))
     assert not log_prob.requires_grad
-    value, expected = alpha_loss(loss, log_prob), reference.alpha_loss(expected_log_prob, -1.7)
-    assert_equal(value, expected, "alpha loss: ")
-    assert_gradients_equal(value, {"log_alpha": loss.log_alpha}, expected, {"log_alpha": reference.log_alpha})
+    forms: tuple[Literal["log", "exp"], ...] = ("log", "exp")
+    for form in forms:
+        value, expected = alpha_loss(loss, log_prob, form), reference.alpha_loss(expected_log_prob, -1.7, form)
+        assert_equal(value, expected, f"alpha loss {form}: ")
+        assert_gradients_equal(value, {"log_alpha": loss.log_alpha}, expected, {"log_alpha": reference.log_alpha})
 
 
 @every_preset
