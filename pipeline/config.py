@@ -115,7 +115,8 @@ class Config(Simulation):
     normalize_observations: bool = False
     """Normalise observations by their running mean and standard deviation."""
     reward_scaling: Literal["none", "std", "bounded"] = "bounded"
-    """std: divide rewards by the running std of returns. bounded: also keep returns within value_range."""
+    """std: divide rewards by the running std of returns. bounded: also keep returns roughly within value_range,
+    without the entropy bonus."""
 
     actor_lr: float = 1e-3
     """Adam's learning rate for the actor."""
@@ -169,6 +170,13 @@ class Config(Simulation):
             "discrete_update": discrete,
             "actor_hidden": (not self.without_actor, "--discrete-update other than soft-q"),
             "actor_lr": (not self.without_actor, "--discrete-update other than soft-q"),
+            "policy_delay": (
+                not self.without_actor or self.learns_temperature,
+                "--discrete-update other than soft-q, or --alpha-lr above 0",
+            ),
+            # Values that mean the same as the defaults.
+            "target_subset": (self.target_subset < self.num_critics, "--num-critics above it"),
+            "actor_value": (self.actor_value == "min" or self.num_critics > 1, "--num-critics above 1"),
             "tau": (self.target_network or self.value_network, "--target-network or --value-network"),
             "num_atoms": (categorical, "--critic-loss categorical"),
             "value_range": (

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from pipeline.config import Config
+from pipeline.config_checks import refuse_unused
 from saltus.errors import SaltusError
 
 DEFAULT = "fast"
@@ -113,6 +115,7 @@ _SETTINGS: dict[str, dict[str, Any]] = {
     "flashsac-parallel": {
         **_FLASHSAC,
         "num_envs": 1024,
+        "n_step": 3,
         "total_env_steps": 50_000_000,
         "utd_ratio": 2 / 1024,
         "batch_size": 2048,
@@ -139,8 +142,11 @@ def preset(name: str, task: str, **overrides: Any) -> Config:
         **overrides: further fields of `Config`.
 
     Raises:
-        SaltusError: an unknown preset, or invalid settings.
+        SaltusError: an unknown preset, or settings that are invalid or have no effect.
     """
     if name not in _SETTINGS:
         raise SaltusError(f"there is no preset {name!r}; there are {', '.join(names())}")
-    return Config(task, **{**_SETTINGS[name], **overrides})
+    default = Config(task, **_SETTINGS[name])
+    config = replace(default, **overrides)
+    refuse_unused(config, default)
+    return config

@@ -321,6 +321,40 @@ def test_preset_accepts_overrides(name: str) -> None:
     assert presets.preset(name, "Hopper-v5", gamma=0.5, seed=3) == dataclasses.replace(config, gamma=0.5, seed=3)
 
 
+@pytest.mark.parametrize(
+    ("name", "settings", "unused"),
+    [
+        ("sac", {"num_atoms": 11}, "--num-atoms has no effect here: it needs --critic-loss categorical"),
+        ("sac", {"target_subset": 2}, "--target-subset has no effect here: it needs --num-critics above it"),
+        ("redq", {"num_critics": 1, "target_subset": 1}, "--target-subset has no effect here"),
+        ("sac", {"num_critics": 1, "actor_value": "mean"}, "--actor-value has no effect here: it needs --num-critics"),
+        (
+            "sac-discrete",
+            {"discrete_update": "soft-q", "alpha_lr": 0.0, "policy_delay": 7},
+            "--policy-delay has no effect here: it needs --discrete-update other than soft-q, or --alpha-lr above 0",
+        ),
+    ],
+)
+def test_settings_of_a_preset_without_effect_are_refused(name: str, settings: dict[str, Any], unused: str) -> None:
+    with pytest.raises(SaltusError, match=unused):
+        presets.preset(name, "Hopper-v5", **settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("redq", {"num_critics": 1, "target_subset": 0}),
+        ("redq", {"num_critics": 2}),
+        ("redq", {"critic_loss": "categorical", "critic_norm": "batch", "target_subset": 0, "actor_value": "min",
+                  "reward_scaling": "bounded"}),
+        ("sac-discrete", {"discrete_update": "soft-q", "policy_delay": 7}),
+    ],
+)  # fmt: skip
+def test_settings_of_a_preset_that_others_need_are_accepted(name: str, settings: dict[str, Any]) -> None:
+    config = presets.preset(name, "Hopper-v5", **settings)
+    assert {setting: getattr(config, setting) for setting in settings} == settings
+
+
 def test_presets_differ() -> None:
     configs = [presets.preset(name, "Hopper-v5").to_dict() for name in presets.names()]
     assert all(configs.count(config) == 1 for config in configs)

@@ -79,6 +79,11 @@ REFUSED = [
         ["--target-entropy", "-1", "--target-entropy-scale", "0.5"],
         "it needs --target-entropy auto and --alpha-lr above 0",
     ),
+    (
+        ["--preset", "sac-v1", "--target-subset", "2"],
+        "--target-subset has no effect here: it needs --num-critics",
+    ),
+    (["--preset", "sac", "--num-critics", "1", "--actor-value", "mean"], "--actor-value has no effect here: it needs"),
     (["--lr-schedule", "cosine"], "--lr-schedule has no effect here: it needs --lr-final-fraction below 1"),
     (["--critic-hidden", "16", "0"], "critic_hidden"),
     (["--no-such-option", "1"], "--no-such-option"),
