@@ -166,6 +166,7 @@ class Config(Simulation):
         categorical, batch = self.critic_loss == "categorical", "batch" in (self.actor_norm, self.critic_norm)
         discrete = (self.policy != "gaussian", "--policy joint or factored")
         needs = {
+            "total_env_steps": (self.minutes is None, "a run without --minutes"),
             "action_levels": discrete,
             "discrete_update": discrete,
             "actor_hidden": (not self.without_actor, "--discrete-update other than soft-q"),

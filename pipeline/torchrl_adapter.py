@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import warnings
 from importlib.metadata import version
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from tensordict import TensorDictBase
@@ -72,6 +72,10 @@ class _Parts:
 
 class _ContinuousParts(_Parts):
     """Actions and critics of the variants with continuous actions."""
+
+    actor_network: Any
+    actor_network_params: TensorDictBase
+    qvalue_network: Any
 
     def sample_action(self, batch: TensorDictBase, differentiable: bool) -> tuple[Tensor, Tensor]:
         """Reparameterised actions of the policy, (B, action_dim), and their log-probabilities, (B,)."""

@@ -71,8 +71,8 @@ def parse_options(
     task_defaults = _default_options(task) if option_hints(task) else None
     options_type = _options_type(default, preset, task_defaults, extra, run_dir)
     options = _parse(rest, f"saltus {command} {task_name}", options_type)
-    refuse_unused(options.config, default)
     _refuse_two_lengths(options.config, rest)
+    refuse_unused(options.config, default)
     refuse_simulation(reference, options.config)
     changed = _changed_options(task, options.task, task_defaults) if task_defaults is not None else {}
     options.config = dataclasses.replace(options.config, task_options=encode_options(task, changed))

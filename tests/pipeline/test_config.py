@@ -326,6 +326,11 @@ def test_preset_accepts_overrides(name: str) -> None:
     [
         ("sac", {"num_atoms": 11}, "--num-atoms has no effect here: it needs --critic-loss categorical"),
         ("sac", {"target_subset": 2}, "--target-subset has no effect here: it needs --num-critics above it"),
+        (
+            "sac",
+            {"minutes": 1.0, "total_env_steps": 10_000},
+            "--total-env-steps has no effect here: it needs a run without",
+        ),
         ("redq", {"num_critics": 1, "target_subset": 1}, "--target-subset has no effect here"),
         ("sac", {"num_critics": 1, "actor_value": "mean"}, "--actor-value has no effect here: it needs --num-critics"),
         (

@@ -71,7 +71,7 @@ REFUSED = [
     (["--value-network"], "with --value-network see no (s', a'): set --critic-norm none or layer"),
     (["--preset", "sac-v1", "--alpha-lr", "1e-3"], "set --alpha-lr 0; --preset sac learns the temperature"),
     (["--alpha-lr", "0", "--target-entropy", "-1"], "--target-entropy has no effect here: it needs --alpha-lr above 0"),
-    (["--alpha-lr", "0", "--alpha-loss", "exp"], "--alpha-loss has no effect here: it needs --alpha-lr above 0"),
+    (["--alpha-lr", "0", "--alpha-loss", "log"], "--alpha-loss has no effect here: it needs --alpha-lr above 0"),
     (["--num-atoms", "11"], "--num-atoms has no effect here: it needs --critic-loss categorical"),
     (["--value-range", "2"], "--value-range has no effect here: it needs --critic-loss categorical"),
     (["--preset", "sac", "--norm-order", "before"], "it needs --critic-norm batch and --network mlp"),
