@@ -15,7 +15,7 @@ With a state-value network, `Agent.update_critic` first minimises `value_loss`, 
 arXiv 1801.01290), over that network.
 
 The functions are those of `pipeline.torchrl_adapter`. They evaluate the loss module that `pipeline.losses` chooses for
-a configuration: TorchRL's SACLoss or CrossQLoss, or a variant of SACLoss or of DiscreteSACLoss.
+a configuration: a variant of TorchRL's SACLoss, CrossQLoss or DiscreteSACLoss.
 """
 
 from __future__ import annotations
@@ -128,6 +128,15 @@ class Agent:
         self.progress.fill_(progress)
         self.gamma.fill_(self.config.discount(env_steps, control_step))
 
+    def settings(self) -> Metrics:
+        """Settings that change during the run: ``"gamma"``, and if they exist ``"actor_lr"``, ``"reward_divisor"``."""
+        settings = {"gamma": self.gamma}
+        if "actor" in self.optimizers:
+            settings["actor_lr"] = self.optimizers["actor"].current_lr
+        if self.normalizers.rewards is not None:
+            settings["reward_divisor"] = self.normalizers.rewards.divisor
+        return settings
+
     def act(self, observation: Tensor, noise: Tensor) -> Tensor:
         """Actions of the stochastic policy, (N, action_dim) in [-1, 1].
 
@@ -169,13 +178,13 @@ class Agent:
         """
         batch = self.normalizers.normalize_batch(batch)
         losses = self._update_value(batch) if self._value_params else {}
-        loss, td_error = critic_loss(self.loss, batch)
+        loss, metrics = critic_loss(self.loss, batch)
         self._minimize("critic", loss)
         self._update_targets()
         losses["critic_loss"] = loss.detach()
         for one in losses.values():
             self._divergence.record(one)
-        return {**losses, "td_error": td_error.mean()}
+        return {**losses, **{name: value.mean() for name, value in metrics.items()}}
 
     def _update_value(self, batch: TensorDictBase) -> Metrics:
         """One step of the state-value network on J_V, from a normalised batch."""
@@ -187,7 +196,8 @@ class Agent:
         """One step of the actor on J_pi (eq. 9), then one of the temperature, if it is learned, on J(alpha) (eq. 18).
 
         J_pi is the mean of alpha log pi(a|s) - min Q(s, a), with reparameterised a ~ pi(s).
-        J(alpha) is the mean of -log_alpha (log pi(a|s) + target_entropy).
+        J(alpha) is the mean of -log_alpha (log pi(a|s) + target_entropy) or, if so configured, of
+        -alpha (log pi(a|s) + target_entropy).
         """
         batch = self.normalizers.normalize_batch(batch)
         loss, log_prob = actor_loss(self.loss, batch)
@@ -197,7 +207,7 @@ class Agent:
         metrics = {"actor_loss": loss.detach()}
         alpha = self.loss.log_alpha.detach().exp()
         if "alpha" in self.optimizers:
-            temperature_loss = alpha_loss(self.loss, log_prob)
+            temperature_loss = alpha_loss(self.loss, log_prob, self.config.alpha_loss)
             self._minimize("alpha", temperature_loss)
             metrics["alpha_loss"] = temperature_loss.detach()
         self._divergence.record(loss)

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from pipeline.config import LATER_SETTINGS
 from pipeline.files import replacing
 from saltus.errors import SaltusError, warn_once
 from saltus.versions import versions
@@ -262,6 +263,7 @@ def _is_environmental(error: Exception) -> bool:
 
 
 def _require_same(path: Path, written: dict[str, Any], config: dict[str, Any]) -> None:
+    written = {**LATER_SETTINGS, **written}
     different = sorted(
         key for key in config.keys() - {"task"} if json.dumps(written.get(key)) != json.dumps(config[key])
     )  # as JSON: NaN is equal to itself

@@ -19,6 +19,8 @@ GROWTH = (250_000, 750_000)
 """Env steps between which the automatic discount grows."""
 LONGEST_HORIZON = 1.6
 """Seconds of simulated time to which the horizon of the automatic discount grows, within 100 and 200 control steps."""
+LATER_SETTINGS: dict[str, Any] = {"alpha_loss": "log"}
+"""Settings that runs of earlier versions may lack, with the values that these versions had."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,8 @@ class Config(Simulation):
     normalize_observations: bool = False
     """Normalise observations by their running mean and standard deviation."""
     reward_scaling: Literal["none", "std", "bounded"] = "bounded"
-    """std: divide rewards by the running std of returns. bounded: also keep returns within value_range."""
+    """std: divide rewards by the running std of returns. bounded: also keep returns roughly within value_range,
+    without the entropy bonus."""
 
     actor_lr: float = 1e-3
     """Adam's learning rate for the actor."""
@@ -121,6 +124,9 @@ class Config(Simulation):
     """Adam's learning rate for the critics and the state-value network."""
     alpha_lr: float = 1e-3
     """Adam's learning rate for the temperature; 0: the temperature stays at alpha_init."""
+    alpha_loss: Literal["log", "exp"] = "log"
+    """Loss of the temperature: log(alpha) or, as in CrossQ, XQC and FlashSAC, alpha times the entropy's excess over its
+    target. Both are minimised over log(alpha)."""
     lr_schedule: Literal["linear", "cosine"] = "linear"
     """Decay of the learning rates over the run."""
     lr_final_fraction: float = 0.1
@@ -160,10 +166,18 @@ class Config(Simulation):
         categorical, batch = self.critic_loss == "categorical", "batch" in (self.actor_norm, self.critic_norm)
         discrete = (self.policy != "gaussian", "--policy joint or factored")
         needs = {
+            "total_env_steps": (self.minutes is None, "a run without --minutes"),
             "action_levels": discrete,
             "discrete_update": discrete,
             "actor_hidden": (not self.without_actor, "--discrete-update other than soft-q"),
             "actor_lr": (not self.without_actor, "--discrete-update other than soft-q"),
+            "policy_delay": (
+                not self.without_actor or self.learns_temperature,
+                "--discrete-update other than soft-q, or --alpha-lr above 0",
+            ),
+            # Values that mean the same as the defaults.
+            "target_subset": (self.target_subset < self.num_critics, "--num-critics above it"),
+            "actor_value": (self.actor_value == "min" or self.num_critics > 1, "--num-critics above 1"),
             "tau": (self.target_network or self.value_network, "--target-network or --value-network"),
             "num_atoms": (categorical, "--critic-loss categorical"),
             "value_range": (
@@ -171,6 +185,7 @@ class Config(Simulation):
                 "--critic-loss categorical or --reward-scaling bounded",
             ),
             "norm_order": (batch and self.network == "mlp", "--critic-norm batch and --network mlp"),
+            "alpha_loss": (self.learns_temperature, "--alpha-lr above 0"),
             "target_entropy": (self.learns_temperature, "--alpha-lr above 0"),
             "target_entropy_scale": (
                 self.learns_temperature and self.target_entropy == "auto",
@@ -285,11 +300,12 @@ class Config(Simulation):
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Config:
-        """Inverse of `to_dict`.
+        """Inverse of `to_dict`; `LATER_SETTINGS` may be missing.
 
         Raises:
             SaltusError: unknown or missing fields (written by another version), or invalid values.
         """
+        values = {**LATER_SETTINGS, **values}
         names = {item.name for item in dataclasses.fields(cls)}
         if names != set(values):
             unknown, missing = sorted(set(values) - names), sorted(names - set(values))

@@ -43,6 +43,13 @@ def check(config: Config) -> None:
     _check_recipe(config)
 
 
+def refuse_unused(config: Config, default: Config) -> None:
+    """Raise SaltusError if a setting that has no effect with the others differs from its default."""
+    for name, needed in config.unused_settings().items():
+        if getattr(config, name) != getattr(default, name):
+            raise SaltusError(f"--{name.replace('_', '-')} has no effect here: it needs {needed}")
+
+
 def _check_choices(config: Config) -> None:
     for name, hint in get_type_hints(type(config)).items():
         value, kind = getattr(config, name), get_origin(hint) or hint

@@ -65,7 +65,8 @@ class ExactLoss(DiscreteVariant):
         """The critics' values of all levels, (critics, B, heads, choices).
 
         The value of an action is the sum of its levels' values over the heads. With one head this is any function of
-        the joint action. With a head for each actuator it is an additive one (Seyde et al. 2023, arXiv 2210.12566).
+        the joint action. With a head for each actuator it is an additive one, as
+        in Seyde et al. 2023 (arXiv 2210.12566), who take the mean over heads: their parts are larger by that factor.
         """
         return self.levels.split(self.critics(batch.select(*self.qvalue_network.in_keys), params))
 

@@ -1,4 +1,4 @@
-"""The loss module of a configuration: TorchRL's SACLoss or CrossQLoss, or a variant of one.
+"""The loss module of a configuration: a variant of TorchRL's SACLoss or CrossQLoss.
 
 `pipeline.discrete_losses` has the variants of DiscreteSACLoss, `pipeline.state_value` the one with a state value.
 
@@ -16,7 +16,6 @@ from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModule
 from torch import Tensor, nn
 from torchrl.modules import ProbabilisticActor
-from torchrl.objectives import CrossQLoss, SACLoss
 
 from pipeline.config import Config
 from pipeline.discrete import CategoricalActor, describe_choices
@@ -26,10 +25,12 @@ from pipeline.state_value import StateValueLoss
 from pipeline.target_entropy import continuous_target
 from pipeline.torchrl_adapter import (
     ActionDistribution,
+    CrossQVariant,
     Loss,
     SACVariant,
     actor_parameters,
     critic_parameters,
+    describe_targets,
     prepare,
     squared_errors,
 )
@@ -37,7 +38,7 @@ from saltus.errors import SaltusError
 
 
 class EnsembleLoss(SACVariant):
-    """SAC with an ensemble of critics (REDQ; Chen et al. 2021, algorithm 1).
+    """SAC with an ensemble of critics (REDQ; Chen et al. 2021, algorithm 1); without a subset, as TorchRL's SACLoss.
 
     TorchRL's REDQLoss has the same critic loss, but computes all three losses at every update, which wastes 19 of 20
     actor losses at `policy_delay` 20, and clips alpha to [0.1, 10].
@@ -85,6 +86,19 @@ def draw_subset(count: int, size: int, after: Tensor) -> Tensor:
     return after.sum().expand(count).clone().uniform_().argsort()[:size]
 
 
+class JointLoss(CrossQVariant):
+    """CrossQ: TorchRL's CrossQLoss, with the metrics of the critics' loss (Bhatt et al. 2024)."""
+
+    def qvalue_loss(self, tensordict: TensorDictBase) -> tuple[Tensor, dict[str, Tensor]]:
+        both, actions, log_prob = self.joint_batch(tensordict)
+        outputs = self.critics(both, actions, self.qvalue_network_params, "state_action_value")
+        values, next_values = outputs.squeeze(-1).chunk(2, dim=1)
+        with torch.no_grad():
+            next_value = (next_values.amin(0) - self.alpha * log_prob).unsqueeze(-1)
+            target = self.value_estimator.value_estimate(tensordict, next_value=next_value).squeeze(-1)
+        return squared_errors(values, target)
+
+
 class CategoricalLoss(SACVariant):
     """SAC with categorical critics and the cross-entropy (XQC, FlashSAC; Bellemare et al. 2017).
 
@@ -104,10 +118,7 @@ class CategoricalLoss(SACVariant):
 
     def critic_loss(self, batch: TensorDictBase) -> tuple[Tensor, dict[str, Tensor]]:
         next_batch = batch["next"]
-        next_action, log_prob = self.sample_action(next_batch, differentiable=False)
-        observed = [key for key in self.qvalue_network.in_keys if key != "action"]
-        both = torch.cat([batch.select(*observed), next_batch.select(*observed)])
-        actions = torch.cat([batch["action"], next_action])
+        both, actions, log_prob = self.joint_batch(batch)
         logits, next_logits = self._logits(both, actions, self.qvalue_network_params).chunk(2, dim=1)
         with torch.no_grad():
             if self.delay_qvalue:
@@ -118,8 +129,9 @@ class CategoricalLoss(SACVariant):
             discount = self.value_estimator.gamma**steps * ~next_batch["terminated"]
             values = next_batch["reward"] + discount * (self.atoms - self.alpha * log_prob.unsqueeze(-1))
             target = project(probabilities, values, self.atoms)
+            clipped = clipped_share(probabilities, values, self.atoms)
         loss = -(target * logits.log_softmax(-1)).sum(-1).sum(0).mean()
-        return loss, {"td_error": (self._mean(logits) - target @ self.atoms).detach().abs().amax(0)}
+        return loss, {**describe_targets(self._mean(logits), target @ self.atoms), "clipped_targets": clipped}
 
     def actor_loss(self, batch: TensorDictBase) -> tuple[Tensor, dict[str, Tensor]]:
         # The actor's batch norms normalise by the batch, the critics' by their running statistics.
@@ -167,6 +179,12 @@ def project(probabilities: Tensor, values: Tensor, atoms: Tensor) -> Tensor:
     result = torch.zeros_like(probabilities)
     result = result.scatter_add(-1, index, probabilities * (1 - fraction))
     return result.scatter_add(-1, index + 1, probabilities * fraction)
+
+
+def clipped_share(probabilities: Tensor, values: Tensor, atoms: Tensor) -> Tensor:
+    """The share of a batch's probability that `project`, with these arguments, moves to the outermost atoms."""
+    outside = (values < atoms[0]) | (values > atoms[-1])
+    return (probabilities * outside).sum(-1).mean()
 
 
 def make_loss(
@@ -247,9 +265,7 @@ def loss_class(config: Config) -> tuple[type[Loss], str, dict[str, Any]]:
     if config.value_network:
         return StateValueLoss, "state_action_value", {"delay_qvalue": False}
     if not config.target_network:
-        return CrossQLoss, "state_action_value", {}
-    if config.clipped_double_q:
-        return SACLoss, "state_action_value", {}
+        return JointLoss, "state_action_value", {}
     subset = config.target_subset or config.num_critics
     return EnsembleLoss, "state_action_value", {"target_subset": subset, "actor_value": config.actor_value}
 

@@ -90,14 +90,16 @@ class ObservationNormalizer(RunningStatistics):
 class RewardScaler(RunningStatistics):
     """Divides rewards by the standard deviation of discounted returns (Engstrom et al. 2020; FlashSAC, XQC).
 
-    The return of each world is ``G <- reward + gamma (1 - done) G``; the standard deviation is over time and worlds.
-    Only `update` changes the statistics.
+    The return of each world is that of its past, ``G <- reward + gamma (1 - done) G``, with the ``done`` of the same
+    transition: at an episode's last step its sum is dropped, and G is the reward alone. The standard deviation is over
+    time and worlds. Only `update` changes the statistics.
 
     Args:
         num_envs: number of this rank's worlds.
         gamma: discount factor, a number or a scalar that may change in place.
-        value_range: if given, the divisor is at least ``max |G| / value_range``, so that scaled returns stay within
-            the atoms of a categorical critic.
+        value_range: if given, the divisor is at least ``max |G| / value_range``. Scaled returns then stay roughly
+            within the atoms of a categorical critic: G is the return of the past, without the entropy bonus, and the
+            critic's is that of the future, with it.
         device: where the statistics live.
         ranks: the processes whose returns are counted together.
     """
@@ -122,12 +124,17 @@ class RewardScaler(RunningStatistics):
         largest = self._ranks.maximum(self.returns.abs().max())
         self.max_abs_return.copy_(torch.maximum(self.max_abs_return, largest))
 
-    def __call__(self, reward: Tensor) -> Tensor:
-        """Scaled rewards, (B, 1) float32."""
+    @property
+    def divisor(self) -> Tensor:
+        """The number that divides rewards, a float64 scalar."""
         divisor = (self.moments.variance + EPSILON).sqrt().squeeze()
         if self.value_range is not None:
             divisor = torch.maximum(divisor, self.max_abs_return / self.value_range)
-        return reward / divisor.float()
+        return divisor
+
+    def __call__(self, reward: Tensor) -> Tensor:
+        """Scaled rewards, (B, 1) float32."""
+        return reward / self.divisor.float()
 
     def state_dict(self) -> dict[str, Tensor]:
         """The statistics by name, with the returns of all ranks' worlds; waits for all ranks."""

@@ -51,6 +51,14 @@ class Adam:
         self.mean = [torch.zeros_like(parameter) for parameter in self.parameters]
         self.mean_square = [torch.zeros_like(parameter) for parameter in self.parameters]
 
+    @property
+    def current_lr(self) -> Tensor:
+        """The learning rate at this progress, a float64 scalar."""
+        progress = self.progress
+        if self.schedule == "cosine":
+            progress = (1 - torch.cos(math.pi * progress)) / 2
+        return self.lr * (1 - (1 - self.final_fraction) * progress)
+
     def minimize(self, loss: Tensor, ranks: Ranks = ALONE) -> None:
         """Take one gradient descent step on the mean of the ranks' losses, a scalar each."""
         self.step(ranks.mean(torch.autograd.grad(loss, self.parameters)))
@@ -58,10 +66,7 @@ class Adam:
     @torch.no_grad()
     def step(self, gradients: Sequence[Tensor]) -> None:
         """Take one step against `gradients`, in the order of the parameters."""
-        progress = self.progress
-        if self.schedule == "cosine":
-            progress = (1 - torch.cos(math.pi * progress)) / 2
-        lr = self.lr * (1 - (1 - self.final_fraction) * progress)
+        lr = self.current_lr
         self.step_count += 1
         step_size = lr / (1 - self.beta1**self.step_count)
         square_scale = (1 - self.beta2**self.step_count).sqrt()

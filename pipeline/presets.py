@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from pipeline.config import Config
+from pipeline.config_checks import refuse_unused
 from saltus.errors import SaltusError
 
 DEFAULT = "fast"
@@ -43,6 +45,7 @@ _CATEGORICAL: dict[str, Any] = {
     "norm_order": "before",
     "adam_beta1": 0.9,
     "alpha_init": 0.01,
+    "alpha_loss": "exp",
 }
 _FLASHSAC: dict[str, Any] = {
     **_CATEGORICAL,
@@ -91,7 +94,7 @@ _SETTINGS: dict[str, dict[str, Any]] = {
         "policy_delay": 20,
     },
     # Bhatt et al. 2024, "CrossQ", with critics of width 256 instead of 2048, and batch norm instead of batch renorm.
-    "crossq": {**_MSE, "lr_final_fraction": 1.0},
+    "crossq": {**_MSE, "alpha_loss": "exp", "lr_final_fraction": 1.0},
     # Palenicek et al. 2025, "XQC": batch norm, weight normalisation and cross-entropy, for a well-conditioned loss.
     "xqc": {
         **_CATEGORICAL,
@@ -112,6 +115,7 @@ _SETTINGS: dict[str, dict[str, Any]] = {
     "flashsac-parallel": {
         **_FLASHSAC,
         "num_envs": 1024,
+        "n_step": 3,
         "total_env_steps": 50_000_000,
         "utd_ratio": 2 / 1024,
         "batch_size": 2048,
@@ -138,8 +142,11 @@ def preset(name: str, task: str, **overrides: Any) -> Config:
         **overrides: further fields of `Config`.
 
     Raises:
-        SaltusError: an unknown preset, or invalid settings.
+        SaltusError: an unknown preset, or settings that are invalid or have no effect.
     """
     if name not in _SETTINGS:
         raise SaltusError(f"there is no preset {name!r}; there are {', '.join(names())}")
-    return Config(task, **{**_SETTINGS[name], **overrides})
+    default = Config(task, **_SETTINGS[name])
+    config = replace(default, **overrides)
+    refuse_unused(config, default)
+    return config

@@ -19,7 +19,7 @@ def metrics_row(
         config: the run's configuration.
         totals: env steps, gradient steps, seconds, and the worlds' statistics (see `envs.statistics`), since the start.
         since: the same since the last row.
-        metrics: the metrics of the latest updates, by name.
+        metrics: the metrics of the latest updates and the agent's settings, by name.
     """
     episodes = since["episodes"] or math.nan
     return {
@@ -60,14 +60,20 @@ def evaluation_row(counters: Mapping[str, float], evaluation: Evaluation) -> dic
 
 
 def _agent_metrics(config: Config) -> list[str]:
-    """The metrics of a configuration's updates."""
+    """The metrics of a configuration's updates, and the settings that change."""
     metrics = {
         "critic_loss": True,
         "td_error": True,
+        "q_mean": True,
+        "target_mean": True,
+        "clipped_targets": config.critic_loss == "categorical",
         "actor_loss": True,
         "alpha_loss": config.learns_temperature,
         "alpha": True,
         "entropy": True,
         "value_loss": config.value_network,
+        "gamma": True,
+        "actor_lr": not config.without_actor,
+        "reward_divisor": config.reward_scaling != "none",
     }
     return [name for name, computed in metrics.items() if computed]

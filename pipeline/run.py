@@ -226,7 +226,7 @@ class Run:
             DivergenceError: a metric is not finite.
             SaltusError: the ranks' networks differ.
         """
-        metrics = self.agent.check_finite(mean_metrics(self.metrics, self.ranks))
+        metrics = self.agent.check_finite(mean_metrics(self.metrics, self.ranks) | self.agent.settings())
         seconds = self.seconds - self._logged.get("seconds", 0.0)
         reports = compare_ranks(self.agent, self.env.statistics(), seconds)
         totals = add_statistics(reports) | self._counters()

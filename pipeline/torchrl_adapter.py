@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import warnings
 from importlib.metadata import version
-from typing import TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from tensordict import TensorDictBase
@@ -34,8 +34,8 @@ _SHARED_PARTS = {
     "target_entropy": "the entropy that the temperature aims at",
 }
 PARTS: dict[type, dict[str, str]] = {
-    SACLoss: {"qvalue_v2_loss": "the critics' loss", **_SHARED_PARTS},
-    CrossQLoss: {"qvalue_loss": "the critics' loss", **_SHARED_PARTS},
+    SACLoss: _SHARED_PARTS,
+    CrossQLoss: _SHARED_PARTS,
     DiscreteSACLoss: _SHARED_PARTS,
 }
 """Undocumented attributes of TorchRL's losses that saltus uses, and what for."""
@@ -70,14 +70,43 @@ class _Parts:
         return self._cached_detached_qvalue_params
 
 
-class SACVariant(_Parts, SACLoss):
+class _ContinuousParts(_Parts):
+    """Actions and critics of the variants with continuous actions."""
+
+    actor_network: Any
+    actor_network_params: TensorDictBase
+    qvalue_network: Any
+
+    def sample_action(self, batch: TensorDictBase, differentiable: bool) -> tuple[Tensor, Tensor]:
+        """Reparameterised actions of the policy, (B, action_dim), and their log-probabilities, (B,)."""
+        with torch.set_grad_enabled(differentiable), self.actor_network_params.to_module(self.actor_network):
+            return self.actor_network.get_dist(batch.select("observation")).rsample_and_log_prob()
+
+    def joint_batch(self, batch: TensorDictBase) -> tuple[TensorDictBase, Tensor, Tensor]:
+        """The critics' observations of s and s', actions a and a' ~ pi(s'), 2B each, and log pi(a'|s'), (B,)."""
+        next_batch = batch["next"]
+        next_action, log_prob = self.sample_action(next_batch, differentiable=False)
+        observed = [key for key in self.qvalue_network.in_keys if key != "action"]
+        both = torch.cat([batch.select(*observed), next_batch.select(*observed)])
+        return both, torch.cat([batch["action"], next_action]), log_prob
+
+    def critics(self, batch: TensorDictBase, action: Tensor, params: TensorDictBase, key: str) -> Tensor:
+        """The output `key` of every critic, (critics, B, ...), for the observations of `batch` and other actions."""
+        return _critic_outputs(self, batch, action, params, key)
+
+
+class CrossQVariant(_ContinuousParts, CrossQLoss):
+    """Base class of a CrossQ loss with its own critic loss, `qvalue_loss`."""
+
+
+class SACVariant(_ContinuousParts, SACLoss):
     """Base class of SAC losses with their own critic and actor losses.
 
     Subclasses define `critic_loss` and `actor_loss` with the public methods and properties below.
     """
 
     def critic_loss(self, batch: TensorDictBase) -> tuple[Tensor, dict[str, Tensor]]:
-        """The critics' loss, a scalar, and ``"td_error"`` (B,)."""
+        """The critics' loss, a scalar, and the metrics of `torchrl_adapter.critic_loss`."""
         raise NotImplementedError
 
     def actor_loss(self, batch: TensorDictBase) -> tuple[Tensor, dict[str, Tensor]]:
@@ -87,15 +116,6 @@ class SACVariant(_Parts, SACLoss):
     def qvalue_v2_loss(self, tensordict: TensorDictBase) -> tuple[Tensor, dict[str, Tensor]]:
         """`critic_loss`, by TorchRL's name."""
         return self.critic_loss(tensordict)
-
-    def sample_action(self, batch: TensorDictBase, differentiable: bool) -> tuple[Tensor, Tensor]:
-        """Reparameterised actions of the policy, (B, action_dim), and their log-probabilities, (B,)."""
-        with torch.set_grad_enabled(differentiable), self.actor_network_params.to_module(self.actor_network):
-            return self.actor_network.get_dist(batch.select("observation")).rsample_and_log_prob()
-
-    def critics(self, batch: TensorDictBase, action: Tensor, params: TensorDictBase, key: str) -> Tensor:
-        """The output `key` of every critic, (critics, B, ...), for the observations of `batch` and other actions."""
-        return _critic_outputs(self, batch, action, params, key)
 
     def action_value(self, batch: TensorDictBase, action: Tensor) -> Tensor:
         """The value that the actor's loss maximises, (B,): the minimum over the critics."""
@@ -122,7 +142,7 @@ class DiscreteVariant(_Parts, DiscreteSACLoss):
         raise NotImplementedError
 
     def qvalue_loss(self, tensordict: TensorDictBase) -> tuple[Tensor, dict[str, Tensor]]:
-        """The critics' loss, a scalar, and ``"td_error"`` (B,), by TorchRL's name."""
+        """The critics' loss, a scalar, and the metrics of `torchrl_adapter.critic_loss`, by TorchRL's name."""
         with torch.no_grad():
             next_value = self.next_value(tensordict["next"]).unsqueeze(-1)
             target = self.value_estimator.value_estimate(tensordict, next_value=next_value).squeeze(-1)
@@ -141,11 +161,17 @@ class DiscreteVariant(_Parts, DiscreteSACLoss):
 def squared_errors(values: Tensor, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     """J_Q of values (critics, B) and their target (B,): see `SACVariant.critic_loss`.
 
-    The loss is averaged over the batch and summed over critics, without the factor 1/2 of the papers. Of the critics'
-    errors the largest counts as the TD error.
+    The loss is averaged over the batch and summed over critics, without the factor 1/2 of the papers. The metrics are
+    those of `critic_loss`.
     """
     errors = nn.functional.mse_loss(values, target.expand_as(values), reduction="none")
-    return errors.sum(0).mean(), {"td_error": (values - target).abs().detach().amax(0)}
+    return errors.sum(0).mean(), describe_targets(values, target)
+
+
+def describe_targets(values: Tensor, target: Tensor) -> dict[str, Tensor]:
+    """The metrics of `critic_loss` for values (critics, B) and targets (B,)."""
+    values = values.detach()
+    return {"td_error": (values - target).abs().amax(0), "q_mean": values.mean(), "target_mean": target.mean()}
 
 
 def prepare(loss: Loss, gamma: float, device: torch.device) -> None:
@@ -180,15 +206,16 @@ def require_parts(loss: Loss) -> None:
         )
 
 
-def critic_loss(loss: Loss, batch: TensorDictBase) -> tuple[Tensor, Tensor]:
+def critic_loss(loss: Loss, batch: TensorDictBase) -> tuple[Tensor, dict[str, Tensor]]:
     """J_Q, eq. 5: the soft Bellman error, averaged over the batch and summed over critics.
 
     Returns:
-        The loss, a scalar without the equation's factor 1/2, and the TD errors, (B,), without gradient.
+        The loss, a scalar without the equation's factor 1/2, and metrics without gradient. ``"td_error"``: the largest
+        over critics, (B,). ``"q_mean"``: the mean of the critics' values of the batch. ``"target_mean"``: the mean
+        target. ``"clipped_targets"``, of categorical critics only: see `pipeline.losses.clipped_share`.
     """
     evaluate = loss.qvalue_loss if isinstance(loss, CrossQLoss | DiscreteSACLoss) else loss.qvalue_v2_loss
-    value, metadata = evaluate(batch)
-    return value, metadata["td_error"]
+    return evaluate(batch)
 
 
 def actor_loss(loss: Loss, batch: TensorDictBase) -> tuple[Tensor, Tensor]:
@@ -232,12 +259,16 @@ def _critic_outputs(loss: Loss, batch: TensorDictBase, action: Tensor, params: T
     return loss._vmap_qnetworkN0(pairs, params)[key]
 
 
-def alpha_loss(loss: Loss, log_prob: Tensor) -> Tensor:
-    """J(alpha), eq. 18 in ``log_alpha``: the mean of ``-log_alpha (log pi(a|s) + target_entropy)``, a scalar.
+def alpha_loss(loss: Loss, log_prob: Tensor, form: Literal["log", "exp"] = "log") -> Tensor:
+    """J(alpha), eq. 18, minimised over ``log_alpha``, which keeps alpha positive; a scalar.
 
-    TorchRL descends in log_alpha in place of alpha, which keeps alpha positive. The gradient is the same number,
-    ``-(log pi(a|s) + target_entropy)``, so both have the same fixed point: an entropy of ``target_entropy``.
+    ``"log"`` is TorchRL's loss, the mean of ``-log_alpha (log pi(a|s) + target_entropy)``. Its gradient for log_alpha,
+    ``-(log pi(a|s) + target_entropy)``, is that of eq. 18 for alpha. ``"exp"`` is eq. 18 as a function of log_alpha,
+    the mean of ``-exp(log_alpha) (log pi(a|s) + target_entropy)``, whose gradient is alpha times as large (CrossQ,
+    XQC, FlashSAC). Both have the same fixed point: an entropy of ``target_entropy``.
     """
+    if form == "exp":
+        return -(loss.log_alpha.exp() * (log_prob + loss.target_entropy)).mean()
     return loss.alpha_loss(log_prob).mean()
 
 

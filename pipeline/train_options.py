@@ -18,6 +18,7 @@ from envs.task_ref import TaskRef, resolve_task
 from envs.tasks.gymnasium_task import GymnasiumTask, is_gymnasium_model
 from pipeline import presets
 from pipeline.config import Config
+from pipeline.config_checks import refuse_unused
 from saltus.errors import SaltusError
 
 # Options and values of saltus 0.1.0, with their names today.
@@ -70,8 +71,8 @@ def parse_options(
     task_defaults = _default_options(task) if option_hints(task) else None
     options_type = _options_type(default, preset, task_defaults, extra, run_dir)
     options = _parse(rest, f"saltus {command} {task_name}", options_type)
-    _refuse_unused(options.config, default)
     _refuse_two_lengths(options.config, rest)
+    refuse_unused(options.config, default)
     refuse_simulation(reference, options.config)
     changed = _changed_options(task, options.task, task_defaults) if task_defaults is not None else {}
     options.config = dataclasses.replace(options.config, task_options=encode_options(task, changed))
@@ -198,13 +199,6 @@ def _refuse_old_names(arguments: list[str]) -> None:
             raise SaltusError(f"{name} is now {RENAMED_OPTIONS[name]}")
         if (name, following) in RENAMED_VALUES:
             raise SaltusError(f"{name} {following} is now {name} {RENAMED_VALUES[name, following]}")
-
-
-def _refuse_unused(config: Config, default: Config) -> None:
-    """Raise SaltusError if an option was set that has no effect with the others."""
-    for name, needed in config.unused_settings().items():
-        if getattr(config, name) != getattr(default, name):
-            raise SaltusError(f"--{name.replace('_', '-')} has no effect here: it needs {needed}")
 
 
 def _refuse_two_lengths(config: Config, arguments: list[str]) -> None:

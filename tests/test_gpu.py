@@ -6,6 +6,7 @@ import math
 import sys
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -192,7 +193,7 @@ def test_seed_determines_initial_states() -> None:
 def make_agent(preset: str, **options: Any) -> tuple[Agent, ReplayBuffer]:
     torch.manual_seed(0)
     small = {"batch_size": 64, "actor_hidden": (32, 32), "critic_hidden": (32, 32), "policy_delay": 2, "n_step": 3}
-    config = presets.preset(preset, "Hopper-v5", **small, **options)
+    config = replace(presets.preset(preset, "Hopper-v5"), **small, **options)
     buffer = ReplayBuffer(4096, 11, 3, "cuda", n_step=config.n_step)
     generator = torch.Generator().manual_seed(0)
     data = random_transitions(4096, 11, 3)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -48,7 +49,7 @@ class FunctionCritic(nn.Module):
 
 def settings(preset: str, **overrides: Any) -> Config:
     """A preset on the CPU, eager."""
-    return preset_config(preset, "InvertedPendulum-v5", **{"device": "cpu", "compile": False, **overrides})
+    return replace(preset_config(preset, "InvertedPendulum-v5"), **{"device": "cpu", "compile": False, **overrides})
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def test_a_preset_solves_a_task(tmp_path: Path, preset: str, goal: tuple[str, fl
     """The run stops as soon as an evaluation reaches the bar."""
     task, bar = goal
     task = str(ROOT / task) if ".py:" in task else task
-    config = preset_config(preset, task, **{**QUICK, **options})
+    config = replace(preset_config(preset, task), **{**QUICK, **options})
     run = Run(config, tmp_path)
     create(config, tmp_path, run.env.model)
 

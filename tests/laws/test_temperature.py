@@ -68,3 +68,13 @@ def test_both_losses_have_the_same_gradient_and_the_same_fixed_point(alpha: floa
     (expected,) = torch.autograd.grad(-(itself * (log_prob + TARGET)).mean(), [itself])
     torch.testing.assert_close(found, expected)
     assert float(found) == pytest.approx(excess, abs=1e-6), "positive: an entropy above the target lowers alpha"
+
+
+@pytest.mark.parametrize("alpha", [0.05, 1.0, 3.0])
+def test_the_exp_form_has_the_papers_loss_and_alpha_times_the_gradient(alpha: float) -> None:
+    loss, log_prob = make_agent(alpha).loss, torch.tensor([-0.3, 0.1, 0.9])
+    value = alpha_loss(loss, log_prob, "exp")
+    (found,) = torch.autograd.grad(value, [loss.log_alpha])
+    (by_log,) = torch.autograd.grad(alpha_loss(loss, log_prob), [loss.log_alpha])
+    assert value.item() == pytest.approx(-alpha * float((log_prob + TARGET).mean()))
+    torch.testing.assert_close(found, alpha * by_log)

@@ -17,7 +17,7 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -131,6 +131,7 @@ class Reference:
     num_critics: int
     gamma: float
     actor_value: str
+    metrics: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(cls, preset: str, loss: Loss, **overrides: Any) -> Reference:
@@ -195,13 +196,20 @@ class Reference:
             entropy = torch.zeros_like(entropy)  # V contains it
         if self.preset not in CATEGORICAL:
             target = reward + discount * (next_values.detach()[subset].min(0).values + entropy)
+            self.metrics = {"q_mean": values.detach().mean(), "target_mean": target.mean()}
             return ((values - target) ** 2).mean(1).sum()
         loss, atoms = torch.zeros(()), linspace()
+        mean, clipped = torch.zeros(()), torch.zeros(())
         for row in range(BATCH):
             distributions = next_values[:, row].detach().softmax(-1)
             smallest = min(distributions, key=lambda distribution: float((distribution * atoms).sum()))
-            target = split(smallest, reward[row] + discount[row] * (atoms + entropy[row]), atoms)
+            returns = reward[row] + discount[row] * (atoms + entropy[row])
+            target = split(smallest, returns, atoms)
+            mean = mean + (target * atoms).sum() / BATCH
+            clipped = clipped + smallest[returns.abs() > VALUE_RANGE].sum() / BATCH
             loss = loss - (target * values[:, row].log_softmax(-1)).sum() / BATCH
+        q_mean = (values.detach().softmax(-1) @ atoms).mean()
+        self.metrics = {"q_mean": q_mean, "target_mean": mean, "clipped_targets": clipped}
         return loss
 
     def value_loss(self, batch: TensorDict, noise: Tensor) -> Tensor:
@@ -219,8 +227,9 @@ class Reference:
         value = values.mean(0) if self.actor_value == "mean" else values.min(0).values
         return (self.alpha * log_prob - value).mean(), log_prob.detach()
 
-    def alpha_loss(self, log_prob: Tensor, target_entropy: float) -> Tensor:
-        return -(self.log_alpha * (log_prob + target_entropy)).mean()
+    def alpha_loss(self, log_prob: Tensor, target_entropy: float, form: str) -> Tensor:
+        factor = self.log_alpha if form == "log" else torch.e**self.log_alpha
+        return -(factor * (log_prob + target_entropy)).mean()
 
 
 def linspace() -> Tensor:

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +52,8 @@ SMALL: dict[str, Any] = {
 
 
 def small_config(task: str = "InvertedPendulum-v5", preset: str = "crossq", **overrides: Any) -> Config:
-    """A preset with `SMALL` and the overrides."""
-    return preset_config(preset, task, **{**SMALL, **overrides})
+    """A preset with `SMALL` and the overrides, which may be without effect."""
+    return replace(preset_config(preset, task), **{**SMALL, **overrides})
 
 
 def small_arguments(preset: str = "crossq", **overrides: Any) -> list[str]:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -46,7 +46,10 @@ def test_update_critic_changes_only_critics_state_value_network_and_targets(pres
     before = clone_state(dict(agent.loss.state_dict()))
     metrics = agent.update_critic(random_transition(16))
     has_value = agent.config.value_network
-    assert metrics.keys() == {"critic_loss", "td_error", *(["value_loss"] if has_value else [])}
+    names = {"critic_loss", "td_error", "q_mean", "target_mean"} | ({"value_loss"} if has_value else set())
+    categorical = agent.config.critic_loss == "categorical"
+    assert metrics.keys() == names | ({"clipped_targets"} if categorical else set())
+    assert all(metric.shape == () for metric in metrics.values())
     targets = {"target_value" if has_value else "target_qvalue"} if preset in WITH_TARGETS else set()
     expected = {"qvalue"} | ({"value"} if has_value else set()) | targets
     assert {name.partition("_network")[0] for name in changed(agent, before)} == expected
@@ -350,6 +353,25 @@ def test_finite_parameters_pass_and_a_bad_one_is_named() -> None:
         weight[0, 0] = float("inf")
     with pytest.raises(DivergenceError, match=rf"{name} is not finite at gradient step 1"):
         agent.check_parameters()
+
+
+def test_settings_are_those_of_the_next_update() -> None:
+    agent = make_agent("fast", gamma="auto", value_range=1.0)
+    agent.advance(0.5, 500_000, 0.008)
+    batch = random_transition(4)
+    batch["next", "reward"] = torch.tensor([[1.0], [-6.0], [2.0], [0.0]])
+    agent.observe(batch)
+    settings = {name: float(value) for name, value in agent.settings().items()}
+    assert settings == pytest.approx({"gamma": 1 - 1 / 150, "actor_lr": 5.5e-4, "reward_divisor": 6.0})
+    assert make_agent("sac").settings().keys() == {"gamma", "actor_lr"}
+
+
+@pytest.mark.parametrize(("preset", "form"), [("fast", "log"), ("sac", "log"), ("crossq", "exp"), ("xqc", "exp")])
+def test_the_temperature_descends_on_the_loss_of_its_recipe(preset: str, form: Literal["log", "exp"]) -> None:
+    agent = make_agent(preset, alpha_init=0.3)
+    entropy = float(agent.update_actor(random_transition(16))["entropy"])
+    gradient = (entropy - float(agent.loss.target_entropy)) * (0.3 if form == "exp" else 1)
+    assert float(agent.optimizers["alpha"].mean[0]) == pytest.approx(0.1 * gradient, rel=1e-5)
 
 
 @every_recipe

@@ -152,6 +152,13 @@ def test_nan_in_the_configuration_is_equal_to_itself(tmp_path: Path) -> None:
         checkpoint.load(path, CONFIG | {"task_options": {"x": 1.0}})
 
 
+def test_a_setting_that_an_earlier_version_lacked_had_its_value(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, 1, {"seed": 0}, {})
+    checkpoint.load_last(tmp_path, {"seed": 0, "alpha_loss": "log"})
+    with pytest.raises(CheckpointError, match="written with alpha_loss 'log' instead of 'exp'"):
+        checkpoint.load_last(tmp_path, {"seed": 0, "alpha_loss": "exp"})
+
+
 def test_path_of_the_tasks_file_may_differ(tmp_path: Path) -> None:
     path = checkpoint.save(tmp_path, 1, CONFIG | {"task": "/a/plain.py:Swing"}, state())
     checkpoint.load(path, CONFIG | {"task": "/b/plain.py:Swing"})

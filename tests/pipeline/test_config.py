@@ -288,6 +288,13 @@ def test_config_of_another_version_is_refused_with_the_fields_that_differ() -> N
         Config.from_dict({**values, "discount": 0.9})
 
 
+@pytest.mark.parametrize("preset", ["sac", "crossq", "flashsac"])
+def test_runs_written_before_the_temperatures_loss_could_be_chosen_keep_it(preset: str) -> None:
+    values = small_config(preset=preset).to_dict()
+    del values["alpha_loss"]
+    assert Config.from_dict(values) == small_config(preset=preset, alpha_loss="log")
+
+
 def test_config_from_json_is_checked() -> None:
     with pytest.raises(SaltusError, match="gamma is 2"):
         Config.from_dict({**small_config().to_dict(), "gamma": 2})
@@ -312,6 +319,45 @@ def test_preset_accepts_overrides(name: str) -> None:
     assert config.task == "Hopper-v5"
     assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
     assert presets.preset(name, "Hopper-v5", gamma=0.5, seed=3) == dataclasses.replace(config, gamma=0.5, seed=3)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "unused"),
+    [
+        ("sac", {"num_atoms": 11}, "--num-atoms has no effect here: it needs --critic-loss categorical"),
+        ("sac", {"target_subset": 2}, "--target-subset has no effect here: it needs --num-critics above it"),
+        (
+            "sac",
+            {"minutes": 1.0, "total_env_steps": 10_000},
+            "--total-env-steps has no effect here: it needs a run without",
+        ),
+        ("redq", {"num_critics": 1, "target_subset": 1}, "--target-subset has no effect here"),
+        ("sac", {"num_critics": 1, "actor_value": "mean"}, "--actor-value has no effect here: it needs --num-critics"),
+        (
+            "sac-discrete",
+            {"discrete_update": "soft-q", "alpha_lr": 0.0, "policy_delay": 7},
+            "--policy-delay has no effect here: it needs --discrete-update other than soft-q, or --alpha-lr above 0",
+        ),
+    ],
+)
+def test_settings_of_a_preset_without_effect_are_refused(name: str, settings: dict[str, Any], unused: str) -> None:
+    with pytest.raises(SaltusError, match=unused):
+        presets.preset(name, "Hopper-v5", **settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("redq", {"num_critics": 1, "target_subset": 0}),
+        ("redq", {"num_critics": 2}),
+        ("redq", {"critic_loss": "categorical", "critic_norm": "batch", "target_subset": 0, "actor_value": "min",
+                  "reward_scaling": "bounded"}),
+        ("sac-discrete", {"discrete_update": "soft-q", "policy_delay": 7}),
+    ],
+)  # fmt: skip
+def test_settings_of_a_preset_that_others_need_are_accepted(name: str, settings: dict[str, Any]) -> None:
+    config = presets.preset(name, "Hopper-v5", **settings)
+    assert {setting: getattr(config, setting) for setting in settings} == settings
 
 
 def test_presets_differ() -> None:

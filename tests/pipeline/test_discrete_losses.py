@@ -147,9 +147,11 @@ def test_critic_loss_and_gradient_equal_enumeration(policy: str, update: str, cr
         target = step["reward"].squeeze(-1) + alive * value
     values = joint_values(critic_parameters(loss), batch["observation"], policy, update)
     errors = values[:, torch.arange(BATCH), batch["row"]] - target
-    ours, td_error = critic_loss(loss, batch)
+    ours, metrics = critic_loss(loss, batch)
     torch.testing.assert_close(ours, errors.square().mean(1).sum(), rtol=1e-9, atol=0)
-    torch.testing.assert_close(td_error, errors.abs().amax(0), rtol=1e-9, atol=1e-12)
+    expected = {"td_error": errors.abs().amax(0), "target_mean": target.mean(), "q_mean": (errors + target).mean()}
+    for name, value in expected.items():
+        torch.testing.assert_close(metrics[name], value, rtol=1e-9, atol=1e-12)
     assert_same_gradients(ours, errors.square().mean(1).sum(), critic_parameters(loss))
 
 
@@ -197,6 +199,8 @@ def test_temperature_loss_moves_the_entropy_to_its_target(policy: str, update: s
     (gradient,) = torch.autograd.grad(alpha_loss(loss, log_prob), [loss.log_alpha])
     target = 0.4 * math.log(LEVELS**ACTION_DIM)
     torch.testing.assert_close(float(gradient), float(-log_prob.mean()) - target, rtol=1e-6, atol=1e-9)
+    (times_alpha,) = torch.autograd.grad(alpha_loss(loss, log_prob, "exp"), [loss.log_alpha])
+    torch.testing.assert_close(times_alpha, loss.log_alpha.detach().exp() * gradient)
 
 
 @pytest.mark.usefixtures("different_counts")

@@ -20,7 +20,7 @@ from pipeline_helpers import (
     random_transition,
 )
 from torch import Tensor
-from torchrl.objectives import REDQLoss, SACLoss
+from torchrl.objectives import CrossQLoss, REDQLoss, SACLoss
 
 from pipeline import losses
 from pipeline.torchrl_adapter import (
@@ -48,23 +48,27 @@ def test_each_pair_of_targets_is_drawn_equally_often() -> None:
     assert smallest[3] == 0
 
 
-def test_an_ensemble_without_subset_equals_torchrls_sac(monkeypatch: pytest.MonkeyPatch) -> None:
-    batch, sac = random_transition(BATCH), randomized_loss("sac")
-    options = {"target_subset": 2, "actor_value": "min"}
-    monkeypatch.setattr(losses, "loss_class", lambda config: (losses.EnsembleLoss, "state_action_value", options))
-    ensemble = randomized_loss("sac")
-    assert (type(sac), type(ensemble)) == (SACLoss, losses.EnsembleLoss)
+@pytest.mark.parametrize(("preset", "ours", "torchrls"), [
+    ("sac", losses.EnsembleLoss, SACLoss), ("crossq", losses.JointLoss, CrossQLoss)
+])  # fmt: skip
+def test_sac_and_crossq_equal_torchrls(
+    preset: str, ours: type, torchrls: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch, variant = random_transition(BATCH), randomized_loss(preset)
+    monkeypatch.setattr(losses, "loss_class", lambda config: (torchrls, "state_action_value", {}))
+    original = randomized_loss(preset)
+    assert (type(variant), type(original)) == (ours, torchrls)
     for compute, parameters in (
         (critic_loss, critic_parameters),
         (actor_loss, actor_parameters),
     ):
         found = []
-        for loss in (sac, ensemble):
+        for loss in (variant, original):
             torch.manual_seed(1)
             value = compute(loss, batch.copy())[0]
             found.append([value, *torch.autograd.grad(value, list(parameters(loss).values()))])
-        for ours, theirs in zip(*found, strict=True):
-            torch.testing.assert_close(ours, theirs)
+        for left, right in zip(*found, strict=True):
+            torch.testing.assert_close(left, right)
 
 
 @pytest.mark.parametrize("seed", range(3))

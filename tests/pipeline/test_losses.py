@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -36,7 +36,6 @@ from pipeline_helpers import (
 )
 from tensordict import TensorDict
 from torch import Tensor
-from torchrl.objectives import CrossQLoss, SACLoss
 
 from pipeline import losses, presets
 from pipeline.state_value import StateValueLoss
@@ -69,11 +68,11 @@ pytestmark = pytest.mark.filterwarnings("ignore:No target network updater")
 @pytest.mark.parametrize(
     ("preset", "cls", "has_targets", "batch_norms"),
     [
-        ("sac", SACLoss, True, []),
+        ("sac", losses.EnsembleLoss, True, []),
         ("sac-v1", StateValueLoss, True, []),
         ("redq", losses.EnsembleLoss, True, []),
         ("droq", losses.EnsembleLoss, True, []),
-        ("crossq", CrossQLoss, False, [OBSERVATION_DIM + ACTION_DIM, 7, 5]),
+        ("crossq", losses.JointLoss, False, [OBSERVATION_DIM + ACTION_DIM, 7, 5]),
         ("xqc", losses.CategoricalLoss, True, [OBSERVATION_DIM + ACTION_DIM, 7, 5]),
         ("flashsac", losses.CategoricalLoss, True, [OBSERVATION_DIM + ACTION_DIM, 20, 5, 20, 5]),
         ("fast", losses.CategoricalLoss, False, [OBSERVATION_DIM + ACTION_DIM, 7, 5]),
@@ -96,7 +95,7 @@ def test_every_preset_is_held_to_the_equations(preset: str) -> None:
     assert checked in {name for name, _ in CASES}
     assert checked in CRITICS
     of_the_run = ("task", "num_envs", "total_env_steps", "utd_ratio", "batch_size", "buffer_size", "learning_starts")
-    of_the_run += ("log_every", "eval_every", "checkpoint_every")
+    of_the_run += ("n_step", "log_every", "eval_every", "checkpoint_every")
     left, right = (
         {**vars(presets.preset(name, "Hopper-v5")), **dict.fromkeys(of_the_run)} for name in (preset, checked)
     )
@@ -111,10 +110,13 @@ def test_critic_loss_and_its_gradients_follow_the_equations(preset: str, overrid
     has_subset = preset == "redq" and reference.num_critics > 2
     subset = seeded_subset(seed + 10, reference.num_critics) if has_subset else slice(None)
     noise = seeded_noise(seed + 10)
-    value, td_error = critic_loss(loss, batch.copy())
+    value, metrics = critic_loss(loss, batch.copy())
     expected = reference.critic_loss(double(batch), noise, subset)
     assert_equal(value, expected, "critic loss: ")
-    assert td_error.shape == (BATCH,)
+    assert metrics.keys() == reference.metrics.keys() | {"td_error"}
+    assert metrics["td_error"].shape == (BATCH,)
+    for name, expected_metric in reference.metrics.items():
+        assert_equal(metrics[name], expected_metric, f"{name}: ", least=1e-6)
     assert_gradients_equal(value, critic_parameters(loss), expected, trainable(reference.critic))
 
 
@@ -131,9 +133,9 @@ def test_value_loss_and_its_gradients_follow_the_equation(num_critics: int, seed
 
 @pytest.mark.parametrize("preset", ["sac", "sac-v1", "droq", "crossq"])
 def test_the_loss_of_a_single_critic_is_its_mean_squared_td_error(preset: str) -> None:
-    value, td_error = critic_loss(randomized_loss(preset, num_critics=1), random_transition(BATCH))
-    assert not td_error.requires_grad
-    torch.testing.assert_close(td_error.square().mean(), value.detach())
+    value, metrics = critic_loss(randomized_loss(preset, num_critics=1), random_transition(BATCH))
+    assert not any(metric.requires_grad for metric in metrics.values())
+    torch.testing.assert_close(metrics["td_error"].square().mean(), value.detach())
 
 
 @cases
@@ -150,9 +152,11 @@ def test_actor_and_alpha_losses_and_their_gradients_follow_the_equations(
     assert_equal(value, expected, "actor loss: ")
     assert_gradients_equal(value, actor_parameters(loss), expected, trainable(reference.actor))
     assert not log_prob.requires_grad
-    value, expected = alpha_loss(loss, log_prob), reference.alpha_loss(expected_log_prob, -1.7)
-    assert_equal(value, expected, "alpha loss: ")
-    assert_gradients_equal(value, {"log_alpha": loss.log_alpha}, expected, {"log_alpha": reference.log_alpha})
+    forms: tuple[Literal["log", "exp"], ...] = ("log", "exp")
+    for form in forms:
+        value, expected = alpha_loss(loss, log_prob, form), reference.alpha_loss(expected_log_prob, -1.7, form)
+        assert_equal(value, expected, f"alpha loss {form}: ")
+        assert_gradients_equal(value, {"log_alpha": loss.log_alpha}, expected, {"log_alpha": reference.log_alpha})
 
 
 @every_preset

@@ -40,8 +40,8 @@ from saltus.versions import versions
 
 COLUMNS = {
     "env_steps", "gradient_steps", "utd_ratio", "episodes", "episode_return", "episode_length", "unstable", "nonfinite",
-    "overflowed", "critic_loss", "td_error", "actor_loss", "alpha_loss", "alpha", "entropy",
-    "reward_terms/reward_survive", "seconds", "env_steps_per_second", "gradient_steps_per_second",
+    "overflowed", "critic_loss", "td_error", "q_mean", "target_mean", "actor_loss", "alpha_loss", "alpha", "entropy",
+    "gamma", "actor_lr", "reward_terms/reward_survive", "seconds", "env_steps_per_second", "gradient_steps_per_second",
 }  # fmt: skip
 SETTINGS: dict[str, Any] = {"total_env_steps": 402, "num_envs": 3, "utd_ratio": 2 / 3, "log_every": 50, "seed": 5}
 

@@ -44,7 +44,7 @@ def test_ranges_of_a_preset_contain_its_own_values_and_have_an_effect(name: str)
 def test_own_discount_is_a_number_if_it_does_not_grow(
     options: dict[str, Any], control_step: float, values: tuple[Any, ...], own: dict[str, Any]
 ) -> None:
-    config = presets.preset("fast", TASK, **options)
+    config = dataclasses.replace(presets.preset("fast", TASK), **options)
     assert own_values({"gamma": Choices(values)}, config, action_dim=1, control_step=control_step) == own
 
 
