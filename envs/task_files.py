@@ -34,6 +34,7 @@ PACKAGE = "saltus_tasks_"
 OWN = ("saltus", "envs", "pipeline")
 
 _texts: dict[Path, str] = {}
+_executing: list[Path] = []
 
 
 def execute(path: Path) -> ModuleType:
@@ -58,13 +59,21 @@ def execute(path: Path) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look up their module by name
+    _executing.append(path)
     try:
         with _working_in(path.parent):
             spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
         raise
+    finally:
+        _executing.pop()
     return module
+
+
+def executing() -> Path | None:
+    """The file that `execute` executes at the moment, if any."""
+    return _executing[-1] if _executing else None
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ import enum
 import json
 import types
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from numbers import Integral, Real
 from pathlib import Path, PurePath
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -62,6 +63,31 @@ def decode_options(task: type, values: Mapping[str, Any]) -> dict[str, Any]:
     hints = option_hints(task)
     _require_known(task, values, hints)
     return {name: _decode_option(task, name, hints[name], value) for name, value in values.items()}
+
+
+def coerce_options(task: type, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as the type hints of their fields have them: a list becomes a tuple, a whole number a float.
+
+    Raises:
+        SaltusError: an unknown option, or a value that cannot be meant.
+    """
+    hints = option_hints(task)
+    _require_known(task, options, hints)
+    values = dict(options)
+    for name, value in options.items():
+        with suppress(TypeError, ValueError):  # `encode_options` refuses what has no data
+            values[name] = coerce(hints[name], value)
+    check_options(task, values)
+    return values
+
+
+def coerce(hint: Any, value: Any) -> Any:
+    """A value as a type hint has it, rebuilt from its JSON data.
+
+    Raises:
+        TypeError, ValueError: a value of another type, or of one that has no data.
+    """
+    return _decode(hint, json.loads(json.dumps(_encode(value))))
 
 
 def check_options(task: type, options: Mapping[str, Any]) -> None:

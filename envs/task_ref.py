@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -82,6 +83,32 @@ def resolve_task(name: str) -> TaskRef:
     reference = TaskRef(name, _registered(name), None, None) if parts is None else _from_file(name, *parts)
     check_class(reference.task)
     return reference
+
+
+def name_task(task: str | type[Task]) -> str:
+    """The name of a task: a built-in one's, or ``/path/to/file.py:ClassName``. A name is returned as it is.
+
+    Raises:
+        SaltusError: not a name or a Task class, or a class that no file defines under its name, as in a notebook.
+    """
+    if isinstance(task, str):
+        return task
+    if not is_task(task):
+        raise SaltusError(
+            f"{task!r} is not a task; expected a name such as 'Hopper-v5', gym:ID, path/to/file.py:ClassName, or a "
+            "subclass of saltus.Task, whose options are task_options"
+        )
+    for name, built_in in BUILT_IN.items():
+        if task is built_in:
+            return name
+    module = sys.modules.get(task.__module__)
+    file = getattr(module, "__file__", None) or ""
+    if not file.endswith(".py") or getattr(module, task.__name__, None) is not task:
+        raise SaltusError(
+            f"no Python file has the task {task.__qualname__} at its top level, and a run keeps its task as a file: "
+            f"move the class to a file, and pass 'path/to/file.py:{task.__name__}' or the imported class"
+        )
+    return f"{_absolute(file)}:{task.__name__}"
 
 
 def task_file(name: str) -> Path | None:

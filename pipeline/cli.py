@@ -105,10 +105,8 @@ def _is_out_of_memory(error: RuntimeError) -> bool:
 def train(arguments: list[str], console: Console) -> None:
     """``saltus train TASK``."""
     from pipeline.checkpoint import find
-    from pipeline.logger import require_packages
     from pipeline.restarts import begun_run
-    from pipeline.run_dir import require_unused
-    from pipeline.session import resume_run, train_run
+    from pipeline.session import resume_run, start_run
     from pipeline.train_options import parse_train
 
     config, run_dir = parse_train(arguments)
@@ -116,12 +114,7 @@ def train(arguments: list[str], console: Console) -> None:
     if begun is not None and find(begun / CHECKPOINTS):
         resume_run(begun, config.task, True, console, restarted=True)  # the command names the task: it is trusted
         return
-    run_dir = begun or run_dir
-    if run_dir is not None:
-        run_dir = run_dir.expanduser()  # a shell leaves the ~ of --run-dir=~/run
-        require_unused(run_dir)
-    require_packages(config)
-    train_run(config, run_dir, console)
+    start_run(config, begun or run_dir, console)
 
 
 def resume(arguments: list[str], console: Console) -> None:

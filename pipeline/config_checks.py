@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
+from envs.task_options import coerce
 from saltus.errors import SaltusError
 
 if TYPE_CHECKING:
@@ -23,7 +25,15 @@ MAXIMA: dict[str, float] = {
     **dict.fromkeys(("actor_lr", "critic_lr", "alpha_lr", "alpha_init", "value_range"), 1e30),
     "seed": 2**63 - 1,
 }
-_KINDS = {str: "a string", bool: "true or false", dict: "a dictionary", tuple: "a list of numbers"}
+_KINDS = {
+    str: "a string",
+    bool: "true or false",
+    dict: "a dictionary",
+    tuple: "a list of numbers",
+    int: "a whole number",
+    float: "a number",
+    NoneType: "None",
+}
 _MAX_WIDTH, _MAX_LAYERS, _MAX_UPDATES_PER_ROUND = 10**5, 100, 10**6
 
 
@@ -50,13 +60,35 @@ def refuse_unused(config: Config, default: Config) -> None:
             raise SaltusError(f"--{name.replace('_', '-')} has no effect here: it needs {needed}")
 
 
+def coerce_setting(name: str, hint: Any, value: Any) -> Any:
+    """A setting's value as its type hint has it: a list becomes a tuple, a whole number a float.
+
+    Raises:
+        SaltusError: a value of another type.
+    """
+    try:
+        return coerce(hint, value)
+    except (TypeError, ValueError):
+        _refuse(name, repr(value), _describe(hint))
+
+
+def _describe(hint: Any) -> str:
+    kind = get_origin(hint) or hint
+    if kind in (Union, UnionType):
+        return " or ".join(map(_describe, get_args(hint)))
+    choices = get_args(hint)
+    if kind is Literal:
+        return f"one of {', '.join(choices)}" if len(choices) > 1 else choices[0]
+    return _KINDS[kind]
+
+
 def _check_choices(config: Config) -> None:
     for name, hint in get_type_hints(type(config)).items():
         value, kind = getattr(config, name), get_origin(hint) or hint
         if kind is Literal and value not in get_args(hint):
-            _refuse(name, repr(value), f"one of {', '.join(get_args(hint))}")
-        if kind in _KINDS and not isinstance(value, kind):
-            _refuse(name, repr(value), _KINDS[kind])
+            _refuse(name, repr(value), _describe(hint))
+        if kind in (str, bool, dict, tuple) and not isinstance(value, kind):
+            _refuse(name, repr(value), _describe(hint))
 
 
 def _check_numbers(config: Config) -> None:

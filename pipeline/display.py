@@ -134,7 +134,7 @@ def show_progress(console: Console, activity: str, total: int, unit: str) -> Ite
 
 
 def _can_be_live(console: Console) -> bool:
-    return console.file.isatty() and console.is_terminal and not console.is_dumb_terminal
+    return console.file.isatty() and console.is_terminal and not console.is_dumb_terminal and not console.quiet
 
 
 def _progress_bar(console: Console, transient: bool = False) -> Progress:
@@ -156,6 +156,11 @@ def tolerate_lost_output() -> Iterator[None]:
         sys.stdout, sys.stderr = before
         for stream in before:
             _flush_or_discard(stream)
+
+
+def tolerant_console(quiet: bool) -> Console:
+    """A console on stdout that ignores its errors, as `tolerate_lost_output` does for a whole process."""
+    return Console(file=cast(TextIO, _TolerantStream(sys.stdout)), quiet=quiet)
 
 
 class _TolerantStream:

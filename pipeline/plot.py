@@ -30,15 +30,13 @@ def learning_curve(run_dir: Path, title: str) -> Path | None:
 
 def _draw(run_dir: Path, title: str) -> bytes | None:
     """The learning curve as PNG, or None before the first evaluation."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure  # not pyplot, whose backend is the program's
 
     training, evaluations = _columns(run_dir / METRICS), _columns(run_dir / EVALUATIONS)
     if not evaluations:
         return None
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), sharey=True, layout="constrained")
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
     if training:
         left.plot(
             training["env_steps"],
@@ -62,7 +60,6 @@ def _draw(run_dir: Path, title: str) -> bytes | None:
     figure.suptitle(title)
     content = io.BytesIO()
     figure.savefig(content, dpi=120)
-    plt.close(figure)
     return content.getvalue()
 
 

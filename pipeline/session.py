@@ -27,8 +27,22 @@ DEALT = (
 )
 
 
-def resume_run(run_dir: Path, task: str | None, trust: bool, console: Console, restarted: bool) -> None:
-    """Continue a run from its last checkpoint."""
+def start_run(config: Config, run_dir: Path | None, console: Console) -> tuple[Path, str | None]:
+    """Train a new run, in a directory without one; None: `run_dir.default_path`. Returns as `train_run`."""
+    from pipeline.logger import require_packages
+    from pipeline.run_dir import require_unused
+
+    if run_dir is not None:
+        run_dir = run_dir.expanduser()  # a shell leaves the ~ of --run-dir=~/run
+        require_unused(run_dir)
+    require_packages(config)
+    return train_run(config, run_dir, console)
+
+
+def resume_run(
+    run_dir: Path, task: str | None, trust: bool, console: Console, restarted: bool
+) -> tuple[Path, str | None]:
+    """Continue a run from its last checkpoint. Returns as `train_run`."""
     from pipeline.run_dir import compare_versions, describe_checkpoint, locked, open_run
 
     with locked(run_dir) if torchrun.rank() == 0 else nullcontext():
@@ -36,14 +50,19 @@ def resume_run(run_dir: Path, task: str | None, trust: bool, console: Console, r
             config, content = open_run(run_dir, task, trust)
         print_line(console, "restarted by torchrun; " * restarted + describe_checkpoint(content, config))
         compare_versions(content["versions"])
-        train_run(config, run_dir, console, content)
+        return train_run(config, run_dir, console, content)
 
 
-def train_run(config: Config, run_dir: Path | None, console: Console, content: dict[str, Any] | None = None) -> None:
+def train_run(
+    config: Config, run_dir: Path | None, console: Console, content: dict[str, Any] | None = None
+) -> tuple[Path, str | None]:
     """Train from the start, or from a checkpoint's `content`; the state is removed from it to free its memory.
 
     A new run makes its directory and locks it; the directory of a run that resumes is locked by the caller. Of several
     ranks only rank 0 writes to it, except for the others' parts of checkpoints.
+
+    Returns:
+        The run's directory, and the name of the signal that stopped the session, if one did.
     """
     from saltus.device import cuda_available
     from saltus.device.warm_start import warm_start
@@ -115,6 +134,7 @@ def train_run(config: Config, run_dir: Path | None, console: Console, content: d
             raise
     if ranks.rank == 0:
         _conclude(run, stop.received, console)
+    return run.run_dir, stop.received
 
 
 def _conclude(run: Run, signal: str | None, console: Console, diverged: bool = False) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
-from threading import Thread
+from threading import Thread, current_thread, main_thread
 from types import FrameType
 
 from pipeline.logger import Logger
@@ -64,6 +64,8 @@ class StopSignal:
     SIGHUP stays ignored if it was (``nohup``). A forked process gets the handlers of before, except that of SIGINT:
     Ctrl-C reaches it as well, and the step that ends the run may need it.
 
+    In a thread other than the main one, signals are left alone: Python handles them in the main thread only.
+
     Args:
         announce: gets a line of text at the first signal, in a thread, at once even if the main thread is busy.
 
@@ -79,6 +81,8 @@ class StopSignal:
             self._numbers.append(signal.SIGHUP)
 
     def __enter__(self) -> StopSignal:
+        if current_thread() is not main_thread():
+            return self
         # Python's C handler writes the number of each signal to the pipe; the Python handler waits for the main thread.
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._writer, False)
@@ -90,7 +94,7 @@ class StopSignal:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self not in _active:  # a forked process, which has no thread
+        if self not in _active:  # a forked process, which has no thread, or not the main thread
             return
         _active.remove(self)
         self.restore()

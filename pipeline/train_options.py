@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import difflib
+import re
+from collections.abc import Collection, Mapping
 from copy import copy
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import tyro
 
 import envs
-from envs.environment_ref import options_class, refuse_simulation, resolve_environment
-from envs.task_options import encode_options, is_same, option_hints
+from envs.environment_ref import EnvironmentRef, options_class, refuse_simulation, resolve_environment
+from envs.task_options import coerce_options, encode_options, is_same, option_hints
 from envs.task_ref import TaskRef, resolve_task
 from envs.tasks.gymnasium_task import GymnasiumTask, is_gymnasium_model
 from pipeline import presets
 from pipeline.config import Config
-from pipeline.config_checks import refuse_unused
+from pipeline.config_checks import coerce_setting, refuse_unused
 from saltus.errors import SaltusError
 
 # Options and values of saltus 0.1.0, with their names today.
@@ -71,12 +74,71 @@ def parse_options(
     task_defaults = _default_options(task) if option_hints(task) else None
     options_type = _options_type(default, preset, task_defaults, extra, run_dir)
     options = _parse(rest, f"saltus {command} {task_name}", options_type)
-    _refuse_two_lengths(options.config, rest)
-    refuse_unused(options.config, default)
-    refuse_simulation(reference, options.config)
-    changed = _changed_options(task, options.task, task_defaults) if task_defaults is not None else {}
-    options.config = dataclasses.replace(options.config, task_options=encode_options(task, changed))
+    given = {word[2:].replace("-", "_") for word in split_words(rest) if word.startswith("--")}
+    task_options = {} if task_defaults is None else _values(options.task)
+    options.config = _complete(options.config, default, given, reference, task_options, task_defaults)
     return options
+
+
+def configure(task: str, preset: str, settings: Mapping[str, Any], task_options: Mapping[str, Any]) -> Config:
+    """The configuration that `parse_train` makes of the same settings.
+
+    Args:
+        task: its name.
+        preset: the preset's name.
+        settings: fields of `Config` that differ from the preset, by name.
+        task_options: the task's own options, by name.
+
+    Raises:
+        SaltusError: as `parse_train`, also for a setting of another type. Messages have names of settings.
+    """
+    reference = resolve_environment(task)
+    own = options_class(reference)
+    default = presets.preset(preset, task=reference.name)
+    hints = {name: hint for name, hint in get_type_hints(Config).items() if name not in ("task", "task_options")}
+    for name in settings:
+        if name not in hints:
+            raise _no_setting(name, [*hints], option_hints(own))
+    try:
+        values = {name: coerce_setting(name, hints[name], value) for name, value in settings.items()}
+        config = dataclasses.replace(default, **values)
+        task_defaults = _default_options(own) if option_hints(own) else None
+        return _complete(config, default, values, reference, coerce_options(own, task_options), task_defaults)
+    except SaltusError as error:
+        raise SaltusError(_name_settings(str(error))) from None
+
+
+def _no_setting(name: str, names: list[str], task_options: Collection[str]) -> SaltusError:
+    if name in task_options:
+        return SaltusError(f"{name} is an option of the task: pass task_options={{{name!r}: ...}}")
+    close = difflib.get_close_matches(name, names, cutoff=0.5)
+    return SaltusError(
+        f"there is no setting {name!r}"
+        + (f"; did you mean {' or '.join(close)}?" if close else f": {', '.join(names)}")
+    )
+
+
+def _name_settings(message: str) -> str:
+    """A message with settings in place of options: ``--no-compile`` becomes ``compile=False``."""
+    option = re.compile(r"(?<!\S)--(no-)?([a-z][a-z0-9-]*)")
+    return option.sub(lambda found: found[2].replace("-", "_") + ("=False" if found[1] else ""), message)
+
+
+def _complete(
+    config: Config,
+    default: Config,
+    given: Collection[str],
+    reference: EnvironmentRef,
+    task_options: Mapping[str, Any],
+    task_defaults: Any,
+) -> Config:
+    """Refuse settings without effect; add the options of the task that differ from their defaults."""
+    refuse_unused(config, default)
+    _refuse_two_lengths(config, given)
+    refuse_simulation(reference, config)
+    task = options_class(reference)
+    changed = _changed_options(task, task_options, task_defaults)
+    return dataclasses.replace(config, task_options=encode_options(task, changed))
 
 
 def parse_task(arguments: list[str], command: str, extra: Any) -> tuple[TaskRef, dict[str, Any], Any]:
@@ -103,7 +165,7 @@ def parse_task(arguments: list[str], command: str, extra: Any) -> tuple[TaskRef,
     if defaults is not None:
         fields.insert(0, ("task", type(defaults), dataclasses.field(default_factory=lambda: defaults)))
     parsed = _parse(arguments[1:], f"saltus {command} {arguments[0]}", dataclasses.make_dataclass("Options", fields))
-    changed = {} if defaults is None else _changed_options(reference.task, parsed.task, defaults)
+    changed = {} if defaults is None else _changed_options(reference.task, _values(parsed.task), defaults)
     return reference, changed, parsed.extra
 
 
@@ -201,20 +263,22 @@ def _refuse_old_names(arguments: list[str]) -> None:
             raise SaltusError(f"{name} {following} is now {name} {RENAMED_VALUES[name, following]}")
 
 
-def _refuse_two_lengths(config: Config, arguments: list[str]) -> None:
+def _refuse_two_lengths(config: Config, given: Collection[str]) -> None:
     """Raise SaltusError if both minutes and env steps were given."""
-    names = {word.replace("_", "-") for word in split_words(arguments)}
-    if config.minutes is not None and "--total-env-steps" in names:
+    if config.minutes is not None and "total_env_steps" in given:
         raise SaltusError(
             "--minutes and --total-env-steps both set the length of the run: give one of them. With --minutes the run "
             "takes as many env steps as it can"
         )
 
 
-def _changed_options(task: type, options: Any, defaults: Any) -> dict[str, Any]:
+def _values(options: Any) -> dict[str, Any]:
+    """The options of a task by name, from an object of them."""
+    return {item.name: getattr(options, item.name) for item in dataclasses.fields(options) if item.init}
+
+
+def _changed_options(task: type, values: Mapping[str, Any], defaults: Any) -> dict[str, Any]:
     """The options that differ from their defaults, with absolute paths."""
-    names = [item.name for item in dataclasses.fields(options) if item.init]
-    values = {name: getattr(options, name) for name in names}
     changed = {name: value for name, value in values.items() if not _is_default(value, getattr(defaults, name))}
     return {
         name: value if _is_name_of_a_model(task, name, value) else _absolute(value) for name, value in changed.items()

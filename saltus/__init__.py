@@ -23,12 +23,13 @@ if TYPE_CHECKING:
     from envs.randomization import draw_fields, scale_masses
     from envs.torchrl_env import TorchRLEnv
     from pipeline.evaluate import evaluate
+    from pipeline.library import resume, train
     from pipeline.policy import load_policy
 
 __all__ = [
     "BatchEnv", "GymnasiumVectorEnv", "SaltusError", "Simulation", "State", "Task", "TorchRLEnv",
-    "draw_fields", "evaluate", "list_tasks", "load_policy", "make", "offset", "register", "rewards", "scale",
-    "scale_masses",
+    "draw_fields", "evaluate", "list_tasks", "load_policy", "make", "offset", "register", "resume", "rewards", "scale",
+    "scale_masses", "train",
 ]  # fmt: skip
 
 _OF_ENVS = (
@@ -41,6 +42,8 @@ _HOMES = {
     "TorchRLEnv": "envs.torchrl_env",
     "evaluate": "pipeline.evaluate",
     "load_policy": "pipeline.policy",
+    "resume": "pipeline.library",
+    "train": "pipeline.library",
 }
 
 

@@ -31,6 +31,7 @@ from pipeline.config import Config
 from pipeline.divergence import DivergenceError
 from pipeline.learner import Learner
 from pipeline.logger import Logger
+from pipeline.plot import learning_curve
 from pipeline.run import Run
 from pipeline.run_dir import open_run
 from pipeline.tables import read_table
@@ -79,6 +80,17 @@ def test_learning_curve_is_not_blank(run_dir: Path) -> None:
     picture = matplotlib.image.imread(run_dir / "learning_curve.png")
     assert min(picture.shape[:2]) > 200
     assert np.std(picture) > 0.01
+
+
+def test_learning_curve_leaves_a_programs_backend(run_dir: Path) -> None:
+    """Such as that of a notebook, which shows its figures."""
+    before = matplotlib.get_backend()
+    matplotlib.use("svg")
+    try:
+        assert learning_curve(run_dir, "title") == run_dir / "learning_curve.png"
+        assert matplotlib.get_backend() == "svg"
+    finally:
+        matplotlib.use(before)
 
 
 def test_metrics_have_a_row_per_log_every_and_at_the_end(rows: list[dict[str, float]]) -> None:

@@ -1,0 +1,120 @@
+"""Training from Python: `train` and `resume`, as the commands of these names."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from envs import Task
+
+
+def train(
+    task: str | type[Task],
+    *,
+    preset: str = "fast",
+    run_dir: Path | str | None = None,
+    progress: bool = True,
+    task_options: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> Path:
+    """Train a new run, as ``saltus train`` does: the same files, and on the CPU the same bits.
+
+    Ctrl-C, SIGTERM and SIGHUP save the run and take effect then: Ctrl-C raises KeyboardInterrupt. In a thread other
+    than the main one, signals are left alone. The state of torch's global generators is restored.
+
+    Args:
+        task: a registered name (``"Hopper-v5"``), ``gym:ID``, ``path/to/file.py:ClassName``, or a Task class of a file.
+            Later processes execute that file: a script that trains does so under ``if __name__ == "__main__":``.
+        preset: the recipe that sets the other defaults.
+        run_dir: the run's directory. None: ``runs/<task>-s<seed>-<time>``.
+        progress: whether to print what the command prints; the run's messages.txt has its messages.
+        task_options: the task's own options, by name.
+        **settings: settings of the recipe that change, by their names in docs/recipes.md (``seed=1, minutes=10``).
+
+    Returns:
+        The run's directory, for `load_policy` and `resume`.
+
+    Raises:
+        SaltusError: an unknown task, preset or option, settings that do not work or have no effect, a directory that
+            holds a run, or learning that diverged.
+        KeyboardInterrupt: Ctrl-C; the run is saved, unless it was pressed twice.
+    """
+    with _session(progress) as console:
+        from envs.task_ref import name_task
+        from pipeline.session import start_run
+        from pipeline.train_options import configure
+        from saltus.errors import SaltusError
+
+        config = configure(name_task(task), preset, settings, task_options or {})
+        if run_dir == "":
+            raise SaltusError("run_dir is empty: name a directory, or leave it out")
+        path, stopped_by = start_run(config, None if run_dir is None else Path(run_dir), console)
+    return _deliver(stopped_by, path)
+
+
+def resume(run_dir: Path | str, *, task: str | None = None, trust: bool = False, progress: bool = True) -> Path:
+    """Continue a run from its last checkpoint to its end, as ``saltus resume`` does.
+
+    Args:
+        run_dir: the run's directory.
+        task: the task, if its file has moved since the run started.
+        trust: execute a task's file that lies in the run's directory, or the run's copy of a missing one.
+        progress: as of `train`. Signals and torch's generators are treated as there.
+
+    Returns:
+        The run's directory.
+
+    Raises:
+        SaltusError: not a run's directory, a run of another version, or a task's file that is missing or not trusted.
+        CheckpointError: no checkpoint, or one that cannot be used.
+        KeyboardInterrupt: as `train`.
+    """
+    with _session(progress) as console:
+        from pipeline.run_dir import require_run
+        from pipeline.session import resume_run
+
+        path = Path(run_dir).expanduser()
+        require_run(path)
+        path, stopped_by = resume_run(path, task, trust, console, restarted=False)
+    return _deliver(stopped_by, path)
+
+
+@contextmanager
+def _session(progress: bool) -> Iterator[Console]:
+    """The console of a training, after which torch's global generators continue as before.
+
+    Raises:
+        SaltusError: torchrun started several processes, or saltus executes a task's file.
+    """
+    from saltus.device.warm_start import ensure_cache_folder
+
+    ensure_cache_folder()  # before tensordict is imported
+    import torch
+
+    from envs.task_files import executing
+    from pipeline import torchrun
+    from pipeline.display import tolerant_console
+    from saltus.errors import SaltusError
+
+    if torchrun.size() > 1:
+        raise SaltusError(f"torchrun started {torchrun.size()} processes: several ranks train with `saltus train`")
+    if (file := executing()) is not None:
+        raise SaltusError(
+            f'{file} trains while saltus executes it for its task: put the training under if __name__ == "__main__":'
+        )
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices):
+        yield tolerant_console(quiet=not progress)
+
+
+def _deliver(stopped_by: str | None, run_dir: Path) -> Path:
+    """The directory, after the signal that stopped the run has had its effect, so that no loop goes on."""
+    if stopped_by is not None:
+        signal.raise_signal(signal.Signals[stopped_by])
+    return run_dir
