@@ -190,7 +190,7 @@ def randomized_fields(task: Task, num_models: int, generator: torch.Generator) -
 
 
 def _field_fault(model: mujoco.MjModel, num_models: int, name: str, values: Any) -> str | None:
-    """What is wrong with per-world values of a model field; None if nothing is."""
+    """The fault of per-world values of a model field; None if there is none."""
     if fault := field_fault(model, name):
         return fault
     field = np.asarray(getattr(model.opt, name[4:]) if name.startswith("opt.") else getattr(model, name))

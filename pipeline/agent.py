@@ -171,7 +171,15 @@ class Agent:
         """One step of the critics on J_Q (eq. 5), then of the target networks, if there are any.
 
         J_Q is the squared error of Q(s, a) against r + gamma (1 - terminated) (min Q'(s', a') - alpha log pi(a'|s')),
-        with a' ~ pi(s') and target networks Q'. A configuration may choose another distance or no target networks.
+        with a' ~ pi(s') and target networks Q'. Each preset's form of it, by the class of its loss module:
+
+        - ``sac``, ``redq``, ``droq``: `losses.EnsembleLoss`, targets from all critics, or from a random subset
+        - ``crossq``: `losses.JointLoss`, a joint pass through batch norm, no target networks
+        - ``fast``, ``xqc``, ``flashsac``: `losses.CategoricalLoss`, the cross-entropy of distributions of returns
+        - ``sac-v1``: `state_value.StateValueLoss`
+        - ``sac-discrete``: `discrete_losses.ExactLoss`, `ScoreLoss` or `SoftQLoss`
+
+        docs/theory.md has their equations.
 
         A state-value network V takes its step on J_V first. The target is then r + gamma (1 - terminated) V'(s'), and
         its copy V' is the target network.

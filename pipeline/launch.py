@@ -177,7 +177,7 @@ def _count_threads(ranks: Ranks) -> int:
 
 
 def _describe_start(config: Config, device: torch.device) -> dict[str, str]:
-    """What must be equal on all ranks, as text by name."""
+    """Settings and versions that must be equal on all ranks, as text by name."""
     file = task_file(config.task)
     digest = "none" if file is None else hashlib.sha256(file.read_bytes()).hexdigest()[:12]
     settings = {name: json.dumps(value) for name, value in config.to_dict().items()}

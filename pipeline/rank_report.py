@@ -18,7 +18,7 @@ _INTEGERS = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.int8}
 
 @dataclass(frozen=True)
 class RankReport:
-    """What a rank tells the others at a row of metrics.
+    """A rank's report to the others at a row of metrics.
 
     Attributes:
         checksums: a number for the bits of each part of the agent, by name; empty for the only rank of a run.

@@ -269,7 +269,7 @@ def _require_same_class(run_dir: Path, config: Config, content: dict[str, Any]) 
 
 
 def _read_record(run_dir: Path) -> dict[str, Any]:
-    """What config.json keeps of the task, or would keep; empty for a run that kept nothing."""
+    """The task's record in config.json, or the one it would have; empty for a run without one."""
     if _holds_config(run_dir / CONFIG):
         record = json.loads((run_dir / CONFIG).read_text()).get("task")
         if isinstance(record, dict) and _is_record(record):

@@ -52,7 +52,7 @@ def find_record(run_dir: Path) -> dict[str, Any]:
 
 
 def changes(run_dir: Path, record: dict[str, Any], task: str, model: mujoco.MjModel | None) -> list[str]:
-    """What differs between a run's stored task and the present one, in words; empty if nothing does.
+    """Differences between a run's stored task and the present one, in words; empty if there are none.
 
     Args:
         run_dir: the run's directory.

@@ -43,7 +43,7 @@ _WORLDS = 64
 
 @dataclass(frozen=True)
 class Compiled:
-    """What a process compiled.
+    """Compiled code of one process.
 
     Attributes:
         name: what it is.

@@ -27,7 +27,7 @@ def table(found: list[Estimator], states: int) -> Table:
 
 
 def conclusion(found: list[Estimator]) -> list[str]:
-    """What the numbers say, in sentences. The deterministic limit has a bias, even one too small to be found."""
+    """Conclusions, in sentences. The deterministic limit has a bias, even one too small to be found."""
     unbiased = [one for one in found if not one.biased and one.name != DETERMINISTIC]
     lines = []
     if unbiased:

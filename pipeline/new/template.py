@@ -83,7 +83,7 @@ def _min_height(plan: Plan) -> float:
 
 
 def _goal(plan: Plan) -> tuple[str, str, str]:
-    """What the reward asks for; its first term and that term's expression."""
+    """The reward's purpose, its first term, and that term's expression."""
     if plan.travel is not None:
         return "Moves forward", "forward", f"next_state.qvel[:, {plan.travel.dof}]  # m/s"
     body, axis = plan.goal

@@ -21,7 +21,7 @@ OF_A_WORKER = ("task", "device", "num_threads", "compile", "wandb", "log_every",
 
 @dataclass(frozen=True)
 class Plan:
-    """What all trials of a sweep share.
+    """Settings that all trials of a sweep share.
 
     Attributes:
         task: the task as the user named it.
@@ -64,7 +64,7 @@ class Plan:
         return [self.task, "--preset", self.preset, *self.fixed, *words(options), "--seed", str(seed)]
 
     def identity(self, model_hash: str | None) -> dict[str, Any]:
-        """What workers on one sweep must share, as plain JSON data.
+        """Settings that workers on one sweep must share, as plain JSON data.
 
         Args:
             model_hash: of the task's compiled model, if it has one; its MJCF may include other files.
