@@ -133,8 +133,8 @@ def _complete(
     task_defaults: Any,
 ) -> Config:
     """Refuse settings without effect; add the options of the task that differ from their defaults."""
-    refuse_unused(config, default)
     _refuse_two_lengths(config, given)
+    refuse_unused(config, default)
     refuse_simulation(reference, config)
     task = options_class(reference)
     changed = _changed_options(task, task_options, task_defaults)
