@@ -120,13 +120,13 @@ def _check_round(config: Config) -> None:
         near = sorted({max(1, math.floor(updates)), max(1, math.ceil(updates))})
         ratios = " or ".join(f"{count / steps:.12g}" for count in near)
         raise SaltusError(
-            f"utd_ratio {config.utd_ratio:g} gives {updates:g} updates per round of {config.steps_per_round} vector "
+            f"utd_ratio {config.utd_ratio:.12g} gives {updates:g} updates per round of {config.steps_per_round} vector "
             f"steps of {config.num_envs} worlds; it must be a whole number, at least 1. The nearest valid ratios are "
             f"{ratios}; or change num_envs or steps_per_round"
         )
     if updates > _MAX_UPDATES_PER_ROUND:
         raise SaltusError(
-            f"utd_ratio {config.utd_ratio:g} gives {updates:,.0f} updates per round of {config.steps_per_round} vector "
+            f"utd_ratio {config.utd_ratio:.12g} gives {updates:,.0f} updates per round of {config.steps_per_round} vector "
             f"steps of {config.num_envs} worlds; it must be at most {_MAX_UPDATES_PER_ROUND:,}"
         )
 
