@@ -47,9 +47,9 @@ def _check_choices(config: Config) -> None:
     for name, hint in get_type_hints(type(config)).items():
         value, kind = getattr(config, name), get_origin(hint) or hint
         if kind is Literal and value not in get_args(hint):
-            _refuse(name, repr(value), f"one of {', '.join(get_args(hint))}")
+            _refuse(name, value, f"one of {', '.join(get_args(hint))}")
         if kind in _KINDS and not isinstance(value, kind):
-            _refuse(name, repr(value), _KINDS[kind])
+            _refuse(name, value, _KINDS[kind])
 
 
 def _check_numbers(config: Config) -> None:
@@ -84,7 +84,7 @@ def _check_numbers(config: Config) -> None:
     )
     for names, holds, accepted in rules:
         for name in names:
-            if not holds(value := getattr(config, name)):
+            if not _holds(holds, value := getattr(config, name)):
                 _refuse(name, value, accepted)
 
     for name, maximum in MAXIMA.items():
@@ -126,8 +126,8 @@ def _check_round(config: Config) -> None:
         )
     if updates > _MAX_UPDATES_PER_ROUND:
         raise SaltusError(
-            f"utd_ratio {config.utd_ratio:.12g} gives {updates:,.0f} updates per round of {config.steps_per_round} vector "
-            f"steps of {config.num_envs} worlds; it must be at most {_MAX_UPDATES_PER_ROUND:,}"
+            f"utd_ratio {config.utd_ratio:.12g} gives {updates:,.0f} updates per round of {config.steps_per_round} "
+            f"vector steps of {config.num_envs} worlds; it must be at most {_MAX_UPDATES_PER_ROUND:,}"
         )
 
 
@@ -257,6 +257,14 @@ def _check_recipe(config: Config) -> None:
             raise SaltusError(reason)
 
 
+def _holds(rule: Callable[[Any], bool], value: object) -> bool:
+    """Whether a rule for numbers accepts a value of any type."""
+    try:
+        return rule(value)
+    except (TypeError, OverflowError):
+        return False
+
+
 def _is_auto_or_at_least_1(value: object) -> bool:
     return value == "auto" or (type(value) is int and value >= 1)
 
@@ -274,4 +282,4 @@ def _is_auto_or_positive(value: Any) -> bool:
 
 
 def _refuse(name: str, value: object, accepted: str) -> NoReturn:
-    raise SaltusError(f"{name} is {value}; it must be {accepted}")
+    raise SaltusError(f"{name} is {value!r}; it must be {accepted}")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from pipeline.config import Config
-from saltus.errors import SaltusError
+from saltus.errors import SaltusError, did_you_mean
 
 DEFAULT = "fast"
 
@@ -138,8 +139,12 @@ def preset(name: str, task: str, **overrides: Any) -> Config:
         **overrides: further fields of `Config`.
 
     Raises:
-        SaltusError: an unknown preset, or invalid settings.
+        SaltusError: an unknown preset or setting, or invalid settings.
     """
     if name not in _SETTINGS:
         raise SaltusError(f"there is no preset {name!r}; there are {', '.join(names())}")
+    fields = [item.name for item in dataclasses.fields(Config)]
+    unknown = [f"{key}{did_you_mean(key, fields)}" for key in overrides if key not in fields]
+    if unknown:
+        raise SaltusError(f"the configuration has no setting {', '.join(unknown)}")
     return Config(task, **{**_SETTINGS[name], **overrides})
