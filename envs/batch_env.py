@@ -373,7 +373,7 @@ class BatchEnv:
         """Continue from a state that `get_state` returned, in an environment made with the same arguments.
 
         Raises:
-            SaltusError: the state of another number of worlds, task or engine.
+            SaltusError: the state of another number of worlds, task or engine, or entries of other types.
         """
         check_state(state, self._all_state())
         copy_tensors({"failed_starts": torch.zeros_like(self._failed_starts), **state}, self._persistent)
