@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
-from saltus.errors import SaltusError
+from saltus.errors import SaltusError, warn_once
 
 if TYPE_CHECKING:
     from pipeline.config import Config
@@ -182,7 +182,7 @@ def _check_value_network(config: Config) -> None:
 
 
 def _check_recipe(config: Config) -> None:
-    """Refuse combinations that do not work; the message names some that do."""
+    """Refuse combinations that do not work, and warn of those that rarely do; the message names some that do."""
     mse, batch_norm = config.critic_loss == "mse", config.critic_norm == "batch"
     residual = config.network == "residual"
     for holds, reason in (
@@ -247,14 +247,14 @@ def _check_recipe(config: Config) -> None:
             mse or config.num_atoms >= 2,
             f"a categorical critic needs num_atoms of at least 2, not {config.num_atoms}",
         ),
-        (
-            mse or config.reward_scaling != "none" or config.value_range != type(config).value_range,
-            f"a categorical critic's values lie in [-{config.value_range:g}, {config.value_range:g}], and returns are "
-            "usually larger: set --reward-scaling bounded, or set --value-range to the largest return",
-        ),
     ):
         if not holds:
             raise SaltusError(reason)
+    if not mse and config.reward_scaling == "none" and config.value_range <= type(config).value_range:
+        warn_once(
+            f"a categorical critic's values lie in [-{config.value_range:g}, {config.value_range:g}], and returns are "
+            "usually larger: set --reward-scaling bounded, or set --value-range to the largest return"
+        )
 
 
 def _holds(rule: Callable[[Any], bool], value: object) -> bool:
