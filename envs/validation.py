@@ -39,11 +39,11 @@ def check_arguments(task: Task, num_envs: int, seed: int, execution: str) -> Non
         require_whole(f"{attribute} of task {name}", getattr(task, attribute), at_least=0)
 
 
-def check_qpos_qvel(physics: Physics, qpos: Tensor, qvel: Tensor) -> None:
-    """Raise SaltusError unless the shapes are (N, nq) and (N, nv)."""
+def check_qpos_qvel(source: str, physics: Physics, qpos: Tensor, qvel: Tensor) -> None:
+    """Raise SaltusError, which names the source of the values, unless the shapes are (N, nq) and (N, nv)."""
     shapes = (physics.num_worlds, physics.model.nq), (physics.num_worlds, physics.model.nv)
     if (qpos.shape, qvel.shape) != shapes:
-        raise SaltusError(f"qpos and qvel are {tuple(qpos.shape)} and {tuple(qvel.shape)}; expected {shapes}")
+        raise SaltusError(f"{source}: qpos and qvel are {tuple(qpos.shape)} and {tuple(qvel.shape)}; expected {shapes}")
 
 
 def check_mask(mask: Any, num_envs: int) -> None:

@@ -199,7 +199,7 @@ def test_qpos_qvel_of_wrong_shape_are_refused(shapes: tuple[tuple[int, int], tup
     env = make("Hopper-v5", 2)
     env.reset()
     with pytest.raises(
-        ValueError, match=r"qpos and qvel are \(\d, \d\) and \(\d, \d\); expected \(\(2, 6\), \(2, 6\)\)"
+        ValueError, match=r"set_qpos_qvel: qpos and qvel are \(\d, \d\) and \(\d, \d\); expected \(\(2, 6\), \(2, 6\)\)"
     ):
         env.set_qpos_qvel(*(torch.zeros(shape) for shape in shapes))
 
