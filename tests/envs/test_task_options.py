@@ -262,7 +262,7 @@ def test_every_option_of_the_built_in_tasks_has_help(name: str, capsys: pytest.C
     task = find_task(name)
     with pytest.raises(SystemExit):
         tyro.cli(task, args=["--help"])
-    text = re.sub(r"[│\s]+", " ", capsys.readouterr().out)
+    text = re.sub(r"[│\s]+", " ", capsys.readouterr().out).partition("show this help message and exit")[2]
     for option in option_hints(task):
         shown = re.split(rf"--{option.replace('_', '-')}[ ,]", text)[1].partition("(default:")[0]
         assert shown.rstrip().endswith("."), option
