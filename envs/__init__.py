@@ -22,7 +22,7 @@ from envs.task import Task
 from envs.task_class import check_class
 from envs.task_options import check_options
 from envs.task_ref import find_task, is_task, list_tasks, register
-from saltus.errors import SaltusError
+from saltus.errors import SaltusError, did_you_mean
 
 __all__ = [
     "BatchEnv", "Simulation", "State", "Task", "draw_fields", "find_task", "list_tasks", "make", "offset", "register",
@@ -106,6 +106,12 @@ def _instantiate(task: type[Task], options: dict[str, Any]) -> Task:
         signature.bind(**options)
     except TypeError as error:
         known = ", ".join(signature.parameters) or "none (options are the annotated fields of a class with @dataclass)"
-        raise SaltusError(f"task {task.__name__}: {error}; its options are {known}") from error
+        simulation = [field.name for field in dataclasses.fields(Simulation)]
+        every = [*signature.parameters, *simulation]
+        near = "".join(did_you_mean(name, every) for name in options if name not in signature.parameters)
+        raise SaltusError(
+            f"task {task.__name__}: {error}; its options are {known}; those of the simulation are "
+            f"{', '.join(simulation)}{near}"
+        ) from error
     check_options(task, options)
     return task(**options)

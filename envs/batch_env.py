@@ -349,7 +349,7 @@ class BatchEnv:
 
     def _place(self, mask: Tensor, start: Start) -> Tensor:
         """Reset the physics of the worlds of `mask`; return the observation of every world, all groups."""
-        check_qpos_qvel(self.physics, start.qpos, start.qvel)
+        check_qpos_qvel(f"{type(self.task).__name__}.reset", self.physics, start.qpos, start.qvel)
         self.physics.reset(mask, start.qpos, start.qvel, start.fields)
         self.physics.read(out=self._fields)
         return self._functions.observation(self._state)
@@ -373,7 +373,7 @@ class BatchEnv:
         """Continue from a state that `get_state` returned, in an environment made with the same arguments.
 
         Raises:
-            SaltusError: the state of another number of worlds, task or engine.
+            SaltusError: the state of another number of worlds, task or engine, or entries of other types.
         """
         check_state(state, self._all_state())
         copy_tensors({"failed_starts": torch.zeros_like(self._failed_starts), **state}, self._persistent)
@@ -397,6 +397,7 @@ class BatchEnv:
         """
         self._require_started("set_qpos_qvel")
         check_placement(qpos, qvel)
+        check_qpos_qvel("set_qpos_qvel", self.physics, qpos, qvel)
         qpos, qvel = (one.to(self.physics.device, self.physics.dtype) for one in (qpos, qvel))
         everywhere = torch.ones(self.num_envs, dtype=torch.bool, device=self.physics.device)
         self._observation.copy_(self._place(everywhere, Start(qpos, qvel)))

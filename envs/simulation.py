@@ -107,7 +107,8 @@ class Simulation:
         """Make the resolved engine for a task that is bound to its model.
 
         Args:
-            model_fields: MjModel fields that differ between worlds, (num_envs, ...) by name.
+            model_fields: MjModel fields of the models that worlds run, (number of models, ...) by name. There are
+                `model_variants` of the task, or one for each world.
             device: the training device.
         """
         arguments = task.model, num_envs, task.fields, task.recompute_derived, model_fields

@@ -58,9 +58,15 @@ def check_functions(
             over after one step.
     """
     checked, name = Expectation(type(task), physics), type(task).__name__
-    for function in ("observation", "reward"):
+    for function, signature, shape in (
+        ("observation", "observation(self, state)", f"({physics.num_worlds}, obs_dim)"),
+        ("reward", "reward(self, state, action, next_state)", f"({physics.num_worlds},)"),
+    ):
         if getattr(type(task), function) is getattr(Task, function):
-            raise SaltusError(f"{name} does not define {function}: see the docstring of Task.{function}")
+            raise SaltusError(
+                f"{name} does not define {function}: add {signature}, which returns a floating-point tensor of shape "
+                f"{shape}, a row for each world"
+            )
     start = check_start(checked, task, physics)
     _reset(physics, start)
     if physics.unstable().all():
@@ -174,7 +180,10 @@ def _check_groups(checked: Expectation, returned: Any, num_envs: int) -> dict[st
         if not torch.isfinite(values.float()).all():
             raise checked.error(label, "is not finite in float32 at an initial state")
     if widths["policy"] == 0:
-        raise checked.error(group_label("policy", groups), "is empty")
+        raise checked.error(
+            group_label("policy", groups),
+            f"is empty; expected at least one number of each world: ({num_envs}, obs_dim)",
+        )
     return widths
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import mujoco
 import numpy as np
 import torch
+from tensordict import TensorDictBase
 from torch import Tensor
 
 from envs.object_names import control_label, range_attribute
@@ -37,11 +39,11 @@ def check_arguments(task: Task, num_envs: int, seed: int, execution: str) -> Non
         require_whole(f"{attribute} of task {name}", getattr(task, attribute), at_least=0)
 
 
-def check_qpos_qvel(physics: Physics, qpos: Tensor, qvel: Tensor) -> None:
-    """Raise SaltusError unless the shapes are (N, nq) and (N, nv)."""
+def check_qpos_qvel(source: str, physics: Physics, qpos: Tensor, qvel: Tensor) -> None:
+    """Raise SaltusError, which names the source of the values, unless the shapes are (N, nq) and (N, nv)."""
     shapes = (physics.num_worlds, physics.model.nq), (physics.num_worlds, physics.model.nv)
     if (qpos.shape, qvel.shape) != shapes:
-        raise SaltusError(f"qpos and qvel are {tuple(qpos.shape)} and {tuple(qvel.shape)}; expected {shapes}")
+        raise SaltusError(f"{source}: qpos and qvel are {tuple(qpos.shape)} and {tuple(qvel.shape)}; expected {shapes}")
 
 
 def check_mask(mask: Any, num_envs: int) -> None:
@@ -69,8 +71,17 @@ def check_placement(qpos: Tensor, qvel: Tensor) -> None:
 
 
 def check_state(state: Any, expected: Any, path: str = "state") -> None:
-    """Raise SaltusError unless a state has the tensors of `expected`, with their names and shapes, at any depth."""
+    """Raise SaltusError unless a state has the tensors of `expected`: their names, shapes and dtypes, at any depth."""
+    kind = Tensor if isinstance(expected, Tensor) else Mapping | TensorDictBase
+    if not isinstance(state, kind):
+        tensor = isinstance(expected, Tensor)
+        form = f"a {expected.dtype} tensor" if tensor else f"a mapping with {sorted(expected.keys())}"
+        raise SaltusError(f"{path} is a {type(state).__name__}; expected {form}, as get_state returned it")
     if isinstance(expected, Tensor):
+        if state.dtype != expected.dtype:
+            raise SaltusError(
+                f"this state is of another environment: {path} is {state.dtype}; expected {expected.dtype}"
+            )
         if state.shape != expected.shape:
             raise SaltusError(
                 f"this state is of another environment: {path} has shape {tuple(state.shape)}; expected "

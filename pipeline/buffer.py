@@ -135,7 +135,10 @@ class ReplayBuffer:
             SaltusError: fewer than `batch_size` transitions are stored.
         """
         if len(self) < batch_size:
-            raise SaltusError(f"a batch of {batch_size} was requested, but {len(self)} transitions are stored")
+            raise SaltusError(
+                f"a batch of {batch_size} was requested, but {len(self)} transitions are stored: extend the buffer "
+                "first, or lower batch_size"
+            )
         count = num_batches * batch_size
         draws = torch.rand(count, dtype=torch.float64, device=self.device, generator=self.generator)
         rows = (draws * self._size).long()

@@ -26,6 +26,10 @@ KEEP = 2
 _NAME = re.compile(r"\d{12,}\.pt")
 _PART = re.compile(r"(\d{12,})\.rank\d+(?:\.([0-9a-f]+))?\.pt")
 _PARTIAL = re.compile(r"\d{12,}(\.rank\d+(\.[0-9a-f]+)?)?\.partial")
+_FOREIGN = (
+    "{} is not a checkpoint of saltus: give a file that saltus wrote to a run's checkpoints/, and move other files out "
+    "of that folder"
+)
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -222,7 +226,7 @@ def load(path: Path, config: dict[str, Any] | None = None) -> dict[str, Any]:
     """
     content = _read(path)
     if not isinstance(content, dict) or "format" not in content:
-        raise CheckpointError(f"{path} is not a checkpoint of saltus")
+        raise CheckpointError(_FOREIGN.format(path))
     if content["format"] != FORMAT:
         version = content.get("versions", {}).get("saltus", "another version")
         raise CheckpointError(
@@ -230,7 +234,7 @@ def load(path: Path, config: dict[str, Any] | None = None) -> dict[str, Any]:
             f"format {FORMAT}: use saltus {version} for this run"
         )
     if not {"versions", "config", "state"} <= content.keys() or not isinstance(content["config"], dict):
-        raise CheckpointError(f"{path} is not a checkpoint of saltus")
+        raise CheckpointError(_FOREIGN.format(path))
     if config is not None:
         _require_same(path, content["config"], config)
     return {**content, "file": path}

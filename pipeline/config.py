@@ -48,7 +48,7 @@ class Config(Simulation):
     minutes: float | None = None
     """Length of the run in minutes instead of total_env_steps. The last evaluation comes after it."""
     learning_starts: int = 5_000
-    """Env steps with uniformly random actions, before the first update."""
+    """Actions are uniformly random until more env steps than this are done; then comes the first update."""
     utd_ratio: float = 1 / 16
     """Update-to-data ratio: gradient steps per env step."""
     steps_per_round: int = 1
@@ -293,6 +293,10 @@ class Config(Simulation):
         """Rounds in `total_env_steps`: one before every `steps_per_round`-th vector step after `learning_starts`."""
         first, last = self.learning_starts // self.num_envs, (self.total_env_steps - 1) // self.num_envs
         return last // self.steps_per_round - first // self.steps_per_round
+
+    def learning(self, vector_steps: int) -> bool:
+        """Whether the first round of updates is due, or past, after a number of vector steps."""
+        return vector_steps // self.steps_per_round > self.learning_starts // (self.num_envs * self.steps_per_round)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON has them (tuples as lists)."""

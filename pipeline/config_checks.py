@@ -8,7 +8,7 @@ from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
 from envs.task_options import coerce
-from saltus.errors import SaltusError
+from saltus.errors import SaltusError, warn_once
 
 if TYPE_CHECKING:
     from pipeline.config import Config
@@ -69,7 +69,7 @@ def coerce_setting(name: str, hint: Any, value: Any) -> Any:
     try:
         return coerce(hint, value)
     except (TypeError, ValueError):
-        _refuse(name, repr(value), _describe(hint))
+        _refuse(name, value, _describe(hint))
 
 
 def _describe(hint: Any) -> str:
@@ -86,9 +86,9 @@ def _check_choices(config: Config) -> None:
     for name, hint in get_type_hints(type(config)).items():
         value, kind = getattr(config, name), get_origin(hint) or hint
         if kind is Literal and value not in get_args(hint):
-            _refuse(name, repr(value), _describe(hint))
+            _refuse(name, value, _describe(hint))
         if kind in (str, bool, dict, tuple) and not isinstance(value, kind):
-            _refuse(name, repr(value), _describe(hint))
+            _refuse(name, value, _describe(hint))
 
 
 def _check_numbers(config: Config) -> None:
@@ -123,7 +123,7 @@ def _check_numbers(config: Config) -> None:
     )
     for names, holds, accepted in rules:
         for name in names:
-            if not holds(value := getattr(config, name)):
+            if not _holds(holds, value := getattr(config, name)):
                 _refuse(name, value, accepted)
 
     for name, maximum in MAXIMA.items():
@@ -159,14 +159,14 @@ def _check_round(config: Config) -> None:
         near = sorted({max(1, math.floor(updates)), max(1, math.ceil(updates))})
         ratios = " or ".join(f"{count / steps:.12g}" for count in near)
         raise SaltusError(
-            f"utd_ratio {config.utd_ratio:g} gives {updates:g} updates per round of {config.steps_per_round} vector "
+            f"utd_ratio {config.utd_ratio:.12g} gives {updates:g} updates per round of {config.steps_per_round} vector "
             f"steps of {config.num_envs} worlds; it must be a whole number, at least 1. The nearest valid ratios are "
             f"{ratios}; or change num_envs or steps_per_round"
         )
     if updates > _MAX_UPDATES_PER_ROUND:
         raise SaltusError(
-            f"utd_ratio {config.utd_ratio:g} gives {updates:,.0f} updates per round of {config.steps_per_round} vector "
-            f"steps of {config.num_envs} worlds; it must be at most {_MAX_UPDATES_PER_ROUND:,}"
+            f"utd_ratio {config.utd_ratio:.12g} gives {updates:,.0f} updates per round of {config.steps_per_round} "
+            f"vector steps of {config.num_envs} worlds; it must be at most {_MAX_UPDATES_PER_ROUND:,}"
         )
 
 
@@ -221,7 +221,7 @@ def _check_value_network(config: Config) -> None:
 
 
 def _check_recipe(config: Config) -> None:
-    """Refuse combinations that do not work; the message names some that do."""
+    """Refuse combinations that do not work, and warn of those that rarely do; the message names some that do."""
     mse, batch_norm = config.critic_loss == "mse", config.critic_norm == "batch"
     residual = config.network == "residual"
     for holds, reason in (
@@ -286,14 +286,22 @@ def _check_recipe(config: Config) -> None:
             mse or config.num_atoms >= 2,
             f"a categorical critic needs num_atoms of at least 2, not {config.num_atoms}",
         ),
-        (
-            mse or config.reward_scaling != "none" or config.value_range != type(config).value_range,
-            f"a categorical critic's values lie in [-{config.value_range:g}, {config.value_range:g}], and returns are "
-            "usually larger: set --reward-scaling bounded, or set --value-range to the largest return",
-        ),
     ):
         if not holds:
             raise SaltusError(reason)
+    if not mse and config.reward_scaling == "none" and config.value_range <= type(config).value_range:
+        warn_once(
+            f"a categorical critic's values lie in [-{config.value_range:g}, {config.value_range:g}], and returns are "
+            "usually larger: set --reward-scaling bounded, or set --value-range to the largest return"
+        )
+
+
+def _holds(rule: Callable[[Any], bool], value: object) -> bool:
+    """Whether a rule for numbers accepts a value of any type."""
+    try:
+        return rule(value)
+    except (TypeError, OverflowError):
+        return False
 
 
 def _is_auto_or_at_least_1(value: object) -> bool:
@@ -313,4 +321,4 @@ def _is_auto_or_positive(value: Any) -> bool:
 
 
 def _refuse(name: str, value: object, accepted: str) -> NoReturn:
-    raise SaltusError(f"{name} is {value}; it must be {accepted}")
+    raise SaltusError(f"{name} is {value!r}; it must be {accepted}")

@@ -130,6 +130,8 @@ def evaluate_until(
 def require_normalized_actions(env: Environment) -> None:
     """Raise SaltusError unless `env` is an environment that takes the actions of policies, which are in [-1, 1]."""
     if not isinstance(env, BatchEnv | ExternalEnv):
-        raise SaltusError(f"policies are played in an environment of saltus.make, not in {env!r}")
+        within = getattr(env, "batch_env", None)
+        hint = ": give the BatchEnv in its batch_env, made with normalized_actions=True" if within is not None else ""
+        raise SaltusError(f"policies are played in an environment of saltus.make, not in {env!r}{hint}")
     if not env.normalized_actions:
         raise SaltusError("policies act in [-1, 1]: make the environment with normalized_actions=True")

@@ -202,12 +202,12 @@ class Normalizers:
         return states
 
     def normalize_batch(self, batch: TensorDict) -> TensorDict:
-        """A shallow copy of a batch with normalised observations and scaled rewards."""
+        """A shallow copy of a batch with normalised observations and scaled rewards; it may be without ``"next"``."""
         batch = self.normalize_states(batch)
         if "next" in batch:  # the actor's update needs none
             batch.set("next", self.normalize_states(batch["next"]))
-        if self.rewards is not None:
-            batch.set(("next", "reward"), self.rewards(batch["next", "reward"]))
+            if self.rewards is not None:
+                batch.set(("next", "reward"), self.rewards(batch["next", "reward"]))
         return batch
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import dataclasses
 from typing import Any
 
 from pipeline.config import Config
 from pipeline.config_checks import refuse_unused
-from saltus.errors import SaltusError
+from saltus.errors import SaltusError, did_you_mean
 
 DEFAULT = "fast"
 
@@ -142,11 +142,15 @@ def preset(name: str, task: str, **overrides: Any) -> Config:
         **overrides: further fields of `Config`.
 
     Raises:
-        SaltusError: an unknown preset, or settings that are invalid or have no effect.
+        SaltusError: an unknown preset or setting, or settings that are invalid or have no effect.
     """
     if name not in _SETTINGS:
         raise SaltusError(f"there is no preset {name!r}; there are {', '.join(names())}")
+    fields = [item.name for item in dataclasses.fields(Config)]
+    unknown = [f"{key}{did_you_mean(key, fields)}" for key in overrides if key not in fields]
+    if unknown:
+        raise SaltusError(f"the configuration has no setting {', '.join(unknown)}")
     default = Config(task, **_SETTINGS[name])
-    config = replace(default, **overrides)
+    config = dataclasses.replace(default, **overrides)
     refuse_unused(config, default)
     return config

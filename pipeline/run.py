@@ -164,6 +164,11 @@ class Run:
         """Wall-clock time of the run so far, including previous sessions."""
         return self._seconds_before + time.monotonic() - self._started
 
+    @property
+    def learning(self) -> bool:
+        """Whether the first round of updates is due, or past: until then, actions are random."""
+        return self.config.learning(self.vector_steps)
+
     def due(self, interval: int) -> bool:
         """Whether the last vector step passed a multiple of `interval` env steps."""
         return self.env_steps // interval > (self.env_steps - self.config.num_envs) // interval
@@ -171,7 +176,7 @@ class Run:
     def act(self) -> torch.Tensor:
         """Actions in [-1, 1] of this rank's worlds, (num_envs, action_dim).
 
-        They are uniform before `learning_starts`, then the policy's.
+        They are uniform until the first update is due, then the policy's.
 
         The actions are on the physics' device. If that is not the learner's device, the copy synchronises here, so
         that the physics does not wait for updates launched after this call.
@@ -179,10 +184,10 @@ class Run:
         Raises:
             DivergenceError: actions are not finite (checked with the CPU engine only).
         """
-        if self.env_steps < self.config.learning_starts:
-            action = self.agent.actor.random(torch.rand(self.env.num_envs, self.env.action_dim, device=self.device))
-        else:
+        if self.learning:
             action = self.learner.act(self.observation, self.noise())
+        else:
+            action = self.agent.actor.random(torch.rand(self.env.num_envs, self.env.action_dim, device=self.device))
         action = self._to_physics(action)
         if action.device.type == "cpu" and not torch.isfinite(action).all():
             self.agent.check_finite(self.metrics | {"action": action.sum().to(self.device)})

@@ -23,7 +23,7 @@ from pipeline import checkpoint, files, stored_task
 from pipeline.config import Config
 from pipeline.file_names import CHECKPOINTS, CONFIG, LOCK, OWN_NAMES
 from pipeline.trust import choose_task, is_inside
-from saltus.errors import SaltusError
+from saltus.errors import SaltusError, did_you_mean
 from saltus.versions import versions
 
 _OWN_STEMS = frozenset(Path(name).stem for name in OWN_NAMES)
@@ -186,7 +186,10 @@ def refuse_links(run_dir: Path) -> None:
 
 
 def require_run(run_dir: Path) -> None:
-    """Raise SaltusError if a directory holds no run: neither a config.json nor a checkpoint."""
+    """Raise SaltusError if a directory does not exist or holds no run: neither a config.json nor a checkpoint."""
+    if not run_dir.exists():
+        beside = sorted(path.parent.name for path in run_dir.parent.glob(f"*/{CONFIG}"))
+        raise SaltusError(f"{run_dir} does not exist{did_you_mean(run_dir.name, beside)}")
     if not (run_dir / CONFIG).is_file() and not checkpoint.find(run_dir / CHECKPOINTS):
         raise SaltusError(f"{run_dir} is not a run's directory: it has no config.json")
 

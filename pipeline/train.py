@@ -31,13 +31,12 @@ def train(run: Run, logger: Logger, stopping: Callable[[], bool] = lambda: False
         run.save(logger)
     logger.advance(run.progress)
     while not (run.ended or run.ranks.any_rank(stopping())):
-        begun = run.env_steps > config.learning_starts
-        due = begun and run.vector_steps % config.steps_per_round == 0
+        due = run.learning and run.vector_steps % config.steps_per_round == 0
         if due and run.compile(logger, stopping):
             continue  # a run that was stopped meanwhile is saved as it was
         action = run.act()
         # Updates precede the step, so that a GPU learns while the CPU simulates.
-        if not begun:
+        if not run.learning:
             logger.phase("random actions")
         elif due:
             run.learn(logger)

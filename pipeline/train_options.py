@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 import re
 from collections.abc import Collection, Mapping
 from copy import copy
@@ -22,7 +21,7 @@ from envs.tasks.gymnasium_task import GymnasiumTask, is_gymnasium_model
 from pipeline import presets
 from pipeline.config import Config
 from pipeline.config_checks import coerce_setting, refuse_unused
-from saltus.errors import SaltusError
+from saltus.errors import SaltusError, did_you_mean
 
 # Options and values of saltus 0.1.0, with their names today.
 RENAMED_OPTIONS = {
@@ -111,11 +110,7 @@ def configure(task: str, preset: str, settings: Mapping[str, Any], task_options:
 def _no_setting(name: str, names: list[str], task_options: Collection[str]) -> SaltusError:
     if name in task_options:
         return SaltusError(f"{name} is an option of the task: pass task_options={{{name!r}: ...}}")
-    close = difflib.get_close_matches(name, names, cutoff=0.5)
-    return SaltusError(
-        f"there is no setting {name!r}"
-        + (f"; did you mean {' or '.join(close)}?" if close else f": {', '.join(names)}")
-    )
+    return SaltusError(f"there is no setting {name!r}{did_you_mean(name, names) or ': ' + ', '.join(names)}")
 
 
 def _name_settings(message: str) -> str:

@@ -1,9 +1,11 @@
-"""The error class of saltus, and warnings that are given once."""
+"""The error class of saltus, near names for its messages, and warnings that are given once."""
 
 from __future__ import annotations
 
+import difflib
 import functools
 import warnings
+from collections.abc import Collection
 
 
 class SaltusError(ValueError):
@@ -11,6 +13,12 @@ class SaltusError(ValueError):
 
     The command line prints the message alone; any other exception keeps its traceback.
     """
+
+
+def did_you_mean(name: str, names: Collection[str]) -> str:
+    """``"; did you mean a or b?"`` with up to three of `names` that are near `name`; empty if none is."""
+    near = difflib.get_close_matches(name, names, n=3) or [one for one in names if name in one][:3]
+    return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
 @functools.cache

@@ -104,7 +104,7 @@ class Trainer:
         """Act, do a round of updates if one is due, and step the worlds."""
         config = self._config
         action = self._act().to(self.env.physics.device)
-        if self.env_steps > config.learning_starts and self._vector_steps % config.steps_per_round == 0:
+        if config.learning(self._vector_steps) and self._vector_steps % config.steps_per_round == 0:
             self.agents.advance(config.progress(self.env_steps, 0.0), self.env_steps, self.env.task.dt)
             self._learner.round(self._buffer, config.updates_per_round)
         transition, self._observation = self.env.step(action)
@@ -114,9 +114,9 @@ class Trainer:
         self._vector_steps += 1
 
     def _act(self) -> Tensor:
-        """Actions of all worlds: uniform before `learning_starts`, then the policies'; 0 instead of NaN."""
+        """Actions of all worlds: uniform until the first update is due, then the policies'; 0 instead of NaN."""
         worlds, action_dim = self.env.num_envs, self.env.action_dim
-        if self.env_steps < self._config.learning_starts:
+        if not self._config.learning(self._vector_steps):
             return 2 * torch.rand(worlds, action_dim, device=self.agents.device) - 1
         observation = self._observation.view(self._members, self._config.num_envs, -1)
         noise = torch.stack([noise() for noise in self._noises])

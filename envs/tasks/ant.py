@@ -25,19 +25,33 @@ class Ant(GymnasiumTask):
     """
 
     xml_file: str = "ant.xml"
+    """The model: the plain name of one of Gymnasium's files, or the path of a file."""
     frame_skip: int = 5
+    """Physics steps per control step."""
     max_episode_steps: int = 1000
+    """Control steps after which an episode is truncated."""
     forward_reward_weight: float = 1.0
+    """Reward per m/s of forward velocity."""
     ctrl_cost_weight: float = 0.5
+    """Cost of a control step per squared control, summed over the actuators."""
     contact_cost_weight: float = 5e-4
+    """Cost of a control step per squared contact force (N and N m), summed over the bodies."""
     healthy_reward: float = 1.0
+    """Reward of every control step that ends healthy."""
     main_body: int | str = 1
+    """Body whose velocity is rewarded: its number or its name."""
     terminate_when_unhealthy: bool = True
+    """Whether an unhealthy state ends the episode."""
     healthy_z_range: tuple[float, float] = (0.2, 1.0)
+    """Heights of the torso that are healthy, in m."""
     contact_force_range: tuple[float, float] = (-1.0, 1.0)
+    """Bounds to which contact forces are clipped, in N and N m."""
     reset_noise_scale: float = 0.1
+    """Scale of the noise of initial positions and velocities, in m, rad and their rates."""
     exclude_current_positions_from_observation: bool = True
+    """Whether the observation leaves out where the robot is in the plane, or along its line."""
     include_cfrc_ext_in_observation: bool = True
+    """Whether the observation has the contact forces of the bodies."""
 
     fields: ClassVar[tuple[str, ...]] = ("qpos", "qvel", "xpos", "cfrc_ext")
 

@@ -21,12 +21,19 @@ class ForwardTask(GymnasiumTask):
     """
 
     xml_file: str
+    """The model: the plain name of one of Gymnasium's files, or the path of a file."""
     ctrl_cost_weight: float
+    """Cost of a control step per squared control, summed over the actuators."""
     frame_skip: int = 4
+    """Physics steps per control step."""
     max_episode_steps: int = 1000
+    """Control steps after which an episode is truncated."""
     forward_reward_weight: float = 1.0
+    """Reward per m/s of forward velocity."""
     reset_noise_scale: float = 0.1
+    """Scale of the noise of initial positions and velocities, in m, rad and their rates."""
     exclude_current_positions_from_observation: bool = True
+    """Whether the observation leaves out where the robot is in the plane, or along its line."""
 
     fields: ClassVar[tuple[str, ...]] = ("qpos", "qvel")
     hidden_positions: ClassVar[int]

@@ -17,6 +17,7 @@ class Hopper(PlanarWalker):
 
     xml_file: str = "hopper.xml"
     healthy_state_range: tuple[float, float] = (-100.0, 100.0)
+    """Values of the other positions and velocities that are healthy, in m, rad and their rates."""
     healthy_z_range: tuple[float, float] = (0.7, float("inf"))
     healthy_angle_range: tuple[float, float] = (-0.2, 0.2)
 

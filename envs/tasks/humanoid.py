@@ -24,11 +24,17 @@ class Humanoid(HumanoidTask):
 
     xml_file: str = "humanoid.xml"
     forward_reward_weight: float = 1.25
+    """Reward per m/s of forward velocity."""
     contact_cost_weight: float = 5e-7
+    """Cost of a control step per squared contact force (N and N m), summed over the bodies."""
     contact_cost_range: tuple[float, float] = (-math.inf, 10.0)
+    """Bounds to which the cost of contacts is clipped."""
     healthy_reward: float = 5.0
+    """Reward of every control step that ends healthy."""
     terminate_when_unhealthy: bool = True
+    """Whether an unhealthy state ends the episode."""
     healthy_z_range: tuple[float, float] = (1.0, 2.0)
+    """Heights of the torso that are healthy, in m."""
 
     fields: ClassVar[tuple[str, ...]] = (
         "qpos", "qvel", "ctrl", "xipos", "cinert", "cvel", "qfrc_actuator", "cfrc_ext"

@@ -21,9 +21,12 @@ class HumanoidStandup(HumanoidTask):
     """
 
     xml_file: str = "humanoidstandup.xml"
-    uph_cost_weight: float = 1.0  # as in Gymnasium, without effect
+    uph_cost_weight: float = 1.0
+    """Has no effect, as in Gymnasium."""
     impact_cost_weight: float = 5e-7
+    """Cost of a control step per squared contact force (N and N m), summed over the bodies."""
     impact_cost_range: tuple[float, float] = (-math.inf, 10.0)
+    """Bounds to which the cost of contacts is clipped."""
 
     fields: ClassVar[tuple[str, ...]] = ("qpos", "qvel", "ctrl", "cinert", "cvel", "qfrc_actuator", "cfrc_ext")
 

@@ -20,15 +20,25 @@ class HumanoidTask(GymnasiumTask):
     """
 
     xml_file: str
+    """The model: the plain name of one of Gymnasium's files, or the path of a file."""
     frame_skip: int = 5
+    """Physics steps per control step."""
     max_episode_steps: int = 1000
+    """Control steps after which an episode is truncated."""
     ctrl_cost_weight: float = 0.1
+    """Cost of a control step per squared control, summed over the actuators."""
     reset_noise_scale: float = 1e-2
+    """Scale of the noise of initial positions and velocities, in m, rad and their rates."""
     exclude_current_positions_from_observation: bool = True
+    """Whether the observation leaves out where the robot is in the plane, or along its line."""
     include_cinert_in_observation: bool = True
+    """Whether the observation has the inertias and masses of the bodies."""
     include_cvel_in_observation: bool = True
+    """Whether the observation has the velocities of the bodies."""
     include_qfrc_actuator_in_observation: bool = True
+    """Whether the observation has the forces of the actuators at the joints."""
     include_cfrc_ext_in_observation: bool = True
+    """Whether the observation has the contact forces of the bodies."""
 
     def reset(self, num_envs: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         return add_noise(super().reset(num_envs, generator), self.reset_noise_scale, generator)

@@ -22,10 +22,15 @@ class InvertedDoublePendulum(GymnasiumTask):
     """
 
     xml_file: str = "inverted_double_pendulum.xml"
+    """The model: the plain name of one of Gymnasium's files, or the path of a file."""
     frame_skip: int = 5
+    """Physics steps per control step."""
     max_episode_steps: int = 1000
+    """Control steps after which an episode is truncated."""
     healthy_reward: float = 10.0
+    """Reward of every control step that ends healthy."""
     reset_noise_scale: float = 0.1
+    """Scale of the noise of initial positions and velocities, in m, rad and their rates."""
 
     fields: ClassVar[tuple[str, ...]] = ("qpos", "qvel", "site_xpos", "qfrc_constraint")
 

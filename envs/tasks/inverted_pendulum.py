@@ -18,9 +18,13 @@ class InvertedPendulum(GymnasiumTask):
     """Observation: positions and velocities. Options and defaults are Gymnasium's."""
 
     xml_file: str = "inverted_pendulum.xml"
+    """The model: the plain name of one of Gymnasium's files, or the path of a file."""
     frame_skip: int = 2
+    """Physics steps per control step."""
     max_episode_steps: int = 1000
+    """Control steps after which an episode is truncated."""
     reset_noise_scale: float = 0.01
+    """Scale of the noise of initial positions and velocities, in m, rad and their rates."""
 
     fields: ClassVar[tuple[str, ...]] = ("qpos", "qvel")
 

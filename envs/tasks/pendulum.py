@@ -48,7 +48,9 @@ class Pendulum(Task):
     action_low = (-_MAX_TORQUE,)
     action_high = (_MAX_TORQUE,)
     max_episode_steps: int = 200
+    """Control steps after which an episode is truncated."""
     g: float = 10.0
+    """Acceleration of gravity, in m/s^2."""
 
     def reset(self, num_envs: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         qpos, qvel = super().reset(num_envs, generator)

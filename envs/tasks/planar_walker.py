@@ -22,16 +22,27 @@ class PlanarWalker(GymnasiumTask):
     """
 
     xml_file: str
+    """The model: the plain name of one of Gymnasium's files, or the path of a file."""
     healthy_z_range: tuple[float, float]
+    """Heights of the torso that are healthy, in m."""
     healthy_angle_range: tuple[float, float]
+    """Angles of the torso that are healthy, in rad."""
     frame_skip: int = 4
+    """Physics steps per control step."""
     max_episode_steps: int = 1000
+    """Control steps after which an episode is truncated."""
     forward_reward_weight: float = 1.0
+    """Reward per m/s of forward velocity."""
     ctrl_cost_weight: float = 1e-3
+    """Cost of a control step per squared control, summed over the actuators."""
     healthy_reward: float = 1.0
+    """Reward of every control step that ends healthy."""
     terminate_when_unhealthy: bool = True
+    """Whether an unhealthy state ends the episode."""
     reset_noise_scale: float = 5e-3
+    """Scale of the noise of initial positions and velocities, in m, rad and their rates."""
     exclude_current_positions_from_observation: bool = True
+    """Whether the observation leaves out where the robot is in the plane, or along its line."""
 
     fields: ClassVar[tuple[str, ...]] = ("qpos", "qvel")
 

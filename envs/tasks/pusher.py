@@ -25,11 +25,17 @@ class Pusher(GymnasiumTask):
     """
 
     xml_file: str = "pusher_v5.xml"
+    """The model: the plain name of one of Gymnasium's files, or the path of a file."""
     frame_skip: int = 5
+    """Physics steps per control step."""
     max_episode_steps: int = 100
+    """Control steps after which an episode is truncated."""
     reward_near_weight: float = 0.5
+    """Cost of a control step per m between the arm's tip and the cylinder."""
     reward_dist_weight: float = 1.0
+    """Cost of a control step per m between the cylinder and the goal."""
     reward_control_weight: float = 0.1
+    """Cost of a control step per squared control, summed over the actuators."""
 
     fields: ClassVar[tuple[str, ...]] = ("qpos", "qvel", "xpos")
 

@@ -26,10 +26,15 @@ class Reacher(GymnasiumTask):
     """
 
     xml_file: str = "reacher.xml"
+    """The model: the plain name of one of Gymnasium's files, or the path of a file."""
     frame_skip: int = 2
+    """Physics steps per control step."""
     max_episode_steps: int = 50
+    """Control steps after which an episode is truncated."""
     reward_dist_weight: float = 1.0
+    """Cost of a control step per m between the fingertip and the target."""
     reward_control_weight: float = 1.0
+    """Cost of a control step per squared control, summed over the actuators."""
 
     fields: ClassVar[tuple[str, ...]] = ("qpos", "qvel", "xpos")
 

@@ -199,7 +199,7 @@ def _measure_graphs(run: Run, logger: Logger, result: Measurement) -> None:
 
 def _warm_up(run: Run, result: Measurement, made: float) -> Iterator[None]:
     config, begun = run.config, time.monotonic()
-    while run.env_steps <= config.learning_starts:
+    while not run.learning:
         yield
     learning = time.monotonic()
     while run.learner.compiling or run.learner.gradient_steps < warmup_rounds(config) * config.updates_per_round:

@@ -83,10 +83,10 @@ def _costs(result: dict[str, Any]) -> list[str]:
     learning = step + _sum(phases, _PER_UPDATE, "mean")
     return [
         f"Twice the worlds with the same updates per vector step (--num-envs {2 * num_envs} --utd-ratio "
-        f"{config['utd_ratio'] / 2:g}): about {2 * num_envs / worlds:,.0f} env steps/s, {updates / worlds:,.0f} "
+        f"{config['utd_ratio'] / 2:.12g}): about {2 * num_envs / worlds:,.0f} env steps/s, {updates / worlds:,.0f} "
         "updates/s.",
-        f"Twice the updates (--utd-ratio {2 * config['utd_ratio']:g}): about {num_envs / learning:,.0f} env steps/s, "
-        f"{2 * updates / learning:,.0f} updates/s.",
+        f"Twice the updates (--utd-ratio {2 * config['utd_ratio']:.12g}): about {num_envs / learning:,.0f} env "
+        f"steps/s, {2 * updates / learning:,.0f} updates/s.",
     ]
 
 

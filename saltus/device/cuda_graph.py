@@ -125,7 +125,8 @@ class CapturedFunction:
             if fixed.shape != given.shape or fixed.dtype != given.dtype:
                 raise SaltusError(
                     f"{self._name} was captured with a {fixed.dtype} tensor of shape {tuple(fixed.shape)} and was "
-                    f"called with a {given.dtype} tensor of shape {tuple(given.shape)}"
+                    f"called with a {given.dtype} tensor of shape {tuple(given.shape)}: "
+                    "keep both, or make another CapturedFunction for them"
                 )
             fixed.copy_(given)
         for part in self._parts:

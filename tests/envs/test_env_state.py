@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from env_helpers import NAMES, WARP_MEMORY, Actions, CartBall, equal, qpos_qvel
@@ -119,7 +120,7 @@ OTHER_ENVS: list[tuple[dict[str, Any], str]] = [
     ({"task": CartBall}, r"state\['observation'\] has shape"),
     (
         {"physics": "warp", **WARP_MEMORY["Hopper-v5"]},
-        r"state\['physics'\] has \['ctrl', .*; expected \['integration'\]",
+        r"state\['fields'\]\['qpos'\] is torch.float32; expected torch.float64",
     ),
 ]
 
@@ -143,6 +144,21 @@ def test_only_known_entries_may_be_missing_in_a_state_and_none_may_be_added():
     for state, expected in ((fewer, more), (more, fewer)):
         with pytest.raises(SaltusError, match=r"of another environment: state\['fields'\] has \[.*\]; expected \["):
             check_state(state, expected)
+
+
+@pytest.mark.parametrize("value", [{}, None, 3, np.zeros(2), torch.zeros(4, 11, dtype=torch.int32)])
+def test_entries_of_other_types_are_refused_without_effect(value: Any):
+    env = make("Hopper-v5", 4, seed=0)
+    env.reset()
+    before = env.get_state()
+    message = r"state\['fields'\]\['qpos'\] is .*; expected .*torch.float64"
+    with pytest.raises(SaltusError, match=message):
+        env.set_state({**before, "fields": {**before["fields"], "qpos": value}})
+    with pytest.raises(SaltusError, match=r"state\['fields'\] is .*; expected a mapping with \['"):
+        env.set_state({**before, "fields": torch.zeros(4)})
+    with pytest.raises(SaltusError, match="state is a NoneType; expected a mapping"):
+        env.set_state(None)
+    assert equal(env.get_state(), before)
 
 
 def test_get_state_before_reset_is_refused():
@@ -183,7 +199,7 @@ def test_qpos_qvel_of_wrong_shape_are_refused(shapes: tuple[tuple[int, int], tup
     env = make("Hopper-v5", 2)
     env.reset()
     with pytest.raises(
-        ValueError, match=r"qpos and qvel are \(\d, \d\) and \(\d, \d\); expected \(\(2, 6\), \(2, 6\)\)"
+        ValueError, match=r"set_qpos_qvel: qpos and qvel are \(\d, \d\) and \(\d, \d\); expected \(\(2, 6\), \(2, 6\)\)"
     ):
         env.set_qpos_qvel(*(torch.zeros(shape) for shape in shapes))
 

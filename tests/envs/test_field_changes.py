@@ -55,6 +55,9 @@ def test_factors_are_those_of_objects_and_offsets_those_of_numbers():
     torch.testing.assert_close(shared, shared[:, :1, :1].expand_as(shared))
     gravity = draw(offset("opt.gravity", -1, 1))["opt.gravity"] - torch.as_tensor(model.opt.gravity)
     assert len(gravity.flatten().unique()) == gravity.numel()
+    moved = draw(offset("geom_friction", 1, 2, shared=True))["geom_friction"] - torch.as_tensor(model.geom_friction)
+    torch.testing.assert_close(moved, moved[:, :1].expand_as(moved))
+    assert len(moved[:, 0].flatten().unique()) == moved[:, 0].numel(), "one for each number, in each model"
     scaled = draw(scale("opt.gravity", 0.5, 2))["opt.gravity"]
     assert not scaled[:, :2].any()
     assert len(scaled[:, 2].unique()) == len(scaled)

@@ -123,7 +123,10 @@ MISTAKES: list[tuple[Any, str]] = [
     ({}, r"returned the groups \[\]; expected 'policy'"),
     ({"policy": torch.clone, "value": torch.clone}, r"the groups \['policy', 'value'\]; .* optionally 'critic'"),
     ({"policy": lambda q: q[:, 0]}, r"observation returned a torch.float64 tensor of shape \(4,\)"),
-    ({"policy": lambda q: q[:, :0], "critic": torch.clone}, r"observation \(group 'policy'\) is empty"),
+    (
+        {"policy": lambda q: q[:, :0], "critic": torch.clone},
+        r"observation \(group 'policy'\) is empty; expected .*\(\d+, obs_dim\)",
+    ),
     ({"policy": torch.clone, "critic": lambda q: q[0]}, r"\(group 'critic'\) returned .* expected .* \(4, obs_dim\)"),
     ({"policy": torch.clone, "critic": lambda q: q / 0}, r"\(group 'critic'\) is not finite in float32"),
     ({"policy": torch.clone, "critic": lambda q: q - q.mean()}, r"observation mixes worlds"),

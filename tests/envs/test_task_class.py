@@ -286,6 +286,10 @@ def test_right_signatures_work(function: Any) -> None:
         ),
         ({"task": "Hopper-v5", "num_envs": 1, "reset_noise_scale": "a"}, ["'reset_noise_scale'", "'a'", "type float"]),
         ({"task": "Hopper-v5", "num_envs": 1, "frame_skip": 2.5}, ["'frame_skip'", "2.5", "type int"]),
+        (
+            {"task": "Hopper-v5", "num_envs": 1, "physic": "cpu"},
+            ["'physic'", "those of the simulation are physics, num_threads", "did you mean physics?"],
+        ),
         ({"task": "Hopper-v5", "num_envs": 1, "fields": ()}, ["'fields'", "its options are xml_file, healthy_z_range"]),
     ],
 )

@@ -224,7 +224,11 @@ def test_wrong_result_names_the_function_and_the_expected_result(function: str, 
 @pytest.mark.parametrize("function", ["observation", "reward"])
 def test_missing_function_is_named(function: str):
     task = type("Lacking", (CartBall,), {function: getattr(Task, function)})
-    assert_refused(lambda: envs.make(task, 1), f"Lacking does not define {function}")
+    assert_refused(
+        lambda: envs.make(task, 1),
+        f"Lacking does not define {function}: add {function}(self, state",
+        "tensor of shape (1,",
+    )
 
 
 def observe(read: Callable[[State], Any], fields: tuple[str, ...] = FIELDS) -> type[Task]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -14,11 +15,13 @@ import mujoco
 import numpy as np
 import pytest
 import torch
+import tyro
 from env_helpers import CartBall
 
 import envs
 from envs import Task
-from envs.task_options import check_options, decode_options, encode_options, is_same
+from envs.task_options import check_options, decode_options, encode_options, is_same, option_hints
+from envs.task_ref import find_task
 from saltus.errors import SaltusError
 
 
@@ -252,3 +255,14 @@ def test_array_defaults_work() -> None:
         fields: ClassVar[tuple[str, ...]] = CartBall.fields
 
     assert envs.make(Weighted, 1, weights=np.zeros(2)).task.weights.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("name", envs.list_tasks())
+def test_every_option_of_the_built_in_tasks_has_help(name: str, capsys: pytest.CaptureFixture[str]):
+    task = find_task(name)
+    with pytest.raises(SystemExit):
+        tyro.cli(task, args=["--help"])
+    text = re.sub(r"[│\s]+", " ", capsys.readouterr().out).partition("show this help message and exit")[2]
+    for option in option_hints(task):
+        shown = re.split(rf"--{option.replace('_', '-')}[ ,]", text)[1].partition("(default:")[0]
+        assert shown.rstrip().endswith("."), option

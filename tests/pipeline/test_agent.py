@@ -69,6 +69,16 @@ def test_update_actor_changes_only_actor_and_temperature(preset: str) -> None:
 
 
 @every_recipe
+def test_update_actor_needs_no_successors(preset: str) -> None:
+    whole, states = make_agent(preset), make_agent(preset)
+    found = []
+    for agent, batch in ((whole, random_transition(16)), (states, random_transition(16).exclude("next"))):
+        torch.manual_seed(0)
+        found.append([agent.update_actor(batch), agent.state_dict()])
+    assert differing(*found) == []
+
+
+@every_recipe
 def test_update_is_critic_then_actor_update(preset: str) -> None:
     together, apart = make_agent(preset), make_agent(preset)
     batch, found = random_transition(16), []

@@ -146,10 +146,10 @@ def test_more_transitions_than_the_capacity_are_refused() -> None:
 
 def test_a_batch_larger_than_the_stored_transitions_is_refused() -> None:
     buffer = small_buffer(10)
-    with pytest.raises(ValueError, match=r"batch of 1 .* 0 transitions are stored"):
+    with pytest.raises(ValueError, match=r"batch of 1 .* 0 transitions are stored: extend the buffer first"):
         buffer.sample(1)
     buffer.extend(numbered(1, 4))
-    with pytest.raises(ValueError, match=r"batch of 5 .* 4 transitions are stored"):
+    with pytest.raises(ValueError, match=r"batch of 5 .* 4 transitions are stored: extend the buffer first"):
         buffer.sample(5)
     assert len(buffer.sample(4)[0]) == 4
 

@@ -153,7 +153,7 @@ def test_checkpoint_of_another_format_names_the_version_to_use(tmp_path: Path, m
 def test_other_file_of_torch_is_refused(tmp_path: Path, content: object) -> None:
     path = tmp_path / "000000000001.pt"
     torch.save(content, path)
-    with pytest.raises(CheckpointError, match=r"000000000001\.pt is not a checkpoint of saltus"):
+    with pytest.raises(CheckpointError, match=r"000000000001\.pt is not a checkpoint of saltus: give a file"):
         checkpoint.load(path, CONFIG)
 
 

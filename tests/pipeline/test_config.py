@@ -56,7 +56,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("name", "value", "accepted"), REFUSED)
 def test_invalid_number_is_refused_with_field_value_and_accepted_range(name: str, value: object, accepted: str) -> None:
-    with pytest.raises(SaltusError, match=re.escape(f"{name} is {value}")) as refusal:
+    with pytest.raises(SaltusError, match=re.escape(f"{name} is {value!r}")) as refusal:
         small_config(**{name: value})
     assert accepted in str(refusal.value)
 
@@ -72,7 +72,7 @@ def test_negative_numbers_and_nan_are_refused(name: str) -> None:
 @pytest.mark.parametrize("name", INTEGERS)
 def test_count_must_be_a_whole_number(name: str) -> None:
     value = getattr(small_config(), name) + 0.5
-    with pytest.raises(SaltusError, match=re.escape(f"{name} is {value}")):
+    with pytest.raises(SaltusError, match=re.escape(f"{name} is {value!r}")):
         small_config(**{name: value})
 
 
@@ -383,3 +383,23 @@ def test_default_preset_is_config_itself() -> None:
 def test_unknown_choice_is_refused_with_a_list(field: str, value: str) -> None:
     with pytest.raises(SaltusError, match=f"{field} is '{value}'; it must be one of .*, "):
         small_config(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"lr": 3}, "no setting lr; did you mean actor_lr or critic_lr or alpha_lr"),
+        ({"batchsize": 3}, r"no setting batchsize; did you mean batch_size\?"),
+        ({"gama": 0.9, "zzz": 1}, r"no setting gama; did you mean gamma\?, zzz"),
+        ({"num_envs": "8"}, "num_envs is '8'; it must be a whole number"),
+        ({"buffer_size": None}, "buffer_size is None; it must be a whole number"),
+        ({"minutes": "5"}, "minutes is '5'; it must be a finite number above 0, or None"),
+        ({"target_entropy": None}, "target_entropy is None; it must be a finite number, or auto"),
+        ({"actor_hidden": ("a",)}, r"actor_hidden is \('a',\); it must be widths"),
+        *(({name: "a"}, f"{name} is 'a'; it must be") for name in ("tau", "dropout", *POSITIVE)),
+        *(({name: 10**400}, f"{name} is 10+; it must be") for name in POSITIVE),
+    ],
+)
+def test_presets_refuse_unknown_settings_and_other_types(overrides: dict[str, Any], message: str) -> None:
+    with pytest.raises(SaltusError, match=message):
+        presets.preset("fast", "Hopper-v5", **overrides)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 
 import pytest
 from pipeline_helpers import ACTION_DIM, OBSERVATION_DIM, filled_buffer, small_config
@@ -158,14 +159,19 @@ def test_settings_that_combine_are_accepted_and_learn(preset: str, overrides: di
         ("xqc", {"critic_norm": "layer", "dropout": 0.1}, "--dropout needs --critic-loss mse"),
         ("droq", {"weight_normalization": "linear"}, "--weight-normalization needs --critic-norm batch"),
         ("crossq", {"weight_normalization": "all"}, "it needs --critic-loss categorical"),
-        (
-            "crossq",
-            {"critic_loss": "categorical"},
-            r"values lie in \[-5, 5\], .*: set --reward-scaling bounded, or set --value-range",
-        ),
         ("crossq", {"batch_size": 1}, "batch norm needs a batch_size of at least 2"),
     ],
 )
 def test_settings_that_would_silently_do_less_are_refused(preset: str, parts: dict, message: str) -> None:
     with pytest.raises(SaltusError, match=message):
         small_config(preset=preset, **parts)
+
+
+@pytest.mark.parametrize(("value_range", "warned"), [(1.0, True), (5.0, True), (20.0, False)])
+def test_narrow_values_of_unscaled_returns_are_accepted_with_a_warning(value_range: float, warned: bool) -> None:
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        small_config(preset="fast", reward_scaling="none", value_range=value_range)
+    text = f"a categorical critic's values lie in [-{value_range:g}, {value_range:g}], and returns are usually larger: "
+    advice = "set --reward-scaling bounded, or set --value-range to the largest return"
+    assert [str(one.message) for one in found] == [text + advice] * warned

@@ -174,3 +174,10 @@ def test_interval_covers_the_true_mean_in_about_95_percent_of_cases() -> None:
 
 def test_interval_is_deterministic() -> None:
     assert evaluation_of([1.0, 5.0, 2.0]).interval == evaluation_of([1.0, 5.0, 2.0]).interval
+
+
+@pytest.mark.parametrize("adapter", ["GymnasiumVectorEnv", "TorchRLEnv"])
+def test_the_environment_within_an_adapter_is_named(adapter: str) -> None:
+    env = getattr(saltus, adapter)("InvertedPendulum-v5", 2)
+    with pytest.raises(SaltusError, match="give the BatchEnv in its batch_env, made with normalized_actions=True"):
+        evaluate(lambda observation: observation[:, :1], env)

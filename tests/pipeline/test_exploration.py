@@ -2,11 +2,15 @@ from __future__ import annotations
 
 import io
 from itertools import groupby
+from pathlib import Path
 
 import pytest
 import torch
+from pipeline_helpers import small_config
+from run_helpers import train_run
 
 from pipeline.exploration import RepeatedNoise
+from pipeline.learner import Learner
 
 
 def sample(noise: RepeatedNoise, steps: int) -> list[tuple[float, ...]]:
@@ -77,3 +81,18 @@ def test_loaded_noise_continues(max_repeat: int, steps: int) -> None:
     restored.load_state_dict(state)
     torch.set_rng_state(random)
     assert sample(restored, 50) == expected
+
+
+@pytest.mark.parametrize(("num_envs", "steps_per_round"), [(4, 1), (4, 4), (3, 1), (2, 3)])
+def test_the_policy_acts_from_the_first_update_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_envs: int, steps_per_round: int
+) -> None:
+    calls: list[str] = []
+    for name in ("act", "round"):
+        method = getattr(Learner, name)
+        monkeypatch.setattr(Learner, name, lambda *args, n=name, m=method: calls.append(n) or m(*args))
+    sizes = {"num_envs": num_envs, "steps_per_round": steps_per_round, "utd_ratio": 1.0, "total_env_steps": 72}
+    run = train_run(small_config(**sizes), tmp_path)
+    assert calls[:2] == ["act", "round"]
+    first = run.vector_steps - calls.count("act")
+    assert (first - steps_per_round) * num_envs <= run.config.learning_starts < first * num_envs

@@ -237,6 +237,8 @@ def test_verdict_predicts_rates():
     """A vector step of 4 worlds takes 2 s, half of it in the worlds."""
     lines = verdict(constructed(1, 1, jitter=0))
     assert any("--num-envs 8 --utd-ratio 0.125): about 3 env steps/s" in line for line in lines)
+    many = constructed(1, 1, num_envs=1024, utd_ratio=2 / 1024, total_env_steps=10_000)
+    assert any("--utd-ratio 0.0009765625)" in line for line in verdict(many))
 
 
 def test_knee_is_the_first_value_near_the_best():

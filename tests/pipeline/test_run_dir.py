@@ -20,7 +20,8 @@ from run_dir_helpers import CONFIG, MODEL, contents, refusal
 
 from pipeline import checkpoint, files, run_dir, stored_task
 from pipeline.file_names import OWN_NAMES
-from pipeline.run_dir import create, locked, new_run, open_run, require_unused
+from pipeline.run_dir import create, locked, new_run, open_run, require_run, require_unused
+from saltus import SaltusError
 
 # Who may use a directory
 
@@ -298,3 +299,15 @@ def test_run_of_a_registered_task_keeps_its_model(finished: Path) -> None:
 def test_create_makes_the_directory(tmp_path: Path) -> None:
     create(CONFIG, tmp_path / "a" / "b", MODEL)
     assert (tmp_path / "a" / "b" / "config.json").is_file()
+
+
+def test_a_directory_that_does_not_exist_is_refused_with_near_names(tmp_path: Path) -> None:
+    for name in ("hopper", "notes"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "hopper" / "config.json").touch()
+    with pytest.raises(SaltusError, match=r"/hoper does not exist; did you mean hopper\?"):
+        require_run(tmp_path / "hoper")
+    with pytest.raises(SaltusError, match=r"/note does not exist$"):
+        require_run(tmp_path / "note")
+    with pytest.raises(SaltusError, match=r"/notes is not a run's directory: it has no config\.json"):
+        require_run(tmp_path / "notes")

@@ -342,14 +342,13 @@ def test_stopped_run_is_saved(tmp_path: Path) -> None:
 
 def test_actions_are_uniform_until_learning_starts_then_the_policys(tmp_path: Path) -> None:
     run = Run(small_config(num_envs=1000, learning_starts=2000, total_env_steps=10_000, utd_ratio=0.001), tmp_path)
-    for steps in (0, 1000):
-        run.env_steps = steps
+    for run.vector_steps in (0, 1, 2):
         action = run.act()
         assert action.shape == (1000, 1)
         assert action.abs().max() <= 1
         observed = torch.histc(action, 10, -1, 1)
         assert (observed - 100).abs().max() < 5 * 10
-    run.env_steps = 2000
+    run.vector_steps = 3
     torch.manual_seed(0)
     action = run.act()
     torch.manual_seed(0)
