@@ -58,7 +58,7 @@ def _bound(group: str, share: float, result: dict[str, Any]) -> str:
         rest = "launches" if on_gpu else "memory-bound operations between the products"
         turn = "--batch-size gains samples at little cost" if on_gpu else "lower --utd-ratio or --batch-size"
         if not result["config"]["compile"]:
-            turn = "drop --no-compile"
+            rest, turn = f"Python, dispatch and {rest}", "drop --no-compile"
         return f"Updates bound the run: {share:.0%} of a vector step{known}. The rest is {rest}: {turn}."
     worlds = "Raise --num-envs: a step of Warp takes little longer for more worlds"
     if result["machine"]["physics"] == "cpu":
