@@ -15,7 +15,7 @@ from envs.environment import Environment
 from envs.physics.cpu import CpuPhysics
 from pipeline.config import Config
 from pipeline.logger import Logger
-from pipeline.profile.cuda import EventTimer, count_kernels, find_waits, node_seconds, split_rounds
+from pipeline.profile.cuda import EventTimer, count_kernels, find_waits, node_seconds, round_seconds, split_rounds
 from pipeline.profile.options import warmup_rounds
 from pipeline.profile.phases import OUTSIDE, PhaseTimer, attached, worlds_of
 from pipeline.profile.roofs import Roofs
@@ -53,6 +53,7 @@ class Measurement:
         waits: places where the host waits for the GPU, with file and line.
         nodes: kernels and copies on the GPU in a vector step with a round.
         node_seconds: duration of a graph's node that does next to nothing.
+        round_seconds: duration on the GPU of a captured round that runs while the CPU simulates, else 0.
     """
 
     config: Config
@@ -66,6 +67,7 @@ class Measurement:
     waits: list[str] = field(default_factory=list)
     nodes: int = 0
     node_seconds: float = 0.0
+    round_seconds: float = 0.0
 
 
 class _TimedRun(Run):
@@ -193,8 +195,10 @@ def _measure_graphs(run: Run, logger: Logger, result: Measurement) -> None:
     result.waits = find_waits(with_metrics)
     result.nodes = count_kernels(vector_step)
     result.node_seconds = node_seconds(run.device)
-    if run.env.simulation_device.type == "cuda":  # else a round's time on the host is that of its launch
+    if run.env.simulation_device.type == "cuda":
         split_rounds(run, [step.phases for step in result.steps])
+    elif run.learner.captured:  # a round's time on the host is that of its launch
+        result.round_seconds = round_seconds(run)
 
 
 def _warm_up(run: Run, result: Measurement, made: float) -> Iterator[None]:

@@ -58,6 +58,7 @@ def summarize(measured: Measurement) -> Result:
         "failures": measured.failures,
         "waits": measured.waits,
         "launches": {"nodes": measured.nodes, "seconds": measured.nodes * measured.node_seconds},
+        "round_seconds": measured.round_seconds,
     }
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from pipeline.profile.phases import ROUND, WAITING
+
 _UPDATES = ("critic update", "actor and temperature update", "critic, actor and temperature update")
 _GROUPS = {
     "simulation": ("physics", "task functions", "reset"),
-    "updates": (*_UPDATES, "captured round"),
+    "updates": (*_UPDATES, ROUND),
     "memory": ("buffer write", "sample"),
     "host": ("act", "transition", "logging", "rest"),
-    "waiting": ("waiting",),
+    "waiting": (WAITING,),
 }
 _PER_WORLD = ("physics", "task functions", "reset", "buffer write")
 _PER_UPDATE = (*_UPDATES, "sample")
@@ -79,8 +81,17 @@ def _costs(result: dict[str, Any]) -> list[str]:
     phases, config = result["phases"], result["config"]
     step, num_envs = result["vector_step"]["mean"], config["num_envs"]
     updates = result["updates"] / result["vector_steps"]
-    worlds = step + _sum(phases, _PER_WORLD, "mean")
-    learning = step + _sum(phases, _PER_UPDATE, "mean")
+    of_worlds = _sum(phases, _PER_WORLD, "mean")
+    if ROUND not in phases:
+        worlds, learning = step + of_worlds, step + _sum(phases, _PER_UPDATE, "mean")
+    elif result["round_seconds"]:
+        host, gpu = step - _sum(phases, (WAITING,), "mean"), result["round_seconds"]
+        rounds = 1 / config["steps_per_round"]
+        in_turn = max(0.0, step - _at_once(host, gpu, rounds))  # part of the wait, as that for actions
+        worlds = in_turn + _at_once(host + of_worlds, gpu, rounds)
+        learning = in_turn + _at_once(host, 2 * gpu, rounds)
+    else:
+        return []
     return [
         f"Twice the worlds with the same updates per vector step (--num-envs {2 * num_envs} --utd-ratio "
         f"{config['utd_ratio'] / 2:g}): about {2 * num_envs / worlds:,.0f} env steps/s, {updates / worlds:,.0f} "
@@ -88,6 +99,11 @@ def _costs(result: dict[str, Any]) -> list[str]:
         f"Twice the updates (--utd-ratio {2 * config['utd_ratio']:g}): about {num_envs / learning:,.0f} env steps/s, "
         f"{2 * updates / learning:,.0f} updates/s.",
     ]
+
+
+def _at_once(host: float, gpu: float, rounds: float) -> float:
+    """Mean seconds of vector steps of `host` seconds, a share `rounds` of which also waits for `gpu` seconds' work."""
+    return rounds * max(host, gpu) + (1 - rounds) * host
 
 
 def _failures(result: dict[str, Any]) -> str:
