@@ -30,12 +30,14 @@ def verdict(result: dict[str, Any]) -> list[str]:
     if launches["nodes"]:
         share = launches["seconds"] / result["vector_step"]["mean"]
         lines.append(
-            f"A vector step launches {launches['nodes']:,} nodes; empty ones would take {share:.0%} of it"
+            f"A vector step launches {launches['nodes']:,.0f} nodes on average; empty ones would take {share:.0%} of it"
             + (": launches bound the run. Raise --num-envs and --batch-size." if share > _NEAR_ROOF else ".")
         )
-    if result["waits"]:
-        lines.append(f"The host waits for the GPU in {', '.join(result['waits'])}.")
-    elif result["machine"]["device"] == "cpu":
+    moments = {"each vector step": result["waits"], "each row of metrics": result["waits_of_metrics"]}
+    for moment, places in moments.items():
+        if places:
+            lines.append(f"The host waits for the GPU at {moment}: in {', '.join(places)}.")
+    if result["machine"]["device"] == "cpu":
         lines.append("The host never waits for a GPU: this run has none.")
     return lines
 

@@ -14,6 +14,7 @@ from pipeline_helpers import filled_buffer, make_learner, small_config
 from pipeline import learner as learner_module
 from pipeline.learner import Learner
 from pipeline.profile import cuda
+from pipeline.profile import measure as measuring
 from pipeline.profile.measure import Measurement, Step
 from pipeline.profile.options import warmup_rounds
 from pipeline.profile.result import summarize
@@ -164,3 +165,72 @@ def test_the_time_of_a_round_is_the_mean_of_a_cycle(delay: int, cycle: int, monk
     run: Any = SimpleNamespace(config=config, buffer=None, learner=SimpleNamespace(round=run_round))
     assert cuda.round_seconds(run) == pytest.approx(1 + 2 / delay)
     assert done[0] % (2 * cycle) == 0, "the next rounds are other variants than before"
+
+
+class Loop:
+    """A run that counts its kernels: 10 in a vector step, 100 in a round, and one for each update of the actor."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.config = small_config(total_env_steps=10_000, **settings)
+        self.vector_steps = self.updates = self.kernels = 0
+        self.device = torch.device("cuda:0")
+        self.env = SimpleNamespace(simulation_device=torch.device("cpu"))
+        self.learner = SimpleNamespace(captured=False)
+        self.buffer = SimpleNamespace(extend=lambda transition: None)
+        self.read: list[str] = []
+
+    def act(self) -> None:
+        self.read.append("actions")
+
+    def learn(self, _logger: Any) -> None:
+        count = self.config.updates_per_round
+        numbers = range(self.updates + 1, self.updates + count + 1)
+        self.updates += count
+        self.kernels += 100 + sum(number % self.config.policy_delay == 0 for number in numbers)
+
+    def step(self, _action: Any) -> None:
+        self.vector_steps += 1
+        self.kernels += 10
+
+    def log(self, _logger: Any) -> None:
+        self.read.append("metrics")
+
+
+def measured_graphs(run: Any, monkeypatch: pytest.MonkeyPatch) -> Measurement:
+    """What `_measure_graphs` notes, with stand-ins for the profiler, for sync debug mode and for a graph's node."""
+
+    def count_kernels(call: Callable[[], Any]) -> int:
+        before = run.kernels
+        call()
+        return run.kernels - before
+
+    def find_waits(call: Callable[[], Any]) -> list[str]:
+        run.read = []
+        call()
+        return run.read
+
+    monkeypatch.setattr(measuring, "count_kernels", count_kernels)
+    monkeypatch.setattr(measuring, "find_waits", find_waits)
+    monkeypatch.setattr(measuring, "node_seconds", lambda device: 1e-6)
+    measured = Measurement(run.config, "cuda:0", "cpu", steps=[Step(0, {"rest": 1.0}, 1)], wall_clock=1.0)
+    measuring._measure_graphs(run, None, measured)  # type: ignore[arg-type]
+    return measured
+
+
+@pytest.mark.parametrize(
+    ("every", "delay", "nodes"),
+    [(1, 1, 10 + 100 + 2), (8, 1, 10 + 102 / 8), (8, 3, 10 + (100 + 2 / 3) / 8)],
+)
+def test_launches_are_those_of_the_mean_vector_step(
+    every: int, delay: int, nodes: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rounds of two updates: every vector step's, or every eighth one's."""
+    run = Loop(steps_per_round=every, utd_ratio=2 / (4 * every), policy_delay=delay)
+    result = summarize(measured_graphs(run, monkeypatch))
+    assert result["launches"] == {"nodes": pytest.approx(nodes), "seconds": pytest.approx(nodes * 1e-6)}
+
+
+def test_waits_of_every_vector_step_are_told_from_those_of_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = lines_of(measured_graphs(Loop(), monkeypatch))
+    assert "The host waits for the GPU at each vector step: in actions." in lines
+    assert "The host waits for the GPU at each row of metrics: in metrics." in lines
