@@ -72,12 +72,11 @@ def check_placement(qpos: Tensor, qvel: Tensor) -> None:
 
 def check_state(state: Any, expected: Any, path: str = "state") -> None:
     """Raise SaltusError unless a state has the tensors of `expected`: their names, shapes and dtypes, at any depth."""
-    kind = Tensor if isinstance(expected, Tensor) else Mapping | TensorDictBase
-    if not isinstance(state, kind):
-        tensor = isinstance(expected, Tensor)
+    tensor = isinstance(expected, Tensor)
+    if not isinstance(state, Tensor if tensor else Mapping | TensorDictBase):
         form = f"a {expected.dtype} tensor" if tensor else f"a mapping with {sorted(expected.keys())}"
         raise SaltusError(f"{path} is a {type(state).__name__}; expected {form}, as get_state returned it")
-    if isinstance(expected, Tensor):
+    if tensor:
         if state.dtype != expected.dtype:
             raise SaltusError(
                 f"this state is of another environment: {path} is {state.dtype}; expected {expected.dtype}"

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pipeline.learner import batches_at_once
+from pipeline.profile.options import rounds_per_cycle
 from pipeline.profile.phases import ROUND, PhaseTimer, update_name
 from pipeline.run import Run
 from saltus.device.cuda_graph import CapturedFunction, find_synchronizations
@@ -93,12 +94,27 @@ def _part_seconds(run: Run) -> dict[str, float]:
 
 
 def _replay_seconds(function: Callable[[], dict[str, Tensor]], run: Run) -> float:
-    captured = CapturedFunction(function, "a part of a round", run.device, run.buffer.generator)
+    return _seconds(CapturedFunction(function, "a part of a round", run.device, run.buffer.generator))
+
+
+def round_seconds(run: Run) -> float:
+    """Seconds of a captured round until the GPU is done, with the run's mean number of actor updates."""
+    cycle = rounds_per_cycle(run.config)
+
+    def rounds() -> None:
+        for _ in range(cycle):
+            run.learner.round(run.buffer, run.config.updates_per_round)
+
+    return _seconds(rounds) / cycle
+
+
+def _seconds(call: Callable[[], Any]) -> float:
+    """Median seconds of a call, until the GPU is done. The first calls, which capture, do not count."""
     durations = []
     for _ in range(3 + _REPLAYS):
         torch.cuda.synchronize()
         start = time.perf_counter()
-        captured()
+        call()
         torch.cuda.synchronize()
         durations.append(time.perf_counter() - start)
     return median(durations[3:])

@@ -15,8 +15,8 @@ from envs.environment import Environment
 from envs.physics.cpu import CpuPhysics
 from pipeline.config import Config
 from pipeline.logger import Logger
-from pipeline.profile.cuda import EventTimer, count_kernels, find_waits, node_seconds, split_rounds
-from pipeline.profile.options import warmup_rounds
+from pipeline.profile.cuda import EventTimer, count_kernels, find_waits, node_seconds, round_seconds, split_rounds
+from pipeline.profile.options import rounds_per_cycle, warmup_rounds
 from pipeline.profile.phases import OUTSIDE, PhaseTimer, attached, worlds_of
 from pipeline.profile.roofs import Roofs
 from pipeline.profile.trace import traced
@@ -50,9 +50,11 @@ class Measurement:
         wall_clock: seconds of the blocks, by a clock of their own.
         roofs: seconds of each phase's roof per vector step.
         failures: failed world-steps, by kind.
-        waits: places where the host waits for the GPU, with file and line.
-        nodes: kernels and copies on the GPU in a vector step with a round.
+        waits: places where the host waits for the GPU in a vector step with a round, with file and line.
+        waits_of_metrics: places where it waits at a row of metrics.
+        nodes: kernels and copies on the GPU, in the mean of vector steps with and without a round.
         node_seconds: duration of a graph's node that does next to nothing.
+        round_seconds: duration on the GPU of a captured round that runs while the CPU simulates, else 0.
     """
 
     config: Config
@@ -64,8 +66,10 @@ class Measurement:
     roofs: dict[str, float] = field(default_factory=dict)
     failures: dict[str, float] = field(default_factory=dict)
     waits: list[str] = field(default_factory=list)
-    nodes: int = 0
+    waits_of_metrics: list[str] = field(default_factory=list)
+    nodes: float = 0.0
     node_seconds: float = 0.0
+    round_seconds: float = 0.0
 
 
 class _TimedRun(Run):
@@ -181,20 +185,27 @@ def _script(
 
 
 def _measure_graphs(run: Run, logger: Logger, result: Measurement) -> None:
+    every = run.config.steps_per_round
+    cycle = every * rounds_per_cycle(run.config)
+
     def vector_step() -> None:
         action = run.act()
-        run.learn(logger)
+        if run.vector_steps % every == 0:
+            run.learn(logger)
         run.buffer.extend(run.step(action))
 
-    def with_metrics() -> None:
-        vector_step()
-        run.log(logger)
+    def whole_rounds() -> None:
+        for _ in range(cycle):
+            vector_step()
 
-    result.waits = find_waits(with_metrics)
-    result.nodes = count_kernels(vector_step)
+    result.nodes = count_kernels(whole_rounds) / cycle
+    result.waits = find_waits(vector_step)
+    result.waits_of_metrics = find_waits(lambda: run.log(logger))
     result.node_seconds = node_seconds(run.device)
-    if run.env.simulation_device.type == "cuda":  # else a round's time on the host is that of its launch
+    if run.env.simulation_device.type == "cuda":
         split_rounds(run, [step.phases for step in result.steps])
+    elif run.learner.captured:  # a round's time on the host is that of its launch
+        result.round_seconds = round_seconds(run)
 
 
 def _warm_up(run: Run, result: Measurement, made: float) -> Iterator[None]:

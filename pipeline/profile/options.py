@@ -61,11 +61,15 @@ def _require_writable(option: str, path: Path) -> None:
 def warmup_rounds(config: Config) -> int:
     """Rounds of updates before the measurement: on CUDA every variant of a round is captured within them.
 
-    The rounds until the first actor update may compile. From then on the places of actor updates in a round repeat.
+    The rounds until the first actor update may compile.
     """
-    updates, delay = config.updates_per_round, config.policy_delay
-    period = delay // math.gcd(updates, delay)
-    return max(WARMUP_ROUNDS, math.ceil(delay / updates) + (WARMUP_CALLS + 1) * period)
+    first = math.ceil(config.policy_delay / config.updates_per_round)
+    return max(WARMUP_ROUNDS, first + (WARMUP_CALLS + 1) * rounds_per_cycle(config))
+
+
+def rounds_per_cycle(config: Config) -> int:
+    """Rounds after which the places of actor updates in a round repeat."""
+    return config.policy_delay // math.gcd(config.updates_per_round, config.policy_delay)
 
 
 def require_rounds(config: Config) -> None:

@@ -57,7 +57,9 @@ def summarize(measured: Measurement) -> Result:
         "outside": {name: sum(step.phases.get(name, 0.0) for step in steps) for name in OUTSIDE},
         "failures": measured.failures,
         "waits": measured.waits,
+        "waits_of_metrics": measured.waits_of_metrics,
         "launches": {"nodes": measured.nodes, "seconds": measured.nodes * measured.node_seconds},
+        "round_seconds": measured.round_seconds,
     }
 
 

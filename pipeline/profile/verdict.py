@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from pipeline.profile.phases import ROUND, WAITING
+
 _UPDATES = ("critic update", "actor and temperature update", "critic, actor and temperature update")
 _GROUPS = {
     "simulation": ("physics", "task functions", "reset"),
-    "updates": (*_UPDATES, "captured round"),
+    "updates": (*_UPDATES, ROUND),
     "memory": ("buffer write", "sample"),
     "host": ("act", "transition", "logging", "rest"),
-    "waiting": ("waiting",),
+    "waiting": (WAITING,),
 }
 _PER_WORLD = ("physics", "task functions", "reset", "buffer write")
 _PER_UPDATE = (*_UPDATES, "sample")
@@ -28,12 +30,14 @@ def verdict(result: dict[str, Any]) -> list[str]:
     if launches["nodes"]:
         share = launches["seconds"] / result["vector_step"]["mean"]
         lines.append(
-            f"A vector step launches {launches['nodes']:,} nodes; empty ones would take {share:.0%} of it"
+            f"A vector step launches {launches['nodes']:,.0f} nodes on average; empty ones would take {share:.0%} of it"
             + (": launches bound the run. Raise --num-envs and --batch-size." if share > _NEAR_ROOF else ".")
         )
-    if result["waits"]:
-        lines.append(f"The host waits for the GPU in {', '.join(result['waits'])}.")
-    elif result["machine"]["device"] == "cpu":
+    moments = {"each vector step": result["waits"], "each row of metrics": result["waits_of_metrics"]}
+    for moment, places in moments.items():
+        if places:
+            lines.append(f"The host waits for the GPU at {moment}: in {', '.join(places)}.")
+    if result["machine"]["device"] == "cpu":
         lines.append("The host never waits for a GPU: this run has none.")
     return lines
 
@@ -58,7 +62,7 @@ def _bound(group: str, share: float, result: dict[str, Any]) -> str:
         rest = "launches" if on_gpu else "memory-bound operations between the products"
         turn = "--batch-size gains samples at little cost" if on_gpu else "lower --utd-ratio or --batch-size"
         if not result["config"]["compile"]:
-            turn = "drop --no-compile"
+            rest, turn = f"Python, dispatch and {rest}", "drop --no-compile"
         return f"Updates bound the run: {share:.0%} of a vector step{known}. The rest is {rest}: {turn}."
     worlds = "Raise --num-envs: a step of Warp takes little longer for more worlds"
     if result["machine"]["physics"] == "cpu":
@@ -79,8 +83,17 @@ def _costs(result: dict[str, Any]) -> list[str]:
     phases, config = result["phases"], result["config"]
     step, num_envs = result["vector_step"]["mean"], config["num_envs"]
     updates = result["updates"] / result["vector_steps"]
-    worlds = step + _sum(phases, _PER_WORLD, "mean")
-    learning = step + _sum(phases, _PER_UPDATE, "mean")
+    of_worlds = _sum(phases, _PER_WORLD, "mean")
+    if ROUND not in phases:
+        worlds, learning = step + of_worlds, step + _sum(phases, _PER_UPDATE, "mean")
+    elif result["round_seconds"]:
+        host, gpu = step - _sum(phases, (WAITING,), "mean"), result["round_seconds"]
+        rounds = 1 / config["steps_per_round"]
+        in_turn = max(0.0, step - _at_once(host, gpu, rounds))  # part of the wait, as that for actions
+        worlds = in_turn + _at_once(host + of_worlds, gpu, rounds)
+        learning = in_turn + _at_once(host, 2 * gpu, rounds)
+    else:
+        return []
     return [
         f"Twice the worlds with the same updates per vector step (--num-envs {2 * num_envs} --utd-ratio "
         f"{config['utd_ratio'] / 2:.12g}): about {2 * num_envs / worlds:,.0f} env steps/s, {updates / worlds:,.0f} "
@@ -88,6 +101,11 @@ def _costs(result: dict[str, Any]) -> list[str]:
         f"Twice the updates (--utd-ratio {2 * config['utd_ratio']:.12g}): about {num_envs / learning:,.0f} env "
         f"steps/s, {2 * updates / learning:,.0f} updates/s.",
     ]
+
+
+def _at_once(host: float, gpu: float, rounds: float) -> float:
+    """Mean seconds of vector steps of `host` seconds, a share `rounds` of which also waits for `gpu` seconds' work."""
+    return rounds * max(host, gpu) + (1 - rounds) * host
 
 
 def _failures(result: dict[str, Any]) -> str:

@@ -378,7 +378,13 @@ def test_default_preset_is_config_itself() -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("critic_norm", "Layer"), ("lr_schedule", "cos"), ("reward_scaling", "deviation"), ("critic_loss", "squared")],
+    [
+        ("critic_norm", "Layer"),
+        ("lr_schedule", "cos"),
+        ("reward_scaling", "deviation"),
+        ("critic_loss", "squared"),
+        ("device", "cuda:1"),  # a run's GPU is the current one, and a rank's the one of its number
+    ],
 )
 def test_unknown_choice_is_refused_with_a_list(field: str, value: str) -> None:
     with pytest.raises(SaltusError, match=f"{field} is '{value}'; it must be one of .*, "):

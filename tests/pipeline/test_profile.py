@@ -207,7 +207,16 @@ def test_compare_names_settings_that_differ():
 
 @pytest.mark.parametrize(
     ("physics", "update", "overrides", "words"),
-    [(3, 1, {}, "Simulation bounds the run: 75%"), (1, 3, {}, "drop --no-compile")],
+    [
+        (3, 1, {}, "Simulation bounds the run: 75%"),
+        (1, 3, {"compile": True}, "The rest is memory-bound operations between the products: lower --utd-ratio"),
+        (
+            1,
+            3,
+            {},
+            "The rest is Python, dispatch and memory-bound operations between the products: drop --no-compile",
+        ),
+    ],
 )
 def test_verdict_names_the_bound_and_an_option(physics: float, update: float, overrides: Any, words: str):
     assert words in verdict(constructed(physics, update, **overrides))[0]
