@@ -72,11 +72,9 @@ def check_placement(qpos: Tensor, qvel: Tensor) -> None:
 
 def check_state(state: Any, expected: Any, path: str = "state") -> None:
     """Raise SaltusError unless a state has the tensors of `expected`: their names, shapes and dtypes, at any depth."""
-    tensor = isinstance(expected, Tensor)
-    if not isinstance(state, Tensor if tensor else Mapping | TensorDictBase):
-        form = f"a {expected.dtype} tensor" if tensor else f"a mapping with {sorted(expected.keys())}"
-        raise SaltusError(f"{path} is a {type(state).__name__}; expected {form}, as get_state returned it")
-    if tensor:
+    if isinstance(expected, Tensor):
+        if not isinstance(state, Tensor):
+            raise _other_type(path, state, f"a {expected.dtype} tensor")
         if state.dtype != expected.dtype:
             raise SaltusError(
                 f"this state is of another environment: {path} is {state.dtype}; expected {expected.dtype}"
@@ -87,6 +85,8 @@ def check_state(state: Any, expected: Any, path: str = "state") -> None:
                 f"{tuple(expected.shape)}"
             )
         return
+    if not isinstance(state, Mapping | TensorDictBase):
+        raise _other_type(path, state, f"a mapping with {sorted(expected.keys())}")
     found, names = set(state.keys()), set(expected.keys())
     if found - names or names - found - LATER_ENTRIES.get(path, frozenset()):
         raise SaltusError(
@@ -96,6 +96,10 @@ def check_state(state: Any, expected: Any, path: str = "state") -> None:
     for name, value in expected.items():
         if name in found:
             check_state(state[name], value, f"{path}[{name!r}]")
+
+
+def _other_type(path: str, value: Any, expected: str) -> SaltusError:
+    return SaltusError(f"{path} is a {type(value).__name__}; expected {expected}, as get_state returned it")
 
 
 def action_bounds(task: Task, model: mujoco.MjModel, device: torch.device) -> tuple[Tensor, Tensor]:
