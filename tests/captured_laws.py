@@ -6,7 +6,7 @@ import dataclasses
 import io
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from rich.console import Console
@@ -30,7 +30,7 @@ OBSERVATION_DIM, ACTION_DIM = 11, 3
 SMALL: dict[str, Any] = {
     "batch_size": 64, "actor_hidden": (32, 32), "critic_hidden": (32, 32), "policy_delay": 2, "n_step": 3
 }  # fmt: skip
-CLOSE = {"rtol": 1e-2, "atol": 1e-3}  # captured and eager updates agree within rounding, which grows with updates
+CLOSE: dict[str, Any] = {"rtol": 1e-2, "atol": 1e-3}  # captured and eager updates agree within rounding, which grows with updates
 Numbers = dict[str, Tensor]
 
 
@@ -71,7 +71,7 @@ def learning_rate_and_discount_change_between_captured_rounds(device: str) -> No
     def advance(learner: Learner, number: int) -> None:
         learner.agent.advance(number / 8, 250_000 * number, 0.008)
 
-    settings = {
+    settings: dict[str, Any] = {
         "gamma": "auto",
         "lr_schedule": "linear",
         "lr_final_fraction": 0.01,
@@ -107,6 +107,7 @@ def released_rounds_are_captured_anew(device: str) -> None:
 
 def masked_resets_follow_captured_steps(device: str, num_envs: int, **simulation: Any) -> None:
     """They begin episodes in the worlds of the mask alone, as in an environment that is not captured."""
+    executions: tuple[Literal["device", "captured"], ...] = ("device", "captured")
     eager, captured = (
         envs.BatchEnv(
             Hopper(max_episode_steps=50),
@@ -115,10 +116,11 @@ def masked_resets_follow_captured_steps(device: str, num_envs: int, **simulation
             simulation=envs.Simulation(physics="warp", **simulation),
             execution=execution,
         )
-        for execution in ("device", "captured")
+        for execution in executions
     )
     torch.testing.assert_close(captured.reset(), eager.reset())
-    generator, close = torch.Generator().manual_seed(0), {"rtol": 1e-3, "atol": 1e-3}
+    generator = torch.Generator().manual_seed(0)
+    close: dict[str, Any] = {"rtol": 1e-3, "atol": 1e-3}
     for number in range(14):
         if number in (6, 9):
             mask = (torch.arange(num_envs) % 3 == number % 2).to(device)
