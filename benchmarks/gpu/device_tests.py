@@ -14,6 +14,7 @@ from benchmarks import checkout
 from benchmarks.gpu.context import SectionContext
 
 TESTS_AT_ONCE = 6  # most of their time is compilation, on the CPU
+FILES = "tests/test_gpu.py", "tests/test_gpu_learning.py"
 TIMED_OUT = 124  # the exit code of timeout(1)
 
 
@@ -31,7 +32,7 @@ def device_tests(context: SectionContext) -> None:
     A capture that fails may leave its process unable to draw random numbers on the device. Without a GPU, all tests are
     skipped, in one process.
     """
-    listed = _pytest(context.deadline, "--collect-only", "tests/test_gpu.py").output
+    listed = _pytest(context.deadline, "--collect-only", *FILES).output
     tests = [line for line in listed if line.startswith("tests/") and "::" in line]
     if not tests:
         print("\n".join(listed), flush=True)

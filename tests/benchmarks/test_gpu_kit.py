@@ -15,7 +15,7 @@ import child_functions
 import pytest
 import torch
 
-from benchmarks import result, runner
+from benchmarks import checkout, result, runner
 from benchmarks.gpu import device_tests, kit, process
 from benchmarks.gpu.context import Finding, Section, SectionContext
 from benchmarks.gpu.kit import SECTIONS, earlier_findings, gpu, run_kit
@@ -251,6 +251,12 @@ def test_gpu_tests_run_in_processes_of_their_own(monkeypatch: pytest.MonkeyPatch
     (note,) = measured(found, "tests")
     assert note["failed"] == ["FAILED tests/a.py::two[x y] - no", "EXIT CODE -11 tests/a.py::four"]
     assert note["cut_short"] == ["tests/a.py::three"]
+
+
+def test_every_file_of_gpu_tests_is_run() -> None:
+    files = (checkout.ROOT / "tests").rglob("test_*.py")
+    marked = [str(one.relative_to(checkout.ROOT)) for one in files if "\n    pytest.mark.gpu,\n" in one.read_text()]
+    assert sorted(marked) == sorted(device_tests.FILES)
 
 
 def test_sections_without_time_are_reported(tmp_path: Path) -> None:
