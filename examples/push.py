@@ -15,6 +15,7 @@ class Push(Task):
       <option timestep="0.005"/>
       <worldbody>
         <geom type="plane" size="1 1 0.1" friction="0.5"/>
+        <site name="place" type="cylinder" pos="0.3 0 0" size="0.06 0.001" rgba="1 0 0 1"/>
         <body name="hand" mocap="true" pos="-0.2 0 0.05"/>
         <body name="pusher" pos="-0.2 0 0.05" gravcomp="1"><freejoint/><geom size="0.04" mass="0.5"/></body>
         <body name="box" pos="0 0 0.05">
