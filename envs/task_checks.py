@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import mujoco
+import numpy as np
 import torch
 from torch import Tensor
 
 from envs.drawn_fields import DrawnFields
 from envs.physics import Physics
+from envs.physics.model_fields import changed_field
 from envs.start_checks import Expectation, check_advance, check_control, check_start, warn_of_randomness
 from envs.state import NameIndex, State
 from envs.statistics import check_terms
 from envs.task import Task
 from envs.task_functions import (
+    START_FIELDS,
     Start,
     TaskShapes,
     defines,
@@ -54,13 +59,14 @@ def check_functions(
 
     Raises:
         SaltusError: a missing function; a result of a wrong type, shape, dtype or device, or not finite; physics that
-            fails at every initial state; a function that mixes worlds or changes its arguments; episodes that are all
-            over after one step.
+            fails at every initial state; a function that mixes worlds, or changes its arguments, the model or the
+            default state; episodes that are all over after one step.
     """
     checked, name = Expectation(type(task), physics), type(task).__name__
     for function in ("observation", "reward"):
         if getattr(type(task), function) is getattr(Task, function):
             raise SaltusError(f"{name} does not define {function}: see the docstring of Task.{function}")
+    model, data = copy.copy(task.model), copy.copy(task.data0)
     start = check_start(checked, task, physics)
     _reset(physics, start)
     if physics.unstable().all():
@@ -74,7 +80,23 @@ def check_functions(
     if not forms_only:
         _check_results(checked, task, physics, before, shapes, action)
         _reset(physics, start)
+    _check_model(task, model, data)
     return shapes
+
+
+def _check_model(task: Task, model: mujoco.MjModel, data: mujoco.MjData) -> None:
+    """Refuse a model or default state that differs from its copy: worlds do not see the model's changes."""
+    if field := changed_field(task.model, model):
+        raise SaltusError(
+            f"a function of {type(task).__name__} changes self.model.{field} in place: set it in `mjcf`, or return "
+            "fields that differ between worlds from `randomize`"
+        )
+    for name in START_FIELDS:
+        if not np.array_equal(getattr(task.data0, name), getattr(data, name), equal_nan=True):
+            raise SaltusError(
+                f"a function of {type(task).__name__} changes self.data0.{name} in place: return initial states from "
+                "`reset`, and compute on a mujoco.MjData of your own"
+            )
 
 
 def _check_results(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import mujoco
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from envs.object_names import control_label, range_attribute
 from envs.physics import Physics
-from envs.physics.model_fields import field_fault, wrong_signs
+from envs.physics.model_fields import changed_field, field_fault, wrong_signs
 from envs.task import Task
 from envs.task_functions import defines
 from envs.whole_numbers import require_whole
@@ -161,13 +162,17 @@ def randomized_fields(task: Task, num_models: int, generator: torch.Generator) -
     """Call the task's `randomize` for a number of models and check what it returns.
 
     Raises:
-        SaltusError: not a dict, an unknown field, or values of a wrong type or shape, or not finite; no field, of a
-            task with `model_variants`.
+        SaltusError: a changed `task.model`; not a dict, an unknown field, or values of a wrong type or shape, or not
+            finite; no field, of a task with `model_variants`.
     """
-    state = generator.get_state()
+    state, before, function = generator.get_state(), copy.copy(task.model), f"{type(task).__name__}.randomize"
     fields = task.randomize(num_models, generator)
+    if changed := changed_field(task.model, before):
+        raise SaltusError(
+            f"{function} changes self.model.{changed}: return the fields instead, (num_envs, ...) each by name, or "
+            "the result of saltus.draw_fields"
+        )
     again = task.randomize(num_models, torch.Generator(generator.device).set_state(state))
-    function = f"{type(task).__name__}.randomize"
     if not isinstance(fields, dict):
         raise SaltusError(f"{function} returned a {type(fields).__name__}; expected a dict of tensors")
     if task.model_variants and not fields:
