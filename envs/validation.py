@@ -13,6 +13,7 @@ from torch import Tensor
 from envs.object_names import control_label, range_attribute
 from envs.physics import Physics
 from envs.physics.model_fields import changed_field, field_fault, wrong_signs
+from envs.start_checks import zero_quaternion
 from envs.task import Task
 from envs.task_functions import defines
 from envs.whole_numbers import require_whole
@@ -55,11 +56,16 @@ def check_mask(mask: Any, num_envs: int) -> None:
         )
 
 
-def check_placement(qpos: Tensor, qvel: Tensor) -> None:
-    """Raise SaltusError for a state that MuJoCo would take for diverged: it would reset the world instead."""
+def check_placement(physics: Physics, qpos: Tensor, qvel: Tensor) -> None:
+    """Raise SaltusError for a state of a wrong form, one that MuJoCo would take for diverged, or a zero quaternion.
+
+    MuJoCo would reset a diverged world instead.
+    """
     for name, values in (("qpos", qpos), ("qvel", qvel)):
         if not isinstance(values, Tensor):
             raise SaltusError(f"{name} is a {type(values).__name__}; expected a tensor")
+    check_qpos_qvel(physics, qpos, qvel)
+    for name, values in (("qpos", qpos), ("qvel", qvel)):
         bad = ~(values.abs() <= mujoco.mjMAXVAL)  # also true for NaN
         if bad.any():
             place = [int(index) for index in bad.nonzero()[0]]
@@ -67,6 +73,8 @@ def check_placement(qpos: Tensor, qvel: Tensor) -> None:
                 f"{name}{place} is {float(values[tuple(place)])}: values must be finite and at most "
                 f"{mujoco.mjMAXVAL:g}, beyond which MuJoCo takes a state for diverged"
             )
+    if found := zero_quaternion(physics.model, {"qpos": qpos}):
+        raise SaltusError(f"qpos has {found[1]}")
 
 
 def check_state(state: Any, expected: Any, path: str = "state") -> None:

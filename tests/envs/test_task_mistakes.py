@@ -153,6 +153,14 @@ def test_quaternions_of_zero_are_refused_and_others_normalised(where: str, text:
     envs.make(type("Longer", (Turning,), {"where": where, "norm": 2.0}), 2)
 
 
+def test_worlds_are_not_moved_to_quaternions_of_zero():
+    env = envs.make(type("Still", (Turning,), {"norm": 1.0}), 2)
+    env.reset()
+    qpos, qvel = env.task.reset(2, torch.Generator())["qpos"], env.task.qvel0.repeat(2, 1)
+    qpos[1, 7:11] = 0
+    assert_refused(lambda: env.set_qpos_qvel(qpos, qvel), "qpos has a quaternion of zero for ball joint hip (qpos[:, 7")
+
+
 @pytest.mark.parametrize(
     ("action", "parts"),
     [

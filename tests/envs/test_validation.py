@@ -169,6 +169,21 @@ def test_doubtful_task_is_warned_about(function: str, body: Callable[..., Any], 
         envs.make(variant(function, body), 40).reset()
 
 
+def seeded(self: Task, num_envs: int, generator: torch.Generator) -> Any:
+    noise = np.random.default_rng(0).normal(size=(num_envs, 9))
+    return self.qpos0 + torch.as_tensor(noise), self.qvel0.repeat(num_envs, 1)
+
+
+def test_starts_that_differ_between_worlds_follow_the_generator():
+    with pytest.warns(
+        UserWarning, match=r"Wrong\.reset returns the same states for another generator: all ep"
+    ):
+        envs.make(variant("reset", seeded), 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        envs.make(variant("reset", Task.reset), 4)  # one start for all
+
+
 ACCEPTED: list[tuple[str, Callable[..., Any]]] = [
     ("observation", lambda self, s: s.qpos - s.qpos.mean(dim=-1, keepdim=True)),
     ("observation", lambda self, s: torch.cat([s.qpos.sin(), s.qvel.tanh() * 1e3], -1)),
