@@ -392,8 +392,8 @@ class BatchEnv:
         The rest of the physics starts as in `Task.data0`; the task's own tensors stay.
 
         Raises:
-            SaltusError: a wrong type or shape, a quaternion of zero, or a value that is not finite or beyond 1e10, which
-                MuJoCo takes for diverged.
+            SaltusError: a wrong type or shape, a quaternion of zero, or a value that MuJoCo takes for diverged: not
+                finite, or beyond 1e10.
             RuntimeError: before the first `reset`.
         """
         self._require_started("set_qpos_qvel")

@@ -34,6 +34,8 @@ from saltus.errors import SaltusError, warn_once
 _ROUNDING = 64  # multiples of the dtype's epsilon: vectorised functions may round a lane by its neighbours' values
 _ENOUGH_WORLDS = 32  # initial states are random: in fewer worlds all may end at once by chance
 
+_MISSING = object()
+
 _Call = Callable[[State, Tensor, State], list[Tensor]]
 
 
@@ -243,7 +245,7 @@ def _check_purity(
     # Change one half of the worlds: results of the other half must stay.
     half = 2 * torch.arange(len(control), device=control.device) < len(control)
     for function, call in calls.items():
-        state, action, next_state = before.state(), control.clone(), after.state()
+        state, action, next_state, kept = before.state(), control.clone(), after.state(), dict(vars(task))
         results = call(state, action, next_state)
         for argument, expected in ((state, before), (next_state, after)):
             if field := _first_difference(argument.values(), expected.values):
@@ -260,6 +262,16 @@ def _check_purity(
                 before.replaced(changed, after).state(), other_control, after.replaced(changed, before).state()
             )
             if not _all_close([one[~changed] for one in results], [one[~changed] for one in others]):
+                again = call(before.state(), control.clone(), after.state())
+                changed = [name for name, value in vars(task).items() if kept.get(name, _MISSING) is not value]
+                if changed or not _all_close(results, again):
+                    where = ", ".join(f"self.{name}" for name in sorted(changed)) or "an attribute of the task"
+                    raise checked.error(
+                        function,
+                        f"keeps state of earlier calls, in {where}: it is neither saved nor reset with an episode. "
+                        "Return it from `reset` as a tensor of the task's own, read it as state.<name>, and renew it "
+                        "in `advance`",
+                    )
                 raise checked.error(
                     function,
                     "mixes worlds: its result in one world depends on the state of others. Dimension 0 holds the "

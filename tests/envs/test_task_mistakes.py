@@ -22,6 +22,11 @@ from saltus.errors import SaltusError
     [
         ("Hoper-v5", ["'Hoper-v5'", "did you mean Hopper-v5", "Humanoid-v5", "file.py:ClassName"]),
         ("hopper", ["Hopper-v5"]),
+        (
+            "models/crank.xml",
+            ["models/crank.xml is a model: `saltus new models/crank.xml` writes a task's file"],
+        ),
+        ("crank.mjb", ["crank.mjb is a model"]),
         ("Zzz", ["'Zzz'", "HalfCheetah-v5, Hopper-v5"]),
     ],
 )

@@ -53,6 +53,18 @@ def lifted(self: Task, num_envs: int, generator: torch.Generator) -> Any:
     return Task.reset(self, num_envs, generator)
 
 
+def smooth(self: Task, state: Any, action: Tensor, next_state: Any) -> Tensor:
+    previous = getattr(self, "previous", torch.zeros_like(action))
+    self.previous = action
+    return (action - previous).square().sum(-1)
+
+
+def smooth_by_dict(self: Task, state: Any, action: Tensor, next_state: Any) -> Tensor:
+    previous = self.memory.get("action", torch.zeros_like(action))
+    self.memory["action"] = action
+    return (action - previous).square().sum(-1)
+
+
 REFUSED: list[tuple[str, Callable[..., Any], list[str]]] = [
     # Worlds mixed: by a mean, one world for all, the last one, a neighbour, a normalisation, a sorted batch.
     ("observation", lambda self, s: s.qpos - s.qpos.mean(), ["mixes worlds", "dim=-1"]),
@@ -90,6 +102,17 @@ def test_mistake_is_refused_at_construction(function: str, body: Callable[..., A
     task = variant(function, body)
     task.fields = (*CartBall.fields, "time")
     refused(lambda: envs.make(task, 5), f"Wrong.{function}", *parts)
+
+
+@pytest.mark.parametrize(("body", "place"), [(smooth, "self.previous"), (smooth_by_dict, "an attribute of the task")])
+def test_state_on_the_task_is_not_taken_for_mixed_worlds(body: Callable[..., Any], place: str):
+    task = variant("reward", body)
+    task.memory = {}
+    refused(
+        lambda: envs.make(task, 5),
+        f"Wrong.reward keeps state of earlier calls, in {place}:",
+        "Return it from `reset` as a tensor of the task's own, read it as state.<name>, and renew it in `advance`",
+    )
 
 
 @pytest.mark.parametrize(
@@ -175,9 +198,7 @@ def seeded(self: Task, num_envs: int, generator: torch.Generator) -> Any:
 
 
 def test_starts_that_differ_between_worlds_follow_the_generator():
-    with pytest.warns(
-        UserWarning, match=r"Wrong\.reset returns the same states for another generator: all ep"
-    ):
+    with pytest.warns(UserWarning, match=r"Wrong\.reset returns the same states for another generator: all ep"):
         envs.make(variant("reset", seeded), 4)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
