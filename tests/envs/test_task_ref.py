@@ -256,7 +256,7 @@ def test_missing_module_is_named(tmp_path: Path) -> None:
         with pytest.raises(SaltusError) as caught:
             resolve_task(f"{tmp_path / name}:Swing")
         assert str(caught.value).startswith(
-            f"{tmp_path / place} imports no_such_module, which is neither installed nor in {file.parent}: was it renamed"
+            f"{tmp_path / place} imports no_such_module, which is neither installed nor in {file.parent}: was it"
         )
 
 
