@@ -392,12 +392,12 @@ class BatchEnv:
         The rest of the physics starts as in `Task.data0`; the task's own tensors stay.
 
         Raises:
-            SaltusError: a wrong type or shape, or a value that MuJoCo takes for diverged: not finite, or beyond 1e10.
+            SaltusError: a wrong type or shape, a quaternion of zero, or a value that MuJoCo takes for diverged: not
+                finite, or beyond 1e10.
             RuntimeError: before the first `reset`.
         """
         self._require_started("set_qpos_qvel")
-        check_placement(qpos, qvel)
-        check_qpos_qvel("set_qpos_qvel", self.physics, qpos, qvel)
+        check_placement(self.physics, qpos, qvel)
         qpos, qvel = (one.to(self.physics.device, self.physics.dtype) for one in (qpos, qvel))
         everywhere = torch.ones(self.num_envs, dtype=torch.bool, device=self.physics.device)
         self._observation.copy_(self._place(everywhere, Start(qpos, qvel)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import mujoco
 import numpy as np
 import torch
@@ -10,6 +12,7 @@ from torch import Tensor
 from envs.field_change import FieldChange
 from envs.object_names import actuator_label, label
 from envs.physics.model_fields import field_fault, wrong_signs
+from envs.whole_numbers import require_whole
 from saltus.errors import SaltusError
 
 # The kind of named object that a field belongs to, by the first word of its name.
@@ -19,6 +22,7 @@ _KINDS = {
     "tendon": "tendon",
 }  # fmt: skip
 
+_CALL = "draw_fields(self.model, num_envs, generator, change, ...)"
 
 # Fields that have a row for each control, or for each force output, of an actuator, which may have several.
 _OF_CONTROLS = frozenset({"actuator_ctrlrange"})
@@ -38,8 +42,12 @@ def scale_masses(model: mujoco.MjModel, factor: Tensor) -> dict[str, Tensor]:
         ``body_mass`` (N, nbody) and ``body_inertia`` (N, nbody, 3) in float64, on the factor's device.
 
     Raises:
-        SaltusError: factors of another shape, or not positive.
+        SaltusError: not a model; factors of another shape, or not positive.
     """
+    if not isinstance(model, mujoco.MjModel):
+        raise SaltusError(
+            f"scale_masses got a {type(model).__name__} as model; expected scale_masses(self.model, factor)"
+        )
     shapes = f"(N,) or (N, {model.nbody})"
     if not (isinstance(factor, Tensor) and (factor.dim() == 1 or tuple(factor.shape[1:]) == (model.nbody,))):
         described = tuple(factor.shape) if isinstance(factor, Tensor) else f"a {type(factor).__name__}"
@@ -66,10 +74,11 @@ def draw_fields(
         The changed fields, (num_models, ...) float64 each, by name.
 
     Raises:
-        SaltusError: a field or a name that the model does not have; a field that a change would spoil (indices, unit
-            quaternions, parameters of muscles); a factor of numbers that are all 0; a change that can make a mass, a
-            friction or the like negative, or a mass, an inertia or a size 0.
+        SaltusError: an argument of a wrong type, or no changes; a field or a name that the model does not have; a field
+            that a change would spoil (indices, unit quaternions, parameters of muscles); a factor of numbers that are
+            all 0; a change that can make a mass, a friction or the like negative, or a mass, an inertia or a size 0.
     """
+    _check_arguments(model, num_models, generator, changes)
     fields: dict[str, Tensor] = {}
     for change in changes:
         rows = _rows(model, change)
@@ -86,6 +95,23 @@ def draw_fields(
         for scaled in (values, *followers):
             scaled[:, rows] *= drawn
     return fields
+
+
+def _check_arguments(model: Any, num_models: Any, generator: Any, changes: tuple[Any, ...]) -> None:
+    """Raise SaltusError unless the arguments of `draw_fields` have their types."""
+    for name, value, expected in (
+        ("model", model, mujoco.MjModel),
+        ("generator", generator, torch.Generator),
+        *(("a change", change, FieldChange) for change in changes),
+    ):
+        if not isinstance(value, expected):
+            raise SaltusError(
+                f"draw_fields got a {type(value).__name__} as {name}; expected {_CALL}, with changes by saltus.scale "
+                "and saltus.offset"
+            )
+    require_whole("num_models of draw_fields", num_models, at_least=1)
+    if not changes:
+        raise SaltusError(f"draw_fields got no changes, and would draw nothing; expected {_CALL}")
 
 
 def _objects(

@@ -58,9 +58,11 @@ def warn_of_randomness(task: Task, function: str, when: str, advice: str) -> Non
 
 
 def check_start(checked: Expectation, task: Task, physics: Physics) -> Start:
-    """Draw initial states twice from equal generators, and check them."""
+    """Draw initial states from two equal generators and another one, and check them."""
     worlds, defaults = physics.num_worlds, (task.qpos0.clone(), task.qvel0.clone(), task.ctrl0.clone())
-    returned, again = (task.reset(worlds, torch.Generator(physics.device).manual_seed(0)) for _ in range(2))
+    returned, again, another = (
+        task.reset(worlds, torch.Generator(physics.device).manual_seed(seed)) for seed in (0, 0, 1)
+    )
     is_pair = isinstance(returned, tuple) and len(returned) == 2
     if not (is_pair or isinstance(returned, dict)):
         raise checked.error(
@@ -76,17 +78,31 @@ def check_start(checked: Expectation, task: Task, physics: Physics) -> Start:
                 f"reset ({name})",
                 f"returned {describe(values)}; expected a tensor of shape ({worlds}, ...) on {physics.device}",
             )
-    everything = {"qpos": start.qpos, "qvel": start.qvel, **start.fields, **start.own}
+    everything = _by_name(start)
     for name, values in everything.items():
         if not torch.isfinite(values).all():
             raise checked.error("reset", f"returned values that are not finite ({name})")
     _check_quaternions(checked, "reset", physics.model, everything)
     if not all(map(torch.equal, defaults, (task.qpos0, task.qvel0, task.ctrl0))):
         raise checked.error("reset", "changes self.qpos0, self.qvel0 or self.ctrl0 in place: clone them first")
-    others = {"qpos": other.qpos, "qvel": other.qvel, **other.fields, **other.own}
-    if everything.keys() != others.keys() or not all(torch.equal(everything[name], others[name]) for name in others):
+    if not _are_equal(everything, _by_name(other)):
         warn_of_randomness(task, "reset", "for equal generators", "Draw all random numbers from `generator`")
+    elif any((values != values[:1]).any() for values in everything.values()) and _are_equal(
+        everything, _by_name(split_start(task, another, worlds))
+    ):
+        warn_once(
+            f"{type(task).__name__}.reset returns the same states for another generator: all episodes of a world start "
+            "alike, whatever the seed. Draw all random numbers from `generator`"
+        )
     return start
+
+
+def _by_name(start: Start) -> dict[str, Tensor]:
+    return {"qpos": start.qpos, "qvel": start.qvel, **start.fields, **start.own}
+
+
+def _are_equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 def _check_names(checked: Expectation, task: Task, returned: Mapping[Any, Any]) -> None:
@@ -116,7 +132,21 @@ def _check_names(checked: Expectation, task: Task, returned: Mapping[Any, Any]) 
 def _check_quaternions(
     checked: Expectation, function: str, model: mujoco.MjModel, fields: Mapping[str, Tensor]
 ) -> None:
-    """Refuse quaternions of zero, which MuJoCo takes for no rotation. Those of other norms it normalises."""
+    if found := zero_quaternion(model, fields):
+        field, place = found
+        raise checked.error(f"{function} ({field})", f"returned {place}")
+
+
+def zero_quaternion(model: mujoco.MjModel, fields: Mapping[str, Tensor]) -> tuple[str, str] | None:
+    """Find a quaternion of zero, which MuJoCo takes for no rotation. Those of other norms it normalises.
+
+    Args:
+        model: the model.
+        fields: fields of MjData, (N, ...) each.
+
+    Returns:
+        The field, and a text that names the place in it. None: there is none.
+    """
     places: list[tuple[str, str, int]] = []  # the field, the object and the column at which its quaternion starts
     for index in range(model.njnt):
         name, address = joint_label(model, index), int(model.jnt_qposadr[index])
@@ -130,10 +160,8 @@ def _check_quaternions(
     for field, name, start in places:
         if field in fields and (fields[field].flatten(1)[:, start : start + 4].norm(dim=-1) < _NO_ROTATION).any():
             place = f"qpos[:, {start}:{start + 4}]" if field == "qpos" else f"mocap_quat[:, {start // 4}]"
-            raise checked.error(
-                f"{function} ({field})",
-                f"returned a quaternion of zero for {name} ({place}); (1, 0, 0, 0) is no rotation",
-            )
+            return field, f"a quaternion of zero for {name} ({place}); (1, 0, 0, 0) is no rotation"
+    return None
 
 
 def _check_fields(checked: Expectation, function: str, physics: Physics, fields: Mapping[str, Any]) -> None:

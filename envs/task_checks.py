@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import mujoco
+import numpy as np
 import torch
 from torch import Tensor
 
 from envs.drawn_fields import DrawnFields
 from envs.physics import Physics
+from envs.physics.model_fields import changed_field
 from envs.start_checks import Expectation, check_advance, check_control, check_start, warn_of_randomness
 from envs.state import NameIndex, State
 from envs.statistics import check_terms
 from envs.task import Task
 from envs.task_functions import (
+    START_FIELDS,
     Start,
     TaskShapes,
     defines,
@@ -28,6 +33,8 @@ from saltus.errors import SaltusError, warn_once
 
 _ROUNDING = 64  # multiples of the dtype's epsilon: vectorised functions may round a lane by its neighbours' values
 _ENOUGH_WORLDS = 32  # initial states are random: in fewer worlds all may end at once by chance
+
+_MISSING = object()
 
 _Call = Callable[[State, Tensor, State], list[Tensor]]
 
@@ -54,8 +61,8 @@ def check_functions(
 
     Raises:
         SaltusError: a missing function; a result of a wrong type, shape, dtype or device, or not finite; physics that
-            fails at every initial state; a function that mixes worlds or changes its arguments; episodes that are all
-            over after one step.
+            fails at every initial state; a function that mixes worlds, or changes its arguments, the model or the
+            default state; episodes that are all over after one step.
     """
     checked, name = Expectation(type(task), physics), type(task).__name__
     for function, signature, shape in (
@@ -67,6 +74,7 @@ def check_functions(
                 f"{name} does not define {function}: add {signature}, which returns a floating-point tensor of shape "
                 f"{shape}, a row for each world"
             )
+    model, data = copy.copy(task.model), copy.copy(task.data0)
     start = check_start(checked, task, physics)
     _reset(physics, start)
     if physics.unstable().all():
@@ -80,7 +88,23 @@ def check_functions(
     if not forms_only:
         _check_results(checked, task, physics, before, shapes, action)
         _reset(physics, start)
+    _check_model(task, model, data)
     return shapes
+
+
+def _check_model(task: Task, model: mujoco.MjModel, data: mujoco.MjData) -> None:
+    """Refuse a model or default state that differs from its copy: worlds do not see the model's changes."""
+    if field := changed_field(task.model, model):
+        raise SaltusError(
+            f"a function of {type(task).__name__} changes self.model.{field} in place: set it in `mjcf`, or return "
+            "fields that differ between worlds from `randomize`"
+        )
+    for name in START_FIELDS:
+        if not np.array_equal(getattr(task.data0, name), getattr(data, name), equal_nan=True):
+            raise SaltusError(
+                f"a function of {type(task).__name__} changes self.data0.{name} in place: return initial states from "
+                "`reset`, and compute on a mujoco.MjData of your own"
+            )
 
 
 def _check_results(
@@ -230,7 +254,7 @@ def _check_purity(
     # Change one half of the worlds: results of the other half must stay.
     half = 2 * torch.arange(len(control), device=control.device) < len(control)
     for function, call in calls.items():
-        state, action, next_state = before.state(), control.clone(), after.state()
+        state, action, next_state, kept = before.state(), control.clone(), after.state(), dict(vars(task))
         results = call(state, action, next_state)
         for argument, expected in ((state, before), (next_state, after)):
             if field := _first_difference(argument.values(), expected.values):
@@ -247,6 +271,16 @@ def _check_purity(
                 before.replaced(changed, after).state(), other_control, after.replaced(changed, before).state()
             )
             if not _all_close([one[~changed] for one in results], [one[~changed] for one in others]):
+                again = call(before.state(), control.clone(), after.state())
+                own = [name for name, value in vars(task).items() if kept.get(name, _MISSING) is not value]
+                if own or not _all_close(results, again):
+                    where = ", ".join(f"self.{name}" for name in sorted(own)) or "an attribute of the task"
+                    raise checked.error(
+                        function,
+                        f"keeps state of earlier calls, in {where}: it is neither saved nor reset with an episode. "
+                        "Return it from `reset` as a tensor of the task's own, read it as state.<name>, and renew it "
+                        "in `advance`",
+                    )
                 raise checked.error(
                     function,
                     "mixes worlds: its result in one world depends on the state of others. Dimension 0 holds the "

@@ -14,6 +14,7 @@ import importlib
 import importlib.util
 import os
 import sys
+import traceback
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -30,6 +31,8 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
+from saltus.errors import SaltusError
+
 PACKAGE = "saltus_tasks_"
 OWN = ("saltus", "envs", "pipeline")
 
@@ -45,6 +48,9 @@ def execute(path: Path) -> ModuleType:
 
     Args:
         path: absolute, without symbolic links.
+
+    Raises:
+        SaltusError: a file of that folder imports a module that does not exist.
     """
     module = _find_module(path)
     if module is not None:
@@ -63,12 +69,27 @@ def execute(path: Path) -> ModuleType:
     try:
         with _working_in(path.parent):
             spec.loader.exec_module(module)
+    except ModuleNotFoundError as error:
+        del sys.modules[name]
+        if place := _own_import(path.parent, error):
+            raise SaltusError(
+                f"{place} imports {error.name}, which is neither installed nor in {path.parent}: was it renamed or "
+                "moved? A run whose task has moved finds it by --task path/to/file.py:ClassName"
+            ) from error
+        raise
     except BaseException:
         del sys.modules[name]
         raise
     finally:
         _executing.pop()
     return module
+
+
+def _own_import(folder: Path, error: ModuleNotFoundError) -> str | None:
+    """``file:line`` of the import that failed, if it is in a file of `folder`; other packages' errors are their own."""
+    frames = traceback.extract_tb(error.__traceback__)
+    frame = [one for one in frames if not one.filename.startswith(("<frozen importlib", __file__))][-1:]
+    return f"{frame[0].filename}:{frame[0].lineno}" if frame and Path(frame[0].filename).parent == folder else None
 
 
 def executing() -> Path | None:

@@ -18,6 +18,8 @@ from saltus.errors import SaltusError
 GYMNASIUM = "gym:"
 """Begins the names of Gymnasium's environments."""
 
+MODEL_SUFFIXES = (".xml", ".urdf", ".mjb")
+
 _registry: dict[str, type[Task]] = dict(BUILT_IN)
 
 
@@ -153,6 +155,8 @@ def _absolute(file: str) -> Path:
 def _registered(name: str) -> type[Task]:
     if name.startswith(GYMNASIUM):
         raise _no_task(f"{name} is an ID of Gymnasium")
+    if Path(name).suffix in MODEL_SUFFIXES:
+        raise SaltusError(f"{name} is a model: `saltus new {name}` writes a task's file for it")
     if name not in _registry:
         close = difflib.get_close_matches(name, _registry, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(close)}? " if close else ""

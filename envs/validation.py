@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +14,8 @@ from torch import Tensor
 
 from envs.object_names import control_label, range_attribute
 from envs.physics import Physics
-from envs.physics.model_fields import field_fault, wrong_signs
+from envs.physics.model_fields import changed_field, field_fault, wrong_signs
+from envs.start_checks import zero_quaternion
 from envs.task import Task
 from envs.task_functions import defines
 from envs.whole_numbers import require_whole
@@ -56,11 +58,16 @@ def check_mask(mask: Any, num_envs: int) -> None:
         )
 
 
-def check_placement(qpos: Tensor, qvel: Tensor) -> None:
-    """Raise SaltusError for a state that MuJoCo would take for diverged: it would reset the world instead."""
+def check_placement(physics: Physics, qpos: Tensor, qvel: Tensor) -> None:
+    """Raise SaltusError for a state of a wrong form, one that MuJoCo would take for diverged, or a zero quaternion.
+
+    MuJoCo would reset a diverged world instead.
+    """
     for name, values in (("qpos", qpos), ("qvel", qvel)):
         if not isinstance(values, Tensor):
             raise SaltusError(f"{name} is a {type(values).__name__}; expected a tensor")
+    check_qpos_qvel("set_qpos_qvel", physics, qpos, qvel)
+    for name, values in (("qpos", qpos), ("qvel", qvel)):
         bad = ~(values.abs() <= mujoco.mjMAXVAL)  # also true for NaN
         if bad.any():
             place = [int(index) for index in bad.nonzero()[0]]
@@ -68,6 +75,8 @@ def check_placement(qpos: Tensor, qvel: Tensor) -> None:
                 f"{name}{place} is {float(values[tuple(place)])}: values must be finite and at most "
                 f"{mujoco.mjMAXVAL:g}, beyond which MuJoCo takes a state for diverged"
             )
+    if found := zero_quaternion(physics.model, {"qpos": qpos}):
+        raise SaltusError(f"qpos has {found[1]}")
 
 
 def check_state(state: Any, expected: Any, path: str = "state") -> None:
@@ -175,13 +184,17 @@ def randomized_fields(task: Task, num_models: int, generator: torch.Generator) -
     """Call the task's `randomize` for a number of models and check what it returns.
 
     Raises:
-        SaltusError: not a dict, an unknown field, or values of a wrong type or shape, or not finite; no field, of a
-            task with `model_variants`.
+        SaltusError: a changed `task.model`; not a dict, an unknown field, or values of a wrong type or shape, or not
+            finite; no field, of a task with `model_variants`.
     """
-    state = generator.get_state()
+    state, before, function = generator.get_state(), copy.copy(task.model), f"{type(task).__name__}.randomize"
     fields = task.randomize(num_models, generator)
+    if changed := changed_field(task.model, before):
+        raise SaltusError(
+            f"{function} changes self.model.{changed}: return the fields instead, (num_envs, ...) each by name, or "
+            "the result of saltus.draw_fields"
+        )
     again = task.randomize(num_models, torch.Generator(generator.device).set_state(state))
-    function = f"{type(task).__name__}.randomize"
     if not isinstance(fields, dict):
         raise SaltusError(f"{function} returned a {type(fields).__name__}; expected a dict of tensors")
     if task.model_variants and not fields:

@@ -62,6 +62,17 @@ def wrong_signs(model: mujoco.MjModel, name: str, values: np.ndarray) -> np.ndar
     return np.where(used, values <= 0, (values < 0) & (name not in _SIZES))
 
 
+def changed_field(model: mujoco.MjModel, before: mujoco.MjModel) -> str | None:
+    """The first field of a model, also as ``opt.<name>``, that differs from its copy `before`; None if none does."""
+    for prefix, owner, other in (("", model, before), ("opt.", model.opt, before.opt)):
+        for name in dir(owner):
+            value = None if name.startswith("_") else getattr(owner, name)
+            is_field = isinstance(value, np.ndarray | int | float)
+            if is_field and np.asarray(value).tobytes() != np.asarray(getattr(other, name)).tobytes():
+                return prefix + name
+    return None
+
+
 def field_fault(model: mujoco.MjModel, name: str) -> str | None:
     """Why a field of MjModel or, as ``opt.<name>``, of MjOption cannot differ between worlds; None if it can."""
     if name == "opt.timestep":

@@ -24,7 +24,8 @@ from pipeline.check.rollout import Failure, Overflow, Range, Rollout, roll_out
 from saltus.errors import SaltusError, warn_once
 
 SCALES = 1000.0  # ratio of observations' magnitudes above which they are worth normalising
-LARGE = 1e4  # of a reward per step: values are then about a million, and squared errors of them far larger
+TINY = 1e-3  # of all observations: a network hardly sees them
+LARGE = 1e4  # of an observation, or of a reward per step: values are then about a million, and squared errors larger
 SHORT = 0.05  # of the time limit
 FAILED = 0.01  # share of world-steps
 STILL = 1e-4  # standard deviation, or its ratio to the mean, below which an observation hardly changes
@@ -200,6 +201,17 @@ def _ranges_of(ranges: Range, sound: Range, entry: str, labels: list[str]) -> Fi
         )
     if not sound.known:
         return
+    largest = torch.maximum(sound.low.abs(), sound.high.abs())
+    extreme = "reach" if largest.max() > LARGE else "stay below" if 0 < largest.max() < TINY else None
+    if extreme and not constant.all():
+        index = int(largest.argmax())
+        yield Finding(
+            "warning",
+            f"{entry}s {extreme} {largest[index]:.3g} ({entry} {labels[index]}): use --normalize-observations, or "
+            "scale them to about 1 in `observation`",
+        )
+        if extreme == "stay below":
+            return
     still = sound.std < STILL * sound.mean.abs().clamp(min=1)
     if (still & ~constant).any():
         yield Finding(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from env_helpers import MODEL, same_bits
 from torch import Tensor
 
-from envs import draw_fields, offset, scale
+from envs import draw_fields, offset, scale, scale_masses
 from saltus.errors import SaltusError
 
 
@@ -120,6 +121,27 @@ def test_impossible_changes_are_refused(make_change: Callable[[], Any], parts: l
     with pytest.raises(SaltusError) as caught:
         draw(make_change())
     assert not [part for part in parts if part not in str(caught.value)], caught.value
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (
+            (2, scale("body_mass", 0.8, 1.2)),
+            "got a FieldChange as generator; expected draw_fields(self.model,",
+        ),
+        ((torch.Generator(), 2, scale("body_mass", 0.8, 1.2)), "got a int as generator"),
+        ((2, torch.Generator(), "body_mass"), "got a str as a change; expected"),
+        ((2.0, torch.Generator(), scale("body_mass", 0.8, 1.2)), "num_models of draw_fields is 2.0"),
+        ((2, torch.Generator()), "got no changes, and would draw nothing"),
+    ],
+)
+def test_arguments_of_wrong_types_are_refused(arguments: tuple[Any, ...], text: str):
+    with pytest.raises(SaltusError, match=re.escape(text)):
+        draw_fields(plain_model(), *arguments)
+    for call in (lambda: draw_fields(torch.ones(2), *arguments), lambda: scale_masses(torch.ones(2), plain_model())):
+        with pytest.raises(SaltusError, match="got a Tensor as model; expected"):
+            call()
 
 
 def test_masses_of_0_are_refused_by_one_rule():

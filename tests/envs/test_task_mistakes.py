@@ -22,6 +22,11 @@ from saltus.errors import SaltusError
     [
         ("Hoper-v5", ["'Hoper-v5'", "did you mean Hopper-v5", "Humanoid-v5", "file.py:ClassName"]),
         ("hopper", ["Hopper-v5"]),
+        (
+            "models/crank.xml",
+            ["models/crank.xml is a model: `saltus new models/crank.xml` writes a task's file"],
+        ),
+        ("crank.mjb", ["crank.mjb is a model"]),
         ("Zzz", ["'Zzz'", "HalfCheetah-v5, Hopper-v5"]),
     ],
 )
@@ -151,6 +156,14 @@ def test_quaternions_of_zero_are_refused_and_others_normalised(where: str, text:
     task = type("Turned", (Turning,), {"where": where})
     assert_refused(lambda: envs.make(task, 2), f"Turned.{text}; (1, 0, 0, 0) is no rotation")
     envs.make(type("Longer", (Turning,), {"where": where, "norm": 2.0}), 2)
+
+
+def test_worlds_are_not_moved_to_quaternions_of_zero():
+    env = envs.make(type("Still", (Turning,), {"norm": 1.0}), 2)
+    env.reset()
+    qpos, qvel = env.task.reset(2, torch.Generator())["qpos"], env.task.qvel0.repeat(2, 1)
+    qpos[1, 7:11] = 0
+    assert_refused(lambda: env.set_qpos_qvel(qpos, qvel), "qpos has a quaternion of zero for ball joint hip (qpos[:, 7")
 
 
 @pytest.mark.parametrize(

@@ -251,6 +251,18 @@ def test_a_task_of_another_file_in_the_folder_is_the_same_class(tmp_path: Path) 
 
 def test_missing_module_is_named(tmp_path: Path) -> None:
     file = write(tmp_path, {"swing.py": task(HEAD + "import no_such_module\n")})
+    for name, place in (("swing.py", "swing.py:3"), ("other.py", "swing.py:3")):
+        write(tmp_path, {"other.py": "from swing import Swing\n"})
+        with pytest.raises(SaltusError) as caught:
+            resolve_task(f"{tmp_path / name}:Swing")
+        assert str(caught.value).startswith(
+            f"{tmp_path / place} imports no_such_module, which is neither installed nor in {file.parent}: was it"
+        )
+
+
+def test_error_of_an_installed_module_arrives_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(write(tmp_path, {"elsewhere/broken_one.py": "import no_such_module\n"}).parent)
+    file = write(tmp_path, {"tasks/swing.py": task(HEAD + "import broken_one\n")})
     with pytest.raises(ModuleNotFoundError, match="No module named 'no_such_module'"):
         resolve_task(f"{file}:Swing")
 

@@ -33,6 +33,38 @@ def spoiled_action(self: Task, state: Any, action: Tensor, next_state: Any) -> T
     return next_state.qpos[:, 0]
 
 
+def heavier(self: Task, num_envs: int, generator: torch.Generator) -> dict[str, Tensor]:
+    self.model.body_mass[1] *= 2
+    return {}
+
+
+def frictionless(self: Task, state: Any) -> Tensor:
+    self.model.geom_friction[:] = 0
+    return state.qpos
+
+
+def weightless(self: Task, state: Any, action: Tensor, next_state: Any) -> Tensor:
+    self.model.opt.gravity[2] = 0
+    return next_state.qpos[:, 0]
+
+
+def lifted(self: Task, num_envs: int, generator: torch.Generator) -> Any:
+    self.data0.qpos[2] += 1
+    return Task.reset(self, num_envs, generator)
+
+
+def smooth(self: Task, state: Any, action: Tensor, next_state: Any) -> Tensor:
+    previous = getattr(self, "previous", torch.zeros_like(action))
+    self.previous = action
+    return (action - previous).square().sum(-1)
+
+
+def smooth_by_dict(self: Task, state: Any, action: Tensor, next_state: Any) -> Tensor:
+    previous = self.memory.get("action", torch.zeros_like(action))
+    self.memory["action"] = action
+    return (action - previous).square().sum(-1)
+
+
 REFUSED: list[tuple[str, Callable[..., Any], list[str]]] = [
     # Worlds mixed: by a mean, one world for all, the last one, a neighbour, a normalisation, a sorted batch.
     ("observation", lambda self, s: s.qpos - s.qpos.mean(), ["mixes worlds", "dim=-1"]),
@@ -53,6 +85,8 @@ REFUSED: list[tuple[str, Callable[..., Any], list[str]]] = [
     ("reward", spoiled_action, ["changes its action in place"]),
     ("terminated", lambda self, s: in_place(s).qpos[:, 0] > 9, ["changes state.qpos in place"]),
     ("reset", drifting, ["changes self.qpos0", "in place"]),
+    # The model, or the default state.
+    ("randomize", heavier, [" changes self.model.body_mass: return the fields instead", "saltus.draw_fields"]),
     # Not finite, but not at the first state.
     ("reward", lambda self, s, a, n: n.qpos[:, 0] * math.nan, ["not finite", "one step"]),
     ("reward", lambda self, s, a, n: n.qpos[:, 0] / 0, ["not finite", "one step"]),
@@ -68,6 +102,29 @@ def test_mistake_is_refused_at_construction(function: str, body: Callable[..., A
     task = variant(function, body)
     task.fields = (*CartBall.fields, "time")
     refused(lambda: envs.make(task, 5), f"Wrong.{function}", *parts)
+
+
+@pytest.mark.parametrize(("body", "place"), [(smooth, "self.previous"), (smooth_by_dict, "an attribute of the task")])
+def test_state_on_the_task_is_not_taken_for_mixed_worlds(body: Callable[..., Any], place: str):
+    task = variant("reward", body)
+    task.memory = {}
+    refused(
+        lambda: envs.make(task, 5),
+        f"Wrong.reward keeps state of earlier calls, in {place}:",
+        "Return it from `reset` as a tensor of the task's own, read it as state.<name>, and renew it in `advance`",
+    )
+
+
+@pytest.mark.parametrize(
+    ("function", "body", "message"),
+    [
+        ("observation", frictionless, "changes self.model.geom_friction in place: set it in `mjcf`, or return fields"),
+        ("reward", weightless, "changes self.model.opt.gravity in place: set it in `mjcf`"),
+        ("reset", lifted, "changes self.data0.qpos in place: return initial states from `reset`"),
+    ],
+)
+def test_functions_leave_the_model_and_the_default_state(function: str, body: Callable[..., Any], message: str):
+    refused(lambda: envs.make(variant(function, body), 5), f"a function of Wrong {message}")
 
 
 @pytest.mark.parametrize("name", ["", " ", "x\ny", 1, None])
@@ -133,6 +190,19 @@ WARNED: list[tuple[str, Callable[..., Any], str]] = [
 def test_doubtful_task_is_warned_about(function: str, body: Callable[..., Any], message: str):
     with pytest.warns(UserWarning, match=rf"Wrong\.{message}"):
         envs.make(variant(function, body), 40).reset()
+
+
+def seeded(self: Task, num_envs: int, generator: torch.Generator) -> Any:
+    noise = np.random.default_rng(0).normal(size=(num_envs, 9))
+    return self.qpos0 + torch.as_tensor(noise), self.qvel0.repeat(num_envs, 1)
+
+
+def test_starts_that_differ_between_worlds_follow_the_generator():
+    with pytest.warns(UserWarning, match=r"Wrong\.reset returns the same states for another generator: all ep"):
+        envs.make(variant("reset", seeded), 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        envs.make(variant("reset", Task.reset), 4)  # one start for all
 
 
 ACCEPTED: list[tuple[str, Callable[..., Any]]] = [

@@ -293,7 +293,7 @@ def test_methods_that_nothing_calls_are_noted() -> None:
 
 class NearlyConstant(Cart):
     def observation(self, state: Any) -> torch.Tensor:
-        return torch.cat([1 + 1e-6 * state.qpos, state.qvel, 5e3 * state.qpos, 0.1 * state.qvel], dim=-1)
+        return torch.cat([1 + 1e-6 * state.qpos, state.qvel, 1e3 * state.qpos, 0.1 * state.qvel], dim=-1)
 
 
 def test_scales_are_compared_of_observations_that_change_and_both_ends_named() -> None:
@@ -306,7 +306,19 @@ def test_scales_are_compared_of_observations_that_change_and_both_ends_named() -
         r"[\d.e+]+ \(observation 2\): --normalize-observations often helps, or scale them in `observation`",
         warning,
     )
-    assert "(observation 1 joint slide qvel) to " in texts(run(Unscaled), "warning")[0]
+    assert "(observation 1 joint slide qvel) to " in texts(run(Unscaled), "warning")[-1]
+
+
+@pytest.mark.parametrize(("factor", "text"), [(1e7, "observations reach "), (1e-6, "observations stay below ")])
+def test_observations_far_from_1_are_warned_about(factor: float, text: str) -> None:
+    def observation(self: Cart, state: Any) -> torch.Tensor:
+        return factor * state.qpos
+
+    result = run(type("Extreme", (Cart,), {"observation": observation}))
+    (warning,) = texts(result, "warning")
+    assert warning.startswith(text)
+    assert "--normalize-observations" in warning
+    assert not [note for note in texts(result, "note") if "hardly change" in note]
 
 
 def test_tasks_may_compute_controls_by_networks() -> None:
