@@ -126,7 +126,7 @@ def style(axes: Axes, ink: str, grid: str) -> None:
     """An x axis from 0, short numbers, a light grid, and no frame at the top and right."""
     axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.xaxis.set_major_formatter(lambda value, _: short(value) if axes.get_xlim()[1] >= 10_000 else f"{value:,.0f}")
-    axes.yaxis.set_major_formatter("{x:,.0f}")
+    axes.yaxis.set_major_formatter("{x:,.10g}")  # also of fractions
     axes.update_datalim([(0.0, 0.0)], updatey=False)  # for a margin at the right that is a share of the whole axis
     axes.autoscale_view(scaley=False)
     axes.set_xlim(left=0)

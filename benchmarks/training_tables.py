@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any, Literal
 
 from benchmarks.statistics import first_reached, interquartile_mean, median_time, share_below, worst_time
-from benchmarks.table import Cell, Table
+from benchmarks.table import Cell, Table, span
 from benchmarks.training_run import Trained, task_name
 
 Which = Literal["best", "last"]
@@ -139,7 +139,7 @@ def _returns_row(system: str, runs: Sequence[Trained], which: Which) -> list[Cel
     mean = interquartile_mean([*found.values()])
     if mean is None:
         return [system, which, evaluated, "none", None, None, None]
-    interval = None if mean.low is None or mean.high is None else _interval(mean.low, mean.high)
+    interval = None if mean.low is None or mean.high is None else span(mean.low, mean.high)
     worst = min(found, key=lambda seed: found[seed])
     return [system, which, evaluated, mean.value, interval, str(worst), found[worst]]
 
@@ -147,11 +147,7 @@ def _returns_row(system: str, runs: Sequence[Trained], which: Which) -> list[Cel
 def _episodes_interval(evaluation: dict[str, Any]) -> str | None:
     """The interval of an evaluation's mean, which a single episode lacks."""
     found = evaluation["interval_95"]
-    return None if found is None else _interval(*found)
-
-
-def _interval(low: float, high: float) -> str:
-    return f"{low:,.0f} to {high:,.0f}"
+    return None if found is None else span(*found)
 
 
 def failures_table(trained: Sequence[Trained], missing: Mapping[str, str]) -> list[Table]:

@@ -202,8 +202,8 @@ def test_missing_file_or_class_is_named(folder: Path):
 
 
 def test_error_in_a_users_file_is_not_wrapped(folder: Path):
-    (folder / "my_task.py").write_text("import nothing_of_this_name\n")
-    with pytest.raises(ModuleNotFoundError, match="nothing_of_this_name"):
+    (folder / "my_task.py").write_text("{}['absent']\n")
+    with pytest.raises(KeyError, match="absent"):
         envs.make(f"{folder}/my_task.py:MyTask", 1)
 
 
