@@ -74,7 +74,7 @@ def execute(path: Path) -> ModuleType:
         if place := _own_import(path.parent, error):
             raise SaltusError(
                 f"{place} imports {error.name}, which is neither installed nor in {path.parent}: was it renamed or "
-                "moved? A run whose task has moved finds it by --task path/to/file.py:ClassName"
+                "moved? A run whose task has moved finds it by --task path/to/file.py:ClassName (task=...)"
             ) from error
         raise
     except BaseException:

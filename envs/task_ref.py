@@ -88,7 +88,7 @@ def resolve_task(name: str) -> TaskRef:
 
 
 def name_task(task: str | type[Task]) -> str:
-    """The name of a task: a built-in one's, or ``/path/to/file.py:ClassName``. A name is returned as it is.
+    """The name of a task: a built-in one's, or ``/path/to/file.py:ClassName``. Returns a name unchanged.
 
     Raises:
         SaltusError: not a name or a Task class, or a class that no file defines under its name, as in a notebook.

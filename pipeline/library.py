@@ -26,7 +26,8 @@ def train(
     """Train a new run, as ``saltus train`` does: the same files, and on the CPU the same bits.
 
     Ctrl-C, SIGTERM and SIGHUP save the run and take effect then: Ctrl-C raises KeyboardInterrupt. In a thread other
-    than the main one, signals are left alone. The state of torch's global generators is restored.
+    than the main one, signals are left alone. The state of torch's global generators is restored, on CUDA if it was in
+    use before.
 
     Args:
         task: a registered name (``"Hopper-v5"``), ``gym:ID``, ``path/to/file.py:ClassName``, or a Task class of a file.
@@ -43,6 +44,7 @@ def train(
     Raises:
         SaltusError: an unknown task, preset or option, settings that do not work or have no effect, a directory that
             holds a run, or learning that diverged.
+        MemoryError: worlds or replay buffer do not fit.
         KeyboardInterrupt: Ctrl-C; the run is saved, unless it was pressed twice.
     """
     with _session(progress) as console:
@@ -58,7 +60,9 @@ def train(
     return _deliver(stopped_by, path)
 
 
-def resume(run_dir: Path | str, *, task: str | None = None, trust: bool = False, progress: bool = True) -> Path:
+def resume(
+    run_dir: Path | str, *, task: str | type[Task] | None = None, trust: bool = False, progress: bool = True
+) -> Path:
     """Continue a run from its last checkpoint to its end, as ``saltus resume`` does.
 
     Args:
@@ -76,12 +80,14 @@ def resume(run_dir: Path | str, *, task: str | None = None, trust: bool = False,
         KeyboardInterrupt: as `train`.
     """
     with _session(progress) as console:
+        from envs.task_ref import name_task
         from pipeline.run_dir import require_run
         from pipeline.session import resume_run
 
         path = Path(run_dir).expanduser()
         require_run(path)
-        path, stopped_by = resume_run(path, task, trust, console, restarted=False)
+        moved = None if task is None else name_task(task)
+        path, stopped_by = resume_run(path, moved, trust, console, restarted=False)
     return _deliver(stopped_by, path)
 
 
@@ -114,7 +120,7 @@ def _session(progress: bool) -> Iterator[Console]:
 
 
 def _deliver(stopped_by: str | None, run_dir: Path) -> Path:
-    """The directory, after the signal that stopped the run has had its effect, so that no loop goes on."""
+    """The directory, after the signal that stopped the run has had its effect, so that loops end."""
     if stopped_by is not None:
         signal.raise_signal(signal.Signals[stopped_by])
     return run_dir

@@ -188,8 +188,8 @@ def refuse_links(run_dir: Path) -> None:
 def require_run(run_dir: Path) -> None:
     """Raise SaltusError if a directory does not exist or holds no run: neither a config.json nor a checkpoint."""
     if not run_dir.exists():
-        beside = sorted(path.parent.name for path in run_dir.parent.glob(f"*/{CONFIG}"))
-        raise SaltusError(f"{run_dir} does not exist{did_you_mean(run_dir.name, beside)}")
+        siblings = sorted(path.parent.name for path in run_dir.parent.glob(f"*/{CONFIG}"))
+        raise SaltusError(f"{run_dir} does not exist{did_you_mean(run_dir.name, siblings)}")
     if not (run_dir / CONFIG).is_file() and not checkpoint.find(run_dir / CHECKPOINTS):
         raise SaltusError(f"{run_dir} is not a run's directory: it has no config.json")
 

@@ -110,7 +110,21 @@ def test_every_seed_has_a_row_and_each_system_its_medians() -> None:
     assert table.rows == [
         ["saltus", "0", 60.0, 0, 400, 6.0, 200, "4.00 to 1,006", 5.0, "3.00 to 7.00", "50.0% (1 of 2)", 200.0, 20.0],
         ["saltus", "1", 61.0, 0, 400, 8.0, 200, "6.00 to 1,008", 7.0, "5.00 to 9.00", "0.0% (0 of 1)", 300.0, 30.0],
-        ["saltus", "2", 62.0, 0, 400, 1.0, 200, "-1.00 to 1,001", 0.0, "-2.00 to 2.00", None, "not reached", "not reached"],
+        [
+            "saltus",
+            "2",
+            62.0,
+            0,
+            400,
+            1.0,
+            200,
+            "-1.00 to 1,001",
+            0.0,
+            "-2.00 to 2.00",
+            None,
+            "not reached",
+            "not reached",
+        ],
         ["saltus", "median", 61.0, None, None, 6.0, None, None, 5.0, None, None, *["2 of 3 reached it"] * 2],
     ]
     *_, medians = seeds_table("title", THREE[:2], threshold=5.0, floor=3.5).rows

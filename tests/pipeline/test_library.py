@@ -72,7 +72,7 @@ def test_run_directory_is_chosen_loaded_and_resumed(
     env = policy.make_env(2)
     assert env.reset()[:, 0].tolist() == [1.25, 1.25]
     assert len(saltus.evaluate(policy, env).returns) == 2
-    assert saltus.resume(str(run_dir), progress=False) == run_dir
+    assert saltus.resume(str(run_dir), task=Hopper, progress=False) == run_dir
     assert capsys.readouterr().out == ""
     with pytest.raises(SaltusError, match=f"{run_dir} exists: `saltus resume {run_dir}` continues the run in it"):
         saltus.train(TASK, run_dir=run_dir, **SHORT)
@@ -99,7 +99,7 @@ def signals_at_60(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[signal.Signa
 
 
 def test_interrupted_run_is_saved_and_raises(tmp_path: Path, signals_at_60: list[signal.Signals]) -> None:
-    """Otherwise a loop over seeds would go on."""
+    """Otherwise a loop over seeds would continue."""
     signals_at_60.append(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         saltus.train(TASK, run_dir=tmp_path / "run", progress=False, **SHORT)

@@ -197,7 +197,7 @@ class Loop:
 
 
 def measured_graphs(run: Any, monkeypatch: pytest.MonkeyPatch) -> Measurement:
-    """What `_measure_graphs` notes, with stand-ins for the profiler, for sync debug mode and for a graph's node."""
+    """The result of `_measure_graphs`, with stand-ins for the profiler, for sync debug mode and for a graph's node."""
 
     def count_kernels(call: Callable[[], Any]) -> int:
         before = run.kernels
