@@ -278,6 +278,7 @@ class Agent:
             "eval_actor": {} if self.eval_actor is self.actor else dict(self.eval_actor.state_dict()),
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
             "normalizers": self.normalizers.state_dict(),
+            "progress": self.progress,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -288,6 +289,8 @@ class Agent:
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
         self.normalizers.load_state_dict(state["normalizers"])
+        if "progress" in state:  # not before saltus 0.8.0: it is reported until the next update
+            self.progress.copy_(state["progress"])
         self._divergence.first_step.zero_()
 
     def policy_state(self) -> dict[str, dict[str, Tensor]]:

@@ -67,7 +67,7 @@ def test_empty_option_is_named(command: Command, name: str, flags: list[str]) ->
 
 
 def test_equals_sign_in_the_path_of_a_run_splits_nothing(command: Command, tmp_path: Path) -> None:
-    assert_refused(command("evaluate", tmp_path / "seed="), "seed= is not a run's directory")
+    assert_refused(command("evaluate", tmp_path / "seed="), "seed= does not exist")
 
 
 def test_home_is_expanded_in_the_path_of_a_run(
@@ -86,21 +86,26 @@ def test_home_is_expanded_in_the_path_of_a_run(
 
 @pytest.mark.parametrize("name", ["resume", "evaluate", "play", "export", "gradients"])
 def test_folder_without_a_run_is_refused(command: Command, tmp_path: Path, name: str) -> None:
-    for folder in (tmp_path, tmp_path / "nowhere"):
-        assert_refused(command(name, folder), f"{folder} is not a run's directory: it has no config.json")
+    assert_refused(command(name, tmp_path), f"{tmp_path} is not a run's directory: it has no config.json")
+    assert_refused(command(name, tmp_path / "nowhere"), f"{tmp_path / 'nowhere'} does not exist")
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
-    ("setting", "value"),
-    [("tau", "0.9"), ("tau", None), ("utd_ratio", "1"), ("task_options", [])],
+    ("setting", "value", "message"),
+    [
+        ("tau", "0.9", "config.json: tau is '0.9'; it must be in (0, 1]"),
+        ("tau", None, "config.json: tau is None; it must be in (0, 1]"),
+        ("utd_ratio", "1", "config.json: utd_ratio is '1'; it must be a finite number above 0"),
+        ("task_options", [], "config.json is damaged"),
+    ],
 )
 def test_config_with_values_of_other_types_is_refused(
-    command: Command, tmp_path: Path, setting: str, value: object
+    command: Command, tmp_path: Path, setting: str, value: object, message: str
 ) -> None:
     content = {"config": small_config().to_dict() | {setting: value}, "versions": versions_module.versions()}
     (tmp_path / "config.json").write_text(json.dumps(content))
-    assert_refused(command("resume", tmp_path), "config.json is damaged")
+    assert_refused(command("resume", tmp_path), message)
 
 
 @pytest.mark.parametrize("name", ["resume", "evaluate", "play", "export"])

@@ -94,7 +94,9 @@ def signals_at_60(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[signal.Signa
         return plain(run, action)
 
     monkeypatch.setattr(Run, "step", step)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by processes in the background
     yield numbers
+    signal.signal(signal.SIGINT, before)
     assert numbers == []
 
 
