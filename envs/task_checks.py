@@ -74,7 +74,7 @@ def check_functions(
                 f"{name} does not define {function}: add {signature}, which returns a floating-point tensor of shape "
                 f"{shape}, a row for each world"
             )
-    model, data = copy.copy(task.model), copy.copy(task.data0)
+    unchanged = None if forms_only else (copy.copy(task.model), copy.copy(task.data0))
     start = check_start(checked, task, physics)
     _reset(physics, start)
     if physics.unstable().all():
@@ -85,10 +85,10 @@ def check_functions(
     if defines(task, "advance"):
         check_advance(checked, task, physics, before.state(), action, start)
     shapes = _check_forms(checked, task, before, torch.zeros_like(action), start, inputs)
-    if not forms_only:
+    if unchanged is not None:
         _check_results(checked, task, physics, before, shapes, action)
         _reset(physics, start)
-    _check_model(task, model, data)
+        _check_model(task, *unchanged)
     return shapes
 
 
