@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from envs.finite import finite_worlds
+from envs.failures import finite_worlds
 from envs.physics import Physics
 from envs.state import State
 from envs.task import Task

@@ -15,7 +15,7 @@ from torch import Tensor
 from envs import transition as transitions
 from envs.action_space import ActionSpace
 from envs.external.worlds import Worlds
-from envs.finite import finite_worlds
+from envs.failures import finite_worlds, truncate_failed
 from envs.seeding import hash_seed
 from envs.statistics import REWARD_TERM, EpisodeStatistics
 from saltus.device import resolve_device, to_device
@@ -116,11 +116,14 @@ class ExternalEnv:
         self._withheld += outcome.missing.sum()
 
         observation, counted = self._observation, ~self._lost
-        finite = usable & finite_worlds(outcome.successor) & torch.isfinite(outcome.reward)
-        failed = self._lost | ~finite | outcome.missing
-        successor = torch.where(failed[:, None], observation, outcome.successor)
-        reward = torch.where(failed, 0.0, outcome.reward)
-        terminated, truncated = outcome.terminated & ~failed, outcome.truncated | failed
+        failed, successor, reward, terminated, truncated = truncate_failed(
+            self._lost | ~usable | outcome.missing,
+            observation,
+            outcome.successor,
+            outcome.reward,
+            outcome.terminated,
+            outcome.truncated,
+        )
         self._elapsed += 1
         self._return += reward
         done = terminated | truncated

@@ -74,7 +74,7 @@ def act(env: TorchRLEnv, start: TensorDictBase) -> TensorDictBase:
 
 
 def lengths(env: TorchRLEnv) -> list[int]:
-    return env.batch_env._elapsed.tolist()
+    return env.batch_env._episodes._elapsed.tolist()
 
 
 @pytest.mark.parametrize("physics", ["cpu", "warp"])
