@@ -117,7 +117,7 @@ def _methods(run: Run, logger: Logger) -> list[tuple[str, Any, tuple[str, ...]]]
         ("buffer write", run.buffer, ("extend",)),
         ("sample", run.buffer, ("sample",)),
         ("logging", run, ("log",)),
-        ("logging", logger, ("phase", "advance", "say")),
+        ("logging", logger, ("phase", "set_progress", "say")),
         ("evaluation", run, ("evaluate",)),
         ("checkpoint", run, ("save",)),
     ]
