@@ -45,7 +45,7 @@ from pipeline.torchrl_adapter import (
     value_loss,
     value_parameters,
 )
-from saltus.device.cuda_graph import to_floats
+from saltus.device import to_floats
 
 Metrics = dict[str, Tensor]
 
