@@ -269,7 +269,8 @@ class BatchEnv:
     def set_qpos_qvel(self, qpos: Tensor, qvel: Tensor) -> None:
         """Move every world to a state, (N, nq) and (N, nv), within its current episode.
 
-        The rest of the physics starts as in `Task.data0`; the task's own tensors stay.
+        The rest of the physics starts as in `Task.data0`; the task's own tensors stay. A world whose physics or
+        observation fails there fails in its next step.
 
         Raises:
             SaltusError: a wrong type or shape, a quaternion of zero, or a value that MuJoCo takes for diverged: not

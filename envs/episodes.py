@@ -18,7 +18,6 @@ from envs.task import Task
 from envs.task_functions import Start, TaskFunctions, TaskShapes
 from envs.validation import check_qpos_qvel
 from saltus.device import copy_tensors
-from saltus.errors import SaltusError
 
 
 class Episodes:
@@ -32,8 +31,8 @@ class Episodes:
         make_state: makes a State of fields and own tensors by name.
         actions: scales actions to controls.
         generator: the source of all randomness.
-        can_sync: True: branch on values, and replace an initial state that fails. False: read no value on the host. A
-            world whose initial state fails is observed as zeros, and fails in its next step.
+        can_sync: whether to read values on the host, to skip needless work and to replace an initial state that fails.
+            A world whose initial state fails for good is observed as zeros, and fails in its next step.
 
     Attributes:
         state: the worlds' current fields and own tensors.
@@ -144,23 +143,18 @@ class Episodes:
         return self._make_state({**values, **renewed}), renewed
 
     def begin(self, mask: Tensor) -> None:
-        """Begin an episode in the worlds of `mask`, (N,) bool. An initial state that fails is counted and replaced."""
+        """Begin an episode in the worlds of `mask`, (N,) bool."""
         start = self._functions.reset()
         for name, own in self._own.items():
             own.copy_(where_worlds(mask, start.own[name], own))
         if self._task.model_variants:
             self._draw_models(mask)
-        first = self._place(mask, start)
-        diverged = mask & self._physics.unstable()
-        failed = diverged | (mask & ~finite_worlds(first))
-        self.statistics.add_failures(diverged, failed, mask & self._physics.overflowed())
+        first, failed = self._place(mask, start)
+        if self._can_sync and failed.any():  # else a second reset would slow down every step
+            first, failed = self._place_at_default(failed)
         for one in (self._elapsed, self._return, self._failed_starts):
             one.masked_fill_(mask, 0)
-        if not self._can_sync:  # a second reset would slow down every step
-            self._failed_starts |= failed
-            first = torch.where(failed[:, None], 0.0, first)
-        elif failed.any():
-            first = self._place_at_default(failed)
+        self._failed_starts |= failed
         self.observation.copy_(torch.where(mask[:, None], first, self.observation))
 
     def _draw_models(self, mask: Tensor) -> None:
@@ -168,21 +162,27 @@ class Episodes:
         rows = torch.empty_like(self._elapsed).random_(self._task.model_variants, generator=self._generator)
         self._physics.set_models(mask, rows)
 
-    def _place(self, mask: Tensor, start: Start) -> Tensor:
-        """Reset the physics of the worlds of `mask`; return the observation of every world, all groups."""
-        check_qpos_qvel(f"{type(self._task).__name__}.reset", self._physics, start.qpos, start.qvel)
-        self._physics.reset(mask, start.qpos, start.qvel, start.fields)
-        self._physics.read(out=self._fields)
-        return self._functions.observation(self.state)
+    def _place(self, mask: Tensor, start: Start) -> tuple[Tensor, Tensor]:
+        """Reset the physics of the worlds of `mask`, (N,) bool, and count those that fail.
 
-    def _place_at_default(self, mask: Tensor) -> Tensor:
-        """Begin the episodes of the worlds of `mask` at the default state; return the observation of every world."""
+        Returns:
+            The observation of every world, all groups, which is zero in worlds that fail; and these, (N,) bool.
+        """
+        physics = self._physics
+        check_qpos_qvel(f"{type(self._task).__name__}.reset", physics, start.qpos, start.qvel)
+        physics.reset(mask, start.qpos, start.qvel, start.fields)
+        physics.read(out=self._fields)
+        observation = self._functions.observation(self.state)
+        diverged = mask & physics.unstable()
+        failed = diverged | (mask & ~finite_worlds(observation))
+        self.statistics.add_failures(diverged, failed, mask & physics.overflowed())
+        return torch.where(failed[:, None], 0.0, observation), failed
+
+    def _place_at_default(self, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Begin the episodes of the worlds of `mask` at the default state; return as `_place`."""
         for name, own in self._own.items():
             own[mask] = self._checked_own[name][mask]
-        first = self._place(mask, Start(*Task.reset(self._task, len(mask), self._generator)))
-        if not torch.isfinite(first[mask]).all():
-            raise SaltusError(f"{type(self._task).__name__}.observation is not finite at the default initial state")
-        return first
+        return self._place(mask, Start(*Task.reset(self._task, len(mask), self._generator)))
 
     def restart(self, mask: Tensor) -> None:
         """Begin an episode in the worlds of `mask`, (N,) bool; the fields of the others stay."""
@@ -193,6 +193,6 @@ class Episodes:
 
     def move(self, qpos: Tensor, qvel: Tensor) -> None:
         """Move every world to a state, (N, nq) and (N, nv), within its episode."""
-        everywhere = torch.ones_like(self._failed_starts)
-        self.observation.copy_(self._place(everywhere, Start(qpos, qvel)))
-        self._failed_starts.zero_()
+        observation, failed = self._place(torch.ones_like(self._failed_starts), Start(qpos, qvel))
+        self.observation.copy_(observation)
+        self._failed_starts.copy_(failed)
