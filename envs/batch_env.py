@@ -211,7 +211,7 @@ class BatchEnv:
                 another shape than at construction.
             RuntimeError: before the first `reset`.
         """
-        self._require_started("step")
+        self._require_started("step()")
         self._actions.check(action, self.num_envs, read_values=self._can_sync)
         action = action.detach().to(self.physics.device)
         if self._graph is None:
@@ -245,7 +245,7 @@ class BatchEnv:
 
     def get_state(self) -> TensorDict:
         """Everything needed to continue bit for bit, in the middle of episodes; includes the random generator."""
-        self._require_started("get_state")
+        self._require_started("get_state()")
         return TensorDict(self._all_state()).clone()
 
     def set_state(self, state: TensorDictBase | Mapping[str, Any]) -> None:
@@ -277,11 +277,11 @@ class BatchEnv:
                 finite, or beyond 1e10.
             RuntimeError: before the first `reset`.
         """
-        self._require_started("set_qpos_qvel")
+        self._require_started("set_qpos_qvel()")
         check_placement(self.physics, qpos, qvel)
         qpos, qvel = (one.to(self.physics.device, self.physics.dtype) for one in (qpos, qvel))
         self._episodes.move(qpos, qvel)
 
-    def _require_started(self, method: str) -> None:
+    def _require_started(self, call: str) -> None:
         if not self._started:
-            raise RuntimeError(f"call reset() before {method}()")
+            raise RuntimeError(f"call reset() before {call}")

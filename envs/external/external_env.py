@@ -18,7 +18,8 @@ from envs.external.worlds import Worlds
 from envs.failures import finite_worlds, truncate_failed
 from envs.seeding import hash_seed
 from envs.statistics import REWARD_TERM, EpisodeStatistics
-from saltus.device import resolve_device, to_device
+from envs.validation import check_state
+from saltus.device import copy_tensors, resolve_device, to_device
 from saltus.errors import SaltusError
 
 
@@ -186,13 +187,17 @@ class ExternalEnv:
         return TensorDict({"totals": dict(self._statistics.totals), "action_choices": choices}).clone()
 
     def set_state(self, state: TensorDictBase | Mapping[str, Any]) -> None:
-        """Continue the totals of a `get_state`. The next `reset` begins other episodes than the run has had."""
-        names = list(state["totals"].keys())
-        if terms := [name.removeprefix(REWARD_TERM) for name in names if name.startswith(REWARD_TERM)]:
-            self._count_terms(terms)
-        for name in names:
-            self._statistics.totals[name].copy_(state["totals"][name])
-        self._seed = _derive(self._first_seed, int(self._statistics.totals["steps"]))
+        """Continue the totals of a `get_state`. The next `reset` begins other episodes than the run has had.
+
+        Raises:
+            SaltusError: no such state: entries of other names, types or shapes.
+        """
+        terms = _terms_in(state)
+        statistics = self._statistics.with_terms(terms)
+        check_state(state, {**self.get_state(), "totals": statistics.totals})
+        self._terms, self._known_terms, self._statistics = terms or None, set(terms), statistics
+        copy_tensors(state["totals"], statistics.totals)
+        self._seed = _derive(self._first_seed, int(statistics.totals["steps"]))
 
     def render(self) -> np.ndarray:
         """A frame of world 0, (height, width, 3) uint8.
@@ -201,6 +206,13 @@ class ExternalEnv:
             SaltusError: an environment without frames.
         """
         return self.worlds.render()
+
+
+def _terms_in(state: Any) -> list[str]:
+    """The names of the reward's terms among the totals of a state; none in something else."""
+    totals = state.get("totals", None) if isinstance(state, Mapping | TensorDictBase) else None
+    names = totals.keys() if isinstance(totals, Mapping | TensorDictBase) else ()
+    return [name.removeprefix(REWARD_TERM) for name in names if str(name).startswith(REWARD_TERM)]
 
 
 def _derive(seed: int, steps: int) -> int:

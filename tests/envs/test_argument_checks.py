@@ -74,7 +74,7 @@ def test_placement_of_another_type_is_refused():
 )
 def test_impossible_masks_are_refused(mask: Any, found: str):
     env = envs.make(CartBall, 3)
-    with pytest.raises(RuntimeError, match=r"call reset\(\) before reset\(mask\)"):
+    with pytest.raises(RuntimeError, match=r"call reset\(\) before reset\(mask\)$"):
         env.reset(torch.ones(3, dtype=torch.bool))
     env.reset()
     refused(lambda: env.reset(mask), found, "torch.bool", "(3,)")
