@@ -16,7 +16,6 @@ from envs.state import State
 from envs.statistics import REWARD_TERM, EpisodeStatistics
 from envs.task import Task
 from envs.task_functions import Start, TaskFunctions, TaskShapes
-from envs.validation import check_qpos_qvel
 from saltus.device import copy_tensors
 
 
@@ -169,7 +168,6 @@ class Episodes:
             The observation of every world, all groups, which is zero in worlds that fail; and these, (N,) bool.
         """
         physics = self._physics
-        check_qpos_qvel(f"{type(self._task).__name__}.reset", physics, start.qpos, start.qvel)
         physics.reset(mask, start.qpos, start.qvel, start.fields)
         physics.read(out=self._fields)
         observation = self._functions.observation(self.state)

@@ -119,7 +119,6 @@ def test_bounded_actuator_is_accepted(actuator: str, bounds: tuple[float, float]
 
 STILL = [
     ({"mjcf": "<mujoco><worldbody><geom size='.1'/></worldbody></mujoco>"}, "has no joints, so nothing in it moves"),
-    ({"mjcf": HINGE.format("").replace("<worldbody>", '<option timestep="0"/><worldbody>')}, "timestep of task Still"),
     ({"fields": ()}, "the task has no fields, and no tensors of its own: name the fields that its functions read"),
 ]
 
