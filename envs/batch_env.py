@@ -67,7 +67,8 @@ class BatchEnv:
         control_low, control_high: (action_dim,) float32 bounds in the task's units: `Task.action_low` and
             `Task.action_high`, or the control ranges of the actuators.
         failed: (N,) bool, the worlds that failed in the last step.
-        reward_terms: the terms of the last step's reward by name, (N,) each, in the engine's precision.
+        reward_terms: the terms of the last step's reward by name, (N,) each, in the engine's precision and on its
+            device.
         resumes_exactly: True: `set_state` continues within episodes (see `envs.environment.Environment`).
 
     Raises:

@@ -41,8 +41,8 @@ class ExternalEnv:
 
     Attributes:
         worlds: the library's worlds.
-        reward_terms: the last step's infos ``reward_...`` by name, (N,) each, of an environment of Gymnasium that has
-            some in its first step; NaN in worlds without them.
+        reward_terms: the last step's infos ``reward_...`` by name, (N,) float32 on `simulation_device`, of an
+            environment of Gymnasium that has some in its first step; NaN in worlds without them.
     """
 
     resumes_exactly = False
