@@ -149,7 +149,7 @@ class Episodes:
         if self._task.model_variants:
             self._draw_models(mask)
         first, failed = self._place(mask, start)
-        if self._can_sync and failed.any():  # else a second reset would slow down every step
+        if self._can_sync and failed.any():  # on a GPU a second reset would slow down every step
             first, failed = self._place_at_default(failed)
         for one in (self._elapsed, self._return, self._failed_starts):
             one.masked_fill_(mask, 0)
