@@ -89,14 +89,16 @@ class Simulation:
         """Compile a task's model, with the solver and the iterations of these settings.
 
         Raises:
-            SaltusError: as `envs.task.load_model`, or a model whose time stands still.
+            SaltusError: as `envs.task.load_model`, or a model whose time stands still or that has no joints.
         """
-        model = load_model(task)
+        model, name = load_model(task), type(task).__name__
         if not model.opt.timestep > 0:
             raise SaltusError(
-                f"the timestep of task {type(task).__name__}'s model is {model.opt.timestep:g}; it must be above 0: "
+                f"the timestep of task {name}'s model is {model.opt.timestep:g}; it must be above 0: "
                 '<option timestep="0.002"/>'
             )
+        if model.nv == 0:
+            raise SaltusError(f"the model of task {name} has no joints, so nothing in it moves: give its bodies joints")
         if self.solver == "newton":
             model.opt.solver = mujoco.mjtSolver.mjSOL_NEWTON
         if self.solver_iterations:

@@ -12,6 +12,7 @@ from mujoco.batch import DATA_FIELDS
 from torch import Tensor
 
 from envs.drawn_fields import DrawnFields
+from saltus.errors import SaltusError
 
 
 class NameIndex:
@@ -43,7 +44,7 @@ class NameIndex:
     def _find(self, kind: str, name: str | int, attribute: str) -> tuple[str, int, tuple[int, ...]]:
         try:
             view = getattr(self._data, kind)(name)
-        except KeyError as error:
+        except (KeyError, IndexError) as error:
             raise AttributeError(f"the model has no {kind} {name!r}. MuJoCo: {error.args[0]}") from None
         part = getattr(view, attribute, None)
         if not isinstance(part, np.ndarray):
@@ -71,7 +72,9 @@ class State:
         self._drawn = drawn
 
     def __len__(self) -> int:
-        return next(iter(self._values.values())).shape[0]
+        for values in self._values.values():
+            return len(values)
+        raise SaltusError("the task has no fields, and no tensors of its own: name the fields that its functions read")
 
     def __getattr__(self, field: str) -> Tensor:
         if field.startswith("_"):

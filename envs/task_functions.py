@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from envs.finite import finite_worlds
+from envs.failures import finite_worlds
 from envs.physics import Physics
 from envs.state import State
 from envs.task import Task
@@ -122,6 +122,8 @@ class TaskFunctions:
         self._shapes = {
             "reward": (per_world, False),
             "terminated": (per_world, True),
+            "reset (qpos)": (shapes.start.qpos.shape, False),
+            "reset (qvel)": (shapes.start.qvel.shape, False),
             **{
                 self._groups[group]: (torch.Size([self._num_envs, width]), False)
                 for group, width in shapes.observation.items()
@@ -144,7 +146,10 @@ class TaskFunctions:
 
     def reward(self, state: State, action: Tensor, next_state: State) -> tuple[Tensor, dict[str, Tensor]]:
         """The reward, (N,) float32, and its terms."""
-        reward, terms = split_reward(self._task.reward(state, action, next_state))
+        returned = self._task.reward(state, action, next_state)
+        holds = not isinstance(returned, tuple) or (len(returned) == 2 and isinstance(returned[1], dict))
+        self._require("reward", returned, holds, "a reward, or it and a dict of terms")
+        reward, terms = split_reward(returned)
         return self._same_form("reward", reward).float(), terms
 
     def terminated(self, state: State) -> Tensor:
@@ -156,7 +161,12 @@ class TaskFunctions:
 
         A world whose fields other than qpos and qvel are not finite gets a qpos that is not, so that it fails.
         """
-        start = split_start(self._task, self._task.reset(self._num_envs, self._generator), self._num_envs)
+        returned = self._task.reset(self._num_envs, self._generator)
+        is_pair = isinstance(returned, tuple) and len(returned) == 2
+        self._require("reset", returned, is_pair or isinstance(returned, dict), "(qpos, qvel), or a dict")
+        start = split_start(self._task, returned, self._num_envs)
+        for name, values in (("qpos", start.qpos), ("qvel", start.qvel)):
+            self._same_form(f"reset ({name})", values)
         self._require_same("reset", {**start.fields, **start.own}, self._start)
         finite = [finite_worlds(values) for values in start.fields.values()]
         if not finite:
@@ -166,7 +176,9 @@ class TaskFunctions:
 
     def control(self, state: State, action: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """The inputs that an action sets, by field, zero where not finite; and whether a world's are, (N,) bool."""
-        inputs = inputs_of(self._task.control(state, action))
+        returned = self._task.control(state, action)
+        self._require("control", returned, isinstance(returned, Tensor | dict), "a tensor, or a dict")
+        inputs = inputs_of(returned)
         shapes = {name: getattr(values, "shape", None) for name, values in inputs.items()}
         if shapes != self._inputs:
             raise self._changed("control", inputs, {name: tuple(shape) for name, shape in self._inputs.items()})
@@ -176,8 +188,17 @@ class TaskFunctions:
     def advance(self, state: State, action: Tensor) -> dict[str, Tensor]:
         """The own tensors to renew after a step, by name; copies, since they may be views of the state."""
         renewed = self._task.advance(state, action, self._generator)
+        self._require("advance", renewed, isinstance(renewed, dict), "a dict")
         self._require_same("advance", renewed, {name: form for name, form in self._own.items() if name in renewed})
         return {name: values.clone() for name, values in renewed.items()}
+
+    def _require(self, function: str, returned: Any, holds: bool, expected: str) -> None:
+        """Raise SaltusError unless the type of a result holds."""
+        if not holds:
+            name = f"{type(self._task).__name__}.{function}"
+            raise SaltusError(
+                f"{name} returned {describe(returned)}; expected {expected}, as when the environment was made"
+            )
 
     def _same_form(self, function: str, value: Tensor) -> Tensor:
         shape, is_bool = self._shapes[function]

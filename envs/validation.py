@@ -22,8 +22,10 @@ from envs.whole_numbers import require_whole
 from saltus.errors import SaltusError, warn_once
 
 EXECUTIONS = ("auto", "host", "device", "captured")
-LATER_ENTRIES = {"state": frozenset({"failed_starts"}), "state['physics']": frozenset({"cvel", "cdof_dot"})}
-"""Entries, by path, that states of saltus 0.5.0 lack: they count as zero."""
+LATER_ENTRIES = {
+    "state": frozenset({"failed_starts", "action_choices"}), "state['physics']": frozenset({"cvel", "cdof_dot"}),
+}  # fmt: skip
+"""Entries, by path, that states of earlier versions lack: they count as zero, or are not read."""
 
 
 def check_arguments(task: Task, num_envs: int, seed: int, execution: str) -> None:
@@ -39,13 +41,6 @@ def check_arguments(task: Task, num_envs: int, seed: int, execution: str) -> Non
         require_whole(f"{attribute} of task {name}", getattr(task, attribute), at_least=1)
     for attribute in ("settle_steps", "model_variants"):
         require_whole(f"{attribute} of task {name}", getattr(task, attribute), at_least=0)
-
-
-def check_qpos_qvel(source: str, physics: Physics, qpos: Tensor, qvel: Tensor) -> None:
-    """Raise SaltusError, which names the source of the values, unless the shapes are (N, nq) and (N, nv)."""
-    shapes = (physics.num_worlds, physics.model.nq), (physics.num_worlds, physics.model.nv)
-    if (qpos.shape, qvel.shape) != shapes:
-        raise SaltusError(f"{source}: qpos and qvel are {tuple(qpos.shape)} and {tuple(qvel.shape)}; expected {shapes}")
 
 
 def check_mask(mask: Any, num_envs: int) -> None:
@@ -66,7 +61,11 @@ def check_placement(physics: Physics, qpos: Tensor, qvel: Tensor) -> None:
     for name, values in (("qpos", qpos), ("qvel", qvel)):
         if not isinstance(values, Tensor):
             raise SaltusError(f"{name} is a {type(values).__name__}; expected a tensor")
-    check_qpos_qvel("set_qpos_qvel", physics, qpos, qvel)
+    shapes = (physics.num_worlds, physics.model.nq), (physics.num_worlds, physics.model.nv)
+    if (qpos.shape, qvel.shape) != shapes:
+        raise SaltusError(
+            f"set_qpos_qvel: qpos and qvel are {tuple(qpos.shape)} and {tuple(qvel.shape)}; expected {shapes}"
+        )
     for name, values in (("qpos", qpos), ("qvel", qvel)):
         bad = ~(values.abs() <= mujoco.mjMAXVAL)  # also true for NaN
         if bad.any():

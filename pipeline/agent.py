@@ -45,7 +45,7 @@ from pipeline.torchrl_adapter import (
     value_loss,
     value_parameters,
 )
-from saltus.device.cuda_graph import to_floats
+from saltus.device import to_floats
 
 Metrics = dict[str, Tensor]
 
@@ -123,7 +123,7 @@ class Agent:
             optimizers["actor"] = Adam(actor_parameters(self.loss), config.actor_lr, *decay, beta1)
         return optimizers
 
-    def advance(self, progress: float, env_steps: float, control_step: float) -> None:
+    def apply_schedules(self, progress: float, env_steps: float, control_step: float) -> None:
         """Set learning rates for a share of the run, in [0, 1], and the discount factor, as `Config.discount`."""
         self.progress.fill_(progress)
         self.gamma.fill_(self.config.discount(env_steps, control_step))

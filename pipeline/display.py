@@ -70,7 +70,7 @@ class Display:
             if not self._is_live:
                 self.say(f"[{name}]")
 
-    def advance(self, progress: float) -> None:
+    def set_progress(self, progress: float) -> None:
         """Move the progress bar to a share of the run, in [0, 1]."""
         self._done = progress
         self._progress.update(self._bar, completed=progress)

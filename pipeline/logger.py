@@ -53,7 +53,7 @@ class Logger:
             self._repeat_metrics(evaluated)
         self._wandb = _wandb_run(run_dir, config) if config.wandb else None
         self._display = Display(console, config.total_env_steps, config.minutes)
-        self.phase, self.advance = self._display.phase, self._display.advance
+        self.phase, self.set_progress = self._display.phase, self._display.set_progress
 
     def __enter__(self) -> Logger:
         self._display.__enter__()
@@ -133,7 +133,7 @@ class SilentLogger(Logger):
     def __init__(self, run_dir: Path):
         self._folder = Folder(run_dir)
         ignore: Any = lambda _: None  # noqa: E731
-        self.phase = self.advance = ignore
+        self.phase = self.set_progress = ignore
 
     def __enter__(self) -> SilentLogger:
         return self

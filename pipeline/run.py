@@ -213,7 +213,7 @@ class Run:
         """Do one round of updates."""
         self.compile(logger)
         logger.phase("learning")
-        self.agent.advance(self.progress, self.env_steps, self.env.dt)
+        self.agent.apply_schedules(self.progress, self.env_steps, self.env.dt)
         self.metrics |= self.learner.round(self.buffer, self.config.updates_per_round)
 
     def step(self, action: torch.Tensor) -> TensorDict:

@@ -29,7 +29,7 @@ def train(run: Run, logger: Logger, stopping: Callable[[], bool] = lambda: False
     if run.evaluation_pending:
         run.evaluate(logger, stopping)
         run.save(logger)
-    logger.advance(run.progress)
+    logger.set_progress(run.progress)
     while not (run.ended or run.ranks.any_rank(stopping())):
         due = run.learning and run.vector_steps % config.steps_per_round == 0
         if due and run.compile(logger, stopping):
@@ -43,7 +43,7 @@ def train(run: Run, logger: Logger, stopping: Callable[[], bool] = lambda: False
         run.buffer.extend(run.step(action))
         progress = run.progress  # read once: it may depend on the clock
         run.ended = progress == 1
-        logger.advance(progress)
+        logger.set_progress(progress)
         if run.ended or run.due(config.log_every):
             run.log(logger)
         if run.ended or run.due(config.eval_every):

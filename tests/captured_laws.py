@@ -69,8 +69,8 @@ def _run_rounds(
 def learning_rate_and_discount_change_between_captured_rounds(device: str) -> None:
     """They do as in rounds that are not captured, where they make a difference."""
 
-    def advance(learner: Learner, number: int) -> None:
-        learner.agent.advance(number / 8, 250_000 * number, 0.008)
+    def schedule(learner: Learner, number: int) -> None:
+        learner.agent.apply_schedules(number / 8, 250_000 * number, 0.008)
 
     settings: dict[str, Any] = {
         "gamma": "auto",
@@ -79,16 +79,16 @@ def learning_rate_and_discount_change_between_captured_rounds(device: str) -> No
         "critic_lr": 1e-2,
         "actor_lr": 1e-2,
     }
-    eager, captured = (_run_rounds(device, capture, advance, **settings) for capture in (False, True))
+    eager, captured = (_run_rounds(device, capture, schedule, **settings) for capture in (False, True))
     torch.testing.assert_close(captured, eager, **CLOSE)
     for frozen in ("gamma", "progress"):
 
-        def advance_one(learner: Learner, number: int, frozen: str = frozen) -> None:
+        def schedule_one(learner: Learner, number: int, frozen: str = frozen) -> None:
             before = getattr(learner.agent, frozen).clone()
-            advance(learner, number)
+            schedule(learner, number)
             getattr(learner.agent, frozen).copy_(before)
 
-        other = _run_rounds(device, False, advance_one, **settings)
+        other = _run_rounds(device, False, schedule_one, **settings)
         same = [torch.allclose(other[-1][name], value, **CLOSE) for name, value in eager[-1].items()]
         assert not all(same), f"a {frozen} that never changes would not be seen"
 
@@ -153,7 +153,7 @@ def _run_members(configs: Sequence[Config], device: str, capture: bool) -> list[
     learner, metrics = Learner(members, capture), list[Numbers]()
     torch.manual_seed(1)
     for number in range(6):
-        members.advance(number / 6, 250_000 * number, 0.008)
+        members.apply_schedules(number / 6, 250_000 * number, 0.008)
         metrics.append({name: value.clone() for name, value in learner.round(replay, 4).items()})
     assert learner.captured == capture
     return [metrics, members.policy_state()]

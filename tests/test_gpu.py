@@ -94,9 +94,9 @@ def test_captured_episode_state_and_controls_equal_eager_ones(example: str) -> N
         (expected, expected_obs), (found, found_obs) = eager.step(action), captured.step(action)
         torch.testing.assert_close(found["next"].to_dict(), expected["next"].to_dict(), rtol=1e-3, atol=1e-3)
         torch.testing.assert_close(found_obs, expected_obs, rtol=1e-3, atol=1e-3)
-        assert captured._own.keys() == eager._own.keys()
-        for name, value in eager._own.items():
-            torch.testing.assert_close(captured._own[name], value, rtol=1e-3, atol=1e-3)
+        assert captured._episodes._own.keys() == eager._episodes._own.keys()
+        for name, value in eager._episodes._own.items():
+            torch.testing.assert_close(captured._episodes._own[name], value, rtol=1e-3, atol=1e-3)
         ended += int(found["next", "done"].sum())
     assert captured.captured
     assert ended >= 2 * NUM_ENVS

@@ -23,7 +23,7 @@ from benchmarks.gpu.context import SectionContext
 from benchmarks.gpu.simulation import random_actions, warp_env
 from benchmarks.update import BATCH_SIZE, HIDDEN, learning, make_learner
 from envs.physics.cpu import available_cores
-from saltus.device.cuda_graph import find_synchronizations
+from saltus.device.sync_debug import find_synchronizations
 
 PROFILED_ROUNDS = 5
 

@@ -122,7 +122,7 @@ def _bare_steps(env: envs.BatchEnv, at_once: int) -> runner.Work:
         for done in range(at_once):
             if done % 2 == 0:
                 physics.set_state(start)
-            physics.advance(next(controls), frame_skip)
+            physics.simulate(next(controls), frame_skip)
         peers.synchronize(env.device)
         return at_once * env.num_envs
 

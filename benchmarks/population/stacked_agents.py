@@ -74,7 +74,7 @@ class StackedAgents(Agent):
         """The members' discount factors, (S,)."""
         return self._stacked[_identity(self.gamma)]
 
-    def advance(self, progress: float, env_steps: float, control_step: float) -> None:
+    def apply_schedules(self, progress: float, env_steps: float, control_step: float) -> None:
         """Set learning rates for a share of the run, in [0, 1], and discount factors for a member's env steps."""
         self.progress.fill_(progress)
         for member, config in enumerate(self._configs):

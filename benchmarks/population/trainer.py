@@ -105,7 +105,7 @@ class Trainer:
         config = self._config
         action = self._act().to(self.env.physics.device)
         if config.learning(self._vector_steps) and self._vector_steps % config.steps_per_round == 0:
-            self.agents.advance(config.progress(self.env_steps, 0.0), self.env_steps, self.env.task.dt)
+            self.agents.apply_schedules(config.progress(self.env_steps, 0.0), self.env_steps, self.env.task.dt)
             self._learner.round(self._buffer, config.updates_per_round)
         transition, self._observation = self.env.step(action)
         self._buffer.extend(transition)

@@ -15,10 +15,11 @@ from torch import Tensor
 from envs import transition as transitions
 from envs.action_space import ActionSpace
 from envs.external.worlds import Worlds
-from envs.finite import finite_worlds
+from envs.failures import finite_worlds, truncate_failed
 from envs.seeding import hash_seed
 from envs.statistics import REWARD_TERM, EpisodeStatistics
-from saltus.device import resolve_device, to_device
+from envs.validation import check_state
+from saltus.device import copy_tensors, resolve_device, to_device
 from saltus.errors import SaltusError
 
 
@@ -40,8 +41,8 @@ class ExternalEnv:
 
     Attributes:
         worlds: the library's worlds.
-        reward_terms: the last step's infos ``reward_...`` by name, (N,) each, of an environment of Gymnasium that has
-            some in its first step; NaN in worlds without them.
+        reward_terms: the last step's infos ``reward_...`` by name, (N,) float32 on `simulation_device`, of an
+            environment of Gymnasium that has some in its first step; NaN in worlds without them.
     """
 
     resumes_exactly = False
@@ -116,11 +117,14 @@ class ExternalEnv:
         self._withheld += outcome.missing.sum()
 
         observation, counted = self._observation, ~self._lost
-        finite = usable & finite_worlds(outcome.successor) & torch.isfinite(outcome.reward)
-        failed = self._lost | ~finite | outcome.missing
-        successor = torch.where(failed[:, None], observation, outcome.successor)
-        reward = torch.where(failed, 0.0, outcome.reward)
-        terminated, truncated = outcome.terminated & ~failed, outcome.truncated | failed
+        failed, successor, reward, terminated, truncated = truncate_failed(
+            self._lost | ~usable | outcome.missing,
+            observation,
+            outcome.successor,
+            outcome.reward,
+            outcome.terminated,
+            outcome.truncated,
+        )
         self._elapsed += 1
         self._return += reward
         done = terminated | truncated
@@ -183,13 +187,17 @@ class ExternalEnv:
         return TensorDict({"totals": dict(self._statistics.totals), "action_choices": choices}).clone()
 
     def set_state(self, state: TensorDictBase | Mapping[str, Any]) -> None:
-        """Continue the totals of a `get_state`. The next `reset` begins other episodes than the run has had."""
-        names = list(state["totals"].keys())
-        if terms := [name.removeprefix(REWARD_TERM) for name in names if name.startswith(REWARD_TERM)]:
-            self._count_terms(terms)
-        for name in names:
-            self._statistics.totals[name].copy_(state["totals"][name])
-        self._seed = _derive(self._first_seed, int(self._statistics.totals["steps"]))
+        """Continue the totals of a `get_state`. The next `reset` begins other episodes than the run has had.
+
+        Raises:
+            SaltusError: no such state: entries of other names, types or shapes.
+        """
+        terms = _terms_in(state)
+        statistics = self._statistics.with_terms(terms)
+        check_state(state, {**self.get_state(), "totals": statistics.totals})
+        self._terms, self._known_terms, self._statistics = terms or None, set(terms), statistics
+        copy_tensors(state["totals"], statistics.totals)
+        self._seed = _derive(self._first_seed, int(statistics.totals["steps"]))
 
     def render(self) -> np.ndarray:
         """A frame of world 0, (height, width, 3) uint8.
@@ -198,6 +206,13 @@ class ExternalEnv:
             SaltusError: an environment without frames.
         """
         return self.worlds.render()
+
+
+def _terms_in(state: Any) -> list[str]:
+    """The names of the reward's terms among the totals of a state; none in something else."""
+    totals = state.get("totals", None) if isinstance(state, Mapping | TensorDictBase) else None
+    names = totals.keys() if isinstance(totals, Mapping | TensorDictBase) else ()
+    return [name.removeprefix(REWARD_TERM) for name in names if str(name).startswith(REWARD_TERM)]
 
 
 def _derive(seed: int, steps: int) -> int:

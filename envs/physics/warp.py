@@ -221,13 +221,13 @@ class WarpPhysics:
     def step(self, ctrl: Tensor | None, frame_skip: int, inputs: Mapping[str, Tensor] | None = None) -> None:
         for field, values in (inputs or {}).items():
             self._state[field].copy_(values)
-        self.advance(ctrl, frame_skip)
+        self.simulate(ctrl, frame_skip)
         self._detect_divergence()
         self._detect_overflows()
         for field, view in self._views.items():
             self._outputs[field].copy_(view)
 
-    def advance(self, ctrl: Tensor | None, frame_skip: int) -> None:
+    def simulate(self, ctrl: Tensor | None, frame_skip: int) -> None:
         """Simulate one control step. `step` also detects failures and copies the fields that `read` returns."""
         if frame_skip not in self._step_graphs:
             self._step_graphs[frame_skip] = WarpGraph(lambda: self._control_step(frame_skip), self.device)

@@ -9,7 +9,7 @@ import mujoco
 import torch
 from torch import Tensor
 
-from envs.finite import finite_worlds
+from envs.failures import finite_worlds
 from envs.task import State
 from envs.tasks.gymnasium_task import GymnasiumTask
 from envs.tasks.resets import add_noise

@@ -15,7 +15,8 @@ from pipeline.learner import batches_at_once
 from pipeline.profile.options import rounds_per_cycle
 from pipeline.profile.phases import ROUND, PhaseTimer, update_name
 from pipeline.run import Run
-from saltus.device.cuda_graph import CapturedFunction, find_synchronizations
+from saltus.device.cuda_graph import CapturedFunction
+from saltus.device.sync_debug import find_synchronizations
 
 _REPLAYS = 20
 _NODES = 1000

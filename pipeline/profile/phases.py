@@ -107,16 +107,17 @@ def attached(run: Run, logger: Logger, wrap: Wrap) -> Iterator[None]:
 
 def _methods(run: Run, logger: Logger) -> list[tuple[str, Any, tuple[str, ...]]]:
     env = worlds_of(run)
+    episodes = env._episodes
     methods = [
         ("act", run, ("act",)),
         ("transition", run, ("step",)),
         ("physics", env.physics, ("step", "read", "unstable", "overflowed")),
-        ("task functions", env._functions, ("observation", "reward", "terminated", "control", "advance")),
-        ("reset", env, ("_begin_episodes",)),
+        ("task functions", episodes._functions, ("observation", "reward", "terminated", "control", "advance")),
+        ("reset", episodes, ("begin",)),
         ("buffer write", run.buffer, ("extend",)),
         ("sample", run.buffer, ("sample",)),
         ("logging", run, ("log",)),
-        ("logging", logger, ("phase", "advance", "say")),
+        ("logging", logger, ("phase", "set_progress", "say")),
         ("evaluation", run, ("evaluate",)),
         ("checkpoint", run, ("save",)),
     ]

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from envs import transition as transitions
 from envs.physics.cpu import available_cores
 from envs.physics.model_fields import bare_batch, restore
+from envs.physics.warp import WarpPhysics
 from envs.task_functions import defines
 from pipeline.profile.phases import worlds_of
 from pipeline.run import Run
@@ -63,7 +64,7 @@ class Roofs:
         return roofs
 
     def _make(self) -> dict[str, Callable[[], float]]:
-        on_warp = hasattr(worlds_of(self._run).physics, "advance")
+        on_warp = isinstance(worlds_of(self._run).physics, WarpPhysics)
         return {
             "physics": _bare_warp(self._run) if on_warp else _bare_batch(self._run),
             "copy": partial(_time_per_byte, self._run.device),
@@ -118,8 +119,9 @@ def _bare_batch(run: Run) -> Callable[[], float]:
 def _bare_warp(run: Run) -> Callable[[], float]:
     """Time of Warp's control step alone, from the run's present states, which it restores."""
     env = worlds_of(run)
-    physics: Any = env.physics
-    step = partial(physics.advance, _random_controls(run), env.task.frame_skip)
+    physics = env.physics
+    assert isinstance(physics, WarpPhysics)
+    step = partial(physics.simulate, _random_controls(run), env.task.frame_skip)
 
     def work() -> float:
         state = physics.get_state()

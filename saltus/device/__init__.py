@@ -98,3 +98,10 @@ def copy_tensors(source: Mapping[str, Any] | TensorDictBase, target: Mapping[str
             value.copy_(source[name])
         else:
             copy_tensors(source[name], value)
+
+
+def to_floats(scalars: Mapping[str, torch.Tensor]) -> dict[str, float]:
+    """Read one-element tensors from the device in a single synchronisation."""
+    if not scalars:
+        return {}
+    return dict(zip(scalars, torch.stack([one.double().reshape(()) for one in scalars.values()]).tolist(), strict=True))

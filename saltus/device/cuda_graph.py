@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import gc
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from functools import partial
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from saltus.device.sync_debug import find_synchronizations
 from saltus.errors import SaltusError
 
 WARMUP_CALLS = 2  # the first compiles kernels, the second is searched for synchronizations
-SYNCHRONIZATION = "called a synchronizing CUDA operation"  # the text of torch's sync debug mode
 
 
 class CapturedFunction:
@@ -155,50 +153,3 @@ def gc_paused() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
-
-
-def to_floats(scalars: Mapping[str, Tensor]) -> dict[str, float]:
-    """Read one-element tensors from the device in a single synchronisation."""
-    if not scalars:
-        return {}
-    return dict(zip(scalars, torch.stack([one.double().reshape(()) for one in scalars.values()]).tolist(), strict=True))
-
-
-def find_synchronizations(call: Callable[[], Any]) -> tuple[Any, list[str]]:
-    """Find where a call synchronises with the GPU, by torch's sync debug mode.
-
-    Returns:
-        The call's result, and the places: ``file:line``, or ``"compiled code or torch.ops"``, which have no line.
-    """
-    mode, result, places = torch.cuda.get_sync_debug_mode(), list[Any](), list[str]()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*prototype feature")  # torch's remark on the mode itself
-        warnings.filterwarnings("always", message=f".*{SYNCHRONIZATION}")
-        warnings.showwarning = partial(_collect_places, places, warnings.showwarning)
-        torch.cuda.set_sync_debug_mode("warn")
-        try:
-            _CallThroughCpp.apply(call, result, torch.is_grad_enabled())
-        finally:
-            torch.cuda.set_sync_debug_mode(mode)
-    return result[0], places
-
-
-def _collect_places(
-    places: list[str], show: Any, message: Warning | str, category: type[Warning], file: str, line: int, *rest: Any
-) -> None:
-    """Show a warning, or, if it is one of the sync debug mode, add its place to `places`."""
-    if SYNCHRONIZATION not in str(message):
-        show(message, category, file, line, *rest)
-    elif file == torch.autograd.function.__file__:
-        places.append("compiled code or torch.ops")
-    else:
-        places.append(f"{Path(file).name}:{line}")
-
-
-class _CallThroughCpp(torch.autograd.Function):
-    """A call through C++: warnings of compiled code reach Python when the C++ frame returns."""
-
-    @staticmethod
-    def forward(_context: Any, call: Callable[[], Any], result: list[Any], with_gradients: bool) -> None:
-        with torch.set_grad_enabled(with_gradients):
-            result.append(call())

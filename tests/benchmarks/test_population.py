@@ -122,7 +122,7 @@ def test_each_member_learns_as_its_agent_alone(
     members = StackedAgents(configs, OBSERVATION_DIM, ACTION_DIM)
     for number in range(4):
         for one in (members, *agents):
-            one.advance(number / 4, 250_000 * number, 0.008)
+            one.apply_schedules(number / 4, 250_000 * number, 0.008)
         worlds = random_transitions(3, 4, seed=number)
         batch = random_transitions(3, 16, seed=10 + number)
         batch["steps_to_next_obs"] = torch.randint(1, 4, (3, 16, 1)).float()
@@ -167,7 +167,7 @@ def run_rounds(configs: list[Config], capture: bool) -> list[Any]:
         replay.extend(random_transitions(3, 4, seed=number).reshape(12))
     results: list[Any] = []
     for number in range(5):
-        members.advance(number / 5, 250_000 * number, 0.008)
+        members.apply_schedules(number / 5, 250_000 * number, 0.008)
         results.append({key: value.clone() for key, value in learner.round(replay, 4).items()})
         results.append(learner.act(torch.randn(3, 4, OBSERVATION_DIM), torch.randn(3, 4, ACTION_DIM)))
     assert learner.captured == capture

@@ -114,7 +114,7 @@ def warp(execution: Any = "auto", task: type[Task] = Arm, **options: Any) -> Bat
 
 
 def own(env: BatchEnv) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in env._own.items()}
+    return {name: value.clone() for name, value in env._episodes._own.items()}
 
 
 def refused(call: Callable[[], Any], *parts: str) -> None:

@@ -74,7 +74,7 @@ def test_placement_of_another_type_is_refused():
 )
 def test_impossible_masks_are_refused(mask: Any, found: str):
     env = envs.make(CartBall, 3)
-    with pytest.raises(RuntimeError, match=r"call reset\(\) before reset\(mask\)"):
+    with pytest.raises(RuntimeError, match=r"call reset\(\) before reset\(mask\)$"):
         env.reset(torch.ones(3, dtype=torch.bool))
     env.reset()
     refused(lambda: env.reset(mask), found, "torch.bool", "(3,)")
@@ -117,6 +117,19 @@ def test_bounded_actuator_is_accepted(actuator: str, bounds: tuple[float, float]
     assert [float(env.control_low), float(env.control_high)] == pytest.approx(bounds)
 
 
+STILL = [
+    ({"mjcf": "<mujoco><worldbody><geom size='.1'/></worldbody></mujoco>"}, "has no joints, so nothing in it moves"),
+    ({"fields": ()}, "the task has no fields, and no tensors of its own: name the fields that its functions read"),
+]
+
+
+@pytest.mark.parametrize(("attributes", "text"), STILL)
+def test_tasks_in_which_nothing_moves_or_is_read_are_refused(attributes: dict[str, Any], text: str):
+    motor = HINGE.format('<motor joint="j" ctrlrange="-1 1"/>')
+    functions = {"observation": lambda self, state: torch.zeros(1, 1), "reward": lambda *_: torch.zeros(1)}
+    refused(lambda: envs.make(type("Still", (Hinge,), {"mjcf": motor, **functions, **attributes}), 1), text)
+
+
 # State
 
 NEAR_MISSES: list[tuple[Callable[[Any], Any], list[str]]] = [
@@ -130,6 +143,7 @@ NEAR_MISSES: list[tuple[Callable[[Any], Any], list[str]]] = [
     (lambda state: state.cvel, ["add 'cvel' to `fields`"]),
     (lambda state: state.camera("eye").xpos, ["add 'cam_xpos' to `fields`"]),
     (lambda state: state.camera("nose").xpos, ["no camera 'nose'", "eye"]),
+    (lambda state: state.camera(1).xpos, ["no camera 1", "Valid indices from 0 to 0"]),
     (lambda state: state.geom("rod").size, ["a geom has no 'size'", "xpos", "self.model.geom('rod') has it"]),
     (lambda state: state.joint("hinge").damping, ["self.model.joint('hinge') has it"]),
 ]

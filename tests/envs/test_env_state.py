@@ -244,9 +244,10 @@ def test_state_keeps_its_addresses(task: Any, physics: str, execution: Any):
     draw = Actions(env)
 
     def addresses() -> list[int]:
-        tensors = [*env.state.values().values(), *(value for value in vars(env).values() if isinstance(value, Tensor))]
+        attributes = (*vars(env).values(), *vars(env._episodes).values())
+        tensors = [*env.state.values().values(), *(value for value in attributes if isinstance(value, Tensor))]
         handed_out = (env.failed,)  # replaced at every step
-        totals = env._statistics.totals.values()
+        totals = env._episodes.statistics.totals.values()
         return [one.data_ptr() for one in [*tensors, *totals] if all(one is not other for other in handed_out)]
 
     before = addresses()

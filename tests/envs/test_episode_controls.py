@@ -181,6 +181,15 @@ def test_own_tensors_that_change_their_form_are_refused():
         refused(env.reset, "Changing.reset returned {", "as when the environment was made")
 
 
+@pytest.mark.parametrize(("function", "expected"), [("advance", "a dict"), ("control", "a tensor, or a dict")])
+def test_functions_that_later_return_nothing_are_refused(function: str, expected: str):
+    env = make(Arm)
+    env.reset()
+    setattr(env.task, function, lambda *arguments: None)
+    message = f"Arm.{function} returned a NoneType; expected {expected}, as when the environment was made"
+    refused(lambda: env.step(torch.zeros(WORLDS, 3)), message)
+
+
 def test_name_close_to_a_field_is_warned_about():
     with pytest.warns(UserWarning, match=r"'mocap_pose'.* did you mean mocap_pos\?"):
         make(starting(mocap_pose=ones))

@@ -227,18 +227,18 @@ def test_recorded_graph_equals_eager_steps(monkeypatch: pytest.MonkeyPatch):
     record_on_cpu(monkeypatch)
     eager, captured = warp("device", seed=4), warp("captured", seed=4)
     assert torch.equal(eager.reset(), captured.reset())
-    draw, addresses = Actions(eager), [value.data_ptr() for value in captured._own.values()]
+    draw, addresses = Actions(eager), [value.data_ptr() for value in captured._episodes._own.values()]
     ended = 0
     for _ in range(14):
         action = draw()
         (expected, expected_obs), (found, found_obs) = eager.step(action), captured.step(action)
         assert equal(expected, found)
         assert torch.equal(expected_obs, found_obs)
-        assert all(torch.equal(value, captured._own[name]) for name, value in eager._own.items())
+        assert all(torch.equal(value, captured._episodes._own[name]) for name, value in eager._episodes._own.items())
         ended += int(expected["next", "done"].sum())
     assert captured.captured
     assert ended == 2 * WORLDS
-    assert [value.data_ptr() for value in captured._own.values()] == addresses
+    assert [value.data_ptr() for value in captured._episodes._own.values()] == addresses
 
 
 def test_step_on_the_device_never_synchronizes():

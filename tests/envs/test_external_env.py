@@ -175,6 +175,28 @@ def test_a_resumed_environment_continues_its_totals_and_begins_other_episodes() 
     assert resumed.statistics()["reward_terms/reward_x"] != env.statistics()["reward_terms/reward_x"]
 
 
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda state: None, "state is a NoneType; expected a mapping with ['action_choices', 'totals']"),
+        (lambda state: {"totals": 3.0}, "state['totals'] is a float; expected a mapping with ['episode_length', "),
+        (lambda state: {**state, "physics": {}}, "of another environment: state has ['action_choices', 'physics', "),
+        (lambda state: {**state, "totals": {}}, "of another environment: state['totals'] has []; expected ['"),
+        (lambda state: {**state, "action_choices": torch.tensor([3])}, "state['action_choices'] has shape (1,);"),
+    ],
+)  # fmt: skip
+def test_what_is_no_state_of_it_is_refused_without_effect(spoil: Any, message: str) -> None:
+    env = external(sync(SAME, cls=Paid))
+    env.reset()
+    env.step(actions(1)[0])
+    before = env.statistics()
+    with pytest.raises(SaltusError) as caught:
+        env.set_state(spoil(env.get_state().to_dict()))
+    assert message in str(caught.value)
+    assert env.statistics() == before
+    env.set_state({"totals": env.get_state()["totals"]})  # as of earlier versions
+
+
 def test_the_step_and_the_limit_are_read_where_they_are_known() -> None:
     def known(env: Any) -> tuple[float, int]:
         made = external(env)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -150,18 +150,24 @@ class BadFirst(CartBall):
         return torch.where(spoiled[:, None], math.nan, state.qpos)
 
 
-def test_world_whose_first_observation_is_not_finite_fails_in_its_next_step_on_the_device():
-    """The device reads no value, so that it cannot replace the start."""
-    env = BatchEnv(BadFirst(), 3, execution="device")
+@pytest.mark.parametrize(("execution", "tries"), [("host", 2), ("device", 1)])
+def test_world_whose_first_observation_is_not_finite_fails_in_its_next_step(execution: Any, tries: int):
+    """The host replaces a start by the default one, which fails here too. The device reads no value, and cannot."""
+    env = BatchEnv(BadFirst(), 3, execution=execution)
     env.task.armed = True
     obs, draw = env.reset(), Actions(env)
     for step in range(2):  # the start after a failed step also fails
         assert (obs[BAD] == 0).all()
         state = env.get_state()
         transition, obs = env.step(draw())
+        assert is_finite(transition)
         assert_failed(transition)
         assert env.failed.tolist() == [False, True, False]
-        assert env.statistics()["nonfinite"] == step + 2, "one for each start"
+        assert env.statistics()["nonfinite"] == tries * (step + 2), "one for each start"
+    env.set_qpos_qvel(*qpos_qvel(env))
+    transition, _ = env.step(draw())
+    assert is_finite(transition)
+    assert_failed(transition)
     env.task.armed = False
     env.step(draw())
     assert env.failed.tolist() == [False, True, False]

@@ -312,7 +312,7 @@ def test_wrong_order_and_actions_are_refused():
     env = make()
     with pytest.raises(RuntimeError, match=r"call reset\(\) before step\(\)"):
         env.step(np.zeros((WORLDS, 3)))
-    with pytest.raises(RuntimeError, match=r"call reset\(\) before reset\(mask\)"):
+    with pytest.raises(RuntimeError, match=r"call reset\(\) before reset\(mask\)$"):
         env.reset(options={"reset_mask": np.ones(WORLDS, bool)})
     env.reset()
     with pytest.raises(SaltusError, match=r"the action is torch.float32 of shape \(4, 3\); expected .* \(5, 3\)"):

@@ -74,7 +74,7 @@ def act(env: TorchRLEnv, start: TensorDictBase) -> TensorDictBase:
 
 
 def lengths(env: TorchRLEnv) -> list[int]:
-    return env.batch_env._elapsed.tolist()
+    return env.batch_env._episodes._elapsed.tolist()
 
 
 @pytest.mark.parametrize("physics", ["cpu", "warp"])
@@ -119,7 +119,7 @@ def test_a_reset_without_a_mask_begins_all_episodes():
 def test_the_first_reset_may_have_a_mask_of_all_worlds():
     first = make().reset(TensorDict({"_reset": ~mask_of()}, [WORLDS]))
     assert torch.equal(first["observation"], make().reset()["observation"])
-    with pytest.raises(RuntimeError, match=r"call reset\(\) before reset\(mask\)"):
+    with pytest.raises(RuntimeError, match=r"call reset\(\) before reset\(mask\)$"):
         make().reset(TensorDict({"_reset": mask_of(1)}, [WORLDS]))
 
 

@@ -280,6 +280,8 @@ LATER: list[tuple[str, Callable[[Any], Any], list[str]]] = [
     ("reward", lambda value: value[0][:, None], ["(3, 1)", "(3,)"]),
     ("reward", lambda value: (1.0, value[1]), ["a float", "(3,)"]),
     ("reward", lambda value: None, ["a NoneType", "(3,)"]),
+    ("reward", lambda value: (*value, 1), ["a tuple; expected a reward, or it and a dict of terms"]),
+    ("reward", lambda value: (value[0], None), ["a tuple; expected a reward, or it and a dict of terms"]),
     ("reward", lambda value: (value[0], {name: one.mean() for name, one in value[1].items()}), ["terms", "height ()"]),
     ("reward", lambda value: (value[0], dict.fromkeys(value[1], 0.0)), ["terms", "height ()"]),
     ("terminated", lambda value: value.any(), ["()", "bool", "(3,)"]),
@@ -295,10 +297,19 @@ def test_result_that_changes_its_form_is_refused(function: str, spoil: Callable[
     refused(lambda: env.step(torch.zeros(3, 2)), f"CartBall.{function}", *parts)
 
 
-def test_initial_states_that_change_their_form_are_refused():
+@pytest.mark.parametrize(
+    ("spoil", "parts"),
+    [
+        (lambda start: (start[0][:1], start[1]), ["reset (qpos) returned", "(1, 9)", "(3, 9)"]),
+        (lambda start: (start[0], start[1].tolist()), ["reset (qvel) returned a list", "(3, 8)"]),
+        (lambda start: (*start, {}), ["reset returned a tuple; expected (qpos, qvel), or a dict, as when the"]),
+        (lambda start: None, ["reset returned a NoneType; expected (qpos, qvel), or a dict, as when the"]),
+    ],
+)
+def test_initial_states_that_change_their_form_are_refused(spoil: Callable[[Any], Any], parts: list[str]):
     env = envs.make(CartBall, 3)
-    later("reset")(env.task, lambda start: (start[0][:1], start[1]))
-    refused(env.reset, "(1, 9)", "(3, 9)")
+    later("reset")(env.task, spoil)
+    refused(env.reset, *parts)
 
 
 # Gradients

@@ -47,7 +47,7 @@ def test_the_updates_of_discrete_critics_reach_the_soft_fixed_point(update: str)
         one_hot(s, STATES), action, one_hot(successor[s, level], STATES), reward[s, level], ended, ~ended & (s == 0)
     )
     for step in range(UPDATES):
-        agent.advance(min(1.0, step / (0.8 * UPDATES)), 0, 0.008)
+        agent.apply_schedules(min(1.0, step / (0.8 * UPDATES)), 0, 0.008)
         agent.update_critic(batch.copy())
     first = batch[: STATES * LEVELS]
     probabilities = agent.loss.log_probs(first, differentiable=False)[::LEVELS, 0].exp().double()

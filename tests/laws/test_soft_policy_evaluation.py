@@ -237,7 +237,7 @@ def test_the_agents_updates_reach_the_exact_soft_q() -> None:
     batch, noise = mdp.batch()
     with given_noise(noise):
         for update in range(UPDATES):
-            agent.advance(min(1.0, update / (0.8 * UPDATES)), 0, 0.008)
+            agent.apply_schedules(min(1.0, update / (0.8 * UPDATES)), 0, 0.008)
             agent.update_critic(batch)
     for table in critic_rows(agent.loss).detach().squeeze(-1).double():
         torch.testing.assert_close(table, mdp.soft_q(), rtol=0, atol=0.02)

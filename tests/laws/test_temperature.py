@@ -50,7 +50,7 @@ def test_the_updates_end_at_the_temperature_whose_policy_has_the_target_entropy(
     agent, batch = make_agent(1.0), states_batch(torch.zeros(NODES, dtype=torch.int64), 1)
     with given_noise(Z.unsqueeze(-1)):
         for update in range(UPDATES):
-            agent.advance(min(1.0, update / (0.8 * UPDATES)), 0, 0.008)
+            agent.apply_schedules(min(1.0, update / (0.8 * UPDATES)), 0, 0.008)
             metrics = agent.update_actor(batch.copy())
     assert float(metrics["entropy"]) == pytest.approx(TARGET, abs=0.01)
     assert float(metrics["alpha"]) == pytest.approx(exact_temperature(), rel=0.03)

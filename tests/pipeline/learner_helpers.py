@@ -39,7 +39,7 @@ def run_rounds(learner: Learner, counts: list[int], seed: int = 0) -> list[dict[
         transition["observation"] = 1 + 2 * transition["observation"]
         transition["next", "reward"] *= 3
         learner.agent.observe(transition)
-        learner.agent.advance(number / len(counts), 250_000 * number, 0.008)
+        learner.agent.apply_schedules(number / len(counts), 250_000 * number, 0.008)
         metrics.append(clone_state(learner.round(buffer, count)))
     return metrics
 

@@ -116,7 +116,7 @@ def test_learning_rates_follow_the_progress_of_the_run() -> None:
     agent = Agent(small_config(actor_lr=1e-2, lr_final_fraction=0.25, adam_beta1=0.0), OBSERVATION_DIM, ACTION_DIM)
     changes = []
     for progress in (0.0, 0.5, 1.0):
-        agent.advance(progress, 0, 0.008)
+        agent.apply_schedules(progress, 0, 0.008)
         agent.optimizers["actor"].load_state_dict({k: v * 0 for k, v in agent.optimizers["actor"].state_dict().items()})
         before = next(agent.actor.parameters()).detach().clone()
         agent.optimizers["actor"].step([torch.ones_like(value) for value in agent.optimizers["actor"].parameters])
@@ -129,7 +129,7 @@ def test_a_discount_that_has_grown_equals_one_that_was_always_as_high() -> None:
     def trained(**settings: Any) -> dict[str, Any]:
         agent = make_agent("fast", n_step=3, **settings)
         buffer = filled_buffer(n_step=3, gamma=agent.gamma)
-        agent.advance(1.0, 1_000_000, 0.008)
+        agent.apply_schedules(1.0, 1_000_000, 0.008)
         for number in range(3):
             agent.observe(random_transition(agent.config.num_envs, seed=number))
             agent.update(buffer.sample(32)[0])
@@ -367,7 +367,7 @@ def test_finite_parameters_pass_and_a_bad_one_is_named() -> None:
 
 def test_settings_are_those_of_the_next_update() -> None:
     agent = make_agent("fast", gamma="auto", value_range=1.0)
-    agent.advance(0.5, 500_000, 0.008)
+    agent.apply_schedules(0.5, 500_000, 0.008)
     batch = random_transition(4)
     batch["next", "reward"] = torch.tensor([[1.0], [-6.0], [2.0], [0.0]])
     agent.observe(batch)

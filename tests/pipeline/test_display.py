@@ -31,7 +31,7 @@ def shown_on(file: io.StringIO, environment: dict[str, str]) -> str:
     console = Console(file=file, width=100, _environ=environment)
     with Display(console, total=1000) as display:
         display.phase("learning")
-        display.advance(0.5)
+        display.set_progress(0.5)
         display.show(ROW)
         display.print_progress(500)
         display.say("a line [/] with brackets")
@@ -49,7 +49,7 @@ def test_failures_of_all_kinds_are_one_number() -> None:
 def test_progress_of_a_run_of_minutes_is_shown_in_minutes() -> None:
     file = io.StringIO()
     with Display(Console(file=file, width=100), total=1000, minutes=5.0) as display:
-        display.advance(0.25)
+        display.set_progress(0.25)
         display.show(ROW)
         display.print_progress(3000)
     assert file.getvalue().startswith("3,000 env steps in 1.2 of 5 minutes: env steps/s")
