@@ -85,7 +85,7 @@ def train_run(
         require_same_state,
         update_config,
     )
-    from pipeline.train import StopSignal
+    from pipeline.stop_signal import StopSignal
     from pipeline.train import train as train_loop
 
     with (
