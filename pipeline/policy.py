@@ -11,14 +11,13 @@ from torch import Tensor
 
 from envs import BatchEnv
 from envs.environment import Environment
-from envs.environment_ref import make_environment, options_class, resolve_environment
 from envs.simulation import Simulation
-from envs.task_options import decode_options
 from pipeline import best_policy
 from pipeline.agent import Agent
 from pipeline.config import Config
 from pipeline.run_dir import compare_task, open_run, require_same_dimensions
 from pipeline.seeding import derive_seed
+from pipeline.worlds import environment_maker
 from saltus.device import resolve_device
 from saltus.errors import SaltusError
 
@@ -122,11 +121,8 @@ def load_agent(run_dir: Path, task: str | None, trust: bool, effect: str) -> tup
 
 
 def _make_env(config: Config, num_envs: int, seed: int, device: str, render_mode: str | None = None) -> Environment:
-    reference = resolve_environment(config.task)
-    return make_environment(
-        reference,
+    return environment_maker(config)(
         num_envs,
-        decode_options(options_class(reference), config.task_options),
         device=device,
         seed=derive_seed(seed, "play"),
         simulation=Simulation(physics="cpu", num_threads=config.num_threads),

@@ -17,9 +17,7 @@ from tensordict import TensorDict
 
 from envs import transition as transitions
 from envs.environment import Environment
-from envs.environment_ref import make_environment, options_class, resolve_environment
 from envs.simulation import Simulation
-from envs.task_options import decode_options
 from pipeline import best_policy, checkpoint, rank_state
 from pipeline.agent import Agent
 from pipeline.buffer import ReplayBuffer
@@ -34,6 +32,7 @@ from pipeline.rank_report import add_statistics, compare_ranks, describe_rates, 
 from pipeline.ranks import ALONE, Ranks
 from pipeline.rows import evaluation_row, metrics_row
 from pipeline.seeding import derive_seed
+from pipeline.worlds import environment_maker
 from saltus.device import resolve_device
 from saltus.errors import SaltusError
 
@@ -77,8 +76,7 @@ class Run:
         torch.manual_seed(derive_seed(config.seed, "learner"))
         self._eval_episodes = ranks.share(config.eval_episodes + ranks.size - 1 - ranks.rank)
         self._num_threads = config.num_threads or ranks.num_threads
-        self._reference = resolve_environment(config.task)
-        self._task_options = decode_options(options_class(self._reference), config.task_options)
+        self._make_env = environment_maker(config)
         self.env = self._make_training_env()
         dimensions = self.env.observation_dim, self.env.action_dim
         privileged_dim = self.env.privileged_dim
@@ -106,10 +104,8 @@ class Run:
 
     def _make_training_env(self) -> Environment:
         config = self.config
-        return make_environment(
-            self._reference,
+        return self._make_env(
             self.ranks.share(config.num_envs),
-            self._task_options,
             device=self.device,
             seed=derive_seed(config.seed, "environment", self.ranks.rank),
             simulation=replace(config.simulation, num_threads=self._num_threads),
@@ -123,10 +119,8 @@ class Run:
         """
         config, rank = self.config, self.ranks.rank
         stream = f"evaluation of rank {rank}" if rank else "evaluation"
-        return make_environment(
-            self._reference,
+        return self._make_env(
             self._eval_episodes,
-            self._task_options,
             simulation_device=self.device,
             seed=derive_seed(config.seed, stream, self.env_steps),
             simulation=Simulation(physics="cpu", num_threads=self._num_threads),
