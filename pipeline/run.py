@@ -77,7 +77,7 @@ class Run:
         self._eval_episodes = ranks.share(config.eval_episodes + ranks.size - 1 - ranks.rank)
         self._num_threads = config.num_threads or ranks.num_threads
         self._make_env = environment_maker(config)
-        self.env = self._make_training_env()
+        self.env = self.make_training_env()
         dimensions = self.env.observation_dim, self.env.action_dim
         privileged_dim = self.env.privileged_dim
         self.agent = Agent(config, *dimensions, self.device, privileged_dim, self.env.action_choices, ranks)
@@ -102,7 +102,8 @@ class Run:
         self._saved: tuple[int, bool] | None = None  # env steps and pending evaluation of the last save
         self._seconds_before, self._started = 0.0, time.monotonic()
 
-    def _make_training_env(self) -> Environment:
+    def make_training_env(self) -> Environment:
+        """An environment with this rank's share of the training worlds."""
         config = self.config
         return self._make_env(
             self.ranks.share(config.num_envs),
@@ -111,7 +112,7 @@ class Run:
             simulation=replace(config.simulation, num_threads=self._num_threads),
         )
 
-    def _make_evaluation_env(self) -> Environment:
+    def make_evaluation_env(self) -> Environment:
         """An environment for actions on the CPU, with a world for each of this rank's episodes.
 
         Tasks of saltus are simulated by the CPU engine with the model's own solver, so that returns are comparable
@@ -272,7 +273,7 @@ class Run:
         if self._eval_episodes == 0:
             return Evaluation((), (), 0)
         policy = self.agent.policy_on_cpu()  # a GPU would take longer to answer for a few worlds
-        return evaluate_until(stopping, policy, self._make_evaluation_env())
+        return evaluate_until(stopping, policy, self.make_evaluation_env())
 
     @staticmethod
     def _warn(logger: Logger, messages: list[str]) -> None:
