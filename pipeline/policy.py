@@ -15,6 +15,7 @@ from envs.simulation import Simulation
 from pipeline import best_policy
 from pipeline.agent import Agent
 from pipeline.config import Config
+from pipeline.dimensions import Dimensions
 from pipeline.run_dir import compare_task, open_run, require_same_dimensions
 from pipeline.seeding import derive_seed
 from pipeline.worlds import environment_maker
@@ -40,7 +41,7 @@ class Policy:
         self.agent = agent
 
     def __call__(self, observation: Tensor) -> Tensor:
-        width = self.agent.observation_dim
+        width = self.agent.dimensions.observation_dim
         is_tensor = isinstance(observation, Tensor)
         if not is_tensor or observation.dtype != torch.float32 or observation.shape[1:] != (width,):
             got = (
@@ -110,12 +111,11 @@ def load_agent(run_dir: Path, task: str | None, trust: bool, effect: str) -> tup
     """
     config, content = open_run(run_dir, task, trust)
     device = resolve_device("auto" if config.device == "cuda" else config.device)
-    sizes = _make_env(config, 1, 0, str(device))
-    require_same_dimensions(content, sizes)
-    model = config.simulation.load_model(sizes.task) if isinstance(sizes, BatchEnv) else None  # with the run's solver
+    env = _make_env(config, 1, 0, str(device))
+    require_same_dimensions(content, env)
+    model = config.simulation.load_model(env.task) if isinstance(env, BatchEnv) else None  # with the run's solver
     compare_task(config, run_dir, model, effect)
-    dimensions = sizes.observation_dim, sizes.action_dim
-    agent = Agent(config, *dimensions, device, sizes.privileged_dim, sizes.action_choices)
+    agent = Agent(config, Dimensions.of(env), device)
     agent.load_state_dict(content["state"]["agent"])
     return agent, content
 

@@ -22,6 +22,7 @@ from pipeline import best_policy, checkpoint, rank_state
 from pipeline.agent import Agent
 from pipeline.buffer import ReplayBuffer
 from pipeline.config import Config
+from pipeline.dimensions import Dimensions
 from pipeline.evaluate import Evaluation, evaluate_until
 from pipeline.exploration import RepeatedNoise
 from pipeline.file_names import CHECKPOINTS, EVALUATIONS, METRICS
@@ -78,9 +79,8 @@ class Run:
         self._num_threads = config.num_threads or ranks.num_threads
         self._make_env = environment_maker(config)
         self.env = self.make_training_env()
-        dimensions = self.env.observation_dim, self.env.action_dim
-        privileged_dim = self.env.privileged_dim
-        self.agent = Agent(config, *dimensions, self.device, privileged_dim, self.env.action_choices, ranks)
+        dimensions = Dimensions.of(self.env)
+        self.agent = Agent(config, dimensions, self.device, ranks)
         if ranks.rank > 0:  # equal networks, then other noise
             torch.manual_seed(derive_seed(config.seed, "learner", ranks.rank))
         self.learner = Learner(self.agent)
@@ -88,7 +88,7 @@ class Run:
         capacity, seed = ranks.share(config.capacity), derive_seed(config.seed, "buffer", ranks.rank)
         n_step = config.rewards_per_target(self.env.action_dim)
         self.buffer = ReplayBuffer(
-            capacity, *dimensions, self.device, seed, n_step, self.agent.gamma, None, privileged_dim, ranks.per_host
+            capacity, dimensions, self.device, seed, n_step, self.agent.gamma, per_host=ranks.per_host
         )
         longest_repeat = config.longest_repeat(self.env.dt)
         self.noise = RepeatedNoise(self.env.num_envs, self.env.action_dim, longest_repeat, self.device)
@@ -135,8 +135,7 @@ class Run:
 
     def _describe_memory(self) -> str:
         """Memory of replay buffer and agent, with the options that set it."""
-        env = self.env
-        row = transitions.num_bytes(env.observation_dim, env.action_dim, env.privileged_dim)
+        row = transitions.num_bytes(*self.agent.dimensions.widths)
         capacity = self.ranks.share(self.config.capacity)
         return (
             f"memory on {self.device}: replay buffer: {capacity:,} transitions, {capacity * row / 1e6:,.0f} MB "

@@ -9,7 +9,7 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -21,6 +21,7 @@ from envs.environment import Environment
 from envs.task_ref import task_file
 from pipeline import checkpoint, files, stored_task
 from pipeline.config import Config
+from pipeline.dimensions import Dimensions
 from pipeline.file_names import CHECKPOINTS, CONFIG, LOCK, OWN_NAMES
 from pipeline.trust import choose_task, is_inside
 from saltus.errors import SaltusError, did_you_mean
@@ -296,21 +297,19 @@ def require_same_dimensions(content: dict[str, Any], env: Environment) -> None:
             discrete actions.
     """
     stored = content["state"]["buffer"]["stored"]
-    run = (stored[name].shape[1] if name in stored else 0 for name in ("observation", "privileged", "action"))
     choices = content["state"]["environment"].get("action_choices")  # absent of tasks, and in old checkpoints
-    found = _describe_dimensions(env.action_choices, env.observation_dim, env.privileged_dim, env.action_dim)
-    expected = _describe_dimensions(() if choices is None else choices.tolist(), *run)
+    found = Dimensions.of(env)
+    expected = Dimensions(
+        observation_dim=stored["observation"].shape[1],
+        action_dim=stored["action"].shape[1],
+        privileged_dim=stored["privileged"].shape[1] if "privileged" in stored else 0,
+        action_choices=() if choices is None else tuple(choices.tolist()),
+    )
     if found != expected:
         raise SaltusError(
             f"task {env.name} has {found}, and the run has {expected}: it is not the run's task, or its "
             "file has changed. Name the run's with --task"
         )
-
-
-def _describe_dimensions(choices: Sequence[int], observation_dim: int, privileged_dim: int, action_dim: int) -> str:
-    privileged = f", {privileged_dim} privileged observations" if privileged_dim else ""
-    discrete = f" of {', '.join(map(str, choices))} choices" if choices else ""
-    return f"{observation_dim} observations{privileged} and {action_dim} actions{discrete}"
 
 
 def require_same_state(run_dir: Path, model: mujoco.MjModel | None) -> None:

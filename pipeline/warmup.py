@@ -30,6 +30,7 @@ from pipeline.agent import Agent
 from pipeline.buffer import ReplayBuffer
 from pipeline.config import Config
 from pipeline.console import print_line
+from pipeline.dimensions import Dimensions
 from pipeline.learner import Learner
 from pipeline.train_options import parse_options
 from pipeline.worlds import environment_maker
@@ -127,15 +128,14 @@ def make_learner(config: Config) -> tuple[Learner, TensorDict]:
     """A learner like the training's, and a batch of the form that it samples."""
     device = resolve_device(config.device)
     env = environment_maker(config)(1, seed=config.seed, simulation=Simulation(physics="cpu"), check_task=False)
-    dimensions, privileged_dim = (env.observation_dim, env.action_dim), env.privileged_dim
-    n_step = config.rewards_per_target(env.action_dim)
+    dimensions = Dimensions.of(env)
+    n_step = config.rewards_per_target(dimensions.action_dim)
     vector_steps = config.batch_size // _WORLDS + n_step + 1  # enough to sample a batch
-    buffer = ReplayBuffer(
-        vector_steps * _WORLDS, *dimensions, device, n_step=n_step, capture=False, privileged_dim=privileged_dim
-    )
+    buffer = ReplayBuffer(vector_steps * _WORLDS, dimensions, device, n_step=n_step, capture=False)
+    step = transitions.zeros(_WORLDS, env.observation_dim, env.action_dim, device, env.privileged_dim)
     for _ in range(vector_steps):
-        buffer.extend(transitions.zeros(_WORLDS, *dimensions, device, privileged_dim))
-    learner = Learner(Agent(config, *dimensions, device, privileged_dim, env.action_choices))
+        buffer.extend(step)
+    learner = Learner(Agent(config, dimensions, device))
     return learner, buffer.sample(config.batch_size)[0]
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from envs.simulation import Simulation
 from pipeline.agent import Agent
 from pipeline.config import Config
+from pipeline.dimensions import Dimensions
 from pipeline.divergence import DivergenceError
 from pipeline.evaluate import Evaluation, evaluate
 from pipeline.seeding import derive_seed
@@ -122,7 +123,7 @@ def evaluate_policy(config: Config, env_steps: int, state: Arrays) -> Evaluation
         simulation=Simulation(physics="cpu", num_threads=1),
         check_task=False,  # the training worlds were checked
     )
-    agent = Agent(config, env.observation_dim, env.action_dim)
+    agent = Agent(config, Dimensions.of(env))
     agent.load_policy_state(to_tensors(state))
 
     def policy(observation: Tensor) -> Tensor:

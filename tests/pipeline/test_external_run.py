@@ -18,6 +18,7 @@ from run_helpers import continue_run, train_run
 from pipeline import checkpoint
 from pipeline.buffer import ReplayBuffer
 from pipeline.config import Config
+from pipeline.dimensions import Dimensions
 from pipeline.evaluate import evaluate
 from pipeline.file_names import CHECKPOINTS
 from pipeline.policy import load_policy
@@ -108,7 +109,7 @@ def assert_within_episodes(buffer: ReplayBuffer, x: int) -> None:
 
 
 def test_newest_transitions_are_truncated_unless_they_terminated() -> None:
-    buffer = ReplayBuffer(10, 5, 3, n_step=3)
+    buffer = ReplayBuffer(10, Dimensions(5, 3), n_step=3)
     buffer.truncate_newest()  # of none
     for seed in range(3):
         buffer.extend(random_transition(4, seed))
