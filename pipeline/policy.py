@@ -16,8 +16,8 @@ from pipeline import best_policy
 from pipeline.agent import Agent
 from pipeline.config import Config
 from pipeline.dimensions import Dimensions
-from pipeline.run_dir import compare_task, open_run, require_same_dimensions
 from pipeline.seeding import derive_seed
+from pipeline.stored_run import compare_task, open_run, require_same_dimensions
 from pipeline.worlds import environment_maker
 from saltus.device import resolve_device
 from saltus.errors import SaltusError

@@ -38,7 +38,7 @@ from pipeline.learner import Learner
 from pipeline.losses import make_loss
 from pipeline.normalize import Normalizers
 from pipeline.policy import load_policy
-from pipeline.run_dir import open_run, require_same_dimensions
+from pipeline.stored_run import open_run, require_same_dimensions
 from pipeline.torchrl_adapter import (
     DiscreteVariant,
     actor_loss,

@@ -22,7 +22,7 @@ from pipeline.evaluate import Evaluation
 from pipeline.learner import Learner
 from pipeline.logger import Logger
 from pipeline.run import Run
-from pipeline.run_dir import open_run
+from pipeline.stored_run import open_run
 from pipeline.train import train
 
 
