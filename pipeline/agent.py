@@ -94,9 +94,7 @@ class Agent:
         self.optimizers = self._make_optimizers()
         self._weight_normalizations = weight_normalizations(config, self.loss)
         self.gamma: Tensor = self.loss.value_estimator.gamma
-        self.normalizers = Normalizers(
-            config, dimensions.observation_dim, self.gamma, self.device, dimensions.privileged_dim, ranks
-        )
+        self.normalizers = Normalizers(config, dimensions, self.gamma, self.device, ranks)
         self._divergence = DivergenceMonitor(self.optimizers["critic"].step_count)
 
     def _make_optimizers(self) -> dict[str, Adam]:
@@ -142,8 +140,7 @@ class Agent:
         """A copy of `policy` on the CPU; on the CPU `policy` itself."""
         if self.device.type == "cpu":
             return self.policy
-        actor = deepcopy(self.eval_actor).cpu()
-        normalizers = Normalizers(self.config, self.dimensions.observation_dim, self.gamma)
+        actor, normalizers = deepcopy(self.eval_actor).cpu(), Normalizers(self.config, self.dimensions, self.gamma)
         if normalizers.observations is not None and self.normalizers.observations is not None:
             normalizers.observations.load_state_dict(self.normalizers.observations.state_dict())
         return lambda observation: actor.mode(normalizers.normalize_observation(observation))

@@ -119,14 +119,14 @@ def _noise_of_whole_batch(ranks: Ranks) -> Any:
 def statistics(folder: Path) -> Any:
     """States of the normalisers of two ranks with two worlds each, and of one with four."""
     config, ranks = small_config(normalize_observations=True, reward_scaling="bounded"), TorchRanks()
-    shared = Normalizers(config, DIMENSIONS.observation_dim, 0.99, ranks=ranks)
-    alone = Normalizers(config, DIMENSIONS.observation_dim, 0.99)
+    shared = Normalizers(config, DIMENSIONS, 0.99, ranks=ranks)
+    alone = Normalizers(config, DIMENSIONS, 0.99)
     for step in range(5):
         transition = random_transition(4, seed=step)
         transition["observation"] += 1000
         alone.update(transition)
         shared.update(transition.split(2)[ranks.rank])
-    restored = Normalizers(config, DIMENSIONS.observation_dim, 0.99, ranks=ranks)
+    restored = Normalizers(config, DIMENSIONS, 0.99, ranks=ranks)
     restored.load_state_dict(shared.state_dict())
     assert shared.rewards is not None
     assert restored.rewards is not None

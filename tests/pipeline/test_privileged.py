@@ -169,7 +169,7 @@ def test_batched_critics_have_the_losses_of_separate_ones(preset: str) -> None:
 
 def test_privileged_observations_are_normalized_by_their_own_statistics() -> None:
     config = small_config(normalize_observations=True)
-    normalizers, restored = (Normalizers(config, OBSERVATION_DIM, 0.99, "cpu", PRIVILEGED_DIM) for _ in range(2))
+    normalizers, restored = (Normalizers(config, WIDENED, 0.99) for _ in range(2))
     data = batch()
     data["privileged"] = 5 + 3 * data["privileged"]
     normalizers.update(data)
