@@ -18,6 +18,7 @@ from saltus.signals import signals_interrupt
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
+GRACE = 60.0  # seconds after which child processes that were terminated are killed
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # either limits the threads of PyTorch
 
 
@@ -51,7 +52,6 @@ def run_pinned(
     jobs: Iterable[Job],
     sets: Sequence[tuple[int, ...]],
     finished: Callable[[Result], Any],
-    grace: float = 60.0,
 ) -> None:
     """Run jobs in threads, each pinned to a set of cores, which its child processes inherit.
 
@@ -63,7 +63,6 @@ def run_pinned(
         jobs: its arguments.
         sets: sets of cores of one size, as many as jobs at a time.
         finished: called in this thread with each result, in the order in which jobs finish.
-        grace: seconds after which child processes that were terminated are killed.
 
     Raises:
         KeyboardInterrupt: at SIGINT, SIGTERM or SIGHUP; child processes that jobs started have ended.
@@ -80,7 +79,7 @@ def run_pinned(
                 finished(future.result())
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
-            _end_children(futures, others, grace)
+            _end_children(futures, others)
             raise
 
 
@@ -88,10 +87,10 @@ def _pin(cores: tuple[int, ...]) -> None:
     os.sched_setaffinity(0, cores)  # on Linux: of this thread, and of processes that it starts
 
 
-def _end_children(futures: Sequence[Future[Any]], others: set[psutil.Process], grace: float) -> None:
+def _end_children(futures: Sequence[Future[Any]], others: set[psutil.Process]) -> None:
     """Terminate child processes but `others`, also those that start meanwhile, until no job runs."""
     terminated: set[psutil.Process] = set()
-    deadline = time.monotonic() + grace
+    deadline = time.monotonic() + GRACE
     while not all(future.done() for future in futures):  # `wait` would wait for those that were cancelled
         for child in set(psutil.Process().children()) - others:
             with suppress(psutil.NoSuchProcess):

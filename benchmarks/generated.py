@@ -60,13 +60,13 @@ class Page:
         """Captions and tables of one result."""
         return [part for table in tables for part in (self.caption(result, table.title), markdown(table))]
 
-    def with_origin(self, rows: Iterable[tuple[Result, Table]], title: str = "") -> str:
+    def with_origin(self, rows: Iterable[tuple[Result, Table]]) -> str:
         """One table of tables with the same columns, of several results; each row has its origin."""
         columns, cells = [], []
         for result, table in rows:
             columns = [*table.columns, *ORIGIN]
             cells += [[*row, *self.origin(result)] for row in table.rows]
-        return markdown(Table(title, columns, cells)) if cells else NOTHING
+        return markdown(Table("", columns, cells)) if cells else NOTHING
 
 
 ORIGIN = ("machine", "commit", "date", "file")

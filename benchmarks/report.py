@@ -77,9 +77,9 @@ def write_page(path: Path) -> None:
     print(path)
 
 
-def documents(root: Path = checkout.ROOT) -> list[Path]:
+def documents() -> list[Path]:
     """README.md and the pages of docs/."""
-    return [root / "README.md", *sorted((root / "docs").glob("*.md"))]
+    return [checkout.ROOT / "README.md", *sorted((checkout.ROOT / "docs").glob("*.md"))]
 
 
 def update(path: Path, results: Sequence[Result]) -> str:

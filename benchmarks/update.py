@@ -22,6 +22,7 @@ from envs.physics.cpu import available_cores
 from pipeline import presets
 from pipeline.agent import Agent
 from pipeline.buffer import ReplayBuffer
+from pipeline.dimensions import Dimensions
 from pipeline.learner import Learner
 
 SAC, PLAIN = "saltus sac", "saltus sac, not compiled"
@@ -152,13 +153,13 @@ def make_learner(task: str, data: TensorDict, preset: str, **overrides: Any) -> 
     """A preset's learner, on the data's device, and a buffer filled with the data."""
     sizes = {"batch_size": BATCH_SIZE, "learning_starts": 10_000, "actor_hidden": HIDDEN, "critic_hidden": HIDDEN}
     config = presets.preset(preset, task, **{**sizes, **overrides})
-    dimensions = data["observation"].shape[1], data["action"].shape[1]
-    n_step = config.rewards_per_target(dimensions[1])
-    buffer = ReplayBuffer(len(data), *dimensions, data.device, n_step=n_step, gamma=config.initial_discount)
+    dimensions = Dimensions(data["observation"].shape[1], data["action"].shape[1])
+    n_step = config.rewards_per_target(dimensions.action_dim)
+    buffer = ReplayBuffer(len(data), dimensions, data.device, n_step=n_step, gamma=config.initial_discount)
     rows = len(data) // 10
     for vector_step in data[: 10 * rows].split(rows):
         buffer.extend(vector_step)
-    return Learner(Agent(config, *dimensions, data.device)), buffer
+    return Learner(Agent(config, dimensions, data.device)), buffer
 
 
 def product_shapes(observation_dim: int, action_dim: int) -> list[tuple[int, int, int]]:

@@ -20,7 +20,7 @@ a configuration: a variant of TorchRL's SACLoss, CrossQLoss or DiscreteSACLoss.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from typing import Any
 
@@ -29,6 +29,7 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from pipeline.config import Config
+from pipeline.dimensions import Dimensions
 from pipeline.divergence import DivergenceMonitor
 from pipeline.losses import make_loss, weight_normalizations
 from pipeline.networks import merge_batch_statistics
@@ -58,15 +59,11 @@ class Agent:
 
     Args:
         config: the configuration of the run.
-        observation_dim: width of observations.
-        action_dim: width of actions.
+        dimensions: widths of observations and actions.
         device: where networks, optimisers and statistics live.
-        privileged_dim: width of what the critics see in addition to the observation; the actor does not see it.
-        action_choices: choices of each action of an environment with discrete actions; empty: actions are continuous.
         ranks: the processes that train the same networks, on batches of their own.
 
     Attributes:
-        observation_dim: width of observations.
         loss: the loss module; holds the parameters of all networks, target networks included, and ``log_alpha``.
         actor: the network that acts and learns.
         eval_actor: the network that is evaluated: an average of the actor over its last updates, or the actor itself.
@@ -80,23 +77,12 @@ class Agent:
     def __init__(
         self,
         config: Config,
-        observation_dim: int,
-        action_dim: int,
+        dimensions: Dimensions,
         device: torch.device | str = "cpu",
-        privileged_dim: int = 0,
-        action_choices: Sequence[int] = (),
         ranks: Ranks = ALONE,
     ):
-        self.config, self.device, self.observation_dim = config, torch.device(device), observation_dim
-        self.ranks = ranks
-        self.loss, self.actor = make_loss(
-            config.for_device(self.device),
-            observation_dim,
-            action_dim,
-            self.device,
-            privileged_dim=privileged_dim,
-            action_choices=action_choices,
-        )
+        self.config, self.dimensions, self.device, self.ranks = config, dimensions, torch.device(device), ranks
+        self.loss, self.actor = make_loss(config.for_device(self.device), dimensions, self.device)
         for network in (self.loss.actor_network, self.loss.qvalue_network):
             merge_batch_statistics(network, ranks)
         averages = config.eval_policy_averaging > 0
@@ -108,7 +94,7 @@ class Agent:
         self.optimizers = self._make_optimizers()
         self._weight_normalizations = weight_normalizations(config, self.loss)
         self.gamma: Tensor = self.loss.value_estimator.gamma
-        self.normalizers = Normalizers(config, observation_dim, self.gamma, self.device, privileged_dim, ranks)
+        self.normalizers = Normalizers(config, dimensions, self.gamma, self.device, ranks)
         self._divergence = DivergenceMonitor(self.optimizers["critic"].step_count)
 
     def _make_optimizers(self) -> dict[str, Adam]:
@@ -154,7 +140,7 @@ class Agent:
         """A copy of `policy` on the CPU; on the CPU `policy` itself."""
         if self.device.type == "cpu":
             return self.policy
-        actor, normalizers = deepcopy(self.eval_actor).cpu(), Normalizers(self.config, self.observation_dim, self.gamma)
+        actor, normalizers = deepcopy(self.eval_actor).cpu(), Normalizers(self.config, self.dimensions, self.gamma)
         if normalizers.observations is not None and self.normalizers.observations is not None:
             normalizers.observations.load_state_dict(self.normalizers.observations.state_dict())
         return lambda observation: actor.mode(normalizers.normalize_observation(observation))

@@ -10,6 +10,7 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from envs import transition as transitions
+from pipeline.dimensions import Dimensions
 from saltus.device import resolve_device
 from saltus.device.cuda_graph import CapturedFunction
 from saltus.device.memory import free_bytes_for
@@ -26,14 +27,12 @@ class ReplayBuffer:
 
     Args:
         capacity: number of transitions.
-        observation_dim: width of observations (see `envs.transition`).
-        action_dim: width of actions.
+        dimensions: widths of observations and actions (see `envs.transition`).
         device: where the buffer lives.
         seed: seed of the sampling.
         n_step: number of rewards that a sampled transition sums.
         gamma: discount factor of that sum, a number or a scalar that may change in place.
         capture: capture `extend` as a CUDA graph; None: on CUDA.
-        privileged_dim: width of privileged observations; 0: transitions have none.
         per_host: number of processes that make such a buffer in this machine's memory.
 
     Attributes:
@@ -49,27 +48,25 @@ class ReplayBuffer:
     def __init__(
         self,
         capacity: int,
-        observation_dim: int,
-        action_dim: int,
+        dimensions: Dimensions,
         device: torch.device | str = "cpu",
         seed: int = 0,
         n_step: int = 1,
         gamma: float | Tensor = 0.99,
         capture: bool | None = None,
-        privileged_dim: int = 0,
         per_host: int = 1,
     ):
         self.capacity, self.device = capacity, resolve_device(device)
         self.n_step, self.gamma = n_step, gamma
-        dimensions = observation_dim, action_dim
-        self.num_bytes = capacity * transitions.num_bytes(*dimensions, privileged_dim)
+        self.num_bytes = capacity * transitions.num_bytes(*dimensions.widths)
         if self.device.type == "cuda":
             _require_memory(self.num_bytes, capacity, self.device, 1)
             _warn_of_host_copy(self.num_bytes, per_host)
         else:
             _require_memory(self.num_bytes, capacity, self.device, per_host)
-        self._storage = transitions.zeros(capacity, *dimensions, self.device, privileged_dim)
-        self._entries = {key: self._storage[key] for key in transitions.layout(*dimensions, privileged_dim)}
+        observation_dim, action_dim, privileged_dim = dimensions.widths
+        self._storage = transitions.zeros(capacity, observation_dim, action_dim, self.device, privileged_dim)
+        self._entries = {key: self._storage[key] for key in transitions.layout(*dimensions.widths)}
         self._cursor = torch.zeros((), dtype=torch.int64, device=self.device)
         self._size = torch.zeros((), dtype=torch.int64, device=self.device)
         self._num_envs = 0

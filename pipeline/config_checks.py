@@ -69,13 +69,14 @@ def coerce_setting(name: str, hint: Any, value: Any) -> Any:
     try:
         return coerce(hint, value)
     except (TypeError, ValueError):
-        _refuse(name, value, _describe(hint))
+        _refuse(name, value, describe_values(hint))
 
 
-def _describe(hint: Any) -> str:
+def describe_values(hint: Any) -> str:
+    """The values of a setting with a type hint, in words."""
     kind = get_origin(hint) or hint
     if kind in (Union, UnionType):
-        return " or ".join(map(_describe, get_args(hint)))
+        return " or ".join(map(describe_values, get_args(hint)))
     choices = get_args(hint)
     if kind is Literal:
         return f"one of {', '.join(choices)}" if len(choices) > 1 else choices[0]
@@ -86,9 +87,9 @@ def _check_choices(config: Config) -> None:
     for name, hint in get_type_hints(type(config)).items():
         value, kind = getattr(config, name), get_origin(hint) or hint
         if kind is Literal and value not in get_args(hint):
-            _refuse(name, value, _describe(hint))
+            _refuse(name, value, describe_values(hint))
         if kind in (str, bool, dict, tuple) and not isinstance(value, kind):
-            _refuse(name, value, _describe(hint))
+            _refuse(name, value, describe_values(hint))
 
 
 def _check_numbers(config: Config) -> None:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.config import Config
+from pipeline.dimensions import Dimensions
 from saltus.errors import SaltusError
 
 MAX_JOINT_ACTIONS = 1024
@@ -115,18 +116,18 @@ class ActionLevels(nn.Module):
         return torch.minimum((uniform * (last + 1)).floor(), last) * (2 / last) - 1
 
 
-def make_levels(config: Config, action_dim: int, choices: Sequence[int]) -> ActionLevels:
+def make_levels(config: Config, dimensions: Dimensions) -> ActionLevels:
     """The levels of a configuration with a joint or factored policy.
 
     Args:
         config: the configuration of the run.
-        action_dim: number of actuators.
-        choices: the choices of each, of an environment with discrete actions; empty: actions are continuous.
+        dimensions: number of actuators, and the choices of each if the environment has discrete actions.
 
     Raises:
         SaltusError: no levels, other levels than the environment has, or more joint actions than `MAX_JOINT_ACTIONS`.
     """
     policy, levels = config.policy, config.action_levels
+    action_dim, choices = dimensions.action_dim, dimensions.action_choices
     assert policy != "gaussian"
     if choices and levels not in ("auto", 0) and any(count != levels for count in choices):
         raise SaltusError(

@@ -16,7 +16,6 @@ without a joint grid. The approximation is the critic's form, which cannot hold 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from copy import deepcopy
 
 import torch
@@ -27,6 +26,7 @@ from torch.distributions import Categorical
 from torchrl.modules import ProbabilisticActor
 
 from pipeline.config import Config
+from pipeline.dimensions import Dimensions
 from pipeline.discrete import ActionLevels, CategoricalActor, make_levels, quantile_index
 from pipeline.estimators import score_function
 from pipeline.networks import Critic, Layers, mlp, set_matmul_dtype
@@ -192,24 +192,21 @@ _LOSSES = {"exact": ExactLoss, "score": ScoreLoss, "soft-q": SoftQLoss}
 
 def make_discrete_loss(
     config: Config,
-    observation_dim: int,
-    action_dim: int,
+    dimensions: Dimensions,
     device: torch.device,
     batched_critics: bool,
-    privileged_dim: int = 0,
-    action_choices: Sequence[int] = (),
 ) -> tuple[DiscreteVariant, CategoricalActor]:
     """The loss module of a configuration with discrete actions, and the actor that it trains or, for soft-q, defines.
 
     Args:
-        config, observation_dim, action_dim, device, batched_critics, privileged_dim, action_choices: as in
-            `pipeline.losses.make_loss`.
+        config, dimensions, device, batched_critics: as in `pipeline.losses.make_loss`.
 
     Raises:
         SaltusError: see `make_levels`; a target entropy that no policy has, or critics that act and see what the policy
             does not.
     """
-    levels = make_levels(config, action_dim, action_choices)
+    levels = make_levels(config, dimensions)
+    observation_dim, action_dim, privileged_dim = dimensions.widths
     if config.without_actor and privileged_dim:
         raise SaltusError(
             "--discrete-update soft-q acts by its critics, and the task has observations for critics alone: use exact "

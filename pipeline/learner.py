@@ -29,6 +29,8 @@ class Learner:
 
     Attributes:
         gradient_steps: number of critic updates so far.
+        updates: the updates in their order, each with whether it follows every batch. Otherwise it follows every
+            `policy_delay`-th. Updates that always happen together are one.
     """
 
     def __init__(self, agent: Agent, capture: bool | None = None):
@@ -36,17 +38,16 @@ class Learner:
         self._config = agent.config
         self._batch_size = agent.ranks.share(agent.config.batch_size)
         self._capture = agent.device.type == "cuda" if capture is None else capture
-        # Whether an update follows every batch. Updates that always happen together compile as one graph.
-        self._updates: list[tuple[bool, Update]] = [(True, agent.update_critic), (False, agent.update_actor)]
+        self.updates: list[tuple[bool, Update]] = [(True, agent.update_critic), (False, agent.update_actor)]
         if agent.config.policy_delay == 1:
-            self._updates = [(True, agent.update)]
+            self.updates = [(True, agent.update)]
         self._compiled: list[CompiledUpdate] = []
         if self._config.compile:
             self._compiled = [
                 CompiledUpdate(update, agent.tensors, agent.ranks.any_rank, agent.ranks.size)
-                for _, update in self._updates
+                for _, update in self.updates
             ]
-            self._updates = [(always, one) for (always, _), one in zip(self._updates, self._compiled, strict=True)]
+            self.updates = [(always, one) for (always, _), one in zip(self.updates, self._compiled, strict=True)]
         self._captured_rounds: dict[tuple[ReplayBuffer, tuple[bool, ...]], CapturedFunction] = {}
         self._captured_act = CapturedFunction(self._act, "the actor", agent.device) if self._capture else None
 
@@ -135,7 +136,7 @@ class Learner:
         """Sample batches and update on each: the critics, and the actor on those where `actor_due` is true."""
         metrics: Metrics = {}
         for batch, due in zip(buffer.sample(self._batch_size, len(actor_due)), actor_due, strict=True):
-            for always, update in self._updates:
+            for always, update in self.updates:
                 if always or due:
                     metrics |= update(batch)
         return metrics

@@ -8,7 +8,6 @@ depend on the task's action bounds.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from torchrl.modules import ProbabilisticActor
 
 from pipeline.config import Config
+from pipeline.dimensions import Dimensions
 from pipeline.discrete import CategoricalActor, describe_choices
 from pipeline.discrete_losses import make_discrete_loss
 from pipeline.networks import Actor, Critic, WeightNormalization, initialize_units, mlp, residual, set_matmul_dtype
@@ -188,25 +188,17 @@ def clipped_share(probabilities: Tensor, values: Tensor, atoms: Tensor) -> Tenso
 
 
 def make_loss(
-    config: Config,
-    observation_dim: int,
-    action_dim: int,
-    device: torch.device,
-    batched_critics: bool | None = None,
-    privileged_dim: int = 0,
-    action_choices: Sequence[int] = (),
+    config: Config, dimensions: Dimensions, device: torch.device, batched_critics: bool | None = None
 ) -> tuple[Loss, Actor | CategoricalActor]:
     """The loss module of a configuration, and the actor whose parameters it trains.
 
     Args:
         config: the configuration of the run.
-        observation_dim: width of observations.
-        action_dim: width of actions.
+        dimensions: widths of observations and actions. The critics see a batch's ``"privileged"``, if it has a width,
+            and the actor does not.
         device: where the networks live.
         batched_critics: compute all critics' matrix products as one batched product; None: on CUDA. On the CPU one
             product for each critic is faster.
-        privileged_dim: width of the batch's ``"privileged"``, which the critics see and the actor does not; 0: none.
-        action_choices: choices of each action of an environment with discrete actions; empty: actions are continuous.
 
     Raises:
         SaltusError: a continuous policy for discrete actions, a target entropy that no policy has; see
@@ -215,14 +207,13 @@ def make_loss(
     if batched_critics is None:
         batched_critics = device.type != "cpu"
     if config.policy != "gaussian":
-        return make_discrete_loss(
-            config, observation_dim, action_dim, device, batched_critics, privileged_dim, action_choices
-        )
-    if action_choices:
+        return make_discrete_loss(config, dimensions, device, batched_critics)
+    if choices := dimensions.action_choices:
         raise SaltusError(
-            f"the environment's actions are discrete ({describe_choices(action_choices)}), and the recipe's policy is "
+            f"the environment's actions are discrete ({describe_choices(choices)}), and the recipe's policy is "
             "continuous (--policy gaussian): use --preset sac-discrete"
         )
+    observation_dim, action_dim, privileged_dim = dimensions.widths
     actor = _make_actor(config, observation_dim, action_dim).to(device)
     policy = ProbabilisticActor(
         TensorDictModule(actor, ["observation"], ["loc", "scale"]),

@@ -62,13 +62,12 @@ class BatchNorm(nn.Module):
 class RMSNorm(nn.Module):
     """Root mean square normalisation, (B, features) -> (B, features) (Zhang and Sennrich 2019)."""
 
-    def __init__(self, features: int, eps: float = 1e-6):
+    def __init__(self, features: int):
         super().__init__()
-        self.eps = eps
         self.weight = nn.Parameter(torch.ones(features))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps) * self.weight
+        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6) * self.weight
 
 
 class HiddenLinear(nn.Linear):

@@ -9,6 +9,7 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from pipeline.config import Config
+from pipeline.dimensions import Dimensions
 from pipeline.ranks import ALONE, Ranks
 
 EPSILON = 1e-8
@@ -162,19 +163,18 @@ class Normalizers:
     def __init__(
         self,
         config: Config,
-        observation_dim: int,
+        dimensions: Dimensions,
         gamma: float | Tensor,
         device: torch.device | str = "cpu",
-        privileged_dim: int = 0,
         ranks: Ranks = ALONE,
     ):
         self.observations: ObservationNormalizer | None = None
         self.privileged: ObservationNormalizer | None = None
         self.rewards: RewardScaler | None = None
         if config.normalize_observations:
-            self.observations = ObservationNormalizer(observation_dim, device, ranks)
-            if privileged_dim:
-                self.privileged = ObservationNormalizer(privileged_dim, device, ranks)
+            self.observations = ObservationNormalizer(dimensions.observation_dim, device, ranks)
+            if dimensions.privileged_dim:
+                self.privileged = ObservationNormalizer(dimensions.privileged_dim, device, ranks)
         if config.reward_scaling != "none":
             value_range = config.value_range if config.reward_scaling == "bounded" else None
             num_envs = ranks.share(config.num_envs)

@@ -16,7 +16,7 @@ class Adam:
     """Adam (Kingma and Ba 2015, algorithm 1) with a decaying learning rate.
 
     Computes what torch.optim.Adam with a LambdaLR computes, but keeps the step count and the learning rate on the
-    parameters' device and branches on no tensor value. State changes in place.
+    parameters' device and branches on no tensor value. State changes in place. beta2 is 0.999 and epsilon 1e-8.
 
     Args:
         parameters: the parameters by name.
@@ -25,8 +25,6 @@ class Adam:
         progress: share of the run that is done, a float64 scalar in [0, 1] that changes in place.
         schedule: ``"linear"``, or ``"cosine"``: half a cosine (Loshchilov and Hutter 2017).
         beta1: decay rate of the mean gradient.
-        beta2: decay rate of the mean squared gradient.
-        eps: added to the root of the mean squared gradient.
 
     Attributes:
         step_count: number of steps taken, a scalar. In float64, which counts beyond 2**24.
@@ -40,13 +38,11 @@ class Adam:
         progress: Tensor,
         schedule: Literal["linear", "cosine"] = "linear",
         beta1: float = 0.9,
-        beta2: float = 0.999,
-        eps: float = 1e-8,
     ):
         self.names = list(parameters)
         self.parameters = list(parameters.values())
         self.lr, self.final_fraction, self.schedule, self.progress = lr, final_fraction, schedule, progress
-        self.beta1, self.beta2, self.eps = beta1, beta2, eps
+        self.beta1, self.beta2, self.eps = beta1, 0.999, 1e-8
         self.step_count = torch.zeros((), dtype=torch.float64, device=self.parameters[0].device)
         self.mean = [torch.zeros_like(parameter) for parameter in self.parameters]
         self.mean_square = [torch.zeros_like(parameter) for parameter in self.parameters]

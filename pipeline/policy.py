@@ -11,14 +11,14 @@ from torch import Tensor
 
 from envs import BatchEnv
 from envs.environment import Environment
-from envs.environment_ref import make_environment, options_class, resolve_environment
 from envs.simulation import Simulation
-from envs.task_options import decode_options
 from pipeline import best_policy
 from pipeline.agent import Agent
 from pipeline.config import Config
-from pipeline.run_dir import compare_task, open_run, require_same_dimensions
+from pipeline.dimensions import Dimensions
 from pipeline.seeding import derive_seed
+from pipeline.stored_run import compare_task, open_run, require_same_dimensions
+from pipeline.worlds import environment_maker
 from saltus.device import resolve_device
 from saltus.errors import SaltusError
 
@@ -41,7 +41,7 @@ class Policy:
         self.agent = agent
 
     def __call__(self, observation: Tensor) -> Tensor:
-        width = self.agent.observation_dim
+        width = self.agent.dimensions.observation_dim
         is_tensor = isinstance(observation, Tensor)
         if not is_tensor or observation.dtype != torch.float32 or observation.shape[1:] != (width,):
             got = (
@@ -111,22 +111,18 @@ def load_agent(run_dir: Path, task: str | None, trust: bool, effect: str) -> tup
     """
     config, content = open_run(run_dir, task, trust)
     device = resolve_device("auto" if config.device == "cuda" else config.device)
-    sizes = _make_env(config, 1, 0, str(device))
-    require_same_dimensions(content, sizes)
-    model = config.simulation.load_model(sizes.task) if isinstance(sizes, BatchEnv) else None  # with the run's solver
+    env = _make_env(config, 1, 0, str(device))
+    require_same_dimensions(content, env)
+    model = config.simulation.load_model(env.task) if isinstance(env, BatchEnv) else None  # with the run's solver
     compare_task(config, run_dir, model, effect)
-    dimensions = sizes.observation_dim, sizes.action_dim
-    agent = Agent(config, *dimensions, device, sizes.privileged_dim, sizes.action_choices)
+    agent = Agent(config, Dimensions.of(env), device)
     agent.load_state_dict(content["state"]["agent"])
     return agent, content
 
 
 def _make_env(config: Config, num_envs: int, seed: int, device: str, render_mode: str | None = None) -> Environment:
-    reference = resolve_environment(config.task)
-    return make_environment(
-        reference,
+    return environment_maker(config)(
         num_envs,
-        decode_options(options_class(reference), config.task_options),
         device=device,
         seed=derive_seed(seed, "play"),
         simulation=Simulation(physics="cpu", num_threads=config.num_threads),

@@ -17,13 +17,12 @@ from tensordict import TensorDict
 
 from envs import transition as transitions
 from envs.environment import Environment
-from envs.environment_ref import make_environment, options_class, resolve_environment
 from envs.simulation import Simulation
-from envs.task_options import decode_options
 from pipeline import best_policy, checkpoint, rank_state
 from pipeline.agent import Agent
 from pipeline.buffer import ReplayBuffer
 from pipeline.config import Config
+from pipeline.dimensions import Dimensions
 from pipeline.evaluate import Evaluation, evaluate_until
 from pipeline.exploration import RepeatedNoise
 from pipeline.file_names import CHECKPOINTS, EVALUATIONS, METRICS
@@ -34,6 +33,7 @@ from pipeline.rank_report import add_statistics, compare_ranks, describe_rates, 
 from pipeline.ranks import ALONE, Ranks
 from pipeline.rows import evaluation_row, metrics_row
 from pipeline.seeding import derive_seed
+from pipeline.worlds import environment_maker
 from saltus.device import resolve_device
 from saltus.errors import SaltusError
 
@@ -77,12 +77,10 @@ class Run:
         torch.manual_seed(derive_seed(config.seed, "learner"))
         self._eval_episodes = ranks.share(config.eval_episodes + ranks.size - 1 - ranks.rank)
         self._num_threads = config.num_threads or ranks.num_threads
-        self._reference = resolve_environment(config.task)
-        self._task_options = decode_options(options_class(self._reference), config.task_options)
-        self.env = self._make_training_env()
-        dimensions = self.env.observation_dim, self.env.action_dim
-        privileged_dim = self.env.privileged_dim
-        self.agent = Agent(config, *dimensions, self.device, privileged_dim, self.env.action_choices, ranks)
+        self._make_env = environment_maker(config)
+        self.env = self.make_training_env()
+        dimensions = Dimensions.of(self.env)
+        self.agent = Agent(config, dimensions, self.device, ranks)
         if ranks.rank > 0:  # equal networks, then other noise
             torch.manual_seed(derive_seed(config.seed, "learner", ranks.rank))
         self.learner = Learner(self.agent)
@@ -90,7 +88,7 @@ class Run:
         capacity, seed = ranks.share(config.capacity), derive_seed(config.seed, "buffer", ranks.rank)
         n_step = config.rewards_per_target(self.env.action_dim)
         self.buffer = ReplayBuffer(
-            capacity, *dimensions, self.device, seed, n_step, self.agent.gamma, None, privileged_dim, ranks.per_host
+            capacity, dimensions, self.device, seed, n_step, self.agent.gamma, per_host=ranks.per_host
         )
         longest_repeat = config.longest_repeat(self.env.dt)
         self.noise = RepeatedNoise(self.env.num_envs, self.env.action_dim, longest_repeat, self.device)
@@ -104,18 +102,17 @@ class Run:
         self._saved: tuple[int, bool] | None = None  # env steps and pending evaluation of the last save
         self._seconds_before, self._started = 0.0, time.monotonic()
 
-    def _make_training_env(self) -> Environment:
+    def make_training_env(self) -> Environment:
+        """An environment with this rank's share of the training worlds."""
         config = self.config
-        return make_environment(
-            self._reference,
+        return self._make_env(
             self.ranks.share(config.num_envs),
-            self._task_options,
             device=self.device,
             seed=derive_seed(config.seed, "environment", self.ranks.rank),
             simulation=replace(config.simulation, num_threads=self._num_threads),
         )
 
-    def _make_evaluation_env(self) -> Environment:
+    def make_evaluation_env(self) -> Environment:
         """An environment for actions on the CPU, with a world for each of this rank's episodes.
 
         Tasks of saltus are simulated by the CPU engine with the model's own solver, so that returns are comparable
@@ -123,10 +120,8 @@ class Run:
         """
         config, rank = self.config, self.ranks.rank
         stream = f"evaluation of rank {rank}" if rank else "evaluation"
-        return make_environment(
-            self._reference,
+        return self._make_env(
             self._eval_episodes,
-            self._task_options,
             simulation_device=self.device,
             seed=derive_seed(config.seed, stream, self.env_steps),
             simulation=Simulation(physics="cpu", num_threads=self._num_threads),
@@ -140,8 +135,7 @@ class Run:
 
     def _describe_memory(self) -> str:
         """Memory of replay buffer and agent, with the options that set it."""
-        env = self.env
-        row = transitions.num_bytes(env.observation_dim, env.action_dim, env.privileged_dim)
+        row = transitions.num_bytes(*self.agent.dimensions.widths)
         capacity = self.ranks.share(self.config.capacity)
         return (
             f"memory on {self.device}: replay buffer: {capacity:,} transitions, {capacity * row / 1e6:,.0f} MB "
@@ -278,7 +272,7 @@ class Run:
         if self._eval_episodes == 0:
             return Evaluation((), (), 0)
         policy = self.agent.policy_on_cpu()  # a GPU would take longer to answer for a few worlds
-        return evaluate_until(stopping, policy, self._make_evaluation_env())
+        return evaluate_until(stopping, policy, self.make_evaluation_env())
 
     @staticmethod
     def _warn(logger: Logger, messages: list[str]) -> None:

@@ -43,7 +43,8 @@ def resume_run(
     run_dir: Path, task: str | None, trust: bool, console: Console, restarted: bool
 ) -> tuple[Path, str | None]:
     """Continue a run from its last checkpoint. Returns as `train_run`."""
-    from pipeline.run_dir import compare_versions, describe_checkpoint, locked, open_run
+    from pipeline.run_dir import locked
+    from pipeline.stored_run import compare_versions, describe_checkpoint, open_run
 
     with locked(run_dir) if torchrun.rank() == 0 else nullcontext():
         with log_to(console):
@@ -77,15 +78,9 @@ def train_run(
     from pipeline.rank_state import agree, load_state
     from pipeline.restarts import remember_run
     from pipeline.run import Run
-    from pipeline.run_dir import (
-        compare_task,
-        default_path,
-        new_run,
-        require_same_dimensions,
-        require_same_state,
-        update_config,
-    )
-    from pipeline.train import StopSignal
+    from pipeline.run_dir import default_path, new_run
+    from pipeline.stop_signal import StopSignal
+    from pipeline.stored_run import compare_task, require_same_dimensions, require_same_state, update_config
     from pipeline.train import train as train_loop
 
     with (

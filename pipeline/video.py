@@ -27,6 +27,7 @@ from saltus.errors import SaltusError
 
 CONTAINERS = (".mp4", ".mkv", ".mov", ".avi")
 MAX_STEPS = 100_000
+MAX_FPS = 60
 DEFAULT_SIZE = (640, 480)
 _SIZES = range(64, 4097, 2)  # even: the encoder halves the resolution of colours
 
@@ -76,7 +77,7 @@ def record(
     env: BatchEnv,
     steps: int | None = None,
     *,
-    max_fps: float = 60,
+    max_fps: float = MAX_FPS,
     report: Report = _ignore,
 ) -> Recording:
     """Play in an environment of one world, which is reset.
@@ -104,20 +105,19 @@ def record_video(
     path: Path,
     steps: int | None = None,
     *,
-    max_fps: float = 60,
     report: Report = _ignore,
 ) -> Recording:
     """Play in an environment of another library, and write its frames as a real-time video.
 
     Args:
-        policy, steps, max_fps, report: as for `record`.
+        policy, steps, report: as for `record`.
         env: an environment of one world, which is reset.
         path: the file, whose ending selects the container (see `check_name`).
 
     Raises:
         SaltusError: an environment without frames, or the file cannot be written.
     """
-    stride = _stride(env, max_fps)
+    stride = _stride(env, MAX_FPS)
     with _writer(path, 1 / (env.dt * stride)) as writer:
         played = _play(policy, env, steps, lambda: writer.append_data(env.render()), stride, report)
     return Recording(*played, [], stride)

@@ -21,19 +21,19 @@ from rich.console import Console
 from tensordict import TensorDict
 
 from envs import transition as transitions
-from envs.environment import Environment
-from envs.environment_ref import make_environment, options_class, resolve_environment
+from envs.environment_ref import resolve_environment
 from envs.physics.cpu import available_cores
 from envs.physics.warp_model import modules
 from envs.simulation import Simulation
-from envs.task_options import decode_options
 from envs.task_ref import TaskRef
 from pipeline.agent import Agent
 from pipeline.buffer import ReplayBuffer
 from pipeline.config import Config
 from pipeline.console import print_line
+from pipeline.dimensions import Dimensions
 from pipeline.learner import Learner
 from pipeline.train_options import parse_options
+from pipeline.worlds import environment_maker
 from saltus.device import resolve_device
 from saltus.device.warm_start import cache_folder, cache_lasts
 from saltus.errors import SaltusError
@@ -127,16 +127,15 @@ def compile_update(config: Config, number: int, name: str) -> Compiled:
 def make_learner(config: Config) -> tuple[Learner, TensorDict]:
     """A learner like the training's, and a batch of the form that it samples."""
     device = resolve_device(config.device)
-    env = _make_environment(config, 1, torch.device("cpu"), Simulation(physics="cpu"))
-    dimensions, privileged_dim = (env.observation_dim, env.action_dim), env.privileged_dim
-    n_step = config.rewards_per_target(env.action_dim)
+    env = environment_maker(config)(1, seed=config.seed, simulation=Simulation(physics="cpu"), check_task=False)
+    dimensions = Dimensions.of(env)
+    n_step = config.rewards_per_target(dimensions.action_dim)
     vector_steps = config.batch_size // _WORLDS + n_step + 1  # enough to sample a batch
-    buffer = ReplayBuffer(
-        vector_steps * _WORLDS, *dimensions, device, n_step=n_step, capture=False, privileged_dim=privileged_dim
-    )
+    buffer = ReplayBuffer(vector_steps * _WORLDS, dimensions, device, n_step=n_step, capture=False)
+    step = transitions.zeros(_WORLDS, env.observation_dim, env.action_dim, device, env.privileged_dim)
     for _ in range(vector_steps):
-        buffer.extend(transitions.zeros(_WORLDS, *dimensions, device, privileged_dim))
-    learner = Learner(Agent(config, *dimensions, device, privileged_dim, env.action_choices))
+        buffer.extend(step)
+    learner = Learner(Agent(config, dimensions, device))
     return learner, buffer.sample(config.batch_size)[0]
 
 
@@ -145,18 +144,12 @@ def compile_kernels(config: Config) -> Compiled:
     device, (wp, _) = resolve_device(config.device), modules()
     folder = Path(wp.config.kernel_cache_dir)
     before, start = _num_files(folder), time.monotonic()
-    env = _make_environment(config, config.num_envs, device, config.simulation)
+    env = environment_maker(config)(
+        config.num_envs, device=device, seed=config.seed, simulation=config.simulation, check_task=False
+    )
     env.reset()
     env.step(torch.zeros(config.num_envs, env.action_dim, device=device))
     return Compiled("Warp's kernels", time.monotonic() - start, _num_files(folder) > before, str(folder))
-
-
-def _make_environment(config: Config, num_envs: int, device: torch.device, simulation: Simulation) -> Environment:
-    reference = resolve_environment(config.task)
-    options = decode_options(options_class(reference), config.task_options)
-    return make_environment(
-        reference, num_envs, options, device=device, seed=config.seed, simulation=simulation, check_task=False
-    )
 
 
 def _num_files(folder: Path) -> int:

@@ -21,12 +21,14 @@ from pipeline import presets
 from pipeline.agent import Agent
 from pipeline.buffer import ReplayBuffer
 from pipeline.config import Config
+from pipeline.dimensions import Dimensions
 from pipeline.learner import Learner
 from pipeline.profile.measure import measure
 from pipeline.profile.result import Result, summarize
 from pipeline.profile.verdict import verdict
 
 OBSERVATION_DIM, ACTION_DIM = 11, 3
+DIMENSIONS = Dimensions(OBSERVATION_DIM, ACTION_DIM)
 SMALL: dict[str, Any] = {
     "batch_size": 64, "actor_hidden": (32, 32), "critic_hidden": (32, 32), "policy_delay": 2, "n_step": 3
 }  # fmt: skip
@@ -38,9 +40,9 @@ def make_agent(preset: str, device: str = "cuda", **options: Any) -> tuple[Agent
     """A small agent, and a buffer of random transitions that has its discount factor."""
     torch.manual_seed(0)
     config = dataclasses.replace(presets.preset(preset, "Hopper-v5"), **SMALL, **options)
-    agent = Agent(config, OBSERVATION_DIM, ACTION_DIM, device)
-    dimensions, n_step = (OBSERVATION_DIM, ACTION_DIM), agent.config.rewards_per_target(ACTION_DIM)
-    buffer = ReplayBuffer(4096, *dimensions, device, n_step=n_step, gamma=agent.gamma)
+    agent = Agent(config, DIMENSIONS, device)
+    n_step = agent.config.rewards_per_target(ACTION_DIM)
+    buffer = ReplayBuffer(4096, DIMENSIONS, device, n_step=n_step, gamma=agent.gamma)
     for part in _random_transitions(4096).split(64):
         buffer.extend(part.to(device))
     return agent, buffer
@@ -146,8 +148,8 @@ def members_learn_in_captured_rounds(device: str) -> None:
 
 
 def _run_members(configs: Sequence[Config], device: str, capture: bool) -> list[Any]:
-    members = StackedAgents(configs, OBSERVATION_DIM, ACTION_DIM, device)
-    replay = MemberReplay(configs, OBSERVATION_DIM, ACTION_DIM, device, members.gammas)
+    members = StackedAgents(configs, DIMENSIONS, device)
+    replay = MemberReplay(configs, DIMENSIONS, device, members.gammas)
     for part in _random_transitions(400).split(8):
         replay.extend(part.to(device))
     learner, metrics = Learner(members, capture), list[Numbers]()

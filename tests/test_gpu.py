@@ -22,6 +22,7 @@ from envs.tasks import Hopper
 from pipeline import cli, presets
 from pipeline.agent import Agent
 from pipeline.buffer import ReplayBuffer
+from pipeline.dimensions import Dimensions
 from pipeline.learner import Learner
 from saltus.device.cuda_graph import WARMUP_CALLS
 
@@ -278,9 +279,9 @@ def test_rounds_do_not_synchronize(preset: str) -> None:
 @pytest.mark.parametrize("task", ["Hopper-v5", "Humanoid-v5"])
 def test_training_loop_does_not_synchronize(task: str, monkeypatch: pytest.MonkeyPatch) -> None:
     env = envs.make(task, NUM_ENVS, device="cuda", physics="warp")
-    buffer = ReplayBuffer(4096, env.observation_dim, env.action_dim, "cuda")
+    buffer = ReplayBuffer(4096, Dimensions.of(env), "cuda")
     small = {"num_envs": NUM_ENVS, "batch_size": 64, "utd_ratio": 2 / NUM_ENVS, "actor_hidden": (32,), "n_step": 1}
-    agent = Agent(presets.preset("fast", task, **small), env.observation_dim, env.action_dim, "cuda")
+    agent = Agent(presets.preset("fast", task, **small), Dimensions.of(env), "cuda")
     acted, act = [], agent.act
     monkeypatch.setattr(agent, "act", lambda *inputs: acted.append(inputs) or act(*inputs))
     learner = Learner(agent)

@@ -47,6 +47,6 @@ def identifier(name: str) -> str:
     return re.sub(r"[^\w.-]+", "-", name)
 
 
-def heading(level: int, title: str, name: str) -> str:
+def heading(title: str, name: str) -> str:
     """A heading that the page's list of contents links to."""
-    return f'<h{level} id="{identifier(name)}">{escape(title)}</h{level}>'
+    return f'<h2 id="{identifier(name)}">{escape(title)}</h2>'

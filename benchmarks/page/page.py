@@ -81,4 +81,4 @@ def _others(results: Sequence[Result], tables: Callable[[Result], Sequence[Table
         name = f"<span class=file>{escape(result.path.stem)}</span>"
         if shown:
             parts.append(folded(f"{summary} {name}", source(result) + shown))
-    return f"<section>{heading(2, 'Other measurements', 'others')}{''.join(parts)}</section>" if parts else ""
+    return f"<section>{heading('Other measurements', 'others')}{''.join(parts)}</section>" if parts else ""

@@ -33,7 +33,7 @@ def section(profiles: Mapping[str, Mapping[str, Any]]) -> str:
         "the machine needs for the essential work of the phase."
     )
     parts = "".join(_part(name, content) for name, content in profiles.items())
-    return f"<section>{heading(2, 'Profiles', 'profiles')}<p>{note}</p>{parts}</section>"
+    return f"<section>{heading('Profiles', 'profiles')}<p>{note}</p>{parts}</section>"
 
 
 def _part(name: str, content: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from benchmarks.result import Result
 def section(results: Sequence[Result]) -> str:
     """A folded part for each result file."""
     files = "".join(map(_file, results))
-    return f"<section>{heading(2, 'Provenance', 'provenance')}<p>{len(results)} result files.</p>{files}</section>"
+    return f"<section>{heading('Provenance', 'provenance')}<p>{len(results)} result files.</p>{files}</section>"
 
 
 def _file(result: Result) -> str:

@@ -64,7 +64,7 @@ def section(benchmark: str, results: Sequence[Result], tables: Callable[[Result]
         "turn; the bar reaches from the lowest to the highest turn. Right of 1 the first system is faster."
     )
     parts = [_file(result, tables(result), opened=index == 0) for index, result in enumerate(files)]
-    return f"<section>{heading(2, TITLES[benchmark], benchmark)}<p>{note}</p>{''.join(parts)}</section>"
+    return f"<section>{heading(TITLES[benchmark], benchmark)}<p>{note}</p>{''.join(parts)}</section>"
 
 
 def _file(result: Result, tables: Sequence[Table], opened: bool) -> str:
@@ -140,7 +140,7 @@ def gpu_section(results: Sequence[Result], published: Sequence[Published]) -> st
         "the lowest to the highest turn."
     )
     return (
-        f"<section>{heading(2, 'Rates on a GPU', 'gpu')}<p>{note}</p>{''.join(map(source, files.values()))}"
+        f"<section>{heading('Rates on a GPU', 'gpu')}<p>{note}</p>{''.join(map(source, files.values()))}"
         f"<div class=charts>{''.join(charts)}</div>{''.join(tables)}</section>"
     )
 

@@ -46,7 +46,7 @@ def section(
     files = [(result, [one for one in learning.curves_of(result) if one.task == task]) for result in results]
     files = [(result, curves) for result, curves in files if curves]
     files.sort(key=lambda file: ([*KINDS].index(file[0].benchmark), -_seeds(file[1]), file[0].date))
-    parts = [heading(2, task, task)]
+    parts = [heading(task, task)]
     for index, (result, curves) in enumerate(files):
         summary = f"{escape(_what(result, curves))} <span class=file>{escape(result.path.stem)}</span>"
         parts.append(folded(summary, _file(task, result, curves, values, tables(result)), index == 0))

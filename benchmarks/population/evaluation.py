@@ -13,13 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import envs
-from envs.task_options import decode_options
+from envs.simulation import Simulation
 from pipeline.agent import Agent
 from pipeline.config import Config
+from pipeline.dimensions import Dimensions
 from pipeline.divergence import DivergenceError
 from pipeline.evaluate import Evaluation, evaluate
 from pipeline.seeding import derive_seed
+from pipeline.worlds import environment_maker
 
 Arrays = dict[str, dict[str, np.ndarray]]  # as arrays, because each tensor sent would hold an open file
 
@@ -116,17 +117,13 @@ def evaluate_policy(config: Config, env_steps: int, state: Arrays) -> Evaluation
         env_steps: env steps of the run so far, which choose the initial states.
         state: arrays of an `Agent.policy_state`.
     """
-    task = envs.find_task(config.task)
-    env = envs.make(
-        task,
+    env = environment_maker(config)(
         config.eval_episodes,
         seed=derive_seed(config.seed, "evaluation", env_steps),
-        physics="cpu",
-        num_threads=1,
+        simulation=Simulation(physics="cpu", num_threads=1),
         check_task=False,  # the training worlds were checked
-        **decode_options(task, config.task_options),
     )
-    agent = Agent(config, env.observation_dim, env.action_dim)
+    agent = Agent(config, Dimensions.of(env))
     agent.load_policy_state(to_tensors(state))
 
     def policy(observation: Tensor) -> Tensor:

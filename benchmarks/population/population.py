@@ -21,7 +21,7 @@ from benchmarks.seeds import Seeds
 from benchmarks.statistics import first_reached, interquartile_mean, median_time, share_below, worst_time
 from benchmarks.table import Cell, Table, show
 from envs.physics.cpu import available_cores
-from pipeline.train import StopSignal
+from pipeline.stop_signal import StopSignal
 from saltus.errors import SaltusError
 
 

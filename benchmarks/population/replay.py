@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pipeline.buffer import ReplayBuffer
 from pipeline.config import Config
+from pipeline.dimensions import Dimensions
 from pipeline.seeding import derive_seed
 
 
@@ -22,8 +23,7 @@ class MemberReplay(ReplayBuffer):
     Args:
         configs: the members' configurations, each with `n_step` as a number. Each member has the capacity of its run,
             in whole vector steps.
-        observation_dim: width of observations.
-        action_dim: width of actions.
+        dimensions: widths of observations and actions.
         device: where the buffer lives.
         gammas: the members' discount factors, (S,), which may change in place.
 
@@ -31,21 +31,14 @@ class MemberReplay(ReplayBuffer):
         MemoryError: the buffer does not fit into the free memory; nothing was allocated.
     """
 
-    def __init__(
-        self,
-        configs: Sequence[Config],
-        observation_dim: int,
-        action_dim: int,
-        device: torch.device | str,
-        gammas: Tensor,
-    ):
+    def __init__(self, configs: Sequence[Config], dimensions: Dimensions, device: torch.device | str, gammas: Tensor):
         config = configs[0]
         self._members, self._worlds = len(configs), config.num_envs
         vector_steps = config.capacity // config.num_envs
         seed = derive_seed(config.seed, "buffer")
         capacity = vector_steps * config.num_envs * len(configs)
         assert config.n_step != "auto"
-        super().__init__(capacity, observation_dim, action_dim, device, seed, config.n_step)
+        super().__init__(capacity, dimensions, device, seed, config.n_step)
         self._gammas = gammas
 
     def sample(self, batch_size: int, num_batches: int = 1) -> list[TensorDict]:

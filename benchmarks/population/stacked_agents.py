@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_map_only
 from envs import transition as transitions
 from pipeline.agent import Agent, Metrics
 from pipeline.config import Config
+from pipeline.dimensions import Dimensions
 from pipeline.seeding import derive_seed
 from saltus.device.compiled_update import Update, flatten, trace
 from saltus.errors import SaltusError
@@ -35,23 +36,15 @@ class StackedAgents(Agent):
     Args:
         configs: the members' configurations, each with `n_step` as a number. They may differ in `MEMBER_SETTINGS` and
             `seed`, which decides the initial networks.
-        observation_dim: width of observations.
-        action_dim: width of actions.
+        dimensions: widths of observations and actions.
         device: where networks, optimisers and statistics live.
     """
 
-    def __init__(
-        self,
-        configs: Sequence[Config],
-        observation_dim: int,
-        action_dim: int,
-        device: torch.device | str = "cpu",
-    ):
-        dimensions = observation_dim, action_dim
-        super().__init__(configs[0], *dimensions, device)
+    def __init__(self, configs: Sequence[Config], dimensions: Dimensions, device: torch.device | str = "cpu"):
+        super().__init__(configs[0], dimensions, device)
         _use_tensors(self)
         stacked: dict[Hashable, Tensor] = {}
-        members = [_make(config, *dimensions, device) for config in configs]
+        members = [_make(config, dimensions, device) for config in configs]
         for own, *others in zip(_state(self), *map(_state, members), strict=True):
             stacked.setdefault(_identity(own), torch.stack([tensor.detach() for tensor in others]))
         self._stacked = stacked
@@ -59,10 +52,11 @@ class StackedAgents(Agent):
         self._configs, self._discounts = configs, [config.initial_discount for config in configs]
 
         config = self.config
-        batch = transitions.zeros(config.batch_size, *dimensions, self.device)
+        widths = dimensions.observation_dim, dimensions.action_dim
+        batch = transitions.zeros(config.batch_size, *widths, self.device)
         if config.n_step != 1:
             batch["steps_to_next_obs"] = torch.ones(config.batch_size, 1, device=self.device)
-        worlds = transitions.zeros(config.num_envs, *dimensions, self.device)
+        worlds = transitions.zeros(config.num_envs, *widths, self.device)
         self._mapped_critic = self._map(super().update_critic, batch)
         self._mapped_actor = self._map(super().update_actor, batch)
         self._mapped_observe = self._map(self._observe_one, worlds)
@@ -166,9 +160,9 @@ class StackedAgents(Agent):
         }
 
 
-def _make(config: Config, observation_dim: int, action_dim: int, device: torch.device | str) -> Agent:
+def _make(config: Config, dimensions: Dimensions, device: torch.device | str) -> Agent:
     torch.manual_seed(derive_seed(config.seed, "learner"))
-    agent = Agent(config, observation_dim, action_dim, device)
+    agent = Agent(config, dimensions, device)
     _use_tensors(agent)
     return agent
 

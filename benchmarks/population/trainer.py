@@ -14,6 +14,7 @@ from benchmarks.population.replay import MemberReplay
 from benchmarks.population.stacked_agents import StackedAgents
 from envs.task_options import decode_options
 from pipeline.config import Config
+from pipeline.dimensions import Dimensions
 from pipeline.exploration import RepeatedNoise
 from pipeline.learner import Learner
 from pipeline.seeding import derive_seed
@@ -59,11 +60,11 @@ class Trainer:
                 "population shows critics what the policy sees, and this task has observations for critics alone: "
                 "train its seeds with `python -m benchmarks training`"
             )
-        dimensions = self.env.observation_dim, self.env.action_dim
+        dimensions = Dimensions.of(self.env)
         n_step = config.rewards_per_target(self.env.action_dim)
         configs = [dataclasses.replace(one, n_step=n_step) for one in configs]
-        self.agents = StackedAgents(configs, *dimensions, device)
-        self._buffer = MemberReplay(configs, *dimensions, device, self.agents.gammas)
+        self.agents = StackedAgents(configs, dimensions, device)
+        self._buffer = MemberReplay(configs, dimensions, device, self.agents.gammas)
         self._learner = Learner(self.agents)
         self._noises = [
             RepeatedNoise(config.num_envs, self.env.action_dim, one.longest_repeat(self.env.task.dt), device)

@@ -38,9 +38,9 @@ class EventTimer(PhaseTimer):
         self._spans.append([])
         return seconds
 
-    def _charge(self) -> None:
+    def charge(self) -> None:
         phase = self._stack[-1]
-        super()._charge()
+        super().charge()
         if not torch.cuda.is_current_stream_capturing():
             event = _event()
             self._spans[-1].append((phase, self._last, event))
@@ -78,7 +78,7 @@ def split_rounds(run: Run, steps: list[dict[str, float]]) -> None:
 
 def _part_seconds(run: Run) -> dict[str, float]:
     """Seconds of sampling and of each update per critic update, each captured alone; the run is not used afterwards."""
-    config, updates = run.config, run.learner._updates
+    config, updates = run.config, run.learner.updates
     batch = run.buffer.sample(config.batch_size)[0]
 
     def sample() -> dict[str, Tensor]:

@@ -77,9 +77,9 @@ class _TimedRun(Run):
 
     worlds_seconds = 0.0
 
-    def _make_training_env(self) -> Environment:
+    def make_training_env(self) -> Environment:
         start = time.monotonic()
-        env = super()._make_training_env()
+        env = super().make_training_env()
         self.worlds_seconds = time.monotonic() - start
         return env
 

@@ -45,7 +45,7 @@ class PhaseTimer:
 
     def end_step(self) -> dict[str, float]:
         """End a vector step and begin the next; return the seconds of each phase."""
-        self._charge()
+        self.charge()
         seconds, self.seconds = self.seconds, {}
         return seconds
 
@@ -55,17 +55,18 @@ class PhaseTimer:
         @wraps(function)
         def timed(*args: Any, **kwargs: Any) -> Any:
             outer = self._stack[-1]
-            self._charge()
+            self.charge()
             self._stack.append(outer if outer in _WHOLE and phase != WAITING else phase)
             try:
                 return function(*args, **kwargs)
             finally:
-                self._charge()
+                self.charge()
                 self._stack.pop()
 
         return timed
 
-    def _charge(self) -> None:
+    def charge(self) -> None:
+        """Add the time since the last call to the innermost phase."""
         now, phase = self._clock(), self._stack[-1]
         self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self._since
         self._since = now
@@ -89,9 +90,9 @@ def attached(run: Run, logger: Logger, wrap: Wrap) -> Iterator[None]:
     for phase, owner, names in _methods(run, logger):
         for name in names:
             replace(owner, name, wrap(phase, getattr(owner, name)))
-    updates = run.learner._updates
+    updates = run.learner.updates
     timed = [(always, wrap(update_name(index, updates), one)) for index, (always, one) in enumerate(updates)]
-    replace(run.learner, "_updates", timed)
+    replace(run.learner, "updates", timed)
     graph = worlds_of(run)._graph
     if graph is not None and len(graph._parts) == len(_GRAPHS_OF_A_STEP):
         replace(graph, "_parts", [wrap(*pair) for pair in zip(_GRAPHS_OF_A_STEP, graph._parts, strict=True)])

@@ -9,11 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from envs.environment import Environment
-from envs.environment_ref import make_environment, options_class, resolve_environment
 from envs.simulation import Simulation
-from envs.task_options import decode_options
-from pipeline.config import Config
 from pipeline.console import print_line
 from pipeline.logger import require_packages
 from pipeline.stored_task import hash_model
@@ -28,6 +24,7 @@ from pipeline.tune.options import (
 )
 from pipeline.tune.plan import Plan
 from pipeline.tune.search import flag, own_values, search_space
+from pipeline.worlds import environment_maker
 from saltus.errors import SaltusError
 from saltus.signals import signals_interrupt
 
@@ -51,7 +48,7 @@ def tune(arguments: list[str], console: Console) -> None:
     from pipeline.tune.report import ranked, report
     from pipeline.tune.worker import Worker
 
-    env = _make_environment(plan.config)
+    env = environment_maker(plan.config)(1, simulation=Simulation(physics="cpu", num_threads=1))  # checks the task
     own = own_values(plan.space, plan.config, env.action_dim, env.dt)
     sweep = _open(plan, own, hash_model(env.model))
     url = sweep.shared.url
@@ -94,13 +91,6 @@ def parse_plan(arguments: list[str]) -> Plan:
 def _require_optuna() -> None:
     if find_spec("optuna") is None:
         raise SaltusError("saltus tune needs optuna: pip install -c constraints.txt optuna")
-
-
-def _make_environment(config: Config) -> Environment:
-    """The task with one world, which checks the task."""
-    reference = resolve_environment(config.task)
-    options = decode_options(options_class(reference), config.task_options)
-    return make_environment(reference, 1, options, simulation=Simulation(physics="cpu", num_threads=1))
 
 
 def _open(plan: Plan, own: Mapping[str, Any], model_hash: str | None) -> Sweep:

@@ -9,6 +9,7 @@ from itertools import combinations, product
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from pipeline.config import Config
+from pipeline.config_checks import describe_values
 from pipeline.search_ranges import LOG_SCALE, Choices, Interval, Range, search_ranges
 from saltus.errors import SaltusError
 
@@ -201,11 +202,7 @@ def _read_whole(text: str) -> int | None:
 
 
 def _describe(kind: Any) -> str:
-    if get_origin(kind) is Literal:
-        return f"one of {', '.join(get_args(kind))}" if len(get_args(kind)) > 1 else get_args(kind)[0]
-    if get_origin(kind) is tuple:
-        return "whole numbers, such as '256 256'"
-    return {bool: "true or false", int: "a whole number", float: "a number"}.get(kind, "none")
+    return "whole numbers, such as '256 256'" if get_origin(kind) is tuple else describe_values(kind)
 
 
 def _values_to_try(values: Range) -> tuple[Any, ...]:

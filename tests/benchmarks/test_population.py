@@ -29,6 +29,7 @@ from pipeline import agent as agent_module
 from pipeline.agent import Agent
 from pipeline.buffer import ReplayBuffer
 from pipeline.config import Config
+from pipeline.dimensions import Dimensions
 from pipeline.evaluate import Evaluation
 from pipeline.learner import Learner
 from pipeline.losses import make_loss
@@ -39,6 +40,7 @@ from pipeline.seeding import derive_seed
 from saltus import SaltusError
 
 TASK, OBSERVATION_DIM, ACTION_DIM = "InvertedPendulum-v5", 5, 3
+DIMENSIONS = Dimensions(OBSERVATION_DIM, ACTION_DIM)
 SMALL: dict[str, Any] = {
     "device": "cpu",
     "compile": False,
@@ -93,7 +95,7 @@ def make_configs(name: str, **overrides: Any) -> list[Config]:
 
 def alone(config: Config) -> Agent:
     torch.manual_seed(derive_seed(config.seed, "learner"))
-    return Agent(config, OBSERVATION_DIM, ACTION_DIM)
+    return Agent(config, DIMENSIONS)
 
 
 def random_transitions(*size: int, seed: int) -> TensorDict:
@@ -119,7 +121,7 @@ def test_each_member_learns_as_its_agent_alone(
     settings = {"normalize_observations": True, "eval_policy_averaging": 0.5, "lr_final_fraction": 0.1}
     configs = make_configs(name, **settings)
     agents = [alone(config) for config in configs]
-    members = StackedAgents(configs, OBSERVATION_DIM, ACTION_DIM)
+    members = StackedAgents(configs, DIMENSIONS)
     for number in range(4):
         for one in (members, *agents):
             one.apply_schedules(number / 4, 250_000 * number, 0.008)
@@ -150,7 +152,7 @@ def test_each_member_learns_as_its_agent_alone(
 
 def test_members_draw_different_noise() -> None:
     recipe = make_configs("fast")[0]
-    members = StackedAgents([recipe, recipe], OBSERVATION_DIM, ACTION_DIM)
+    members = StackedAgents([recipe, recipe], DIMENSIONS)
     batch = random_transitions(1, 16, seed=0).expand(2, 16).clone()
     batch["steps_to_next_obs"] = torch.ones(2, 16, 1)
     first, second = members.update(batch)["critic_loss"].tolist()
@@ -159,8 +161,8 @@ def test_members_draw_different_noise() -> None:
 
 def run_rounds(configs: list[Config], capture: bool) -> list[Any]:
     """Metrics, policies and random state after acting and rounds of updates."""
-    members = StackedAgents(configs, OBSERVATION_DIM, ACTION_DIM)
-    replay = MemberReplay(configs, OBSERVATION_DIM, ACTION_DIM, "cpu", members.gammas)
+    members = StackedAgents(configs, DIMENSIONS)
+    replay = MemberReplay(configs, DIMENSIONS, "cpu", members.gammas)
     learner = Learner(members, capture)
     torch.manual_seed(0)
     for number in range(5):
@@ -205,8 +207,8 @@ def rows_by_origin(batch: TensorDictBase) -> dict[tuple[float, ...], tuple[float
 def test_member_samples_its_own_transitions_as_its_buffer_alone(n_step: int, vector_steps: int) -> None:
     configs = make_configs("fast", n_step=n_step, buffer_size=43)  # 10 vector steps of 4 worlds, and a rest
     gammas = torch.tensor([0.99, 0.5, 0.9])
-    replay = MemberReplay(configs, OBSERVATION_DIM, ACTION_DIM, "cpu", gammas)
-    buffers = [ReplayBuffer(40, OBSERVATION_DIM, ACTION_DIM, n_step=n_step, gamma=float(one)) for one in gammas]
+    replay = MemberReplay(configs, DIMENSIONS, "cpu", gammas)
+    buffers = [ReplayBuffer(40, DIMENSIONS, n_step=n_step, gamma=float(one)) for one in gammas]
     for number in range(vector_steps):
         transition = random_transitions(3, 4, seed=number)
         replay.extend(transition.reshape(12))
@@ -276,7 +278,7 @@ def test_continued_training_equals_one_that_never_stopped() -> None:
 
 
 def test_state_of_other_agents_is_refused() -> None:
-    members = StackedAgents(make_configs("fast"), OBSERVATION_DIM, ACTION_DIM)
+    members = StackedAgents(make_configs("fast"), DIMENSIONS)
     stacked = members.state_dict()["stacked"]
     for other in (stacked[1:], [stacked[0][:, None], *stacked[1:]]):
         with pytest.raises(SaltusError, match="the state is of agents with other tensors"):

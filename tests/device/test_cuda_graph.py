@@ -19,6 +19,7 @@ from envs.tasks import Hopper, Humanoid
 from pipeline import presets
 from pipeline.agent import Agent
 from pipeline.buffer import ReplayBuffer
+from pipeline.dimensions import Dimensions
 from pipeline.learner import Learner
 from saltus.device.cuda_graph import WARMUP_CALLS, CapturedFunction, graph_break
 
@@ -149,7 +150,8 @@ def test_failed_capture_raises_and_changes_nothing() -> None:
 
 
 def test_captured_extend_equals_eager_extend() -> None:
-    eager, captured = (ReplayBuffer(20, 3, 2, seed=1, n_step=2, capture=capture) for capture in (False, True))
+    dimensions = Dimensions(3, 2)
+    eager, captured = (ReplayBuffer(20, dimensions, seed=1, n_step=2, capture=capture) for capture in (False, True))
     for number in range(7):
         transition = random_transitions(NUM_ENVS, 3, 2)
         transition["observation"] += number
@@ -166,8 +168,9 @@ def make_agent(preset: str, **options: Any) -> tuple[Agent, ReplayBuffer]:
     torch.manual_seed(0)
     small = {"batch_size": 16, "actor_hidden": (8,), "critic_hidden": (8,), "num_envs": NUM_ENVS, "utd_ratio": 1 / 4}
     config = presets.preset(preset, "Hopper-v5", **{**small, "n_step": 3, **options})
-    agent = Agent(config, 11, 3)
-    buffer = ReplayBuffer(64, 11, 3, n_step=config.n_step, gamma=agent.gamma)
+    dimensions = Dimensions(11, 3)
+    agent = Agent(config, dimensions)
+    buffer = ReplayBuffer(64, dimensions, n_step=config.n_step, gamma=agent.gamma)
     buffer.extend(random_transitions(64, 11, 3))
     return agent, buffer
 

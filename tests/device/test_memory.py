@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from pipeline import buffer
+from pipeline.dimensions import Dimensions
 from saltus.device import memory
 
 
@@ -90,7 +91,7 @@ def test_unreferenced_memory_is_released_before_a_buffer_is_refused(monkeypatch:
     monkeypatch.setattr(buffer, "resolve_device", torch.device)
     monkeypatch.setattr(buffer.transitions, "zeros", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        buffer.ReplayBuffer(3, 3, 1, "cuda")
+        buffer.ReplayBuffer(3, Dimensions(3, 1), "cuda")
     assert calls == ["collect", gpu, "empty"]
 
 
@@ -104,7 +105,7 @@ def test_a_buffer_on_a_gpu_whose_copy_does_not_fit_into_host_memory_is_warned_of
     monkeypatch.setattr(buffer.transitions, "zeros", lambda *_: 1 / 0)
     for capacity, per_host in ((3, 1), (4, 1), (2, 2)):
         with pytest.raises(ZeroDivisionError):
-            buffer.ReplayBuffer(capacity, 3, 1, "cuda", per_host=per_host)
+            buffer.ReplayBuffer(capacity, Dimensions(3, 1), "cuda", per_host=per_host)
     texts = [
         f"a checkpoint copies the replay buffer{ranks} to host memory, which takes 4.00 GB once it is full, and 3.00 "
         "GB are free: a save may end the run. Set buffer_size below 75% of its value"

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from pipeline import losses
 from pipeline.agent import Agent
 from pipeline.config import Config
+from pipeline.dimensions import Dimensions
 from pipeline.networks import Actor
 from pipeline.presets import preset as preset_config
 from pipeline.torchrl_adapter import Loss
@@ -79,7 +80,7 @@ def tabular_loss(
 ) -> Loss:
     """The loss module of a configuration over `networks`."""
     with networks(policy, make_critic, make_value_network):
-        return losses.make_loss(config, len(policy), policy.shape[1] // 2, torch.device("cpu"))[0]
+        return losses.make_loss(config, Dimensions(len(policy), policy.shape[1] // 2), torch.device("cpu"))[0]
 
 
 def tabular_agent(
@@ -90,7 +91,7 @@ def tabular_agent(
 ) -> Agent:
     """The agent of a configuration over `networks`."""
     with networks(policy, make_critic, make_value_network):
-        return Agent(config, len(policy), policy.shape[1] // 2)
+        return Agent(config, Dimensions(len(policy), policy.shape[1] // 2))
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pipeline import estimators, presets
 from pipeline.agent import Agent
+from pipeline.dimensions import Dimensions
 from pipeline.estimators import TanhGaussian
 from pipeline.gradients.compare import ActorGradient
 from pipeline.torchrl_adapter import actor_loss, actor_parameters, critic_parameters
@@ -139,7 +140,7 @@ def test_the_reparameterised_estimator_is_the_actor_loss_of_every_preset(preset:
     """
     torch.manual_seed(0)
     sizes = {"actor_hidden": (8, 8), "critic_hidden": (8, 8), "num_critics": 3, "dropout": 0.0, "alpha_init": 0.3}
-    agent = Agent(settings(preset, normalize_observations=True, **sizes), 4, 2)
+    agent = Agent(settings(preset, normalize_observations=True, **sizes), Dimensions(4, 2))
     agent.normalizers.observations.update(2 + 3 * torch.randn(32, 4))
     observation, noise = 2 + 3 * torch.randn(16, 4), torch.randn(16, 2)
     with torch.no_grad():

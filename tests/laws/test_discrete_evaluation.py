@@ -9,6 +9,7 @@ from torch import Tensor
 
 from envs import transition as transitions
 from pipeline.agent import Agent
+from pipeline.dimensions import Dimensions
 from pipeline.torchrl_adapter import DiscreteVariant
 
 STATES, LEVELS = 3, 3
@@ -38,7 +39,7 @@ def test_the_updates_of_discrete_critics_reach_the_soft_fixed_point(update: str)
         "sac-discrete", policy="joint", discrete_update=update, action_levels=LEVELS, gamma=GAMMA, alpha_init=ALPHA,
         critic_hidden=(32,), critic_lr=0.02, lr_final_fraction=0.01, tau=0.2,
     )  # fmt: skip
-    agent = Agent(config, STATES, 1)
+    agent = Agent(config, Dimensions(STATES, 1))
     assert isinstance(agent.loss, DiscreteVariant)
     s, level = (part.flatten().repeat(REPEATS) for part in torch.meshgrid(*map(torch.arange, shape), indexing="ij"))
     action = (level.float() - 1).unsqueeze(-1)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from loss_reference import loss_config
-from pipeline_helpers import ACTION_DIM, OBSERVATION_DIM
+from pipeline_helpers import DIMENSIONS
 
 from pipeline import losses
 from pipeline.config import Config
@@ -31,4 +31,4 @@ def randomized_loss(preset: str, seed: int = 0, batched_critics: bool | None = N
 
 
 def make_loss(config: Config, batched_critics: bool | None = None) -> tuple[Loss, Actor]:
-    return losses.make_loss(config, OBSERVATION_DIM, ACTION_DIM, torch.device("cpu"), batched_critics)
+    return losses.make_loss(config, DIMENSIONS, torch.device("cpu"), batched_critics)

@@ -7,7 +7,6 @@ import io
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,11 +22,13 @@ from pipeline import cli
 from pipeline.agent import Agent
 from pipeline.buffer import ReplayBuffer
 from pipeline.config import Config
+from pipeline.dimensions import Dimensions
 from pipeline.learner import Learner
 from pipeline.presets import preset as preset_config
 from pipeline.torchrl_adapter import Loss, critic_parameters, value_parameters
 
 OBSERVATION_DIM, ACTION_DIM, PRIVILEGED_DIM = 5, 3, 2
+DIMENSIONS = Dimensions(OBSERVATION_DIM, ACTION_DIM)
 
 # Every loss and network. flashsac-parallel has those of flashsac.
 PRESETS = ["fast", "sac", "sac-v1", "redq", "droq", "crossq", "xqc", "flashsac"]
@@ -87,13 +88,13 @@ def with_privileged(transition: TensorDict, seed: int = 0) -> TensorDict:
 
 
 def make_agent(
-    preset: str, seed: int = 0, privileged_dim: int = 0, action_choices: Sequence[int] = (), **overrides: Any
+    preset: str, seed: int = 0, privileged_dim: int = 0, action_choices: tuple[int, ...] = (), **overrides: Any
 ) -> Agent:
     """A small agent with networks that depend on the seed alone."""
     torch.manual_seed(seed)
     overrides = {"actor_hidden": (16,), "critic_hidden": (16,), "policy_delay": 2, **overrides}
     config = small_config(preset=preset, **overrides)
-    return Agent(config, OBSERVATION_DIM, ACTION_DIM, privileged_dim=privileged_dim, action_choices=action_choices)
+    return Agent(config, replace(DIMENSIONS, privileged_dim=privileged_dim, action_choices=action_choices))
 
 
 def copied_parameters(loss: Loss) -> dict[str, Tensor]:
@@ -106,7 +107,7 @@ def make_learner(preset: str, seed: int = 0, capture: bool | None = None, **over
 
 
 def filled_buffer(size: int = 256, seed: int = 0, **options: Any) -> ReplayBuffer:
-    buffer = ReplayBuffer(size, OBSERVATION_DIM, ACTION_DIM, seed=seed, **options)
+    buffer = ReplayBuffer(size, DIMENSIONS, seed=seed, **options)
     buffer.extend(random_transition(size, seed=seed + 1))
     return buffer
 

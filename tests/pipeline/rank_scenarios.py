@@ -28,7 +28,7 @@ import torch.distributed as distributed
 from blank_pictures import draw_blank
 from pipeline_helpers import (
     ACTION_DIM,
-    OBSERVATION_DIM,
+    DIMENSIONS,
     clone_state,
     filled_buffer,
     random_transition,
@@ -88,7 +88,7 @@ def _one_update(config: Config, batch: TensorDict, ranks: Ranks, batched: bool) 
     torch.manual_seed(0)
     make = losses.make_loss
     agents.make_loss = partial(make, batched_critics=batched)
-    agent = Agent(config, OBSERVATION_DIM, ACTION_DIM, ranks=ranks)
+    agent = Agent(config, DIMENSIONS, ranks=ranks)
     agents.make_loss = make
     found: dict[str, Tensor] = {}
     for name, optimizer in agent.optimizers.items():
@@ -119,14 +119,14 @@ def _noise_of_whole_batch(ranks: Ranks) -> Any:
 def statistics(folder: Path) -> Any:
     """States of the normalisers of two ranks with two worlds each, and of one with four."""
     config, ranks = small_config(normalize_observations=True, reward_scaling="bounded"), TorchRanks()
-    shared = Normalizers(config, OBSERVATION_DIM, 0.99, ranks=ranks)
-    alone = Normalizers(config, OBSERVATION_DIM, 0.99)
+    shared = Normalizers(config, DIMENSIONS, 0.99, ranks=ranks)
+    alone = Normalizers(config, DIMENSIONS, 0.99)
     for step in range(5):
         transition = random_transition(4, seed=step)
         transition["observation"] += 1000
         alone.update(transition)
         shared.update(transition.split(2)[ranks.rank])
-    restored = Normalizers(config, OBSERVATION_DIM, 0.99, ranks=ranks)
+    restored = Normalizers(config, DIMENSIONS, 0.99, ranks=ranks)
     restored.load_state_dict(shared.state_dict())
     assert shared.rewards is not None
     assert restored.rewards is not None
@@ -140,7 +140,7 @@ def updates(folder: Path) -> Any:
     for preset in ("fast", "flashsac", "redq"):
         torch.manual_seed(0)
         config = small_config(preset=preset, actor_hidden=(16,), critic_hidden=(16,))
-        agent = Agent(config, OBSERVATION_DIM, ACTION_DIM, ranks=ranks)
+        agent = Agent(config, DIMENSIONS, ranks=ranks)
         torch.manual_seed(ranks.rank)
         n_step = config.rewards_per_target(ACTION_DIM)
         Learner(agent).round(filled_buffer(seed=ranks.rank, n_step=n_step), 6)
@@ -157,7 +157,7 @@ def traced(folder: Path) -> Any:
     batch, results = random_transition(16, seed=ranks.rank), []
     for record in (False, True):
         torch.manual_seed(0)
-        agent = Agent(config, OBSERVATION_DIM, ACTION_DIM, ranks=ranks)
+        agent = Agent(config, DIMENSIONS, ranks=ranks)
         torch.manual_seed(ranks.rank)
         if record:
             update = trace(agent.update, batch, agent.tensors())

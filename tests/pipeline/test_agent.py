@@ -6,6 +6,7 @@ import pytest
 import torch
 from pipeline_helpers import (
     ACTION_DIM,
+    DIMENSIONS,
     OBSERVATION_DIM,
     PRESETS,
     WITH_TARGETS,
@@ -113,7 +114,7 @@ def test_updates_do_not_change_the_batch(preset: str) -> None:
 
 
 def test_learning_rates_follow_the_progress_of_the_run() -> None:
-    agent = Agent(small_config(actor_lr=1e-2, lr_final_fraction=0.25, adam_beta1=0.0), OBSERVATION_DIM, ACTION_DIM)
+    agent = Agent(small_config(actor_lr=1e-2, lr_final_fraction=0.25, adam_beta1=0.0), DIMENSIONS)
     changes = []
     for progress in (0.0, 0.5, 1.0):
         agent.apply_schedules(progress, 0, 0.008)

@@ -19,7 +19,7 @@ from pipeline.config import Config
 from pipeline.divergence import DivergenceError
 from pipeline.policy import load_policy
 from pipeline.run import Run
-from pipeline.run_dir import open_run
+from pipeline.stored_run import open_run
 
 FILE = "best_policy.pt"
 

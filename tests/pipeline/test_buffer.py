@@ -6,11 +6,12 @@ import re
 
 import pytest
 import torch
-from pipeline_helpers import ACTION_DIM, OBSERVATION_DIM, differing, random_transition
+from pipeline_helpers import DIMENSIONS, differing, random_transition
 from tensordict import TensorDict
 
 from envs import transition as transitions
 from pipeline.buffer import ReplayBuffer
+from pipeline.dimensions import Dimensions
 from saltus.device import memory
 
 KEYS = list(transitions.layout(1, 1))
@@ -25,7 +26,7 @@ def numbered(first: int, count: int) -> TensorDict:
 
 
 def small_buffer(capacity: int, seed: int = 0) -> ReplayBuffer:
-    return ReplayBuffer(capacity, 2, 1, seed=seed)
+    return ReplayBuffer(capacity, Dimensions(2, 1), seed=seed)
 
 
 def numbers(batch: TensorDict) -> list[int]:
@@ -163,7 +164,7 @@ def test_a_buffer_beyond_the_free_memory_is_refused_before_anything_is_allocated
     zeros = transitions.zeros
     monkeypatch.setattr(transitions, "zeros", lambda *args: allocated.append(args) or zeros(*args))
     with pytest.raises(MemoryError, match=r"this machine's 2 ranks take .* set buffer_size below 50% of its value"):
-        ReplayBuffer(1000, 2, 1, per_host=2)
+        ReplayBuffer(1000, Dimensions(2, 1), per_host=2)
     with pytest.raises(MemoryError, match=r"1,001 transitions takes .* GB .* are free on cpu") as refusal:
         small_buffer(1001)
     assert not allocated
@@ -204,7 +205,7 @@ class Worlds:
     """A buffer filled by vector steps, and a list of everything that was added."""
 
     def __init__(self, capacity: int, num_envs: int, n_step: int, gamma: float = 0.5):
-        self.buffer = ReplayBuffer(capacity, 2, 1, n_step=n_step, gamma=gamma)
+        self.buffer = ReplayBuffer(capacity, Dimensions(2, 1), n_step=n_step, gamma=gamma)
         self.num_envs, self.n_step, self.gamma = num_envs, n_step, gamma
         self.rows: list[tuple[float, str]] = []
 
@@ -355,7 +356,7 @@ def test_an_n_step_batch_has_shapes_and_dtypes_of_a_transition_and_the_steps() -
 
 def test_n_step_transitions_have_the_privileged_observations_of_their_ends() -> None:
     """Those of both ends belong to the same vector steps as the observations."""
-    buffer = ReplayBuffer(40, 2, 1, n_step=3, privileged_dim=2)
+    buffer = ReplayBuffer(40, Dimensions(2, 1, 2), n_step=3)
     for first in range(1, 61, 3):
         transition = numbered(first, 3)
         for part in (transition, transition["next"]):
@@ -367,7 +368,7 @@ def test_n_step_transitions_have_the_privileged_observations_of_their_ends() -> 
     assert (batch["steps_to_next_obs"] > 1).any()
     for part in (batch, batch["next"]):
         assert torch.equal(part["privileged"], 100 * part["observation"])
-    other = ReplayBuffer(40, 2, 1, n_step=3, privileged_dim=2)
+    other = ReplayBuffer(40, Dimensions(2, 1, 2), n_step=3)
     other.load_state_dict(buffer.state_dict())
     assert differing(other.sample(40)[0].to_dict(), buffer.sample(40)[0].to_dict()) == []
 
@@ -386,7 +387,7 @@ def test_loaded_buffer_joins_the_same_transitions(steps: int) -> None:
 
 
 def test_n_step_buffer_refuses_a_vector_step_of_another_size() -> None:
-    buffer = ReplayBuffer(100, OBSERVATION_DIM, ACTION_DIM, n_step=3)
+    buffer = ReplayBuffer(100, DIMENSIONS, n_step=3)
     buffer.extend(random_transition(4))
     with pytest.raises(ValueError, match=r"5 transitions after vector steps of 4.*set n_step to 1"):
         buffer.extend(random_transition(5))

@@ -12,8 +12,7 @@ import torch
 from cli_helpers import Command, assert_refused, contents
 from pipeline_helpers import small_arguments, small_config
 
-from pipeline import checkpoint
-from pipeline import run_dir as run_dir_module
+from pipeline import checkpoint, stored_run
 from pipeline.policy import load_policy
 from pipeline.run_dir import locked
 from saltus import SaltusError
@@ -147,7 +146,7 @@ def test_resume_with_other_versions_warns_by_name(
     command: Command, copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = versions_module.versions()
-    monkeypatch.setattr(run_dir_module, "versions", lambda: {**now, "mujoco": "99.0"})
+    monkeypatch.setattr(stored_run, "versions", lambda: {**now, "mujoco": "99.0"})
     outcome = command("resume", copied)
     assert outcome.code == 0
     assert f"not bit for bit: versions differ (mujoco {now['mujoco']} -> 99.0)" in outcome.text

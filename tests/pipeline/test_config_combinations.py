@@ -6,7 +6,7 @@ import re
 import warnings
 
 import pytest
-from pipeline_helpers import ACTION_DIM, OBSERVATION_DIM, filled_buffer, small_config
+from pipeline_helpers import DIMENSIONS, filled_buffer, small_config
 
 from pipeline import presets
 from pipeline.agent import Agent
@@ -148,8 +148,8 @@ def test_settings_that_do_not_combine_are_refused_with_those_that_do(
     ],
 )
 def test_settings_that_combine_are_accepted_and_learn(preset: str, overrides: dict[str, object]) -> None:
-    agent = Agent(small_config(preset=preset, policy_delay=1, **overrides), OBSERVATION_DIM, ACTION_DIM)
-    metrics = Learner(agent).round(filled_buffer(n_step=agent.config.rewards_per_target(ACTION_DIM)), 2)
+    agent = Agent(small_config(preset=preset, policy_delay=1, **overrides), DIMENSIONS)
+    metrics = Learner(agent).round(filled_buffer(n_step=agent.config.rewards_per_target(DIMENSIONS.action_dim)), 2)
     agent.check_finite(metrics)
 
 

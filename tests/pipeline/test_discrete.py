@@ -12,6 +12,7 @@ from pipeline_helpers import small_config
 from torch import Tensor, nn
 
 from pipeline.agent import Agent
+from pipeline.dimensions import Dimensions
 from pipeline.discrete import ActionLevels, CategoricalActor, quantile_index
 from saltus.errors import SaltusError
 
@@ -108,7 +109,7 @@ def test_random_actions_choose_every_level_equally_often(policy: str) -> None:
 
 
 def agent(**overrides: object) -> Agent:
-    return Agent(small_config(preset="sac-discrete", **overrides), 5, 6)
+    return Agent(small_config(preset="sac-discrete", **overrides), Dimensions(5, 6))
 
 
 def assert_refused(message: str, **overrides: object) -> None:
@@ -132,7 +133,7 @@ def test_too_many_joint_actions_are_refused_with_their_number() -> None:
     )
     assert agent(policy="factored").actor.levels.heads == 6
     assert ActionLevels([4] * 5, "joint").choices == 1024
-    assert Agent(small_config(preset="sac-discrete", action_levels=4), 5, 5).actor.levels.choices == 1024
+    assert Agent(small_config(preset="sac-discrete", action_levels=4), Dimensions(5, 5)).actor.levels.choices == 1024
 
 
 def test_settings_that_need_a_continuous_policy_are_refused() -> None:

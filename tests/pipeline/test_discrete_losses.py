@@ -18,6 +18,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from pipeline import losses
+from pipeline.dimensions import Dimensions
 from pipeline.discrete import CategoricalActor
 from pipeline.torchrl_adapter import (
     DiscreteVariant,
@@ -60,10 +61,8 @@ def make(policy: str, update: str, seed: int = 0, **overrides: Any) -> tuple[Dis
     settings = {"policy": policy, "discrete_update": update, "gamma": GAMMA, **overrides}
     loss, actor = losses.make_loss(
         small_config(preset="sac-discrete", **settings),
-        OBSERVATION_DIM,
-        ACTION_DIM,
+        Dimensions(OBSERVATION_DIM, ACTION_DIM, action_choices=COUNTS),
         torch.device("cpu"),
-        action_choices=COUNTS,
     )
     torch.manual_seed(seed)
     with torch.no_grad():

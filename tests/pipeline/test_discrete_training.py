@@ -17,7 +17,7 @@ from pipeline.export import export_policy
 from pipeline.learner import Learner
 from pipeline.policy import load_policy
 from pipeline.run import Run
-from pipeline.run_dir import open_run
+from pipeline.stored_run import open_run
 from saltus.device.synchronizations import SYNCHRONIZING
 
 pytestmark = pytest.mark.filterwarnings("ignore:No target network updater", "ignore::DeprecationWarning:torch")

@@ -18,6 +18,7 @@ from run_helpers import continue_run, train_run
 from pipeline import checkpoint
 from pipeline.buffer import ReplayBuffer
 from pipeline.config import Config
+from pipeline.dimensions import Dimensions
 from pipeline.evaluate import evaluate
 from pipeline.file_names import CHECKPOINTS
 from pipeline.policy import load_policy
@@ -80,12 +81,11 @@ def test_a_run_resumes_with_new_episodes_and_joins_no_two_of_them(name: str, fac
     assert again.env.statistics() == run.env.statistics()
     assert len(again.buffer) == 200
     assert not torch.equal(again.observation, first)
-    stored, newest = (one.buffer._entries for one in (run, again))
-    ended = newest["next", "done"][196:200]
-    assert ended.all()
-    assert not stored["next", "done"][196:200].all()
-    assert torch.equal(newest["next", "terminated"][:200], stored["next", "terminated"][:200])
-    assert torch.equal(newest["next", "done"][:196], stored["next", "done"][:196])
+    stored, newest = (one.buffer.state_dict()["stored"] for one in (run, again))
+    assert newest["next.done"][196:].all()
+    assert not stored["next.done"][196:].all()
+    assert torch.equal(newest["next.terminated"], stored["next.terminated"])
+    assert torch.equal(newest["next.done"][:196], stored["next.done"][:196])
     rewards, rewards_before = again.agent.normalizers.rewards, run.agent.normalizers.rewards
     assert rewards is not None
     assert rewards_before is not None
@@ -109,21 +109,21 @@ def assert_within_episodes(buffer: ReplayBuffer, x: int) -> None:
 
 
 def test_newest_transitions_are_truncated_unless_they_terminated() -> None:
-    buffer = ReplayBuffer(10, 5, 3, n_step=3)
+    buffer = ReplayBuffer(10, Dimensions(5, 3), n_step=3)
     buffer.truncate_newest()  # of none
     for seed in range(3):
         buffer.extend(random_transition(4, seed))
-    before = {key: entry.clone() for key, entry in buffer._entries.items()}
+    before = {key: entry.clone() for key, entry in buffer.state_dict()["stored"].items()}
     buffer.truncate_newest()
     rows = [8, 9, 0, 1]
     others = [row for row in range(10) if row not in rows]
-    for key, entry in buffer._entries.items():
+    after = buffer.state_dict()["stored"]
+    for key, entry in after.items():
         assert torch.equal(entry[others], before[key][others])
-    after = buffer._entries
-    assert after["next", "done"][rows].all()
-    terminated = before["next", "terminated"][rows]
-    assert torch.equal(after["next", "terminated"][rows], terminated)
-    assert torch.equal(after["next", "truncated"][rows], ~terminated | before["next", "truncated"][rows])
+    assert after["next.done"][rows].all()
+    terminated = before["next.terminated"][rows]
+    assert torch.equal(after["next.terminated"][rows], terminated)
+    assert torch.equal(after["next.truncated"][rows], ~terminated | before["next.truncated"][rows])
 
 
 def test_all_commands_on_a_run_with_a_factory(factory: str, command: Command, tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_all_commands_on_a_run_with_a_factory(factory: str, command: Command, tm
 
 def test_evaluation_stops_where_another_library_knows_no_end(factory: str, tmp_path: Path) -> None:
     run = train_run(config_of(f"{factory}:make_env", total_env_steps=80, eval_every=80), tmp_path / "run")
-    env: Any = run._make_evaluation_env()
+    env: Any = run.make_evaluation_env()
     env.max_episode_steps = 2
     result = evaluate(lambda observation: torch.zeros(len(observation), 1), env)
     assert result.lengths == (2, 2)
@@ -173,13 +173,13 @@ def test_evaluation_stops_where_another_library_knows_no_end(factory: str, tmp_p
 
 def test_an_evaluation_is_in_fresh_worlds_with_seeds_of_its_own(factory: str, tmp_path: Path) -> None:
     run = Run(config_of(f"{factory}:make_env", eval_episodes=4), tmp_path)
-    env: Any = run._make_evaluation_env()
-    inner, one, same = env.worlds._env, env.reset(), run._make_evaluation_env().reset()
+    env: Any = run.make_evaluation_env()
+    inner, one, same = env.worlds._env, env.reset(), run.make_evaluation_env().reset()
     del env
     assert inner.closed
     assert torch.equal(one, same)
     run.env_steps = 100
-    later = run._make_evaluation_env().reset()
+    later = run.make_evaluation_env().reset()
     assert not torch.equal(one, later)
     assert not torch.equal(one, run.observation)
 

@@ -16,7 +16,7 @@ from pipeline import session
 from pipeline.display import Display
 from pipeline.health import evaluations, updates
 from pipeline.run import Run
-from pipeline.run_dir import open_run
+from pipeline.stored_run import open_run
 
 
 @pytest.fixture

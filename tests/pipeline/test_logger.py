@@ -23,7 +23,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from pipeline.logger import Logger
 from pipeline.plot import learning_curve
-from pipeline.run_dir import open_run
+from pipeline.stored_run import open_run
 from pipeline.train import train
 from saltus import SaltusError
 

@@ -38,6 +38,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from pipeline import losses, presets
+from pipeline.dimensions import Dimensions
 from pipeline.state_value import StateValueLoss
 from pipeline.torchrl_adapter import (
     Loss,
@@ -272,7 +273,7 @@ def test_the_automatic_target_entropy_is_minus_the_action_dimension_times_its_sc
 
 @every_preset
 def test_the_initial_temperature_is_alpha_init(preset: str) -> None:
-    loss, _ = losses.make_loss(small_config(preset=preset, alpha_init=0.2), 3, 1, torch.device("cpu"))
+    loss, _ = losses.make_loss(small_config(preset=preset, alpha_init=0.2), Dimensions(3, 1), torch.device("cpu"))
     assert float(loss.log_alpha.detach().exp()) == pytest.approx(0.2)
 
 

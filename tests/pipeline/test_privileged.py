@@ -31,13 +31,14 @@ from pipeline.agent import Agent
 from pipeline.buffer import ReplayBuffer
 from pipeline.check.check import check
 from pipeline.check.report import describe_model, to_json
+from pipeline.dimensions import Dimensions
 from pipeline.evaluate import evaluate
 from pipeline.export import export_policy
 from pipeline.learner import Learner
 from pipeline.losses import make_loss
 from pipeline.normalize import Normalizers
 from pipeline.policy import load_policy
-from pipeline.run_dir import open_run, require_same_dimensions
+from pipeline.stored_run import open_run, require_same_dimensions
 from pipeline.torchrl_adapter import (
     DiscreteVariant,
     actor_loss,
@@ -50,6 +51,7 @@ from saltus.errors import SaltusError
 
 pytestmark = pytest.mark.filterwarnings("ignore:No target network updater")
 SEEK = f"{Path(__file__).parents[2]}/examples/seek.py:Seek"
+WIDENED = Dimensions(OBSERVATION_DIM, ACTION_DIM, PRIVILEGED_DIM)
 COLUMNS = slice(OBSERVATION_DIM, OBSERVATION_DIM + PRIVILEGED_DIM)  # of the critics' inputs
 every_recipe = pytest.mark.parametrize("preset", PRESETS)
 
@@ -158,8 +160,7 @@ def test_batched_critics_have_the_losses_of_separate_ones(preset: str) -> None:
         torch.manual_seed(0)
         config = small_config(preset=preset, dropout=0.0, target_subset=0) if preset in ("droq", "redq") else None
         config = config or small_config(preset=preset)
-        sizes = OBSERVATION_DIM, ACTION_DIM, torch.device("cpu"), batched, PRIVILEGED_DIM
-        loss, _ = make_loss(config, *sizes)
+        loss, _ = make_loss(config, WIDENED, torch.device("cpu"), batched)
         torch.manual_seed(0)
         data = batch()
         found.append((critic_loss(loss, data)[0], actor_loss(loss, data)[0]))
@@ -168,7 +169,7 @@ def test_batched_critics_have_the_losses_of_separate_ones(preset: str) -> None:
 
 def test_privileged_observations_are_normalized_by_their_own_statistics() -> None:
     config = small_config(normalize_observations=True)
-    normalizers, restored = (Normalizers(config, OBSERVATION_DIM, 0.99, "cpu", PRIVILEGED_DIM) for _ in range(2))
+    normalizers, restored = (Normalizers(config, WIDENED, 0.99) for _ in range(2))
     data = batch()
     data["privileged"] = 5 + 3 * data["privileged"]
     normalizers.update(data)
@@ -251,7 +252,7 @@ def test_recorded_and_compiled_updates_agree_with_eager_ones_within_rounding(
         for optimizer in agent.optimizers.values():
             optimizer.eps = 1e-5  # steps where the exact gradient is 0 would amplify rounding
         agent.observe(with_privileged(random_transition(4)))
-        buffer = ReplayBuffer(256, OBSERVATION_DIM, ACTION_DIM, privileged_dim=PRIVILEGED_DIM)
+        buffer = ReplayBuffer(256, WIDENED)
         buffer.extend(with_privileged(random_transition(256)))
         torch.manual_seed(0)
         learner = Learner(agent)

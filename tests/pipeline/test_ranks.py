@@ -17,7 +17,7 @@ import rank_scenarios
 import torch
 from cli_helpers import Command
 from pipeline_helpers import (
-    ACTION_DIM,
+    DIMENSIONS,
     OBSERVATION_DIM,
     differing,
     random_transition,
@@ -336,7 +336,7 @@ def test_dealing_keeps_the_newest_transitions_of_every_world_in_order(saved: int
     parts = []
     for rank in range(saved):
         own = worlds // saved
-        buffer = ReplayBuffer(capacity // saved, OBSERVATION_DIM, ACTION_DIM)
+        buffer = ReplayBuffer(capacity // saved, DIMENSIONS)
         for step in range(steps):
             transition = random_transition(own)
             transition["observation"][:] = step
@@ -348,7 +348,7 @@ def test_dealing_keeps_the_newest_transitions_of_every_world_in_order(saved: int
         ranks = Ranks()
         ranks.rank, ranks.size = rank, size
         own = worlds // size
-        buffer = ReplayBuffer(capacity // size, OBSERVATION_DIM, ACTION_DIM, n_step=3)
+        buffer = ReplayBuffer(capacity // size, DIMENSIONS, n_step=3)
         buffer.refill(**rank_state.deal(parts, worlds, ranks))
         found = buffer.state_dict()["stored"]["observation"].view(kept, own, OBSERVATION_DIM)
         assert torch.equal(found[..., 0], torch.arange(rank * own, (rank + 1) * own).float().expand(kept, own))

@@ -21,7 +21,7 @@ from pipeline import checkpoint, cli
 from pipeline import config as config_module
 from pipeline.config import Config
 from pipeline.run import Run
-from pipeline.run_dir import open_run
+from pipeline.stored_run import open_run
 
 pytestmark = pytest.mark.filterwarnings("ignore:No target network updater")
 SEEK = f"{Path(__file__).parents[2]}/examples/seek.py:Seek"  # with privileged and noisy observations

@@ -18,9 +18,10 @@ from cli_helpers import Command
 from pipeline_helpers import small_arguments, train_here
 from run_dir_helpers import CONFIG, MODEL, contents, refusal
 
-from pipeline import checkpoint, files, run_dir, stored_task
+from pipeline import checkpoint, files, run_dir, stored_run, stored_task
 from pipeline.file_names import OWN_NAMES
-from pipeline.run_dir import create, locked, new_run, open_run, require_run, require_unused
+from pipeline.run_dir import create, locked, new_run, require_run, require_unused
+from pipeline.stored_run import open_run
 from saltus import SaltusError
 
 # Who may use a directory
@@ -62,7 +63,7 @@ def test_directory_without_a_run_may_be_used(tmp_path: Path, names: list[str]) -
         assert path == folder
     foreign = [name for name in names if name.partition("/")[0].partition(".")[0] in ("log", "notes", "my_task")]
     assert all((folder / name).read_text() == name for name in foreign)
-    assert run_dir._read_config(folder, recover=False) == CONFIG
+    assert stored_run.read_config(folder, recover=False) == CONFIG
 
 
 @pytest.mark.parametrize(("names", "named"), TAKEN.values(), ids=TAKEN)
@@ -124,7 +125,7 @@ def test_runs_started_in_the_same_second_get_directories_of_their_own(
             paths.append(path)
     name = "InvertedPendulum-v5-s0-20260101-000000"
     assert [str(path) for path in paths] == [f"runs/{name}", f"runs/{name}-2", f"runs/{name}-3"]
-    assert [run_dir._read_config(path, recover=False) for path in paths] == configs
+    assert [stored_run.read_config(path, recover=False) for path in paths] == configs
 
 
 def test_second_train_leaves_a_running_run_unchanged(command: Command, tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from pipeline.learner import Learner
 from pipeline.logger import Logger
 from pipeline.plot import learning_curve
 from pipeline.run import Run
-from pipeline.run_dir import open_run
+from pipeline.stored_run import open_run
 from pipeline.tables import read_table
 from saltus import SaltusError
 from saltus.device import resolve_device
