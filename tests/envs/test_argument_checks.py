@@ -47,6 +47,18 @@ def test_count_that_is_not_whole_is_refused(arguments: dict[str, Any], name: str
     refused(make, name, "it must be a whole number")
 
 
+@pytest.mark.parametrize(
+    ("task", "options", "message"),
+    [
+        ("CartBall", {}, "the task of BatchEnv is 'CartBall'; expected an object of a subclass of saltus.Task"),
+        (CartBall, {}, "CartBall'>; expected an object of a subclass"),
+        (CartBall(), {"simulation": 3}, "simulation is 3; it must be an object of saltus.Simulation, or None"),
+    ],
+)
+def test_other_objects_are_no_tasks_and_simulations(task: Any, options: dict[str, Any], message: str):
+    refused(lambda: envs.BatchEnv(task, 2, **options), message)
+
+
 @pytest.mark.parametrize("which", [0, 1])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e12])
 def test_placement_that_mujoco_would_reset_is_refused(which: int, value: float):
@@ -120,7 +132,7 @@ def test_bounded_actuator_is_accepted(actuator: str, bounds: tuple[float, float]
 # State
 
 NEAR_MISSES: list[tuple[Callable[[Any], Any], list[str]]] = [
-    (lambda state: state.qposs, ["state.qposs", "Did you mean", "qpos"]),
+    (lambda state: state.qposs, ["state.qposs", "did you mean qpos"]),
     (lambda state: state.bodies, ["state.bodies", "state.body(name)"]),
     (lambda state: state.cameras, ["state.cameras", "camera", "state.camera(name)"]),
     (lambda state: state.light("sun"), ["state.light", "state.camera(name)"]),
