@@ -9,15 +9,16 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
-from envs import BatchEnv
+from envs import BatchEnv, Task
 from envs.environment import Environment
 from envs.environment_ref import make_environment, options_class, resolve_environment
 from envs.simulation import Simulation
 from envs.task_options import decode_options
+from envs.task_ref import name_task
 from pipeline import best_policy
 from pipeline.agent import Agent
 from pipeline.config import Config
-from pipeline.run_dir import compare_task, open_run, require_same_dimensions
+from pipeline.run_dir import compare_task, open_run, require_same_dimensions, to_path
 from pipeline.seeding import derive_seed
 from saltus.device import resolve_device
 from saltus.errors import SaltusError
@@ -63,7 +64,9 @@ class Policy:
         return _make_env(self.config, num_envs, seed, str(self.device), render_mode)
 
 
-def load_policy(run_dir: Path | str, which: Which = "best", *, task: str | None = None, trust: bool = False) -> Policy:
+def load_policy(
+    run_dir: Path | str, which: Which = "best", *, task: str | type[Task] | None = None, trust: bool = False
+) -> Policy:
     """Load a policy of a run: the last one from its last intact checkpoint, the best one also if it is newer.
 
     A policy trained with ``--device cuda`` is loaded onto the GPU if there is one, else onto the CPU. The task's file
@@ -82,8 +85,9 @@ def load_policy(run_dir: Path | str, which: Which = "best", *, task: str | None 
     """
     if which not in get_args(Which):
         raise SaltusError(f"which is {which!r}; it must be 'best' or 'last'")
-    run_dir = Path(run_dir).expanduser()
-    agent, content = load_agent(run_dir, task, trust, "the policy plays, but not as it was trained")
+    run_dir = to_path(run_dir)
+    moved = None if task is None else name_task(task)
+    agent, content = load_agent(run_dir, moved, trust, "the policy plays, but not as it was trained")
     config, state = agent.config, content["state"]
     best = best_policy.load(run_dir, config, state["best"]) if which == "best" else {}
     if best:

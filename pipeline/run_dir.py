@@ -34,6 +34,19 @@ class _DamagedConfigError(Exception):
     """A config.json that is missing or damaged."""
 
 
+def to_path(run_dir: Path | str) -> Path:
+    """The path of a run's directory, with ``~`` expanded, which a shell leaves in ``--run-dir=~/run``.
+
+    Raises:
+        SaltusError: not a path, or an empty one.
+    """
+    if not isinstance(run_dir, str | os.PathLike):
+        raise SaltusError(f"run_dir is {run_dir!r}; it must be a path, such as 'runs/hopper'")
+    if run_dir == "":
+        raise SaltusError("run_dir is empty: name a run's directory")
+    return Path(os.path.expanduser(run_dir))  # Path.expanduser fails for ~ and a name that is no user's
+
+
 def default_path(config: Config) -> Path:
     """``runs/<task>-s<seed>-<time>``."""
     return Path("runs") / f"{config.task_name.replace('/', '-')}-s{config.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -303,7 +316,7 @@ def require_same_dimensions(content: dict[str, Any], env: Environment) -> None:
     if found != expected:
         raise SaltusError(
             f"task {env.name} has {found}, and the run has {expected}: it is not the run's task, or its "
-            "file has changed. Name the run's with --task"
+            "file has changed. Name the run's with --task (task=...)"
         )
 
 

@@ -10,6 +10,7 @@ from typing import Literal, TypeVar
 
 import tyro
 
+from pipeline.run_dir import to_path
 from pipeline.train_options import split_words
 from saltus.errors import SaltusError
 
@@ -104,7 +105,7 @@ def parse(command: type[Options], arguments: list[str]) -> Options:
         if not word:
             raise SaltusError("an argument is empty: name a run's directory (is a shell variable unset?)")
     options = tyro.cli(command, args=arguments, prog=f"saltus {command.__name__.lower()}")
-    return dataclasses.replace(options, run=options.run.expanduser())
+    return dataclasses.replace(options, run=to_path(options.run))
 
 
 def refuse_unused(options: Play, name: str) -> None:

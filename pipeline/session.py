@@ -27,16 +27,16 @@ DEALT = (
 )
 
 
-def start_run(config: Config, run_dir: Path | None, console: Console) -> tuple[Path, str | None]:
+def start_run(config: Config, run_dir: Path | str | None, console: Console) -> tuple[Path, str | None]:
     """Train a new run, in a directory without one; None: `run_dir.default_path`. Returns as `train_run`."""
     from pipeline.logger import require_packages
-    from pipeline.run_dir import require_unused
+    from pipeline.run_dir import require_unused, to_path
 
-    if run_dir is not None:
-        run_dir = run_dir.expanduser()  # a shell leaves the ~ of --run-dir=~/run
-        require_unused(run_dir)
+    path = None if run_dir is None else to_path(run_dir)
+    if path is not None:
+        require_unused(path)
     require_packages(config)
-    return train_run(config, run_dir, console)
+    return train_run(config, path, console)
 
 
 def resume_run(
