@@ -9,7 +9,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -110,11 +110,11 @@ def write_file(path: Path, config: dict[str, Any], state: dict[str, Any]) -> Non
 
 def _advice(folder: Path, error: OSError) -> str:
     """Advice after a failed write."""
-    kept = find(folder)
+    kept: list[Path] = []
+    with suppress(OSError):  # a folder that cannot be read either
+        kept = find(folder)
     remedy = "Make room on the disk" if error.errno in _NO_SPACE else "Remove the cause"
-    if kept:
-        return f"The last good checkpoint is {kept[-1]}. {remedy}, then resume the run"
-    return f"There is no earlier one. {remedy}, then start the run again"
+    return f"{f'The last good checkpoint is {kept[-1]}' if kept else 'There is no earlier one'}. {remedy}"
 
 
 def _prune(folder: Path, saved: Path, save_name: str | None) -> None:

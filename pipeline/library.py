@@ -45,6 +45,7 @@ def train(
     Raises:
         SaltusError: an unknown task, preset or option, settings that do not work or have no effect, a directory that
             holds a run, or learning that diverged.
+        CheckpointError: the first or the last checkpoint could not be written.
         MemoryError: worlds or replay buffer do not fit.
         KeyboardInterrupt: Ctrl-C; the run is saved, unless it was pressed twice.
     """
@@ -74,7 +75,7 @@ def resume(
 
     Raises:
         SaltusError: not a run's directory, a run of another version, or a task's file that is missing or not trusted.
-        CheckpointError: no checkpoint, or one that cannot be used.
+        CheckpointError: no checkpoint, one that cannot be used, or a last one that could not be written.
         KeyboardInterrupt: as `train`.
     """
     with _session(progress) as console:
