@@ -235,9 +235,10 @@ def load(path: Path, config: dict[str, Any] | None = None) -> dict[str, Any]:
         )
     if not {"versions", "config", "state"} <= content.keys() or not isinstance(content["config"], dict):
         raise CheckpointError(_FOREIGN.format(path))
+    content["file"] = path
     if config is not None:
-        _require_same(path, content["config"], config)
-    return {**content, "file": path}
+        require_same(content, config)
+    return content
 
 
 def _read(path: Path) -> Any:
@@ -266,11 +267,16 @@ def _is_environmental(error: Exception) -> bool:
     return isinstance(error, MemoryError) or any(message in str(error) for message in messages)
 
 
-def _require_same(path: Path, written: dict[str, Any], config: dict[str, Any]) -> None:
-    written = {**LATER_SETTINGS, **written}
+def require_same(content: dict[str, Any], config: dict[str, Any]) -> None:
+    """Check that a checkpoint is of a run with this configuration, in all settings but the task's file.
+
+    Raises:
+        CheckpointError: it is another run's; the message names the settings that differ.
+    """
+    written = {**LATER_SETTINGS, **content["config"]}
     different = sorted(
         key for key in config.keys() - {"task"} if json.dumps(written.get(key)) != json.dumps(config[key])
     )  # as JSON: NaN is equal to itself
     if different:
         pairs = ", ".join(f"{key} {written.get(key)!r} instead of {config[key]!r}" for key in different)
-        raise CheckpointError(f"checkpoint {path} belongs to another run: it was written with {pairs}")
+        raise CheckpointError(f"checkpoint {content['file']} belongs to another run: it was written with {pairs}")

@@ -87,9 +87,10 @@ def load_policy(
         raise SaltusError(f"which is {which!r}; it must be 'best' or 'last'")
     run_dir = to_path(run_dir)
     moved = None if task is None else name_task(task)
+    found = best_policy.read(run_dir) if which == "best" else None
     agent, content = load_agent(run_dir, moved, trust, "the policy plays, but not as it was trained")
     config, state = agent.config, content["state"]
-    best = best_policy.load(run_dir, config, state["best"]) if which == "best" else {}
+    best = best_policy.choose(found, config, state["best"]) if which == "best" else {}
     if best:
         agent.load_policy_state(best["policy"])
         return Policy(config, agent, "best", best["env_steps"])

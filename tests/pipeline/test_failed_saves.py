@@ -85,7 +85,9 @@ def test_the_last_one_is_an_error_from_which_the_run_resumes(
 
 def test_the_first_one_ends_the_run(tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
     fill_disk(monkeypatch, 0)
-    with pytest.raises(CheckpointError, match=r"There is no earlier one\. Make room on the disk, then start the run ag"):
+    with pytest.raises(
+        CheckpointError, match=r"There is no earlier one\. Make room on the disk, then start the run ag"
+    ):
         session.train_run(CONFIG, tmp_path / "run", console)
     assert saved(tmp_path / "run") == []
 
