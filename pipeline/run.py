@@ -32,7 +32,7 @@ from pipeline.learner import Learner
 from pipeline.logger import Logger
 from pipeline.rank_report import add_statistics, compare_ranks, describe_rates, mean_metrics
 from pipeline.ranks import ALONE, Ranks
-from pipeline.rows import evaluation_row, metrics_row
+from pipeline.rows import episode_rows, evaluation_row, metrics_row
 from pipeline.seeding import derive_seed
 from saltus.device import resolve_device
 from saltus.errors import SaltusError
@@ -267,7 +267,7 @@ class Run:
         result = Evaluation.join(parts)
         row = evaluation_row(self._counters(), result)
         excluded = "; not kept as the best policy, because of the failures" if result.failed else ""
-        logger.evaluation(row, result.summary() + excluded)
+        logger.evaluation(row, result.summary() + excluded, episode_rows(self.env_steps, result))
         self._warn(logger, self.health.evaluation(row))
         if not result.failed and result.mean >= self.best.get("return_mean", -math.inf):
             state = self.agent.policy_state()

@@ -70,8 +70,8 @@ def test_the_bounded_error_of_categorical_critics_never_explodes() -> None:
 def test_targets_that_stay_out_of_range_are_said_once() -> None:
     health = new_health(critic_loss="categorical", reward_scaling="bounded", value_range=4.0)
     assert train([{"clipped_targets": share} for share in [0.1, *[0.5] * 30, *[0.25] * 10]], health) == [
-        "returns leave the critics' range, -4 to 4: clipped_targets is 0.5 at 110,000 env steps, and above 0.3 in the last "
-        "10 rows. A larger --value-range or a lower --alpha-init often helps"
+        "returns leave the critics' range, -4 to 4: clipped_targets is 0.5 at 110,000 env steps, and above 0.3 in the "
+        "last 10 rows. A larger --value-range or a lower --alpha-init often helps"
     ]
     unscaled = new_health(critic_loss="categorical", value_range=50.0)
     (message,) = train([{"clipped_targets": 1.0}] * 30, unscaled)
