@@ -19,7 +19,7 @@ from envs.simulation import Simulation
 from envs.start_checks import zero_quaternion
 from envs.task import Task
 from envs.task_functions import defines
-from envs.whole_numbers import require_whole
+from envs.whole_numbers import MAX_INT, require_whole
 from saltus.errors import SaltusError, warn_once
 
 EXECUTIONS = ("auto", "host", "device", "captured")
@@ -35,7 +35,7 @@ def check_arguments(task: Task, num_envs: int, seed: int, simulation: Simulation
             "takes names and classes)"
         )
     name = type(task).__name__
-    require_whole("num_envs", num_envs, at_least=1)
+    require_whole("num_envs", num_envs, at_least=1, at_most=MAX_INT)
     require_whole("seed", seed, at_least=0)
     if not isinstance(simulation, Simulation | None):
         raise SaltusError(f"simulation is {simulation!r}; it must be an object of saltus.Simulation, or None")

@@ -59,6 +59,12 @@ def test_other_objects_are_no_tasks_and_simulations(task: Any, options: dict[str
     refused(lambda: envs.BatchEnv(task, 2, **options), message)
 
 
+def test_counts_that_mujoco_cannot_take_are_refused():
+    """Its message would be the signature of a C++ function."""
+    refused(lambda: envs.BatchEnv(CartBall(), 10**12), "num_envs is 1000000000000; it must be at most 2,147,483,647")
+    refused(lambda: envs.Simulation(num_threads=2**31), "num_threads is 2147483648; it must be at most 2,147,483,647")
+
+
 @pytest.mark.parametrize("which", [0, 1])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e12])
 def test_placement_that_mujoco_would_reset_is_refused(which: int, value: float):
