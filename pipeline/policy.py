@@ -18,7 +18,8 @@ from envs.task_ref import name_task
 from pipeline import best_policy
 from pipeline.agent import Agent
 from pipeline.config import Config
-from pipeline.run_dir import compare_task, open_run, require_same_dimensions, to_path
+from pipeline.run_dir import compare_task, open_run, require_same_dimensions
+from pipeline.run_paths import to_path
 from pipeline.seeding import derive_seed
 from saltus.device import resolve_device
 from saltus.errors import SaltusError
@@ -76,7 +77,7 @@ def load_policy(
         run_dir: the run's directory.
         which: ``"best"``: the policy with the highest mean return in the run's evaluations (the latest of equals), or
             with a warning the last policy before the first evaluation without failures. ``"last"``: the latest policy.
-        task: the task, if its file has moved since the run started.
+        task: the task, a name or a class, if its file has moved since the run started.
         trust: execute a task's file that lies in the run's directory, or the run's copy of a missing one.
 
     Raises:

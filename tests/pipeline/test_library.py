@@ -207,7 +207,7 @@ def test_refusals_of_a_run_name_arguments_too(tmp_path: Path, monkeypatch: pytes
     [
         ((3,), "^run_dir is 3; it must be a path, such as 'runs/hopper'$"),
         (("",), "^run_dir is empty: name a run's directory$"),
-        (("~no such user/run",), "^~no such user/run does not exist$"),
+        (("~no such user/run",), "^~no such user/run does not exist: name the directory of a run"),
     ],
     ids=str,
 )
@@ -262,7 +262,9 @@ def test_class_of_a_script_trains_by_its_file(tmp_path: Path, swinger: str, comm
     file = tmp_path / "mine" / "swinger.py"
     script = define("__main__", SWINGER, file)
     run_dir = saltus.train(script.Swinger, run_dir=tmp_path / "run", progress=False, **SHORT)
-    assert saltus.load_policy(run_dir).task == f"{file}:Swinger"
+    assert (
+        saltus.load_policy(run_dir).task == saltus.load_policy(run_dir, task=script.Swinger).task == f"{file}:Swinger"
+    )
     assert command("evaluate", run_dir, "--episodes", 2).code == 0
 
 
@@ -284,6 +286,9 @@ def test_classes_without_a_file_are_refused() -> None:
 def test_other_objects_are_no_tasks(task: Any) -> None:
     with pytest.raises(SaltusError, match=r"is not a task; expected a name .* whose options are task_options"):
         saltus.train(task)
+    if task is not None:
+        with pytest.raises(SaltusError, match="is not a task; expected a name"):
+            saltus.load_policy("run", task=task)
 
 
 def test_names_of_tasks() -> None:
