@@ -120,8 +120,8 @@ def train(arguments: list[str], console: Console) -> None:
 
 def resume(arguments: list[str], console: Console) -> None:
     """``saltus resume RUN``."""
-    from pipeline.run_dir import require_run
     from pipeline.run_options import Resume, parse
+    from pipeline.run_paths import require_run
     from pipeline.session import resume_run
 
     options = parse(Resume, arguments)

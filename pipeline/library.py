@@ -80,7 +80,7 @@ def resume(
     """
     with _session(progress) as console:
         from envs.task_ref import name_task
-        from pipeline.run_dir import require_run, to_path
+        from pipeline.run_paths import require_run, to_path
         from pipeline.session import resume_run
 
         path = to_path(run_dir)

@@ -10,7 +10,7 @@ import os
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,9 @@ from envs.task_ref import task_file
 from pipeline import checkpoint, files, stored_task
 from pipeline.config import Config
 from pipeline.file_names import CHECKPOINTS, CONFIG, LOCK, OWN_NAMES
+from pipeline.run_paths import require_run
 from pipeline.trust import choose_task, is_inside
-from saltus.errors import SaltusError, did_you_mean
+from saltus.errors import SaltusError
 from saltus.versions import versions
 
 _OWN_STEMS = frozenset(Path(name).stem for name in OWN_NAMES)
@@ -32,19 +33,6 @@ _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)  # a fi
 
 class _DamagedConfigError(Exception):
     """A config.json that is missing or damaged."""
-
-
-def to_path(run_dir: Path | str) -> Path:
-    """The path of a run's directory, with ``~`` expanded, which a shell leaves in ``--run-dir=~/run``.
-
-    Raises:
-        SaltusError: not a path, or an empty one.
-    """
-    if not isinstance(run_dir, str | os.PathLike):
-        raise SaltusError(f"run_dir is {run_dir!r}; it must be a path, such as 'runs/hopper'")
-    if run_dir == "":
-        raise SaltusError("run_dir is empty: name a run's directory")
-    return Path(os.path.expanduser(run_dir))  # Path.expanduser fails for ~ and a name that is no user's
 
 
 def default_path(config: Config) -> Path:
@@ -120,19 +108,26 @@ def _make(run_dir: Path) -> None:
         run_dir.mkdir(parents=True, exist_ok=existed)
     except FileExistsError:
         raise SaltusError(f"another process has just made {run_dir}: choose another --run-dir") from None
+    except OSError as error:
+        raise _cannot_make(run_dir, error) from error
+
+
+def _cannot_make(run_dir: Path, error: OSError) -> SaltusError:
+    return SaltusError(f"could not make the run's directory {run_dir}: {error.strerror}. Choose another --run-dir")
 
 
 def _make_default(config: Config) -> Path:
     """Make a directory that no other run has: mkdir decides between runs started in the same second."""
     path = default_path(config)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for number in count(1):
-        candidate = path if number == 1 else path.with_name(f"{path.name}-{number}")
-        try:
-            candidate.mkdir()
-        except FileExistsError:
-            continue
-        return candidate
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for number in count(1):
+            candidate = path if number == 1 else path.with_name(f"{path.name}-{number}")
+            with suppress(FileExistsError):
+                candidate.mkdir()
+                return candidate
+    except OSError as error:
+        raise _cannot_make(path, error) from error
     raise AssertionError
 
 
@@ -198,15 +193,6 @@ def refuse_links(run_dir: Path) -> None:
             raise SaltusError(f"{path} is neither a file nor a folder, and saltus would wait for it: delete it")
 
 
-def require_run(run_dir: Path) -> None:
-    """Raise SaltusError if a directory does not exist or holds no run: neither a config.json nor a checkpoint."""
-    if not run_dir.exists():
-        siblings = sorted(path.parent.name for path in run_dir.parent.glob(f"*/{CONFIG}"))
-        raise SaltusError(f"{run_dir} does not exist{did_you_mean(run_dir.name, siblings)}")
-    if not (run_dir / CONFIG).is_file() and not checkpoint.find(run_dir / CHECKPOINTS):
-        raise SaltusError(f"{run_dir} is not a run's directory: it has no config.json")
-
-
 def open_run(run_dir: Path, task: str | None = None, trust: bool = False) -> tuple[Config, dict[str, Any]]:
     """Read a run's configuration and the content of its last checkpoint that is intact (see `checkpoint.load_last`).
 
@@ -270,7 +256,8 @@ def _parse_config(file: Path) -> Config:
             f"for it. Reason: {error}"
         ) from None
     except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise _DamagedConfigError(str(error)) from error
+        reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+        raise _DamagedConfigError(reason) from error
 
 
 def _require_same_class(run_dir: Path, config: Config, content: dict[str, Any]) -> None:

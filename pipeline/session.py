@@ -30,7 +30,8 @@ DEALT = (
 def start_run(config: Config, run_dir: Path | str | None, console: Console) -> tuple[Path, str | None]:
     """Train a new run, in a directory without one; None: `run_dir.default_path`. Returns as `train_run`."""
     from pipeline.logger import require_packages
-    from pipeline.run_dir import require_unused, to_path
+    from pipeline.run_dir import require_unused
+    from pipeline.run_paths import to_path
 
     path = None if run_dir is None else to_path(run_dir)
     if path is not None:
