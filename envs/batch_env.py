@@ -92,7 +92,7 @@ class BatchEnv:
         execution: Literal["auto", "host", "device", "captured"] = "auto",
         check_task: bool = True,
     ):
-        check_arguments(task, num_envs, seed, execution)
+        check_arguments(task, num_envs, seed, simulation, execution)
         self.task, self.num_envs, self.device = task, num_envs, resolve_device(device)
         self.normalized_actions = normalized_actions
         simulation = (simulation or Simulation()).resolve(self.device, num_envs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Real
 
@@ -83,6 +83,8 @@ def _change(
 def _checked_names(call: str, names: str | Sequence[str] | None) -> tuple[str, ...] | None:
     if names is None:
         return None
+    if not isinstance(names, str | Iterable):
+        raise SaltusError(f"{call} has names={names!r}: it must be a name, a list of names, or None for all")
     names = (names,) if isinstance(names, str) else tuple(names)
     if not (names and all(isinstance(name, str) and name for name in names)):
         raise SaltusError(f"{call} has names={list(names)}: name one object or more, or leave names out for all")

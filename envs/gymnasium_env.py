@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any, Literal
 
@@ -92,7 +93,9 @@ class GymnasiumVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             SaltusError: an impossible seed, another option, or a mask of a wrong type, shape or dtype.
             RuntimeError: a mask before the first `reset`.
         """
-        unknown = sorted(set(options or {}) - {"reset_mask"})
+        if not isinstance(options or {}, Mapping):
+            raise SaltusError(f"options is {options!r}; it must be a dictionary with 'reset_mask', or None")
+        unknown = [key for key in options or {} if key != "reset_mask"]
         if unknown:
             raise SaltusError(f"options has {unknown}; expected 'reset_mask' or nothing")
         mask = (options or {}).get("reset_mask")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from saltus.errors import SaltusError
+from saltus.errors import SaltusError, did_you_mean
 
 PREFIX = "package:"
 
@@ -53,9 +52,9 @@ def _folders(package: str) -> list[str]:
 
 
 def _similar(folder: Path, inside: str) -> str:
-    """Files of the package with a similar name, or a similar path."""
+    """Files of the package with the same name, or a similar path."""
     ending = Path(inside).suffix
     files = [path.relative_to(folder).as_posix() for path in folder.rglob(f"*{ending}")] if ending else []
-    same_name = [file for file in files if Path(file).name == Path(inside).name]
-    found = same_name[:3] or difflib.get_close_matches(inside, files, n=3)
-    return f"; the package has {', '.join(found)}" if found else f"; the package has no {ending} file of a similar name"
+    if same_name := [file for file in files if Path(file).name == Path(inside).name]:
+        return f"; the package has {', '.join(same_name[:3])}"
+    return did_you_mean(inside, files) or f"; the package has no {ending} file of a similar name"

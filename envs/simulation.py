@@ -16,7 +16,7 @@ from envs.physics.cpu import CpuPhysics
 from envs.physics.warp import WarpPhysics
 from envs.physics.warp_model import missing_packages
 from envs.task import Task, load_model
-from envs.whole_numbers import require_whole
+from envs.whole_numbers import MAX_INT, require_whole
 from saltus.errors import SaltusError
 
 _log = logging.getLogger("saltus")
@@ -48,7 +48,7 @@ class Simulation:
             if getattr(self, name) not in choices:
                 raise SaltusError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}")
         for name in ("num_threads", "solver_iterations", "max_contacts", "max_constraints"):
-            require_whole(name, getattr(self, name), at_least=0)
+            require_whole(name, getattr(self, name), at_least=0, at_most=MAX_INT)
 
     def resolve(self, device: torch.device, num_envs: int) -> Simulation:
         """These settings with ``physics="auto"`` replaced by the engine for a training device and a number of worlds.

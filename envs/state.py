@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterable, Mapping
 
@@ -12,7 +11,7 @@ from mujoco.batch import DATA_FIELDS
 from torch import Tensor
 
 from envs.drawn_fields import DrawnFields
-from saltus.errors import SaltusError
+from saltus.errors import SaltusError, did_you_mean
 
 
 class NameIndex:
@@ -143,10 +142,9 @@ def _missing_field(field: str, fields: tuple[str, ...], values: Iterable[str]) -
         return f"{problem}: add {field!r} to `fields`"
     if own:
         problem += f", nor among its own tensors ({', '.join(own)})"
-    similar = difflib.get_close_matches(field, {*DATA_FIELDS, *_NAMED, *own}, n=3)
-    hint = f" Did you mean {', '.join(similar)}?" if similar else ""
+    hint = did_you_mean(field, sorted({*DATA_FIELDS, *_NAMED, *own}))
     return (
-        f"{problem}, nor a field of MjData that can be read in a batch.{hint} Named objects are read by "
+        f"{problem}, nor a field of MjData that can be read in a batch{hint or '.'} Named objects are read by "
         f"{', '.join(f'state.{kind}(name)' for kind in _NAMED)}; constants of the model by self.model"
     )
 

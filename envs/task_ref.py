@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from envs import task_files
 from envs.task import Task
 from envs.task_class import check_class
 from envs.tasks import BUILT_IN
-from saltus.errors import SaltusError
+from saltus.errors import SaltusError, did_you_mean
 
 GYMNASIUM = "gym:"
 """Begins the names of Gymnasium's environments."""
@@ -158,11 +157,9 @@ def _registered(name: str) -> type[Task]:
     if Path(name).suffix in MODEL_SUFFIXES:
         raise SaltusError(f"{name} is a model: `saltus new {name}` writes a task's file for it")
     if name not in _registry:
-        close = difflib.get_close_matches(name, _registry, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(close)}? " if close else ""
         raise SaltusError(
-            f"there is no task {name!r}: {hint}The registered tasks are {', '.join(list_tasks())}; "
-            "name a task of your own as path/to/file.py:ClassName"
+            f"there is no task {name!r}{did_you_mean(name, list_tasks()) or '.'} The registered tasks are "
+            f"{', '.join(list_tasks())}; name a task of your own as path/to/file.py:ClassName"
         )
     return _registry[name]
 

@@ -15,10 +15,11 @@ from torch import Tensor
 from envs.object_names import control_label, range_attribute
 from envs.physics import Physics
 from envs.physics.model_fields import changed_field, field_fault, wrong_signs
+from envs.simulation import Simulation
 from envs.start_checks import zero_quaternion
 from envs.task import Task
 from envs.task_functions import defines
-from envs.whole_numbers import require_whole
+from envs.whole_numbers import MAX_INT, require_whole
 from saltus.errors import SaltusError, warn_once
 
 EXECUTIONS = ("auto", "host", "device", "captured")
@@ -28,11 +29,18 @@ LATER_ENTRIES = {
 """Entries, by path, that states of earlier versions lack: they count as zero, or are not read."""
 
 
-def check_arguments(task: Task, num_envs: int, seed: int, execution: str) -> None:
+def check_arguments(task: Task, num_envs: int, seed: int, simulation: Simulation | None, execution: str) -> None:
     """Raise SaltusError for impossible arguments of BatchEnv, or step counts of the task below 1."""
+    if not isinstance(task, Task):
+        raise SaltusError(
+            f"the task of BatchEnv is {task!r}; expected an object of a subclass of saltus.Task (saltus.make also "
+            "takes names and classes)"
+        )
     name = type(task).__name__
-    require_whole("num_envs", num_envs, at_least=1)
+    require_whole("num_envs", num_envs, at_least=1, at_most=MAX_INT)
     require_whole("seed", seed, at_least=0)
+    if not isinstance(simulation, Simulation | None):
+        raise SaltusError(f"simulation is {simulation!r}; it must be an object of saltus.Simulation, or None")
     if execution not in EXECUTIONS:
         raise SaltusError(f"execution is {execution!r}; it must be one of {', '.join(EXECUTIONS)}")
     if hasattr(task, "fresh"):

@@ -30,28 +30,44 @@ def save(run_dir: Path, config: Config, best: dict[str, Any]) -> None:
         )
 
 
-def load(run_dir: Path, config: Config, saved: dict[str, Any]) -> dict[str, Any]:
+def read(run_dir: Path) -> dict[str, Any] | None:
+    """The content of the file; None if there is none, or with a warning if it cannot be read.
+
+    A run in progress removes the file once a checkpoint holds its policy: read it before the checkpoint.
+    """
+    path = run_dir / BEST_POLICY
+    try:
+        return checkpoint.load(path) if path.exists() else None
+    except checkpoint.CheckpointError as error:
+        if path.exists():
+            _warn_of(error)
+        return None
+
+
+def choose(found: dict[str, Any] | None, config: Config, saved: dict[str, Any]) -> dict[str, Any]:
     """The better one of the file's policy and the last checkpoint's; empty if there is none.
 
     Args:
-        run_dir: the run's directory.
+        found: what `read` returned.
         config: the run's configuration.
         saved: `Run.best` in the last checkpoint.
     """
-    path = run_dir / BEST_POLICY
-    if not path.exists():
+    if found is None:
         return saved
     try:
-        found = checkpoint.load(path, config.to_dict())["state"]
+        checkpoint.require_same(found, config.to_dict())
     except checkpoint.CheckpointError as error:
-        if path.exists():  # a run in progress removes it
-            warnings.warn(f"{error}. The best policy of the last checkpoint is used instead", stacklevel=2)
+        _warn_of(error)
         return saved
-    return max(found, saved, key=lambda best: best.get("return_mean", -math.inf))
+    return max(found["state"], saved, key=lambda best: best.get("return_mean", -math.inf))
+
+
+def _warn_of(error: checkpoint.CheckpointError) -> None:
+    warnings.warn(f"{error}. The best policy of the last checkpoint is used instead", stacklevel=3)
 
 
 def remove(run_dir: Path) -> None:
-    """Remove the file, because a checkpoint holds the best policy. An error does not matter: `load` compares them."""
+    """Remove the file, because a checkpoint holds the best policy. An error does not matter: `choose` compares them."""
     with suppress(OSError):
         for path in (run_dir / BEST_POLICY, (run_dir / BEST_POLICY).with_suffix(".partial")):
             path.unlink(missing_ok=True)

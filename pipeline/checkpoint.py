@@ -9,7 +9,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -110,11 +110,11 @@ def write_file(path: Path, config: dict[str, Any], state: dict[str, Any]) -> Non
 
 def _advice(folder: Path, error: OSError) -> str:
     """Advice after a failed write."""
-    kept = find(folder)
+    kept: list[Path] = []
+    with suppress(OSError):  # a folder that cannot be read either
+        kept = find(folder)
     remedy = "Make room on the disk" if error.errno in _NO_SPACE else "Remove the cause"
-    if kept:
-        return f"The last good checkpoint is {kept[-1]}. {remedy}, then resume the run"
-    return f"There is no earlier one. {remedy}, then start the run again"
+    return f"{f'The last good checkpoint is {kept[-1]}' if kept else 'There is no earlier one'}. {remedy}"
 
 
 def _prune(folder: Path, saved: Path, save_name: str | None) -> None:
@@ -235,9 +235,10 @@ def load(path: Path, config: dict[str, Any] | None = None) -> dict[str, Any]:
         )
     if not {"versions", "config", "state"} <= content.keys() or not isinstance(content["config"], dict):
         raise CheckpointError(_FOREIGN.format(path))
+    content["file"] = path
     if config is not None:
-        _require_same(path, content["config"], config)
-    return {**content, "file": path}
+        require_same(content, config)
+    return content
 
 
 def _read(path: Path) -> Any:
@@ -266,11 +267,16 @@ def _is_environmental(error: Exception) -> bool:
     return isinstance(error, MemoryError) or any(message in str(error) for message in messages)
 
 
-def _require_same(path: Path, written: dict[str, Any], config: dict[str, Any]) -> None:
-    written = {**LATER_SETTINGS, **written}
+def require_same(content: dict[str, Any], config: dict[str, Any]) -> None:
+    """Check that a checkpoint is of a run with this configuration, in all settings but the task's file.
+
+    Raises:
+        CheckpointError: it is another run's; the message names the settings that differ.
+    """
+    written = {**LATER_SETTINGS, **content["config"]}
     different = sorted(
         key for key in config.keys() - {"task"} if json.dumps(written.get(key)) != json.dumps(config[key])
     )  # as JSON: NaN is equal to itself
     if different:
         pairs = ", ".join(f"{key} {written.get(key)!r} instead of {config[key]!r}" for key in different)
-        raise CheckpointError(f"checkpoint {path} belongs to another run: it was written with {pairs}")
+        raise CheckpointError(f"checkpoint {content['file']} belongs to another run: it was written with {pairs}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes.util
-import difflib
 import json
 import os
 import sys
@@ -17,7 +16,7 @@ from pipeline.console import log_to, print_line
 from pipeline.display import show_progress, tolerate_lost_output
 from pipeline.file_names import CHECKPOINTS, EVALUATION, EVALUATION_OF_LAST, VIDEO
 from saltus import __version__
-from saltus.errors import SaltusError
+from saltus.errors import SaltusError, did_you_mean
 
 if TYPE_CHECKING:
     from pipeline.policy import Policy
@@ -74,7 +73,9 @@ def main() -> None:
             from envs import list_tasks
 
             print(USAGE.format(tasks=", ".join(list_tasks())))
-            sys.exit(0 if command in ("-h", "--help") else _no_command(command, [*commands]) if command else 2)
+            if command and command not in ("-h", "--help"):
+                raise SaltusError(f"there is no command {command!r}{did_you_mean(command, commands)}")
+            sys.exit(0 if command else 2)
         if torchrun.size() > 1 and command not in ("train", "resume"):
             raise torchrun.SharedError(
                 f"`saltus {command}` is one process, and torchrun started {torchrun.size()}: start it without torchrun"
@@ -119,8 +120,8 @@ def train(arguments: list[str], console: Console) -> None:
 
 def resume(arguments: list[str], console: Console) -> None:
     """``saltus resume RUN``."""
-    from pipeline.run_dir import require_run
     from pipeline.run_options import Resume, parse
+    from pipeline.run_paths import require_run
     from pipeline.session import resume_run
 
     options = parse(Resume, arguments)
@@ -263,11 +264,6 @@ def new(arguments: list[str], console: Console) -> None:
     from pipeline.new.command import new_task
 
     print_line(console, new_task(arguments))
-
-
-def _no_command(command: str, commands: list[str]) -> str:
-    close = difflib.get_close_matches(command, commands, cutoff=0.5)
-    return f"saltus: no command {command!r}" + (f"; did you mean {' or '.join(close)}?" if close else "")
 
 
 def _choose_opengl() -> None:

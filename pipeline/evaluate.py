@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -86,9 +87,9 @@ def evaluate(policy: Callable[[Tensor], Tensor], env: Environment) -> Evaluation
         env: an environment with normalized actions; `evaluate` resets it.
 
     Raises:
-        SaltusError: the environment's actions are not normalized.
+        SaltusError: not a policy or an environment, or the environment's actions are not normalized.
     """
-    require_normalized_actions(env)
+    require_playable(policy, env)
     observation = env.reset()
     returns = torch.zeros(env.num_envs, dtype=torch.float64, device=env.device)
     lengths = torch.zeros(env.num_envs, dtype=torch.int64, device=env.device)
@@ -127,11 +128,15 @@ def evaluate_until(
         return None
 
 
-def require_normalized_actions(env: Environment) -> None:
-    """Raise SaltusError unless `env` is an environment that takes the actions of policies, which are in [-1, 1]."""
+def require_playable(policy: Any, env: Any) -> None:
+    """Raise SaltusError unless `policy` can be called, and `env` takes the actions of policies, in [-1, 1]."""
     if not isinstance(env, BatchEnv | ExternalEnv):
         within = getattr(env, "batch_env", None)
         hint = ": give the BatchEnv in its batch_env, made with normalized_actions=True" if within is not None else ""
         raise SaltusError(f"policies are played in an environment of saltus.make, not in {env!r}{hint}")
     if not env.normalized_actions:
         raise SaltusError("policies act in [-1, 1]: make the environment with normalized_actions=True")
+    if not callable(policy):
+        raise SaltusError(
+            f"the policy is {policy!r}; expected a function of observations, such as a result of saltus.load_policy"
+        )

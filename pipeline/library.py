@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -44,6 +45,7 @@ def train(
     Raises:
         SaltusError: an unknown task, preset or option, settings that do not work or have no effect, a directory that
             holds a run, or learning that diverged.
+        CheckpointError: the first or the last checkpoint could not be written.
         MemoryError: worlds or replay buffer do not fit.
         KeyboardInterrupt: Ctrl-C; the run is saved, unless it was pressed twice.
     """
@@ -51,12 +53,9 @@ def train(
         from envs.task_ref import name_task
         from pipeline.session import start_run
         from pipeline.train_options import configure
-        from saltus.errors import SaltusError
 
-        config = configure(name_task(task), preset, settings, task_options or {})
-        if run_dir == "":
-            raise SaltusError("run_dir is empty: name a directory, or leave it out")
-        path, stopped_by = start_run(config, None if run_dir is None else Path(run_dir), console)
+        config = configure(name_task(task), preset, settings, {} if task_options is None else task_options)
+        path, stopped_by = start_run(config, run_dir, console)
     return _deliver(stopped_by, path)
 
 
@@ -76,15 +75,15 @@ def resume(
 
     Raises:
         SaltusError: not a run's directory, a run of another version, or a task's file that is missing or not trusted.
-        CheckpointError: no checkpoint, or one that cannot be used.
+        CheckpointError: no checkpoint, one that cannot be used, or a last one that could not be written.
         KeyboardInterrupt: as `train`.
     """
     with _session(progress) as console:
         from envs.task_ref import name_task
-        from pipeline.run_dir import require_run
+        from pipeline.run_paths import require_run, to_path
         from pipeline.session import resume_run
 
-        path = Path(run_dir).expanduser()
+        path = to_path(run_dir)
         require_run(path)
         moved = None if task is None else name_task(task)
         path, stopped_by = resume_run(path, moved, trust, console, restarted=False)
@@ -94,6 +93,8 @@ def resume(
 @contextmanager
 def _session(progress: bool) -> Iterator[Console]:
     """The console of a training, after which torch's global generators continue as before.
+
+    Refusals within name Python's arguments in place of options.
 
     Raises:
         SaltusError: torchrun started several processes, or saltus executes a task's file.
@@ -116,7 +117,20 @@ def _session(progress: bool) -> Iterator[Console]:
         )
     devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices):
-        yield tolerant_console(quiet=not progress)
+        try:
+            yield tolerant_console(quiet=not progress)
+        except SaltusError as error:
+            error.args = (_name_arguments(str(error)),)
+            raise
+
+
+def _name_arguments(message: str) -> str:
+    """A message with arguments in place of options, ``compile=False`` for ``--no-compile``.
+
+    Options that the message repeats as an argument stay: ``--trust (trust=True)``.
+    """
+    option = re.compile(r"(?<!\S)--(no-)?([a-z][a-z0-9-]*)(?![a-z0-9-])(?!(?: [^\s(]+)? \(\2=)")
+    return option.sub(lambda found: found[2].replace("-", "_") + ("=False" if found[1] else ""), message)
 
 
 def _deliver(stopped_by: str | None, run_dir: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Logging of a run: display, metrics.csv, evaluations.csv, messages.txt, TensorBoard, Weights & Biases."""
+"""Logging of a run: display, tables, messages.txt, TensorBoard, Weights & Biases."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import socket
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from rich.console import Console
 from pipeline import files
 from pipeline.config import Config
 from pipeline.display import Display
-from pipeline.file_names import EVALUATIONS, MESSAGES, METRICS, TENSORBOARD
+from pipeline.file_names import EPISODES, EVALUATIONS, MESSAGES, METRICS, TENSORBOARD
 from pipeline.run_file import Folder, RunFile
 from pipeline.tables import Table, read_table
 from saltus.errors import SaltusError
@@ -45,7 +45,7 @@ class Logger:
     ):
         self._folder = Folder(run_dir)
         evaluated = env_steps - evaluation_pending
-        self._kept = {METRICS: env_steps, EVALUATIONS: evaluated}
+        self._kept = {METRICS: env_steps, EVALUATIONS: evaluated, EPISODES: evaluated}
         self._tables = {name: Table(self._folder, name, steps) for name, steps in self._kept.items()}
         self._messages = MessageFile(self._folder, MESSAGES)
         self._events = _open_events(self._folder, evaluated)
@@ -97,9 +97,10 @@ class Logger:
         self._display.show(row)
         self._display.print_progress(int(row["env_steps"]))
 
-    def evaluation(self, row: Mapping[str, float], summary: str) -> None:
-        """Write a row of evaluation results."""
+    def evaluation(self, row: Mapping[str, float], summary: str, episodes: Sequence[Mapping[str, float]] = ()) -> None:
+        """Write a row of evaluation results, and those of its episodes."""
         self._write(EVALUATIONS, "evaluation", row)
+        self._tables[EPISODES].append(*episodes)
         self._display.show({"evaluation": row["return_mean"]})
         self.say(f"evaluation at {int(row['env_steps']):,} env steps, {row['seconds']:.0f} s: {summary}")
 
@@ -149,7 +150,9 @@ class SilentLogger(Logger):
 
     def metrics(self, row: Mapping[str, float]) -> None: ...
 
-    def evaluation(self, row: Mapping[str, float], summary: str) -> None: ...
+    def evaluation(
+        self, row: Mapping[str, float], summary: str, episodes: Sequence[Mapping[str, float]] = ()
+    ) -> None: ...
 
 
 def _scalars(prefix: str, row: Mapping[str, float]) -> tuple[int, dict[str, float]]:

@@ -9,13 +9,15 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
-from envs import BatchEnv
+from envs import BatchEnv, Task
 from envs.environment import Environment
 from envs.simulation import Simulation
+from envs.task_ref import name_task
 from pipeline import best_policy
 from pipeline.agent import Agent
 from pipeline.config import Config
 from pipeline.dimensions import Dimensions
+from pipeline.run_paths import to_path
 from pipeline.seeding import derive_seed
 from pipeline.stored_run import compare_task, open_run, require_same_dimensions
 from pipeline.worlds import environment_maker
@@ -63,7 +65,9 @@ class Policy:
         return _make_env(self.config, num_envs, seed, str(self.device), render_mode)
 
 
-def load_policy(run_dir: Path | str, which: Which = "best", *, task: str | None = None, trust: bool = False) -> Policy:
+def load_policy(
+    run_dir: Path | str, which: Which = "best", *, task: str | type[Task] | None = None, trust: bool = False
+) -> Policy:
     """Load a policy of a run: the last one from its last intact checkpoint, the best one also if it is newer.
 
     A policy trained with ``--device cuda`` is loaded onto the GPU if there is one, else onto the CPU. The task's file
@@ -73,7 +77,7 @@ def load_policy(run_dir: Path | str, which: Which = "best", *, task: str | None 
         run_dir: the run's directory.
         which: ``"best"``: the policy with the highest mean return in the run's evaluations (the latest of equals), or
             with a warning the last policy before the first evaluation without failures. ``"last"``: the latest policy.
-        task: the task, if its file has moved since the run started.
+        task: the task, a name or a class, if its file has moved since the run started.
         trust: execute a task's file that lies in the run's directory, or the run's copy of a missing one.
 
     Raises:
@@ -82,10 +86,12 @@ def load_policy(run_dir: Path | str, which: Which = "best", *, task: str | None 
     """
     if which not in get_args(Which):
         raise SaltusError(f"which is {which!r}; it must be 'best' or 'last'")
-    run_dir = Path(run_dir).expanduser()
-    agent, content = load_agent(run_dir, task, trust, "the policy plays, but not as it was trained")
+    run_dir = to_path(run_dir)
+    moved = None if task is None else name_task(task)
+    found = best_policy.read(run_dir) if which == "best" else None
+    agent, content = load_agent(run_dir, moved, trust, "the policy plays, but not as it was trained")
     config, state = agent.config, content["state"]
-    best = best_policy.load(run_dir, config, state["best"]) if which == "best" else {}
+    best = best_policy.choose(found, config, state["best"]) if which == "best" else {}
     if best:
         agent.load_policy_state(best["policy"])
         return Policy(config, agent, "best", best["env_steps"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from typing import Any
 
 from pipeline.config import Config
@@ -144,13 +145,18 @@ def preset(name: str, task: str, **overrides: Any) -> Config:
     Raises:
         SaltusError: an unknown preset or setting, or settings that are invalid or have no effect.
     """
-    if name not in _SETTINGS:
+    if name not in names():
         raise SaltusError(f"there is no preset {name!r}; there are {', '.join(names())}")
     fields = [item.name for item in dataclasses.fields(Config)]
-    unknown = [f"{key}{did_you_mean(key, fields)}" for key in overrides if key not in fields]
-    if unknown:
-        raise SaltusError(f"the configuration has no setting {', '.join(unknown)}")
+    for key in overrides:
+        if key not in fields:
+            raise unknown_setting(key, fields)
     default = Config(task, **_SETTINGS[name])
     config = dataclasses.replace(default, **overrides)
     refuse_unused(config, default)
     return config
+
+
+def unknown_setting(name: str, known: Collection[str]) -> SaltusError:
+    """The error for a name that is none of the `known` settings: it names those near it, or all."""
+    return SaltusError(f"there is no setting {name!r}{did_you_mean(name, known) or ': ' + ', '.join(known)}")

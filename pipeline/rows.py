@@ -1,4 +1,4 @@
-"""The rows of metrics.csv and evaluations.csv."""
+"""The rows of a run's tables."""
 
 from __future__ import annotations
 
@@ -57,6 +57,15 @@ def evaluation_row(counters: Mapping[str, float], evaluation: Evaluation) -> dic
         "episodes": len(evaluation.returns),
         "seconds": counters["seconds"],
     }
+
+
+def episode_rows(env_steps: int, evaluation: Evaluation) -> list[dict[str, float]]:
+    """The rows of evaluation_episodes.csv: one for each episode, numbered from 0."""
+    episodes = zip(evaluation.returns, evaluation.lengths, strict=True)
+    return [
+        {"env_steps": env_steps, "episode": number, "return": value, "length": length}
+        for number, (value, length) in enumerate(episodes)
+    ]
 
 
 def _agent_metrics(config: Config) -> list[str]:

@@ -31,7 +31,7 @@ from pipeline.learner import Learner
 from pipeline.logger import Logger
 from pipeline.rank_report import add_statistics, compare_ranks, describe_rates, mean_metrics
 from pipeline.ranks import ALONE, Ranks
-from pipeline.rows import evaluation_row, metrics_row
+from pipeline.rows import episode_rows, evaluation_row, metrics_row
 from pipeline.seeding import derive_seed
 from pipeline.worlds import environment_maker
 from saltus.device import resolve_device
@@ -60,6 +60,7 @@ class Run:
             failures.
         evaluation_pending: an evaluation was stopped, and comes before the next step.
         ended: the last step reached the run's length.
+        failed_saves: number of checkpoints that this session could not write.
         health: says when the training does not hold.
 
     Raises:
@@ -99,6 +100,7 @@ class Run:
         self.evaluation_pending = self.ended = False
         self.health = self._new_health()
         self._logged: dict[str, float] = {}  # totals at the last row of metrics
+        self.failed_saves = 0
         self._saved: tuple[int, bool] | None = None  # env steps and pending evaluation of the last save
         self._seconds_before, self._started = 0.0, time.monotonic()
 
@@ -259,7 +261,7 @@ class Run:
         result = Evaluation.join(parts)
         row = evaluation_row(self._counters(), result)
         excluded = "; not kept as the best policy, because of the failures" if result.failed else ""
-        logger.evaluation(row, result.summary() + excluded)
+        logger.evaluation(row, result.summary() + excluded, episode_rows(self.env_steps, result))
         self._warn(logger, self.health.evaluation(row))
         if not result.failed and result.mean >= self.best.get("return_mean", -math.inf):
             state = self.agent.policy_state()
@@ -287,12 +289,16 @@ class Run:
         for row, watch in sorted(rows, key=lambda item: item[0]["env_steps"]):  # stable: metrics precede an evaluation
             watch(defaultdict(lambda: math.nan, row))  # a column may have been removed
 
-    def save(self, logger: Logger) -> None:
+    def save(self, logger: Logger, optional: bool = False) -> None:
         """Write a checkpoint, unless the last save was of the same state.
+
+        Args:
+            logger: the run's logger.
+            optional: whether the run continues if the checkpoint cannot be written. It warns the first time.
 
         Raises:
             DivergenceError: a metric or parameter is not finite.
-            CheckpointError: the checkpoint could not be written.
+            CheckpointError: the checkpoint could not be written, and is not optional.
         """
         self.run_dir = logger.run_dir
         state = self.env_steps, self.evaluation_pending
@@ -302,7 +308,16 @@ class Run:
         logger.sync()  # before the checkpoint, so that no power cut loses rows that a resumed run does not repeat
         self.agent.check_finite(mean_metrics(self.metrics, self.ranks))
         self.agent.check_parameters()
-        rank_state.save(self.run_dir / CHECKPOINTS, self.config, self.state_dict(), self.ranks)
+        try:
+            rank_state.save(self.run_dir / CHECKPOINTS, self.config, self.state_dict(), self.ranks)
+        except checkpoint.CheckpointError as error:
+            if not optional:
+                again = "resume the run" if self.env_steps else "start the run again"
+                raise checkpoint.CheckpointError(f"{error}, then {again}") from error
+            if not self.failed_saves:
+                logger.say(f"warning: {error}. The run continues, and writes its next checkpoint if it can")
+            self.failed_saves += 1
+            return
         if self.ranks.rank == 0:
             best_policy.remove(self.run_dir)
         self._saved = state

@@ -9,7 +9,7 @@ import os
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import mujoco
 from pipeline import checkpoint, files, stored_task
 from pipeline.config import Config
 from pipeline.file_names import CHECKPOINTS, CONFIG, LOCK, OWN_NAMES
-from saltus.errors import SaltusError, did_you_mean
+from saltus.errors import SaltusError
 from saltus.versions import versions
 
 _OWN_STEMS = frozenset(Path(name).stem for name in OWN_NAMES)
@@ -100,19 +100,26 @@ def _make(run_dir: Path) -> None:
         run_dir.mkdir(parents=True, exist_ok=existed)
     except FileExistsError:
         raise SaltusError(f"another process has just made {run_dir}: choose another --run-dir") from None
+    except OSError as error:
+        raise _cannot_make(run_dir, error) from error
+
+
+def _cannot_make(run_dir: Path, error: OSError) -> SaltusError:
+    return SaltusError(f"could not make the run's directory {run_dir}: {error.strerror}. Choose another --run-dir")
 
 
 def _make_default(config: Config) -> Path:
     """Make a directory that no other run has: mkdir decides between runs started in the same second."""
     path = default_path(config)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for number in count(1):
-        candidate = path if number == 1 else path.with_name(f"{path.name}-{number}")
-        try:
-            candidate.mkdir()
-        except FileExistsError:
-            continue
-        return candidate
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for number in count(1):
+            candidate = path if number == 1 else path.with_name(f"{path.name}-{number}")
+            with suppress(FileExistsError):
+                candidate.mkdir()
+                return candidate
+    except OSError as error:
+        raise _cannot_make(path, error) from error
     raise AssertionError
 
 
@@ -177,12 +184,3 @@ def refuse_links(run_dir: Path) -> None:
             )
         if not (path.is_file() or path.is_dir()):
             raise SaltusError(f"{path} is neither a file nor a folder, and saltus would wait for it: delete it")
-
-
-def require_run(run_dir: Path) -> None:
-    """Raise SaltusError if a directory does not exist or holds no run: neither a config.json nor a checkpoint."""
-    if not run_dir.exists():
-        siblings = sorted(path.parent.name for path in run_dir.parent.glob(f"*/{CONFIG}"))
-        raise SaltusError(f"{run_dir} does not exist{did_you_mean(run_dir.name, siblings)}")
-    if not (run_dir / CONFIG).is_file() and not checkpoint.find(run_dir / CHECKPOINTS):
-        raise SaltusError(f"{run_dir} is not a run's directory: it has no config.json")

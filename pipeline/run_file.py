@@ -59,9 +59,9 @@ class RunFile(Generic[Item]):
         """The file's current path."""
         return self._folder.path / self._name
 
-    def append(self, item: Item) -> None:
-        """Write the items that wait and `item`. Warn if that fails."""
-        self._waiting.append(item)
+    def append(self, *items: Item) -> None:
+        """Write the items that wait and `items`. Warn if that fails."""
+        self._waiting += items
         self.flush()
 
     def flush(self) -> None:

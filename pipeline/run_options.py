@@ -10,6 +10,8 @@ from typing import Literal, TypeVar
 
 import tyro
 
+from pipeline.config import Config
+from pipeline.run_paths import to_path
 from pipeline.train_options import split_words
 from saltus.errors import SaltusError
 
@@ -93,6 +95,8 @@ class Gradients(OfRun):
     """Seed of states and actions."""
 
 
+_SETTINGS = {item.name for item in dataclasses.fields(Config)}
+
 Options = TypeVar("Options", bound=OfRun)
 
 
@@ -103,8 +107,14 @@ def parse(command: type[Options], arguments: list[str]) -> Options:
             raise SaltusError(f"the argument after {before} is empty (is a shell variable unset?)")
         if not word:
             raise SaltusError("an argument is empty: name a run's directory (is a shell variable unset?)")
+        option = word.removeprefix("--no-").removeprefix("--").replace("-", "_")
+        if word.startswith("--") and option in _SETTINGS - {item.name for item in dataclasses.fields(command)}:
+            raise SaltusError(
+                f"{word} is an option of `saltus train`, and a run keeps its settings, also its length: leave it out, "
+                "or train a new run"
+            )
     options = tyro.cli(command, args=arguments, prog=f"saltus {command.__name__.lower()}")
-    return dataclasses.replace(options, run=options.run.expanduser())
+    return dataclasses.replace(options, run=to_path(options.run))
 
 
 def refuse_unused(options: Play, name: str) -> None:

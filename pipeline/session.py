@@ -27,16 +27,17 @@ DEALT = (
 )
 
 
-def start_run(config: Config, run_dir: Path | None, console: Console) -> tuple[Path, str | None]:
+def start_run(config: Config, run_dir: Path | str | None, console: Console) -> tuple[Path, str | None]:
     """Train a new run, in a directory without one; None: `run_dir.default_path`. Returns as `train_run`."""
     from pipeline.logger import require_packages
     from pipeline.run_dir import require_unused
+    from pipeline.run_paths import to_path
 
-    if run_dir is not None:
-        run_dir = run_dir.expanduser()  # a shell leaves the ~ of --run-dir=~/run
-        require_unused(run_dir)
+    path = None if run_dir is None else to_path(run_dir)
+    if path is not None:
+        require_unused(path)
     require_packages(config)
-    return train_run(config, run_dir, console)
+    return train_run(config, path, console)
 
 
 def resume_run(
@@ -72,7 +73,8 @@ def train_run(
     if config.compile and on_cpu:
         warm_start()  # in the background of the imports below, which take seconds
 
-    from pipeline.divergence import DivergenceError
+    from pipeline.checkpoint import CheckpointError
+    from pipeline.divergence import DIVERGED, DivergenceError
     from pipeline.launch import join, on_rank_0, require_shared
     from pipeline.logger import Logger, SilentLogger
     from pipeline.rank_state import agree, load_state
@@ -123,24 +125,25 @@ def train_run(
                     f"target entropy {entropy:g}; files: {run_dir}"
                 )
                 train_loop(run, logger, stop)
-        except DivergenceError:
+        except (DivergenceError, CheckpointError) as error:
             if ranks.rank == 0:
-                _conclude(run, None, console, diverged=True)
+                diverged = isinstance(error, DivergenceError)
+                _conclude(run, None, console, DIVERGED if diverged else "a checkpoint could not be written")
             raise
     if ranks.rank == 0:
         _conclude(run, stop.received, console)
     return run.run_dir, stop.received
 
 
-def _conclude(run: Run, signal: str | None, console: Console, diverged: bool = False) -> None:
-    """Draw the learning curve of a run that has ended, diverged or was stopped, and say how it went."""
+def _conclude(run: Run, signal: str | None, console: Console, failure: str = "") -> None:
+    """Draw the learning curve of a run that has ended, failed or was stopped, and say how it went."""
     from pipeline.plot import learning_curve
 
     config, run_dir = run.config, run.run_dir  # which may have been renamed
     picture = learning_curve(run_dir, f"{config.task_name}, seed {config.seed}")
     curve = "" if picture is None else f"; learning curve: {picture}"
-    if diverged:
-        print_line(console, f"ended after {run.seconds:.0f} s, because learning has diverged{curve}")
+    if failure:
+        print_line(console, f"ended after {run.seconds:.0f} s, because {failure}{curve}")
     elif not run.finished and (signal is not None or run.ranks.size > 1):
         start = "" if run.ranks.size == 1 else f", started by torchrun on {run.ranks.size} ranks,"
         print_line(
@@ -148,11 +151,14 @@ def _conclude(run: Run, signal: str | None, console: Console, diverged: bool = F
         )
     else:
         print_line(console, f"finished after {run.seconds:.0f} s{curve}")
-    if outcome := _describe_outcome(run, diverged):
+    if run.failed_saves and not failure:
+        count = f"{run.failed_saves} checkpoint{'s' * (run.failed_saves > 1)}"
+        print_line(console, f"{count} of this session could not be written; the last one could")
+    if outcome := _describe_outcome(run, last_is_saved=not failure):
         print_line(console, outcome)
 
 
-def _describe_outcome(run: Run, diverged: bool) -> str:
+def _describe_outcome(run: Run, last_is_saved: bool) -> str:
     """The best and the last policy, or the reason that there is none; empty before the first evaluation."""
     from pipeline.health.health import describe_policies
 
@@ -170,7 +176,7 @@ def _describe_outcome(run: Run, diverged: bool) -> str:
             f"more --minutes or a lower --policy-delay ({config.policy_delay:,})"
         )
     if run.best:
-        return describe_policies(run.best, run.health.last or run.best, run.run_dir, last_is_saved=not diverged)
+        return describe_policies(run.best, run.health.last or run.best, run.run_dir, last_is_saved)
     if run.health.last:
         return (
             "there is no best policy, because every evaluation had failures; `saltus evaluate "

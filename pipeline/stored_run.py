@@ -16,7 +16,8 @@ from pipeline import checkpoint, stored_task
 from pipeline.config import Config
 from pipeline.dimensions import Dimensions
 from pipeline.file_names import CHECKPOINTS, CONFIG
-from pipeline.run_dir import holds_config, require_run, write_config
+from pipeline.run_dir import holds_config, write_config
+from pipeline.run_paths import require_run
 from pipeline.trust import choose_task, is_inside
 from saltus.errors import SaltusError
 from saltus.versions import versions
@@ -89,7 +90,8 @@ def _parse_config(file: Path) -> Config:
             f"for it. Reason: {error}"
         ) from None
     except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise _DamagedConfigError(str(error)) from error
+        reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+        raise _DamagedConfigError(reason) from error
 
 
 def _require_same_class(run_dir: Path, config: Config, content: dict[str, Any]) -> None:
@@ -139,7 +141,7 @@ def require_same_dimensions(content: dict[str, Any], env: Environment) -> None:
     if found != expected:
         raise SaltusError(
             f"task {env.name} has {found}, and the run has {expected}: it is not the run's task, or its "
-            "file has changed. Name the run's with --task"
+            "file has changed. Name the run's with --task (task=...)"
         )
 
 

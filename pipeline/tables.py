@@ -1,4 +1,4 @@
-"""The tables of a run, metrics.csv and evaluations.csv: read and continued even if they were damaged."""
+"""The tables of a run, such as metrics.csv: read and continued even if they were damaged."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Row = Mapping[str, float | str]
 
 
 def read_table(path: Path) -> list[dict[str, float]]:
-    """The rows of metrics.csv or evaluations.csv; none if there is no file. A missing number is NaN.
+    """The rows of a run's table; none if there is no file. A missing number is NaN.
 
     Safe while a run is writing the file: an incomplete last line is left out. Warns about lines that are not rows.
     """

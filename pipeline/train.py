@@ -15,7 +15,7 @@ def train(run: Run, logger: Logger, stopping: Callable[[], bool] = lambda: False
 
     Raises:
         DivergenceError: a loss, parameter or action became infinite or NaN; the last checkpoint precedes it.
-        CheckpointError: a checkpoint could not be written.
+        CheckpointError: the first or the last checkpoint could not be written.
     """
     config = run.config
     if run.env_steps == 0:
@@ -24,7 +24,7 @@ def train(run: Run, logger: Logger, stopping: Callable[[], bool] = lambda: False
         run.recall(logger)
     if run.evaluation_pending:
         run.evaluate(logger, stopping)
-        run.save(logger)
+        run.save(logger, optional=not run.ended)
     logger.set_progress(run.progress)
     while not (run.ended or run.ranks.any_rank(stopping())):
         due = run.learning and run.vector_steps % config.steps_per_round == 0
@@ -45,6 +45,6 @@ def train(run: Run, logger: Logger, stopping: Callable[[], bool] = lambda: False
         if run.ended or run.due(config.eval_every):
             run.evaluate(logger, stopping)
         if run.ended or run.due(config.checkpoint_every):
-            run.save(logger)
+            run.save(logger, optional=not run.ended)
     if not run.ended:
         run.save(logger)

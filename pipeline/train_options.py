@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import re
 from collections.abc import Collection, Mapping
 from copy import copy
 from itertools import pairwise
@@ -21,7 +20,7 @@ from envs.tasks.gymnasium_task import GymnasiumTask, is_gymnasium_model
 from pipeline import presets
 from pipeline.config import Config
 from pipeline.config_checks import coerce_setting, refuse_unused
-from saltus.errors import SaltusError, did_you_mean
+from saltus.errors import SaltusError
 
 # Options and values of saltus 0.1.0, with their names today.
 RENAMED_OPTIONS = {
@@ -89,34 +88,23 @@ def configure(task: str, preset: str, settings: Mapping[str, Any], task_options:
         task_options: the task's own options, by name.
 
     Raises:
-        SaltusError: as `parse_train`, also for a setting of another type. Messages have names of settings.
+        SaltusError: as `parse_train`, also for a setting of another type.
     """
     reference = resolve_environment(task)
     own = options_class(reference)
     default = presets.preset(preset, task=reference.name)
     hints = {name: hint for name, hint in get_type_hints(Config).items() if name not in ("task", "task_options")}
     for name in settings:
+        if name not in hints and name in option_hints(own):
+            raise SaltusError(f"{name} is an option of the task: pass task_options={{{name!r}: ...}}")
         if name not in hints:
-            raise _no_setting(name, [*hints], option_hints(own))
-    try:
-        values = {name: coerce_setting(name, hints[name], value) for name, value in settings.items()}
-        config = dataclasses.replace(default, **values)
-        task_defaults = _default_options(own) if option_hints(own) else None
-        return _complete(config, default, values, reference, coerce_options(own, task_options), task_defaults)
-    except SaltusError as error:
-        raise SaltusError(_name_settings(str(error))) from None
-
-
-def _no_setting(name: str, names: list[str], task_options: Collection[str]) -> SaltusError:
-    if name in task_options:
-        return SaltusError(f"{name} is an option of the task: pass task_options={{{name!r}: ...}}")
-    return SaltusError(f"there is no setting {name!r}{did_you_mean(name, names) or ': ' + ', '.join(names)}")
-
-
-def _name_settings(message: str) -> str:
-    """A message with settings in place of options: ``--no-compile`` becomes ``compile=False``."""
-    option = re.compile(r"(?<!\S)--(no-)?([a-z][a-z0-9-]*)")
-    return option.sub(lambda found: found[2].replace("-", "_") + ("=False" if found[1] else ""), message)
+            raise presets.unknown_setting(name, hints)
+    if not isinstance(task_options, Mapping):
+        raise SaltusError(f"task_options is {task_options!r}; it must be a dictionary of options by name, or None")
+    values = {name: coerce_setting(name, hints[name], value) for name, value in settings.items()}
+    config = dataclasses.replace(default, **values)
+    task_defaults = _default_options(own) if option_hints(own) else None
+    return _complete(config, default, values, reference, coerce_options(own, task_options), task_defaults)
 
 
 def _complete(

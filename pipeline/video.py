@@ -20,7 +20,7 @@ from envs import BatchEnv
 from envs.environment import Environment
 from envs.external.external_env import ExternalEnv
 from envs.render import Renderer
-from pipeline.evaluate import require_normalized_actions
+from pipeline.evaluate import require_playable
 from pipeline.file_names import VIDEO
 from pipeline.numbers import describe_return
 from saltus.errors import SaltusError
@@ -136,7 +136,7 @@ def _play(
     report: Report,
 ) -> tuple[list[float], bool, int]:
     """Play, and call `keep` before every `stride`-th step; return returns, whether the last episode ended, length."""
-    require_normalized_actions(env)
+    require_playable(policy, env)
     observation, returns, ended, length = env.reset(), list[float](), True, 0
     while length < (steps or env.max_episode_steps):
         if ended:

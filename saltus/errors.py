@@ -16,8 +16,9 @@ class SaltusError(ValueError):
 
 
 def did_you_mean(name: str, names: Collection[str]) -> str:
-    """``"; did you mean a or b?"`` with up to three of `names` that are near `name`; empty if none is."""
-    near = difflib.get_close_matches(name, names, n=3) or [one for one in names if name in one][:3]
+    """``"; did you mean a or b?"`` with up to three of `names` that are near `name` or contain it; empty if none is."""
+    near = difflib.get_close_matches(name, names, n=3)
+    near = near or [one for one in names if name and name.casefold() in one.casefold()][:3]
     return f"; did you mean {' or '.join(near)}?" if near else ""
 
 

@@ -14,13 +14,16 @@ QUOTED = re.findall(r'"([^"]+)"', re.sub(r"`[^`]*`", lambda code: code[0].replac
 
 
 def literals(path: Path) -> list[str]:
-    """The strings of a file; what an f-string inserts is `...`."""
+    """The strings of a file, without docstrings; what an f-string inserts is `...`."""
+    nodes = [*ast.walk(ast.parse(path.read_text()))]
+    docstrings = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
     return [
         "".join(str(part.value) if isinstance(part, ast.Constant) else "..." for part in node.values)
         if isinstance(node, ast.JoinedStr)
         else str(node.value)
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Constant) and isinstance(node.value, str))
+        for node in nodes
+        if id(node) not in docstrings
+        and (isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Constant) and isinstance(node.value, str)))
     ]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 
 import mujoco
@@ -10,7 +9,7 @@ import numpy as np
 from mujoco.batch import MODEL_FIELDS, Batch, SimulationError
 from torch import Tensor
 
-from saltus.errors import SaltusError
+from saltus.errors import SaltusError, did_you_mean
 
 HIDDEN_STATE = {"sleep": mujoco.mjtEnableBit.mjENBL_SLEEP, "ipc": mujoco.mjtEnableBit.mjENBL_IPC}
 """Features whose bookkeeping MuJoCo keeps in MjData, outside the integration state."""
@@ -82,8 +81,7 @@ def field_fault(model: mujoco.MjModel, name: str) -> str | None:
     if hasattr(mujoco.MjData, name) and not hasattr(model, name):
         return f"{name} is a field of MjData, not of MjModel: draw initial states in `reset`"
     if not isinstance(values, np.ndarray) and not (owner is model.opt and isinstance(values, int | float)):
-        found = difflib.get_close_matches(name, MODEL_FIELDS, n=3)
-        return "MjModel has no such field" + (f" (did you mean {', '.join(found)}?)" if found else "")
+        return f"MjModel has no such field{did_you_mean(name, sorted(MODEL_FIELDS))}"
     if not np.issubdtype(np.asarray(values).dtype, np.floating):
         return f"{name} holds indices, types or flags, which MuJoCo trusts: only floating-point fields can differ"
     if name not in MODEL_FIELDS:

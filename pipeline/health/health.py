@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.health.detector import Detector, Failures, Row
 from pipeline.health.evaluations import EarlyEnds, Fall, StandingStill, describe_evaluation
-from pipeline.health.updates import Critics, Temperature
+from pipeline.health.updates import ClippedTargets, Critics, Temperature
 
 if TYPE_CHECKING:
     from pipeline.config import Config
@@ -42,6 +42,8 @@ class Health:
         ]
         if config.critic_loss == "mse":  # the error of categorical critics is bounded
             self._detectors.append(Critics(scaled))
+        else:
+            self._detectors.append(ClippedTargets(config.value_range, config.reward_scaling == "bounded"))
         if config.learns_temperature:
             self._detectors.append(Temperature(target_entropy, alpha_init, scaled))
         self.last: Row = {}

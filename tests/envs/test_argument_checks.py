@@ -47,6 +47,24 @@ def test_count_that_is_not_whole_is_refused(arguments: dict[str, Any], name: str
     refused(make, name, "it must be a whole number")
 
 
+@pytest.mark.parametrize(
+    ("task", "options", "message"),
+    [
+        ("CartBall", {}, "the task of BatchEnv is 'CartBall'; expected an object of a subclass of saltus.Task"),
+        (CartBall, {}, "CartBall'>; expected an object of a subclass"),
+        (CartBall(), {"simulation": 3}, "simulation is 3; it must be an object of saltus.Simulation, or None"),
+    ],
+)
+def test_other_objects_are_no_tasks_and_simulations(task: Any, options: dict[str, Any], message: str):
+    refused(lambda: envs.BatchEnv(task, 2, **options), message)
+
+
+def test_counts_that_mujoco_cannot_take_are_refused():
+    """Its message would be the signature of a C++ function."""
+    refused(lambda: envs.BatchEnv(CartBall(), 10**12), "num_envs is 1000000000000; it must be at most 2,147,483,647")
+    refused(lambda: envs.Simulation(num_threads=2**31), "num_threads is 2147483648; it must be at most 2,147,483,647")
+
+
 @pytest.mark.parametrize("which", [0, 1])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e12])
 def test_placement_that_mujoco_would_reset_is_refused(which: int, value: float):
@@ -133,7 +151,7 @@ def test_tasks_in_which_nothing_moves_or_is_read_are_refused(attributes: dict[st
 # State
 
 NEAR_MISSES: list[tuple[Callable[[Any], Any], list[str]]] = [
-    (lambda state: state.qposs, ["state.qposs", "Did you mean", "qpos"]),
+    (lambda state: state.qposs, ["state.qposs", "did you mean qpos"]),
     (lambda state: state.bodies, ["state.bodies", "state.body(name)"]),
     (lambda state: state.cameras, ["state.cameras", "camera", "state.camera(name)"]),
     (lambda state: state.light("sun"), ["state.light", "state.camera(name)"]),

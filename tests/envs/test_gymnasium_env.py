@@ -294,6 +294,7 @@ def test_options_for_a_batch_env_are_refused():
         ({"seed": -1}, "seed is -1; it must be a whole number, 0 or more"),
         ({"seed": [1, 2, 3, 4, 5]}, r"seed is \[1, 2, 3, 4, 5\]; it must be a whole number"),
         ({"options": {"xml_file": 1}}, r"options has \['xml_file'\]; expected 'reset_mask' or nothing"),
+        ({"options": 3}, "options is 3; it must be a dictionary with 'reset_mask', or None"),
         ({"options": {"reset_mask": [True] * 5}}, r"the mask is a list; expected a torch.bool tensor of shape \(5,\)"),
         ({"options": {"reset_mask": np.ones(4, bool)}}, r"the mask is torch.bool of shape \(4,\); expected torch.bool"),
         ({"options": {"reset_mask": np.ones(5)}}, r"the mask is torch.float64 of shape \(5,\); expected torch.bool"),

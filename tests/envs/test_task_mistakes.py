@@ -21,7 +21,8 @@ from saltus.errors import SaltusError
     ("name", "parts"),
     [
         ("Hoper-v5", ["'Hoper-v5'", "did you mean Hopper-v5", "Humanoid-v5", "file.py:ClassName"]),
-        ("hopper", ["Hopper-v5"]),
+        ("cheetah", ["did you mean HalfCheetah-v5? The registered tasks are"]),
+        ("", ["there is no task ''. The registered tasks are"]),
         (
             "models/crank.xml",
             ["models/crank.xml is a model: `saltus new models/crank.xml` writes a task's file"],

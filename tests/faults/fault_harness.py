@@ -276,7 +276,7 @@ def computed(run_dir: Path) -> dict[str, Any]:
     """Everything that a run computed, by name: the last checkpoint and the tables, without times and rates."""
     last = checkpoints(run_dir)[-1]
     values = {"last checkpoint": last.name, **dict(leaves(torch.load(last, weights_only=True)))}
-    for table in ("metrics.csv", "evaluations.csv"):
+    for table in ("metrics.csv", "evaluations.csv", "evaluation_episodes.csv"):
         with open(run_dir / table, newline="") as file:
             values |= {f"{table}/{name}": value for name, value in leaves(list(csv.DictReader(file)))}
     return {name: value for name, value in values.items() if not name.endswith(("/seconds", "_per_second"))}

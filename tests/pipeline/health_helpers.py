@@ -24,7 +24,14 @@ def evaluation(
 
 
 def metrics(env_steps: int, **values: float) -> dict[str, float]:
-    usual = {"td_error": 5.0, "alpha": 0.1, "entropy": -3.0, "episode_return": 1000.0, "episode_length": 500.0}
+    usual = {
+        "td_error": 5.0,
+        "alpha": 0.1,
+        "entropy": -3.0,
+        "episode_return": 1000.0,
+        "episode_length": 500.0,
+        "clipped_targets": 0.1,
+    }
     return {"env_steps": env_steps, "unstable": 0, "nonfinite": 0, **usual, **values}
 
 

@@ -14,7 +14,7 @@ from pipeline_helpers import differing, read_csv, small_config
 from rich.console import Console
 from run_helpers import continue_run, train_run
 
-from pipeline import best_policy, checkpoint, session
+from pipeline import best_policy, checkpoint, policy, session
 from pipeline.config import Config
 from pipeline.divergence import DivergenceError
 from pipeline.policy import load_policy
@@ -42,6 +42,10 @@ def kill_after(env_steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
         plain(self, *args)
 
     monkeypatch.setattr(Run, "log", log)
+
+
+def chosen(run_dir: Path, config: Config, saved: dict[str, Any]) -> dict[str, Any]:
+    return best_policy.choose(best_policy.read(run_dir), config, saved)
 
 
 def best_row(run_dir: Path) -> dict[str, str]:
@@ -76,20 +80,36 @@ def test_the_better_one_of_file_and_checkpoint_counts(tmp_path: Path) -> None:
     config = small_config()
     saved = {"return_mean": 2.0, "env_steps": 40}
     best_policy.save(tmp_path, config, {"return_mean": 3.0, "env_steps": 20})
-    assert best_policy.load(tmp_path, config, saved)["env_steps"] == 20
-    assert best_policy.load(tmp_path, config, {})["env_steps"] == 20
+    assert chosen(tmp_path, config, saved)["env_steps"] == 20
+    assert chosen(tmp_path, config, {})["env_steps"] == 20
     best_policy.save(tmp_path, config, {"return_mean": 1.0, "env_steps": 20})
-    assert best_policy.load(tmp_path, config, saved) == saved
+    assert chosen(tmp_path, config, saved) == saved
+
+
+def test_a_run_that_saves_while_its_policy_is_loaded_hides_no_policy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It writes a checkpoint with the policy, and removes the file, after the checkpoint before was read."""
+    run = train_run(small_config(total_env_steps=60, eval_every=40), tmp_path)
+    best_policy.save(tmp_path, run.config, {**run.best, "return_mean": math.inf, "env_steps": 99})
+
+    def open_before_the_save(*arguments: Any) -> Any:
+        opened = open_run(*arguments)
+        best_policy.remove(tmp_path)
+        return opened
+
+    monkeypatch.setattr(policy, "open_run", open_before_the_save)
+    assert load_policy(tmp_path).env_steps == 99
 
 
 def test_damaged_file_of_the_best_policy_gives_a_warning(tmp_path: Path) -> None:
     config = small_config()
     (tmp_path / FILE).write_bytes(b"damaged")
     with pytest.warns(UserWarning, match=rf"{FILE} is truncated.*The best policy of the last checkpoint is used"):
-        assert best_policy.load(tmp_path, config, {"return_mean": 1.0}) == {"return_mean": 1.0}
+        assert chosen(tmp_path, config, {"return_mean": 1.0}) == {"return_mean": 1.0}
     best_policy.save(tmp_path, small_config(seed=1), {"return_mean": 1.0})
     with pytest.warns(UserWarning, match="belongs to another run"):
-        assert best_policy.load(tmp_path, config, {}) == {}
+        assert chosen(tmp_path, config, {}) == {}
 
 
 def test_a_best_policy_that_cannot_be_written_ends_nothing(tmp_path: Path) -> None:

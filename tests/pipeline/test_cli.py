@@ -61,7 +61,7 @@ def test_unknown_command_is_refused_with_usage(command: Command) -> None:
     assert outcome.code not in (0, None)
     assert "no command 'tarin'; did you mean train?" in outcome.err
     assert "saltus train TASK" in outcome.out
-    assert command("xyz").err.strip() == "saltus: no command 'xyz'"
+    assert command("xyz").err.strip() == "saltus: there is no command 'xyz'"
 
 
 @pytest.mark.parametrize("name", ["train", "resume", "evaluate", "play", "export", "gradients"])

@@ -59,6 +59,22 @@ def test_empty_run_dir_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("name", "flags"),
+    [
+        ("resume", ["--total-env-steps", "500"]),
+        ("resume", ["--minutes=5"]),
+        ("evaluate", ["--device", "cuda"]),
+        ("play", ["--no-compile"]),
+    ],
+)
+def test_setting_of_a_run_is_no_option_of_the_commands_on_it(command: Command, name: str, flags: list[str]) -> None:
+    assert_refused(
+        command(name, "run", *flags),
+        f"{flags[0].partition('=')[0]} is an option of `saltus train`, and a run keeps its settings, also its length",
+    )
+
+
 @pytest.mark.parametrize("name", ["resume", "evaluate", "play", "export"])
 @pytest.mark.parametrize("flags", [["--task", ""], ["--task="]])
 def test_empty_option_is_named(command: Command, name: str, flags: list[str]) -> None:

@@ -394,9 +394,9 @@ def test_unknown_choice_is_refused_with_a_list(field: str, value: str) -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"lr": 3}, "no setting lr; did you mean actor_lr or critic_lr or alpha_lr"),
-        ({"batchsize": 3}, r"no setting batchsize; did you mean batch_size\?"),
-        ({"gama": 0.9, "zzz": 1}, r"no setting gama; did you mean gamma\?, zzz"),
+        ({"lr": 3}, "no setting 'lr'; did you mean actor_lr or critic_lr or alpha_lr"),
+        ({"batchsize": 3}, r"no setting 'batchsize'; did you mean batch_size\?"),
+        ({"gama": 0.9, "zzz": 1}, r"no setting 'gama'; did you mean gamma\?"),
         ({"num_envs": "8"}, "num_envs is '8'; it must be a whole number"),
         ({"buffer_size": None}, "buffer_size is None; it must be a whole number"),
         ({"minutes": "5"}, "minutes is '5'; it must be a finite number above 0, or None"),

@@ -108,7 +108,7 @@ def outcome_of(best: dict[str, Any], last: dict[str, Any], gradient_steps: int =
         health=SimpleNamespace(nothing_learned=False, last=last),
         best=best, finished=True, run_dir="run",
     )  # fmt: skip
-    return session._describe_outcome(cast(Run, run), diverged=False)
+    return session._describe_outcome(cast(Run, run), last_is_saved=True)
 
 
 def test_a_run_without_a_best_policy_says_so() -> None:

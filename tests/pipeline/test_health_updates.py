@@ -67,6 +67,32 @@ def test_the_bounded_error_of_categorical_critics_never_explodes() -> None:
     assert train([{"td_error": 1e-4, "episode_return": 0.0}] * 15 + [{"td_error": 5.0}] * 20, health) == []
 
 
+def test_targets_that_stay_out_of_range_are_said_once() -> None:
+    health = new_health(critic_loss="categorical", reward_scaling="bounded", value_range=4.0)
+    assert train([{"clipped_targets": share} for share in [0.1, *[0.5] * 30, *[0.25] * 10]], health) == [
+        "returns leave the critics' range, -4 to 4: clipped_targets is 0.5 at 110,000 env steps, and above 0.3 in the "
+        "last 10 rows. A larger --value-range or a lower --alpha-init often helps"
+    ]
+    unscaled = new_health(critic_loss="categorical", value_range=50.0)
+    (message,) = train([{"clipped_targets": 1.0}] * 30, unscaled)
+    assert message.endswith("A larger --value-range or --reward-scaling bounded often helps")
+
+
+@pytest.mark.parametrize(
+    "shares",
+    [
+        [0.159, 0.223, 0.176, 0.02, 0.002] + [1e-4] * 30,
+        [0.9] * 9 + [0.25] * 30,
+        [0.9] * 9 + [0.25] + [0.9] * 9,
+        [float("nan")] * 30,
+    ],
+    ids=["measured on Hopper-v5", "a high start", "single rows", "before the first update"],
+)
+def test_what_are_no_targets_out_of_range(shares: list[float]) -> None:
+    health = new_health(critic_loss="categorical", reward_scaling="bounded")
+    assert train([{"clipped_targets": share} for share in shares], health) == []
+
+
 def test_temperature_at_its_floor_is_said_once() -> None:
     messages = train([{"alpha": 0.3**step, "entropy": 2.0} for step in range(60)])
     assert len(messages) == 1

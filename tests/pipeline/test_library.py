@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Thread
 from types import ModuleType
@@ -22,7 +22,8 @@ import saltus
 from envs import Task
 from envs.task_ref import name_task
 from envs.tasks.hopper import Hopper
-from pipeline import presets
+from pipeline import presets, session
+from pipeline.divergence import DivergenceError
 from pipeline.run import Run
 from pipeline.train_options import configure, parse_train
 from saltus import SaltusError
@@ -158,7 +159,10 @@ def test_another_thread_trains_without_handlers(tmp_path: Path) -> None:
         ({"policy": "joint", "dropout": 0.1}, "^policy joint needs critic_loss mse, target_network, network mlp, "),
         ({"policy": "joint", "value_network": True}, "set value_network=False$"),
         ({"minutes": 1, "total_env_steps": 1000}, "^minutes and total_env_steps both set the length of the run"),
-        ({"run_dir": ""}, "^run_dir is empty: name a directory, or leave it out$"),
+        ({"run_dir": ""}, "^run_dir is empty: name a run's directory$"),
+        ({"run_dir": 3}, "^run_dir is 3; it must be a path, such as 'runs/hopper'$"),
+        ({"preset": ["fast"]}, r"^there is no preset \['fast'\]; there are crossq, droq"),
+        ({"task_options": 3}, "^task_options is 3; it must be a dictionary of options by name, or None$"),
         ({"task_options": {"noise": 1}}, "^task InvertedPendulum has no option 'noise'; its options are"),
         ({"task_options": {"reset_noise_scale": "much"}}, "is 'much'; expected a value of type float$"),
     ],
@@ -168,6 +172,50 @@ def test_wrong_settings_are_refused(settings: dict[str, Any], message: str) -> N
     with pytest.raises(SaltusError, match=message):
         saltus.train(TASK, **{"run_dir": "unused", **settings})
     assert not Path("unused").exists()
+
+
+def test_refusals_of_a_run_name_arguments_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that follow the configuration: of directories, of packages, of the run itself."""
+
+    def refused(function: Callable[..., Path], *arguments: Any, **settings: Any) -> str:
+        with pytest.raises(SaltusError) as caught:
+            function(*arguments, **settings)
+        return str(caught.value)
+
+    (tmp_path / "file").touch()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "metrics.csv").touch()
+    assert refused(saltus.train, TASK, run_dir=tmp_path / "file").endswith("not a directory: choose another run_dir")
+    assert refused(saltus.train, TASK, run_dir=tmp_path / "other").endswith("would overwrite: choose another run_dir")
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    assert refused(saltus.train, TASK, wandb=True).startswith("wandb needs the wandb package: pip install -c ")
+    message = "matmul_dtype tf32 needs CUDA, and this run is on cpu: use float32 or bfloat16"
+    assert refused(saltus.train, TASK, device="cpu", matmul_dtype="tf32", run_dir=tmp_path / "run") == message
+
+    def diverge(*_: object, **__: object) -> None:
+        raise DivergenceError("set --no-compile, --run-dir X, --trust (trust=True) or --task a.py:B (task=...)")
+
+    monkeypatch.setattr(session, "train_run", diverge)
+    with pytest.raises(DivergenceError) as caught:
+        saltus.train(TASK)
+    assert str(caught.value) == "set compile=False, run_dir X, --trust (trust=True) or --task a.py:B (task=...)"
+
+
+@pytest.mark.parametrize("function", [saltus.resume, saltus.load_policy])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((3,), "^run_dir is 3; it must be a path, such as 'runs/hopper'$"),
+        (("",), "^run_dir is empty: name a run's directory$"),
+        (("~no such user/run",), "^~no such user/run does not exist: name the directory of a run"),
+    ],
+    ids=str,
+)
+def test_what_is_no_directory_of_a_run_is_refused(
+    function: Callable[..., Any], arguments: tuple[Any], message: str
+) -> None:
+    with pytest.raises(SaltusError, match=message):
+        function(*arguments)
 
 
 def test_settings_of_another_librarys_worlds_are_refused() -> None:
@@ -214,7 +262,9 @@ def test_class_of_a_script_trains_by_its_file(tmp_path: Path, swinger: str, comm
     file = tmp_path / "mine" / "swinger.py"
     script = define("__main__", SWINGER, file)
     run_dir = saltus.train(script.Swinger, run_dir=tmp_path / "run", progress=False, **SHORT)
-    assert saltus.load_policy(run_dir).task == f"{file}:Swinger"
+    assert (
+        saltus.load_policy(run_dir).task == saltus.load_policy(run_dir, task=script.Swinger).task == f"{file}:Swinger"
+    )
     assert command("evaluate", run_dir, "--episodes", 2).code == 0
 
 
@@ -236,6 +286,9 @@ def test_classes_without_a_file_are_refused() -> None:
 def test_other_objects_are_no_tasks(task: Any) -> None:
     with pytest.raises(SaltusError, match=r"is not a task; expected a name .* whose options are task_options"):
         saltus.train(task)
+    if task is not None:
+        with pytest.raises(SaltusError, match="is not a task; expected a name"):
+            saltus.load_policy("run", task=task)
 
 
 def test_names_of_tasks() -> None:

@@ -102,6 +102,12 @@ def test_policy_refuses_what_is_no_observation(tmp_path: Path, observation: Any,
         policy(observation)
 
 
+def test_evaluation_needs_a_policy() -> None:
+    env = saltus.make("InvertedPendulum-v5", 1)
+    with pytest.raises(SaltusError, match=r"^the policy is None; expected a function of observations, such as a"):
+        saltus.evaluate(None, env)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("env", [None, "InvertedPendulum-v5"])
 def test_evaluation_needs_an_environment(env: Any) -> None:
     with pytest.raises(SaltusError, match=r"an environment of saltus\.make, not in"):

@@ -72,7 +72,7 @@ def numbers(run_dir: Path) -> dict[str, Any]:
             }
             for row in read_csv(run_dir / name)
         ]
-        for name in ("metrics.csv", "evaluations.csv")
+        for name in ("metrics.csv", "evaluations.csv", "evaluation_episodes.csv")
     }
     last = checkpoint.find(run_dir / "checkpoints")[-1]
     state = checkpoint.load(last)["state"]

@@ -20,7 +20,8 @@ from run_dir_helpers import CONFIG, MODEL, contents, refusal
 
 from pipeline import checkpoint, files, run_dir, stored_run, stored_task
 from pipeline.file_names import OWN_NAMES
-from pipeline.run_dir import create, locked, new_run, require_run, require_unused
+from pipeline.run_dir import create, locked, new_run, require_unused
+from pipeline.run_paths import require_run
 from pipeline.stored_run import open_run
 from saltus import SaltusError
 
@@ -243,7 +244,7 @@ def test_failed_write_keeps_the_file_and_removes_the_partial_one(
 
 @pytest.mark.parametrize(
     "content",
-    [None, b"", b"{", b"\0" * 100, b"[" * 10**5, b'{"config": {}}'],
+    [None, b"", b"{", b"{}", b"\0" * 100, b"[" * 10**5, b'{"config": {}}'],
 )
 def test_lost_config_is_restored_from_the_checkpoint(command: Command, copied: Path, content: bytes | None) -> None:
     expected, _ = open_run(copied)
@@ -251,6 +252,9 @@ def test_lost_config_is_restored_from_the_checkpoint(command: Command, copied: P
     file.unlink() if content is None else file.write_bytes(content)
     with pytest.warns(UserWarning, match=r"config\.json is missing or damaged .*the checkpoint's copy is used"):
         assert open_run(copied)[0] == expected
+    if content == b"{}":
+        with pytest.warns(UserWarning, match=r"damaged \(it has no 'config'\)"):
+            open_run(copied)
     outcome = command("resume", copied)
     assert outcome.code == 0, outcome.text
     with warnings.catch_warnings():
@@ -297,6 +301,15 @@ def test_run_of_a_registered_task_keeps_its_model(finished: Path) -> None:
     assert sorted(record) == ["model", "model_sha256"]
 
 
+@pytest.mark.parametrize("given", [True, False], ids=["--run-dir", "the default"])
+def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path, given: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").touch()
+    message = r"^could not make the run's directory runs/\S+: (Not a directory|File exists)\. Choose another --run-dir$"
+    with pytest.raises(SaltusError, match=message), new_run(CONFIG, Path("runs/a") if given else None, MODEL):
+        pass
+
+
 def test_create_makes_the_directory(tmp_path: Path) -> None:
     create(CONFIG, tmp_path / "a" / "b", MODEL)
     assert (tmp_path / "a" / "b" / "config.json").is_file()
@@ -308,7 +321,12 @@ def test_a_directory_that_does_not_exist_is_refused_with_near_names(tmp_path: Pa
     (tmp_path / "hopper" / "config.json").touch()
     with pytest.raises(SaltusError, match=r"/hoper does not exist; did you mean hopper\?"):
         require_run(tmp_path / "hoper")
-    with pytest.raises(SaltusError, match=r"/note does not exist$"):
+    with pytest.raises(SaltusError, match=r"/note does not exist: name the directory of a run, such as runs/hopper$"):
         require_run(tmp_path / "note")
-    with pytest.raises(SaltusError, match=r"/notes is not a run's directory: it has no config\.json"):
+    with pytest.raises(SaltusError, match=r"/notes is not a run's directory: it has no config\.json$"):
         require_run(tmp_path / "notes")
+    checkpoints = tmp_path / "hopper" / "checkpoints"
+    for path in (checkpoints, checkpoints / "000000000100.pt", tmp_path):
+        path.mkdir(exist_ok=True)
+        with pytest.raises(SaltusError, match=rf"it has no config\.json; did you mean {tmp_path}/hopper\?$"):
+            require_run(path)

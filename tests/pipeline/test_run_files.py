@@ -67,13 +67,23 @@ def rows(run_dir: Path) -> list[dict[str, float]]:
 
 def test_run_directory_has_all_files(run_dir: Path) -> None:
     assert {path.name for path in run_dir.iterdir()} == {
-        "checkpoints", "config.json", "evaluations.csv", "learning_curve.png",
+        "checkpoints", "config.json", "evaluation_episodes.csv", "evaluations.csv", "learning_curve.png",
         "lock", "messages.txt", "metrics.csv", "task", "tensorboard",
     }  # fmt: skip
     content = json.loads((run_dir / "config.json").read_text())
     assert Config.from_dict(content["config"]) == small_config(**SETTINGS)
     assert content["versions"] == versions()
     assert [int(path.stem) for path in checkpoint.find(run_dir / "checkpoints")] == [300, 402]
+
+
+def test_every_evaluation_has_its_episodes(run_dir: Path) -> None:
+    episodes = read_csv(run_dir / "evaluation_episodes.csv")
+    for row in read_csv(run_dir / "evaluations.csv"):
+        own = [one for one in episodes if one["env_steps"] == row["env_steps"]]
+        assert [one["episode"] for one in own] == [str(number) for number in range(int(row["episodes"]))]
+        for column, mean in (("return", "return_mean"), ("length", "length_mean")):
+            assert np.mean([float(one[column]) for one in own]) == pytest.approx(float(row[mean]))
+    assert {one["env_steps"] for one in episodes} == {row["env_steps"] for row in read_csv(run_dir / "evaluations.csv")}
 
 
 def test_learning_curve_is_not_blank(run_dir: Path) -> None:

@@ -127,7 +127,7 @@ def test_evaluation_whose_checkpoint_was_not_written_is_one_row(
         assert scalars(tmp_path / "run", tag) == scalars(tmp_path / "expected", tag)
 
 
-def abort(*_: object) -> None:
+def abort(*_: object, **__: object) -> None:
     raise ConnectionAbortedError
 
 
@@ -161,7 +161,7 @@ def test_evaluation_with_failures_is_never_the_best(tmp_path: Path, monkeypatch:
     results = iter([Evaluation((9.0,), (1,), 1), Evaluation((1.0,), (1,), 0), Evaluation((9.0,), (1,), 1)])
     monkeypatch.setattr(evaluate_module, "evaluate", lambda *_: next(results))
     said = list[str]()
-    monkeypatch.setattr(Logger, "evaluation", lambda _self, _row, summary: said.append(summary))
+    monkeypatch.setattr(Logger, "evaluation", lambda _self, _row, summary, _: said.append(summary))
     run = train_run(small_config(total_env_steps=120, eval_every=40), tmp_path)
     assert ["1 truncated by failures; not kept as the best policy" in line for line in said] == [True, False, True]
     assert (run.best["return_mean"], run.best["env_steps"]) == (1.0, 80)
