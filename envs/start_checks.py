@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import mujoco
@@ -12,6 +13,7 @@ import torch
 from mujoco.batch import DATA_FIELDS
 from torch import Tensor
 
+from envs.function_errors import is_dtype_error, line_of
 from envs.object_names import joint_label, label
 from envs.physics import INPUTS, Physics
 from envs.state import State
@@ -26,7 +28,7 @@ class Expectation:
     """Checks results of a task's functions. Errors name the function and the expected result."""
 
     def __init__(self, task: type[Task], physics: Physics):
-        self._task, self._device = task, physics.device
+        self._task, self._device, self._dtype = task, physics.device, physics.dtype
 
     def error(self, function: str, message: str) -> SaltusError:
         """The error of a function."""
@@ -44,6 +46,21 @@ class Expectation:
         if not (right_shape and _is_kind(value, dtype) and value.device == self._device):
             raise self.error(function, f"returned {describe(value)}; {wanted}")
 
+    @contextmanager
+    def calling(self, function: str) -> Iterator[None]:
+        """Explain an error of a call, if it is of different dtypes."""
+        try:
+            yield
+        except RuntimeError as error:
+            if not is_dtype_error(error):
+                raise
+            raise self.error(
+                function,
+                f"mixes dtypes in {line_of(self._task, error)} ({error}). States and self.qpos0 are {self._dtype} "
+                "here, and torch.float32 on a GPU; actions are torch.float32. Convert others with .to(self.qpos0), constant "
+                "tensors in `bind`",
+            ) from error
+
 
 def _is_kind(value: Tensor, dtype: str) -> bool:
     return value.dtype == torch.bool if dtype == "bool" else value.dtype.is_floating_point
@@ -60,9 +77,10 @@ def warn_of_randomness(task: Task, function: str, when: str, advice: str) -> Non
 def check_start(checked: Expectation, task: Task, physics: Physics) -> Start:
     """Draw initial states from two equal generators and another one, and check them."""
     worlds, defaults = physics.num_worlds, (task.qpos0.clone(), task.qvel0.clone(), task.ctrl0.clone())
-    returned, again, another = (
-        task.reset(worlds, torch.Generator(physics.device).manual_seed(seed)) for seed in (0, 0, 1)
-    )
+    with checked.calling("reset"):
+        returned, again, another = (
+            task.reset(worlds, torch.Generator(physics.device).manual_seed(seed)) for seed in (0, 0, 1)
+        )
     is_pair = isinstance(returned, tuple) and len(returned) == 2
     if not (is_pair or isinstance(returned, dict)):
         raise checked.error(
@@ -179,7 +197,8 @@ def check_control(
     checked: Expectation, task: Task, physics: Physics, state: State, action: Tensor
 ) -> dict[str, Tensor]:
     """Check what `control` returns for random actions, (N, action_dim); return it by field."""
-    returned = task.control(state, action.clone())
+    with checked.calling("control"):
+        returned = task.control(state, action.clone())
     if not isinstance(returned, Tensor | dict):
         raise checked.error(
             "control", f"returned a {type(returned).__name__}; expected a tensor, which is ctrl, or a dict of tensors"
@@ -200,7 +219,8 @@ def check_advance(
     checked: Expectation, task: Task, physics: Physics, state: State, action: Tensor, start: Start
 ) -> None:
     """Check what `advance` returns at initial states."""
-    renewed = task.advance(state, action.clone(), torch.Generator(physics.device).manual_seed(0))
+    with checked.calling("advance"):
+        renewed = task.advance(state, action.clone(), torch.Generator(physics.device).manual_seed(0))
     if not isinstance(renewed, dict):
         raise checked.error("advance", f"returned a {type(renewed).__name__}; expected a dict of own tensors by name")
     for name, values in renewed.items():

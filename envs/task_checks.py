@@ -168,8 +168,11 @@ def _check_forms(
 ) -> TaskShapes:
     """Check types, shapes, dtypes and devices."""
     num_envs = len(action)
-    groups = _check_groups(checked, task.observation(snapshot.state()), num_envs)
-    returned = task.reward(snapshot.state(), action, snapshot.state())
+    with checked.calling("observation"):
+        observed = task.observation(snapshot.state())
+    groups = _check_groups(checked, observed, num_envs)
+    with checked.calling("reward"):
+        returned = task.reward(snapshot.state(), action, snapshot.state())
     is_pair = isinstance(returned, tuple) and len(returned) == 2 and isinstance(returned[1], dict)
     if not (isinstance(returned, Tensor) or is_pair):
         raise checked.error(
@@ -183,7 +186,9 @@ def _check_forms(
         if not (isinstance(name, str) and name.strip() and name.isprintable()):
             raise checked.error("reward", f"has a term named {name!r}; expected a printable name of a column")
         checked(f"reward (term {name!r})", term, (num_envs,), "floating-point")
-    checked("terminated", task.terminated(snapshot.state()), (num_envs,), "bool")
+    with checked.calling("terminated"):
+        ended = task.terminated(snapshot.state())
+    checked("terminated", ended, (num_envs,), "bool")
     return TaskShapes(groups, list(terms), start, inputs)
 
 

@@ -234,6 +234,40 @@ def test_wrong_result_names_the_function_and_the_expected_result(function: str, 
     assert_refused(lambda: envs.make(task, 3), f"Wrong.{function}", *parts)
 
 
+FLOAT32 = torch.ones(9, 2)
+
+MIXED_DTYPES = [
+    ("observation", lambda self, state: state.qpos @ FLOAT32),
+    ("observation", lambda self, state: torch.nn.functional.linear(state.qpos, FLOAT32.T)),
+    ("reward", lambda self, s, a, n: torch.einsum("ni,ni->n", n.qpos[:, :2], a)),
+    ("reward", lambda self, s, a, n: torch.lerp(n.qpos[:, 0], a[:, 0], 0.5)),
+    ("reward", lambda self, s, a, n: torch.linalg.solve(n.qpos[:, :1, None], a[:, :1])[:, 0]),
+    ("terminated", lambda self, state: torch.isclose(state.qpos[:, 0], FLOAT32[:3, 0])),
+    ("control", lambda self, state, action: action @ self.qpos0.new_ones(2, 2)),
+    ("reset", lambda self, n, g: (self.qpos0.repeat(n, 1), torch.ones(n, 9) @ self.qpos0.new_ones(9, 8))),
+    ("advance", lambda self, s, a, g: {"goal": s.qpos.clone().index_put_((torch.tensor([0]),), a[0, 0])}),
+]
+
+
+@pytest.mark.parametrize(("function", "wrong"), MIXED_DTYPES)
+def test_different_dtypes_name_the_function_its_line_and_the_conversion(function: str, wrong: Callable):
+    task = type("Wrong", (CartBall,), {function: wrong})
+    line = f"test_task_mistakes.py:{wrong.__code__.co_firstlineno}"
+    with pytest.raises(SaltusError, match=r"(D|d)ouble") as caught:
+        envs.make(task, 3)
+    assert str(caught.value).startswith(f"Wrong.{function} mixes dtypes in {line} (")
+    assert str(caught.value).endswith(
+        "). States and self.qpos0 are torch.float64 here, and torch.float32 on a GPU; actions are torch.float32. "
+        "Convert others with .to(self.qpos0), constant tensors in `bind`"
+    )
+
+
+def test_other_errors_of_torch_keep_their_type():
+    task = observe(lambda state: state.qpos @ state.qpos)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        envs.make(task, 3)
+
+
 @pytest.mark.parametrize("function", ["observation", "reward"])
 def test_missing_function_is_named(function: str):
     task = type("Lacking", (CartBall,), {function: getattr(Task, function)})
