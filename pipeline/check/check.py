@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
-import traceback
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import mujoco
@@ -16,9 +13,11 @@ import torch
 import envs
 from envs import BatchEnv, Task
 from envs.entry_names import observation_entries
+from envs.function_errors import line_of
 from envs.object_names import control_label
 from envs.task_options import decode_options, encode_options, is_same
 from pipeline.check.findings import Finding, Findings
+from pipeline.check.gpu import probe_gpu
 from pipeline.check.probes import probe_class, probe_functions, probe_model, probe_warp
 from pipeline.check.rollout import Failure, Overflow, Range, Rollout, roll_out
 from saltus.errors import SaltusError, warn_once
@@ -84,22 +83,15 @@ def check(task: type[Task], options: dict[str, Any], num_envs: int, steps: int, 
         result.findings.append(Finding("error", str(error)))
         return result
     except Exception as error:  # a mistake in the task's functions
-        result.findings.append(Finding("error", f"{type(error).__name__} in {_last_line(task, error)}: {error}"))
+        result.findings.append(Finding("error", f"{type(error).__name__} in {line_of(task, error)}: {error}"))
         return result
     result.findings += _failures(env, rollout)
     result.findings += _observations(rollout, result.names)
     for describe in (_controls, _rewards, _episodes, _rate):
         result.findings += describe(env, rollout)
+    result.findings += probe_gpu(env, task(**options))
     result.findings += probe_warp(env.task, num_envs)
     return result
-
-
-def _last_line(task: type[Task], error: Exception) -> str:
-    """``file:line`` at which the task's file was left, or the last line of all."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if frame.filename == inspect.getfile(task)]
-    frame = (own or frames)[-1]
-    return f"{Path(frame.filename).name}:{frame.lineno}"
 
 
 def _make(task: type[Task], options: dict[str, Any], num_envs: int, seed: int, findings: list[Finding]) -> BatchEnv:
