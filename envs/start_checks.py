@@ -57,8 +57,8 @@ class Expectation:
             raise self.error(
                 function,
                 f"mixes dtypes in {line_of(self._task, error)} ({error}). States and self.qpos0 are {self._dtype} "
-                "here, and torch.float32 on a GPU; actions are torch.float32. Convert others with .to(self.qpos0), constant "
-                "tensors in `bind`",
+                "here, and torch.float32 on a GPU; actions are torch.float32. Convert others with .to(self.qpos0), "
+                "constant tensors in `bind`",
             ) from error
 
 
