@@ -16,6 +16,7 @@ from torch import Tensor
 from envs.function_errors import is_dtype_error, line_of
 from envs.object_names import joint_label, label
 from envs.physics import INPUTS, Physics
+from envs.random_sources import OtherDraws, makes_generators
 from envs.state import State
 from envs.task import Task
 from envs.task_functions import START_FIELDS, Start, describe, inputs_of, split_start
@@ -77,10 +78,11 @@ def warn_of_randomness(task: Task, function: str, when: str, advice: str) -> Non
 def check_start(checked: Expectation, task: Task, physics: Physics) -> Start:
     """Draw initial states from two equal generators and another one, and check them."""
     worlds, defaults = physics.num_worlds, (task.qpos0.clone(), task.qvel0.clone(), task.ctrl0.clone())
+    equal, equal_too, other = (torch.Generator(physics.device).manual_seed(seed) for seed in (0, 0, 1))
     with checked.calling("reset"):
-        returned, again, another = (
-            task.reset(worlds, torch.Generator(physics.device).manual_seed(seed)) for seed in (0, 0, 1)
-        )
+        returned, again = task.reset(worlds, equal), task.reset(worlds, equal_too)
+        with OtherDraws(other) as draws:
+            another = task.reset(worlds, other)
     is_pair = isinstance(returned, tuple) and len(returned) == 2
     if not (is_pair or isinstance(returned, dict)):
         raise checked.error(
@@ -88,7 +90,7 @@ def check_start(checked: Expectation, task: Task, physics: Physics) -> Start:
         )
     if isinstance(returned, dict):
         _check_names(checked, task, returned)
-    start, other = split_start(task, returned, worlds), split_start(task, again, worlds)
+    start, repeated = split_start(task, returned, worlds), split_start(task, again, worlds)
     _check_fields(checked, "reset", physics, {"qpos": start.qpos, "qvel": start.qvel, **start.fields})
     for name, values in start.own.items():
         if not isinstance(values, Tensor) or values.shape[:1] != (worlds,) or values.device != physics.device:
@@ -103,14 +105,14 @@ def check_start(checked: Expectation, task: Task, physics: Physics) -> Start:
     _check_quaternions(checked, "reset", physics.model, everything)
     if not all(map(torch.equal, defaults, (task.qpos0, task.qvel0, task.ctrl0))):
         raise checked.error("reset", "changes self.qpos0, self.qvel0 or self.ctrl0 in place: clone them first")
-    if not _are_equal(everything, _by_name(other)):
+    if not _are_equal(everything, _by_name(repeated)):
         warn_of_randomness(task, "reset", "for equal generators", "Draw all random numbers from `generator`")
-    elif any((values != values[:1]).any() for values in everything.values()) and _are_equal(
+    elif (draws.found or makes_generators(type(task).reset)) and _are_equal(
         everything, _by_name(split_start(task, another, worlds))
     ):
         warn_once(
-            f"{type(task).__name__}.reset returns the same states for another generator: all episodes of a world start "
-            "alike, whatever the seed. Draw all random numbers from `generator`"
+            f"{type(task).__name__}.reset draws random numbers, and returns the same states for another generator: all "
+            "episodes of a world start alike, whatever the seed. Draw all random numbers from `generator`"
         )
     return start
 

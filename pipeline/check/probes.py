@@ -149,7 +149,14 @@ def probe_functions(env: BatchEnv) -> Findings:
     """Findings about the task's functions. Starts new episodes in `env`."""
     before = dict(vars(env.task))
     values = {name: value.clone() for name, value in before.items() if isinstance(value, Tensor)}
-    env.reset()
+    start, state = env.reset(), env.get_state()
+    if torch.equal(env.reset(), start) and (start != start[:1]).any():
+        yield Finding(
+            "note",
+            "each world begins all its episodes with the same observation, another one than the other worlds: `reset` "
+            "draws no random state from `generator`",
+        )
+    env.set_state(state)
     first, second = (_states_after(env, seed=0) for _ in range(2))
     if not torch.equal(first, second):
         yield Finding(
