@@ -24,13 +24,13 @@ class OtherDraws(TorchDispatchMode):
 
     def __init__(self, generator: torch.Generator) -> None:
         super().__init__()
-        self._generator, self.found = generator, False
+        self._address, self.found = generator._cdata, False  # type: ignore[attr-defined]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if torch.Tag.nondeterministic_seeded in func.tags:
             source = kwargs.get("generator")  # another Python object of the same generator
-            self.found |= source is None or source._cdata != self._generator._cdata
+            self.found |= source is None or source._cdata != self._address
         return func(*args, **kwargs)
 
 

@@ -13,7 +13,7 @@ import torch
 from mujoco.batch import DATA_FIELDS
 from torch import Tensor
 
-from envs.function_errors import is_dtype_error, line_of
+from envs.function_errors import advice, line_of
 from envs.object_names import joint_label, label
 from envs.physics import INPUTS, Physics
 from envs.random_sources import OtherDraws, makes_generators
@@ -49,18 +49,14 @@ class Expectation:
 
     @contextmanager
     def calling(self, function: str) -> Iterator[None]:
-        """Explain an error of a call, if it is of different dtypes."""
+        """Explain the common errors of torch in a call."""
         try:
             yield
-        except RuntimeError as error:
-            if not is_dtype_error(error):
+        except (RuntimeError, TypeError, ValueError) as error:
+            if (meaning := advice(error, self._dtype)) is None:
                 raise
-            raise self.error(
-                function,
-                f"mixes dtypes in {line_of(self._task, error)} ({error}). States and self.qpos0 are {self._dtype} "
-                "here, and torch.float32 on a GPU; actions are torch.float32. Convert others with .to(self.qpos0), "
-                "constant tensors in `bind`",
-            ) from error
+            place = line_of(self._task, error)
+            raise self.error(function, f"fails in {place} ({error}): {meaning}") from error
 
 
 def _is_kind(value: Tensor, dtype: str) -> bool:

@@ -25,11 +25,11 @@ _TEXTS = {
     "generator": "draw random numbers on another device than the generator's, and fail: {}. Pass "
     "device=generator.device",
     "result": "return tensors on the CPU, and fail: {}. Make tensors with device=self.qpos0.device",
-    "dtype": "get float32 tensors, and fail: {}. Convert others with .to(self.qpos0)",
+    "dtype": "get float32 tensors, and fail: {}. Convert others with .to(self.qpos0), constant tensors in `bind`",
     "read": "would wait for it, and steps could not be a CUDA graph: {}. Use torch.where instead of boolean indexing, "
     ".item(), .tolist() or if",
-    "copy": "would copy numbers to it in every step and wait, and steps could not be a CUDA graph: {}. Make constant "
-    "tensors, and indices in place of lists, in `bind`",
+    "copy": "would copy numbers to it in every step and wait, and steps could not be a CUDA graph: {}. Make tensors "
+    "with device=self.qpos0.device; constant ones, and indices in place of lists, in `bind`",
 }
 
 

@@ -173,7 +173,8 @@ def probe_functions(env: BatchEnv) -> Findings:
         yield Finding(
             "error",
             f"the task's functions set {', '.join(f'self.{name}' for name in sorted(changed))}: what they keep is "
-            "neither saved nor reset, and a CUDA graph does not see it. Compute it from the state",
+            "neither saved nor reset, and a CUDA graph does not see it. Compute it from the state, or return it from "
+            "`reset` as a tensor of the task's own and renew it in `advance`",
         )
 
 

@@ -15,7 +15,7 @@ from saltus.device.synchronizations import INDEXING, calling_line, synchronizes
 
 Kind = Literal["read", "copy", "numpy", "mixed", "generator"]
 
-_NUMPY = frozenset({Tensor.numpy, Tensor.__array__})
+_NUMPY: frozenset[Any] = frozenset({Tensor.numpy, Tensor.__array__})
 _READS = frozenset({Tensor.tolist, Tensor.__repr__})
 _CLONES = frozenset({Tensor.cuda, Tensor.__deepcopy__})
 _MOVES = frozenset({Tensor.to, Tensor.cpu, Tensor.cuda})
@@ -179,14 +179,14 @@ class _Generator(torch.Generator):
     """A generator on the CPU that says it is on the GPU."""
 
     @property
-    def device(self) -> torch.device:
+    def device(self) -> torch.device:  # type: ignore[override]
         return FakeGpu.device
 
 
 _PROPERTIES = {
     Tensor.device.__get__: FakeGpu.device,
-    Tensor.is_cuda.__get__: True,
-    Tensor.is_cpu.__get__: False,
+    Tensor.is_cuda.__get__: True,  # type: ignore[attr-defined]
+    Tensor.is_cpu.__get__: False,  # type: ignore[attr-defined]
     Tensor.get_device: FakeGpu.device.index,
 }
 

@@ -60,7 +60,7 @@ def bind_on_cpu(self: Task, *model: Any) -> None:
         (
             {"observation": lambda self, state: state.qpos @ WEIGHTS.to(state.qpos.device)},
             "on a GPU these lines get float32 tensors, and fail: LINE (observation: expected m1 and m2 to have the "
-            "same dtype, but got: float != double). Convert others with .to(self.qpos0)",
+            "same dtype, but got: float != double). Convert others with .to(self.qpos0), constant tensors in `bind`",
         ),
         (
             {"reward": lambda self, state, action, after: after.qpos[:, 0] + 0 * len(after.qpos.tolist())},
@@ -70,7 +70,8 @@ def bind_on_cpu(self: Task, *model: Any) -> None:
         (
             {"terminated": lambda self, state: state.qpos[:, [0]][:, 0] > 9},
             "on a GPU these lines would copy numbers to it in every step and wait, and steps could not be a CUDA "
-            "graph: LINE (terminated). Make constant tensors, and indices in place of lists, in `bind`",
+            "graph: LINE (terminated). Make tensors with device=self.qpos0.device; constant ones, and indices in place "
+            "of lists, in `bind`",
         ),
     ],
 )
