@@ -60,17 +60,23 @@ def probe_gpu(env: BatchEnv, task: Task) -> Findings:
         for kind, place in gpu.found:
             if name != "bind" or kind not in ("read", "copy"):  # which runs once
                 places[kind].append(f"{place} ({name})")
-    for kind, found in places.items():
+    for subject, found in places.items():
         if found:
-            subject = "on a GPU these functions" if kind == "result" else "on a GPU these lines"
-            yield Finding("warning", f"{subject} {_TEXTS[kind].format(', '.join(dict.fromkeys(found)))}")
+            which = "functions" if subject == "result" else "lines"
+            text = _TEXTS[subject].format(", ".join(dict.fromkeys(found)))
+            yield Finding("warning", f"on a GPU these {which} {text}")
 
 
 def _calls(env: BatchEnv, task: Task, gpu: FakeGpu) -> Iterator[tuple[str, Callable[[], Any]]]:
     """The task's functions by name, as calls on states and actions on the GPU."""
     yield "bind", lambda: task.bind(env.task.model, torch.float32, gpu.device)
     start: list[Any] = []
-    yield "reset", lambda: start.append(task.reset(env.num_envs, gpu.generator(0))) or start[0]
+
+    def reset() -> Any:
+        start.append(task.reset(env.num_envs, gpu.generator(0)))
+        return start
+
+    yield "reset", reset
     values = {name: gpu.place(value) for name, value in env.state.values().items()}
     if start:
         values |= split_start(task, start[0], env.num_envs).own

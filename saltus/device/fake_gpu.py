@@ -15,7 +15,7 @@ from saltus.device.synchronizations import INDEXING, calling_line, synchronizes
 
 Kind = Literal["read", "copy", "numpy", "mixed", "generator"]
 
-_NUMPY: frozenset[Any] = frozenset({Tensor.numpy, Tensor.__array__})
+_NUMPY: tuple[Any, ...] = (Tensor.numpy, Tensor.__array__)
 _READS = frozenset({Tensor.tolist, Tensor.__repr__})
 _CLONES = frozenset({Tensor.cuda, Tensor.__deepcopy__})
 _MOVES = frozenset({Tensor.to, Tensor.cpu, Tensor.cuda})
