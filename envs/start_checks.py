@@ -103,13 +103,15 @@ def check_start(checked: Expectation, task: Task, physics: Physics) -> Start:
         raise checked.error("reset", "changes self.qpos0, self.qvel0 or self.ctrl0 in place: clone them first")
     if not _are_equal(everything, _by_name(repeated)):
         warn_of_randomness(task, "reset", "for equal generators", "Draw all random numbers from `generator`")
-    elif (draws.found or makes_generators(type(task).reset)) and _are_equal(
-        everything, _by_name(split_start(task, another, worlds))
-    ):
-        warn_once(
-            f"{type(task).__name__}.reset draws random numbers, and returns the same states for another generator: all "
-            "episodes of a world start alike, whatever the seed. Draw all random numbers from `generator`"
-        )
+    elif draws.found or makes_generators(type(task).reset):
+        others = _by_name(split_start(task, another, worlds))
+        same = [name for name, values in everything.items() if torch.equal(values, others[name])]
+        if fixed := [name for name in same if (everything[name] != everything[name][:1]).any()]:
+            warn_once(
+                f"{type(task).__name__}.reset draws random numbers, and returns the same {', '.join(fixed)} for "
+                "another generator: all episodes of a world start alike, whatever the seed. Draw all random numbers from "
+                "`generator`"
+            )
     return start
 
 

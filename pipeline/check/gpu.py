@@ -20,8 +20,8 @@ from saltus.device.fake_gpu import FakeGpu
 # What is said of lines, by FakeGpu's kinds and two others.
 _TEXTS = {
     "numpy": "raise TypeError, because NumPy does not read a GPU's tensors: {}. Use torch's functions",
-    "mixed": "mix tensors on the CPU with those on the GPU, and fail: {}. Make tensors with device=self.qpos0.device, "
-    "and constant ones in `bind`",
+    "mixed": "mix tensors on the CPU with those on the GPU, and wait or fail: {}. Make tensors with "
+    "device=self.qpos0.device, and constant ones in `bind`",
     "generator": "draw random numbers on another device than the generator's, and fail: {}. Pass "
     "device=generator.device",
     "result": "return tensors on the CPU, and fail: {}. Make tensors with device=self.qpos0.device",

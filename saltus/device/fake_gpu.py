@@ -155,7 +155,7 @@ class FakeGpu(TorchFunctionMode):
     def _kind_of_mixture(self, name: str, args: Any, on_cpu: list[Tensor]) -> Kind:
         """What an operation does that has `on_cpu` among its tensors."""
         if name == "copy_":
-            return "copy" if self.holds(args[0]) else "read"
+            return "copy" if self.holds(args[0]) else "mixed"
         only_indices = name in INDEXING and all(any(one is index for index in args[1]) for one in on_cpu)
         return "copy" if only_indices else "mixed"
 

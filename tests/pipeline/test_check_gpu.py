@@ -44,8 +44,8 @@ def bind_on_cpu(self: Task, *model: Any) -> None:
         ),
         (
             {"bind": bind_on_cpu, "observation": lambda self, state: state.qpos * self.scale},
-            "on a GPU these lines mix tensors on the CPU with those on the GPU, and fail: LINE (observation). Make "
-            "tensors with device=self.qpos0.device, and constant ones in `bind`",
+            "on a GPU these lines mix tensors on the CPU with those on the GPU, and wait or fail: LINE (observation). "
+            "Make tensors with device=self.qpos0.device, and constant ones in `bind`",
         ),
         (
             {"reset": lambda self, n, g: (self.qpos0 + torch.rand(n, 1, generator=g), self.qvel0.repeat(n, 1))},
