@@ -42,22 +42,30 @@ def action_names(env: BatchEnv, controls: ControlMap) -> list[str]:
 
 
 @torch.no_grad()
-def observation_entries(env: BatchEnv) -> list[dict[str, Any] | None]:
-    """The number of MjData that each entry of the policy's observation is, clipped or not.
+def observation_entries(env: BatchEnv, group: str = "policy") -> list[dict[str, Any] | None]:
+    """The number of MjData that each entry of one of the observation's groups is, clipped or not.
 
     The task's `observation` is called for states of random numbers from 0.1 to 100, all of which differ. The
     environment is reset.
 
+    Args:
+        env: the environment.
+        group: "policy", or "critic", which may be absent.
+
     Returns:
         For each entry a dict: ``name``, such as ``"joint hinge qpos"``; ``field`` and ``index`` into the flattened
-        field of MjData. An entry of the task's own tensors has the name alone; a computed entry is None.
+        field of MjData. An entry of the task's own tensors, or of `state.drawn`, has the name alone; a computed entry
+        is None.
     """
     task, state = env.task, random_states(env, _WORLDS, whole_numbers=False)
-    values = state.values()
+    values = {**state.values(), **{f"drawn {name}": state.drawn[name] for name in state.drawn}}
+    width = env.observation_dim if group == "policy" else env.privileged_dim
+    if not width:
+        return []
     try:
-        observation = split_observation(task.observation(state))["policy"].float().cpu()
+        observation = split_observation(task.observation(state))[group].float().cpu()
     except Exception:  # a task may refuse states that its physics never reaches
-        return [None] * env.observation_dim
+        return [None] * width
     numbers = torch.cat([value.reshape(_WORLDS, -1).double() for value in values.values()], dim=1).float().cpu()
     places = [(name, index) for name, value in values.items() for index in range(value[0].numel())]
     names = _element_names(task.model, task.fields)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import os
 from types import TracebackType
 
 import mujoco
 import numpy as np
 from mujoco.batch import MODEL_FIELDS
+from mujoco.rendering.classic import gl_context
 
 from envs.batch_env import BatchEnv
+from saltus.device.opengl import headless_opengl
 from saltus.errors import SaltusError
 
 FOLLOW = "follow"
@@ -48,10 +51,12 @@ class Renderer:
         self._floors = _brighten(model)
         self._camera = choose_camera(model) if camera is None else camera
         try:
+            if (name := headless_opengl()) is not None:  # MuJoCo chose a library for displays when it was imported
+                gl_context.GLContext = importlib.import_module(f"mujoco.{name}").GLContext
             self._renderer = mujoco.Renderer(model, height, width)
         except Exception as error:  # OpenGL backends raise different types
             named = os.environ.get("MUJOCO_GL", "")
-            start = "" if named else "Without a display, set MUJOCO_GL=egl before Python starts. "
+            start = "" if named else "To render without a display, MuJoCo needs one of these libraries. "
             raise RenderError(
                 f"no OpenGL to render with (MUJOCO_GL={named!r}): {error}. {start}MUJOCO_GL=egl needs EGL (Debian, "
                 "Ubuntu: apt install libegl1); MUJOCO_GL=osmesa, for software rendering, needs OSMesa (apt install "

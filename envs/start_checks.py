@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import mujoco
@@ -12,8 +13,10 @@ import torch
 from mujoco.batch import DATA_FIELDS
 from torch import Tensor
 
+from envs.function_errors import advice, line_of
 from envs.object_names import joint_label, label
 from envs.physics import INPUTS, Physics
+from envs.random_sources import OtherDraws, makes_generators
 from envs.state import State
 from envs.task import Task
 from envs.task_functions import START_FIELDS, Start, describe, inputs_of, split_start
@@ -26,7 +29,7 @@ class Expectation:
     """Checks results of a task's functions. Errors name the function and the expected result."""
 
     def __init__(self, task: type[Task], physics: Physics):
-        self._task, self._device = task, physics.device
+        self._task, self._device, self._dtype = task, physics.device, physics.dtype
 
     def error(self, function: str, message: str) -> SaltusError:
         """The error of a function."""
@@ -44,6 +47,17 @@ class Expectation:
         if not (right_shape and _is_kind(value, dtype) and value.device == self._device):
             raise self.error(function, f"returned {describe(value)}; {wanted}")
 
+    @contextmanager
+    def calling(self, function: str) -> Iterator[None]:
+        """Explain the common errors of torch in a call."""
+        try:
+            yield
+        except (RuntimeError, TypeError, ValueError) as error:
+            if (meaning := advice(error, self._dtype)) is None:
+                raise
+            place = line_of(self._task, error)
+            raise self.error(function, f"fails in {place} ({error}): {meaning}") from error
+
 
 def _is_kind(value: Tensor, dtype: str) -> bool:
     return value.dtype == torch.bool if dtype == "bool" else value.dtype.is_floating_point
@@ -60,9 +74,11 @@ def warn_of_randomness(task: Task, function: str, when: str, advice: str) -> Non
 def check_start(checked: Expectation, task: Task, physics: Physics) -> Start:
     """Draw initial states from two equal generators and another one, and check them."""
     worlds, defaults = physics.num_worlds, (task.qpos0.clone(), task.qvel0.clone(), task.ctrl0.clone())
-    returned, again, another = (
-        task.reset(worlds, torch.Generator(physics.device).manual_seed(seed)) for seed in (0, 0, 1)
-    )
+    equal, equal_too, other = (torch.Generator(physics.device).manual_seed(seed) for seed in (0, 0, 1))
+    with checked.calling("reset"):
+        returned, again = task.reset(worlds, equal), task.reset(worlds, equal_too)
+        with OtherDraws(other) as draws:
+            another = task.reset(worlds, other)
     is_pair = isinstance(returned, tuple) and len(returned) == 2
     if not (is_pair or isinstance(returned, dict)):
         raise checked.error(
@@ -70,7 +86,7 @@ def check_start(checked: Expectation, task: Task, physics: Physics) -> Start:
         )
     if isinstance(returned, dict):
         _check_names(checked, task, returned)
-    start, other = split_start(task, returned, worlds), split_start(task, again, worlds)
+    start, repeated = split_start(task, returned, worlds), split_start(task, again, worlds)
     _check_fields(checked, "reset", physics, {"qpos": start.qpos, "qvel": start.qvel, **start.fields})
     for name, values in start.own.items():
         if not isinstance(values, Tensor) or values.shape[:1] != (worlds,) or values.device != physics.device:
@@ -85,15 +101,17 @@ def check_start(checked: Expectation, task: Task, physics: Physics) -> Start:
     _check_quaternions(checked, "reset", physics.model, everything)
     if not all(map(torch.equal, defaults, (task.qpos0, task.qvel0, task.ctrl0))):
         raise checked.error("reset", "changes self.qpos0, self.qvel0 or self.ctrl0 in place: clone them first")
-    if not _are_equal(everything, _by_name(other)):
+    if not _are_equal(everything, _by_name(repeated)):
         warn_of_randomness(task, "reset", "for equal generators", "Draw all random numbers from `generator`")
-    elif any((values != values[:1]).any() for values in everything.values()) and _are_equal(
-        everything, _by_name(split_start(task, another, worlds))
-    ):
-        warn_once(
-            f"{type(task).__name__}.reset returns the same states for another generator: all episodes of a world start "
-            "alike, whatever the seed. Draw all random numbers from `generator`"
-        )
+    elif draws.found or makes_generators(type(task).reset):
+        others = _by_name(split_start(task, another, worlds))
+        same = [name for name, values in everything.items() if torch.equal(values, others[name])]
+        if fixed := [name for name in same if (everything[name] != everything[name][:1]).any()]:
+            warn_once(
+                f"{type(task).__name__}.reset draws random numbers, and returns the same {', '.join(fixed)} for "
+                "another generator: all episodes of a world start alike, whatever the seed. Draw all random numbers "
+                "from `generator`"
+            )
     return start
 
 
@@ -179,7 +197,8 @@ def check_control(
     checked: Expectation, task: Task, physics: Physics, state: State, action: Tensor
 ) -> dict[str, Tensor]:
     """Check what `control` returns for random actions, (N, action_dim); return it by field."""
-    returned = task.control(state, action.clone())
+    with checked.calling("control"):
+        returned = task.control(state, action.clone())
     if not isinstance(returned, Tensor | dict):
         raise checked.error(
             "control", f"returned a {type(returned).__name__}; expected a tensor, which is ctrl, or a dict of tensors"
@@ -200,7 +219,8 @@ def check_advance(
     checked: Expectation, task: Task, physics: Physics, state: State, action: Tensor, start: Start
 ) -> None:
     """Check what `advance` returns at initial states."""
-    renewed = task.advance(state, action.clone(), torch.Generator(physics.device).manual_seed(0))
+    with checked.calling("advance"):
+        renewed = task.advance(state, action.clone(), torch.Generator(physics.device).manual_seed(0))
     if not isinstance(renewed, dict):
         raise checked.error("advance", f"returned a {type(renewed).__name__}; expected a dict of own tensors by name")
     for name, values in renewed.items():

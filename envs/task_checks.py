@@ -168,8 +168,11 @@ def _check_forms(
 ) -> TaskShapes:
     """Check types, shapes, dtypes and devices."""
     num_envs = len(action)
-    groups = _check_groups(checked, task.observation(snapshot.state()), num_envs)
-    returned = task.reward(snapshot.state(), action, snapshot.state())
+    with checked.calling("observation"):
+        observed = task.observation(snapshot.state())
+    groups = _check_groups(checked, observed, num_envs)
+    with checked.calling("reward"):
+        returned = task.reward(snapshot.state(), action, snapshot.state())
     is_pair = isinstance(returned, tuple) and len(returned) == 2 and isinstance(returned[1], dict)
     if not (isinstance(returned, Tensor) or is_pair):
         raise checked.error(
@@ -183,7 +186,9 @@ def _check_forms(
         if not (isinstance(name, str) and name.strip() and name.isprintable()):
             raise checked.error("reward", f"has a term named {name!r}; expected a printable name of a column")
         checked(f"reward (term {name!r})", term, (num_envs,), "floating-point")
-    checked("terminated", task.terminated(snapshot.state()), (num_envs,), "bool")
+    with checked.calling("terminated"):
+        ended = task.terminated(snapshot.state())
+    checked("terminated", ended, (num_envs,), "bool")
     return TaskShapes(groups, list(terms), start, inputs)
 
 
@@ -257,9 +262,9 @@ def _check_purity(
         state, action, next_state, kept = before.state(), control.clone(), after.state(), dict(vars(task))
         results = call(state, action, next_state)
         for argument, expected in ((state, before), (next_state, after)):
-            if field := _first_difference(argument.values(), expected.values):
+            if field := _first_written(argument.values(), expected.values):
                 raise checked.error(function, f"changes state.{field} in place: clone it first")
-        if not torch.equal(action, control):
+        if action._version or not torch.equal(action, control):
             raise checked.error(function, "changes its action in place: clone it first")
         if not _all_close(results, call(before.state(), control.clone(), after.state())):
             advice = "Draw random numbers in `reset` or `advance`, from `generator`, and keep no state on the task"
@@ -304,9 +309,12 @@ def _check_ends(checked: Expectation, task: Task, before: _Snapshot, after: _Sna
         )
 
 
-def _first_difference(values: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str | None:
-    differences = (field for field, value in values.items() if not _close(value, expected[field], tolerance=0.0))
-    return next(differences, None)
+def _first_written(values: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> str | None:
+    """The first of `values`, copies of those of `before`, that was written in place, also with what it held."""
+    for field, value in values.items():
+        if value._version or not _close(value, before[field], tolerance=0.0):
+            return field
+    return None
 
 
 def _all_close(results: list[Tensor], others: list[Tensor]) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes.util
 import json
 import os
 import sys
@@ -267,16 +266,11 @@ def new(arguments: list[str], console: Console) -> None:
 
 
 def _choose_opengl() -> None:
-    """Set MUJOCO_GL for a machine without a display: EGL, else OSMesa (software), unless it is set already.
+    """Set MUJOCO_GL for a machine without a display. MuJoCo and Gymnasium read it when they are imported."""
+    from saltus.device.opengl import headless_opengl
 
-    MuJoCo reads the variable at its first import, so this must come before it.
-    """
-    headless = sys.platform == "linux" and not os.environ.get("DISPLAY") and not os.environ.get("WAYLAND_DISPLAY")
-    if headless and not os.environ.get("MUJOCO_GL"):
-        for name, library in (("egl", "EGL"), ("osmesa", "OSMesa")):
-            if ctypes.util.find_library(library):
-                os.environ["MUJOCO_GL"] = name
-                return
+    if (name := headless_opengl()) is not None:
+        os.environ["MUJOCO_GL"] = name
 
 
 def _describe(policy: Policy) -> str:

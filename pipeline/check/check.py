@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
-import traceback
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import mujoco
@@ -16,9 +13,11 @@ import torch
 import envs
 from envs import BatchEnv, Task
 from envs.entry_names import observation_entries
+from envs.function_errors import line_of
 from envs.object_names import control_label
 from envs.task_options import decode_options, encode_options, is_same
 from pipeline.check.findings import Finding, Findings
+from pipeline.check.gpu import probe_gpu
 from pipeline.check.probes import probe_class, probe_functions, probe_model, probe_warp
 from pipeline.check.rollout import Failure, Overflow, Range, Rollout, roll_out
 from saltus.errors import SaltusError, warn_once
@@ -41,13 +40,15 @@ class Check:
         findings: in the order in which they were made.
         env: the environment, if the task could be made.
         rollout: the rollout, if it came to its end.
-        names: of the observation's entries that are numbers of MjData; others are empty.
+        names, privileged_names: of the entries of the observation's groups "policy" and "critic"; empty where an entry
+            is computed.
     """
 
     findings: list[Finding] = field(default_factory=list)
     env: BatchEnv | None = None
     rollout: Rollout | None = None
     names: list[str] = field(default_factory=list)
+    privileged_names: list[str] = field(default_factory=list)
 
     @property
     def failed(self) -> bool:
@@ -79,27 +80,23 @@ def check(task: type[Task], options: dict[str, Any], num_envs: int, steps: int, 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # failures are counted below
             result.rollout = rollout = roll_out(env, steps, seed)
-            result.names = [entry["name"] if entry else "" for entry in observation_entries(env)]
+            result.names, result.privileged_names = (
+                [entry["name"] if entry else "" for entry in observation_entries(env, group)]
+                for group in ("policy", "critic")
+            )
     except SaltusError as error:
         result.findings.append(Finding("error", str(error)))
         return result
     except Exception as error:  # a mistake in the task's functions
-        result.findings.append(Finding("error", f"{type(error).__name__} in {_last_line(task, error)}: {error}"))
+        result.findings.append(Finding("error", f"{type(error).__name__} in {line_of(task, error)}: {error}"))
         return result
     result.findings += _failures(env, rollout)
-    result.findings += _observations(rollout, result.names)
+    result.findings += _observations(rollout, result.names, result.privileged_names)
     for describe in (_controls, _rewards, _episodes, _rate):
         result.findings += describe(env, rollout)
+    result.findings += probe_gpu(env, task(**options))
     result.findings += probe_warp(env.task, num_envs)
     return result
-
-
-def _last_line(task: type[Task], error: Exception) -> str:
-    """``file:line`` at which the task's file was left, or the last line of all."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if frame.filename == inspect.getfile(task)]
-    frame = (own or frames)[-1]
-    return f"{Path(frame.filename).name}:{frame.lineno}"
 
 
 def _make(task: type[Task], options: dict[str, Any], num_envs: int, seed: int, findings: list[Finding]) -> BatchEnv:
@@ -178,20 +175,19 @@ def _diverging_part(env: BatchEnv, failure: Failure) -> str:
     return ""
 
 
-def _observations(rollout: Rollout, names: list[str]) -> Findings:
+def _observations(rollout: Rollout, names: list[str], privileged_names: list[str]) -> Findings:
     if not rollout.observations.known:
         return
-    labels = [f"{index} {name}".strip() for index, name in enumerate(names)]
-    yield from _ranges_of(rollout.observations, rollout.sound_observations, "observation", labels)
+    yield from _ranges_of(rollout.observations, rollout.sound_observations, "observation", names)
     if rollout.privileged is not None and rollout.sound_privileged is not None:
-        labels = [str(index) for index in range(len(rollout.privileged.low))]
-        yield from _ranges_of(rollout.privileged, rollout.sound_privileged, "privileged observation", labels)
+        yield from _ranges_of(rollout.privileged, rollout.sound_privileged, "privileged observation", privileged_names)
     if not rollout.start_spread.any():
         yield Finding("note", "every episode begins with the same observation: `reset` draws no random state")
 
 
-def _ranges_of(ranges: Range, sound: Range, entry: str, labels: list[str]) -> Findings:
+def _ranges_of(ranges: Range, sound: Range, entry: str, names: list[str]) -> Findings:
     """Findings about observations, each called `entry`. `sound` are the ranges in worlds that never failed."""
+    labels = [f"{index} {name}".strip() for index, name in enumerate(names)]
     constant = ranges.high == ranges.low
     if constant.any():
         numbers = constant.nonzero().flatten().tolist()

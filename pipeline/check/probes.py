@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
-from typing import Any
 
 import mujoco
 import torch
@@ -30,7 +28,6 @@ from envs.task_class import SIGNATURES, uncalled_methods
 from envs.task_functions import defines
 from pipeline.check.findings import Finding, Findings
 from pipeline.check.rollout import control_inputs, to_control
-from saltus.device.synchronizations import Synchronizations
 from saltus.errors import SaltusError
 
 # Hz: beyond them actions are too coarse, or show too late in the reward.
@@ -152,7 +149,14 @@ def probe_functions(env: BatchEnv) -> Findings:
     """Findings about the task's functions. Starts new episodes in `env`."""
     before = dict(vars(env.task))
     values = {name: value.clone() for name, value in before.items() if isinstance(value, Tensor)}
-    env.reset()
+    start, state = env.reset(), env.get_state()
+    if torch.equal(env.reset(), start) and (start != start[:1]).any():
+        yield Finding(
+            "note",
+            "each world begins all its episodes with the same observation, another one than the other worlds: `reset` "
+            "draws no random state from `generator`",
+        )
+    env.set_state(state)
     first, second = (_states_after(env, seed=0) for _ in range(2))
     if not torch.equal(first, second):
         yield Finding(
@@ -169,9 +173,9 @@ def probe_functions(env: BatchEnv) -> Findings:
         yield Finding(
             "error",
             f"the task's functions set {', '.join(f'self.{name}' for name in sorted(changed))}: what they keep is "
-            "neither saved nor reset, and a CUDA graph does not see it. Compute it from the state",
+            "neither saved nor reset, and a CUDA graph does not see it. Compute it from the state, or return it from "
+            "`reset` as a tensor of the task's own and renew it in `advance`",
         )
-    yield from _waits(env)
 
 
 _MISSING = object()
@@ -186,31 +190,6 @@ def _states_after(env: BatchEnv, seed: int) -> Tensor:
         observations.append(torch.cat([env.step(action)[1], env.privileged], dim=1))
     env.set_state(state)
     return torch.stack(observations)
-
-
-def _waits(env: BatchEnv) -> Findings:
-    """Lines of the task's functions that would wait for a GPU."""
-    task, state = env.task, env.state
-    action = torch.zeros(env.num_envs, env.action_dim)
-    calls: dict[str, Callable[[], Any]] = {
-        "reset": lambda: task.reset(env.num_envs, torch.Generator().manual_seed(0)),
-        "observation": lambda: task.observation(state),
-        "reward": lambda: task.reward(state, action, state),
-        "terminated": lambda: task.terminated(state),
-        "control": lambda: task.control(state, action),
-        "advance": lambda: task.advance(state, action, torch.Generator().manual_seed(0)),
-    }
-    places: list[str] = []
-    for name, call in calls.items():
-        with Synchronizations() as found:
-            call()
-        places += [f"{place} ({name})" for place in dict.fromkeys(found.places)]
-    if places:
-        yield Finding(
-            "warning",
-            f"on a GPU these lines would wait for it, and steps could not be a CUDA graph: {', '.join(places)}. Use "
-            "torch.where instead of boolean indexing, .item() or if",
-        )
 
 
 def probe_warp(task: Task, num_envs: int) -> Findings:

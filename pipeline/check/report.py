@@ -30,7 +30,7 @@ def report(result: Check, console: Console) -> None:
         for line in describe_model(result.env):
             print_line(console, line)
     if result.rollout is not None:
-        console.print(_ranges(result.rollout, result.names))
+        console.print(_ranges(result.rollout, result.names, result.privileged_names))
         print_line(console, _describe_episodes(result.rollout))
     for severity in ("error", "warning", "note"):
         for finding in result.findings:
@@ -64,7 +64,7 @@ def _actuator(model: mujoco.MjModel, index: int) -> str:
     return actuator_label(model, index) + (f" ({count} controls)" if count != 1 else "")
 
 
-def _ranges(rollout: Rollout, names: list[str]) -> Table:
+def _ranges(rollout: Rollout, names: list[str], privileged_names: list[str]) -> Table:
     table = Table("", title=f"{rollout.totals['steps']:,.0f} world-steps of random actions")
     for column in ("lowest", "highest", "mean", "std"):
         table.add_column(column, justify="right")
@@ -74,8 +74,8 @@ def _ranges(rollout: Rollout, names: list[str]) -> Table:
     table.add_section()
     _add_rows(table, rollout.observations, [f"observation {index} {name}" for index, name in enumerate(names)])
     if rollout.privileged is not None:
-        count = len(rollout.privileged.low)
-        _add_rows(table, rollout.privileged, [f"privileged observation {index}" for index in range(count)])
+        labels = [f"privileged observation {index} {name}" for index, name in enumerate(privileged_names)]
+        _add_rows(table, rollout.privileged, labels)
     return table
 
 
@@ -106,7 +106,6 @@ def to_json(result: Check) -> dict[str, Any]:
         rollout = result.rollout
         content |= {
             "observations": {"name": result.names, **_columns(rollout.observations)},
-            **({"privileged": _columns(rollout.privileged)} if rollout.privileged is not None else {}),
             "reward": _columns(rollout.rewards),
             "reward_terms": {name: _columns(ranges) for name, ranges in rollout.terms.items()},
             "episode_lengths": rollout.lengths,
@@ -114,6 +113,8 @@ def to_json(result: Check) -> dict[str, Any]:
             "steps_per_second": rollout.steps_per_second,
             "bare_steps_per_second": rollout.bare_steps_per_second,
         }
+        if rollout.privileged is not None:
+            content["privileged"] = {"name": result.privileged_names, **_columns(rollout.privileged)}
     return content
 
 

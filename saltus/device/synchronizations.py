@@ -6,17 +6,21 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 # Operations whose result or shape depends on values, by the beginning of their names.
 SYNCHRONIZING = (
-    "_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "_unique", "repeat_interleave",
-    # These check values of their arguments.
-    "normal.Tensor_Tensor", "normal.float_Tensor", "multinomial", "bincount", "_linalg_check_errors",
+    "_local_scalar_dense", "nonzero", "masked_select", "equal", "allclose", "is_nonzero", "_unique",
+    "repeat_interleave", "masked_fill.Tensor", "masked_fill_.Tensor",
+    # These check values of their arguments or of their results.
+    "normal.Tensor_Tensor", "normal.float_Tensor", "multinomial", "bincount", "_linalg_check_errors", "_linalg_eigh",
+    "_linalg_svd", "linalg_eig", "linalg_lstsq",
 )  # fmt: skip
-_TORCH = str(Path(torch.__file__).parent)
+INDEXING = ("index", "index_put", "index_put_")
+_LIBRARIES = tuple(str(Path(file).parent) for file in (torch.__file__, np.__file__, __file__))
 
 
 class Synchronizations(TorchDispatchMode):
@@ -33,19 +37,24 @@ class Synchronizations(TorchDispatchMode):
         self.places: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = str(func).removeprefix("aten.")  # with its overload's
-        masked = name.partition(".")[0] in ("index", "index_put", "index_put_") and any(
-            isinstance(one, Tensor) and one.dtype == torch.bool for one in args[1]
-        )
-        if name.startswith(SYNCHRONIZING) or masked:
+        name = str(func).removeprefix("aten.")
+        if synchronizes(name, args):
             self.found.append(name)
-            self.places.append(_caller())
+            self.places.append(calling_line())
         return func(*args, **(kwargs or {}))
 
 
-def _caller() -> str:
-    """``file:line`` of the innermost frame that is neither torch's nor this module's."""
+def synchronizes(operation: str, args: Any) -> bool:
+    """Whether an operation of torch, named with its overload, reads values on the host, or indexes by a mask."""
+    masked = operation.partition(".")[0] in INDEXING and any(
+        isinstance(one, Tensor) and one.dtype == torch.bool for one in args[1]
+    )
+    return operation.startswith(SYNCHRONIZING) or masked
+
+
+def calling_line() -> str:
+    """``file:line`` of the innermost frame that is of neither torch, NumPy nor this package."""
     for frame in reversed(traceback.extract_stack()):
-        if not frame.filename.startswith((_TORCH, __file__)):
+        if not frame.filename.startswith(_LIBRARIES):
             return f"{Path(frame.filename).name}:{frame.lineno}"
     return "an unknown line"

@@ -74,6 +74,25 @@ def test_numbers_have_names_and_computed_entries_none() -> None:
     assert observation_entries(envs.make(Named, 1)) == expected
 
 
+class Grouped(Named):
+    """Shows its critics numbers of MjData, and of the world's model."""
+
+    def randomize(self, num_envs, generator):
+        return envs.draw_fields(self.model, num_envs, generator, envs.scale("body_mass", 0.5, 2))
+
+    def observation(self, state):
+        critic = [state.qpos[:, 7:], state.drawn["body_mass"][:, 1:], 2 * state.drawn["body_mass"][:, 1:]]
+        return {"policy": super().observation(state), "critic": torch.cat(critic, dim=-1)}
+
+
+def test_entries_of_the_critics_are_named_as_those_of_the_policy() -> None:
+    env = envs.make(Grouped, 8)
+    assert observation_entries(env) == observation_entries(envs.make(Named, 1))
+    names = [entry and entry["name"] for entry in observation_entries(env, "critic")]
+    assert names == ["joint hinge qpos", "drawn body_mass 1", "drawn body_mass 2", None, None]
+    assert observation_entries(envs.make(Named, 1), "critic") == []
+
+
 def names_of(task: type[Task] | str) -> list[str]:
     env = envs.make(task, 1)
     return action_names(env, control_map(env))

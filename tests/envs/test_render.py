@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from types import SimpleNamespace
 from typing import Any
 
 import mujoco
@@ -9,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 from env_helpers import WARP_MEMORY, CartBall, same_bits
+from mujoco.rendering.classic import gl_context
 from torch import Tensor
 
-from envs import BatchEnv, Simulation, draw_fields, scale
+from envs import BatchEnv, Simulation, draw_fields, render, scale
 from envs.render import Renderer, RenderError, _brighten
 
 
@@ -98,8 +101,25 @@ def test_error_without_opengl_says_how_to_render_without_a_display(named: str, m
         raise RuntimeError("no context")
 
     monkeypatch.setenv("MUJOCO_GL", named)
+    monkeypatch.setattr(render, "headless_opengl", lambda: None)
     monkeypatch.setattr(mujoco, "Renderer", fail)
     with pytest.raises(RenderError, match=r"no context.*MUJOCO_GL=egl needs EGL \(Debian") as caught:
         Renderer(BatchEnv(CartBall(), 1))
-    advice = "Without a display, set MUJOCO_GL=egl before Python starts"
+    advice = "To render without a display, MuJoCo needs one of these libraries."
     assert (advice in str(caught.value)) == (not named)
+
+
+@pytest.mark.parametrize(("display", "named"), [("", ""), (":0", ""), ("", "glfw")])
+def test_worlds_are_rendered_without_a_display(display: str, named: str, monkeypatch: pytest.MonkeyPatch):
+    """Also where MuJoCo chose a library for displays when it was imported."""
+    chosen: list[Any] = []
+    given = gl_context.GLContext
+    monkeypatch.setattr(gl_context, "GLContext", given)
+    monkeypatch.setattr(mujoco, "Renderer", lambda *_: chosen.append(gl_context.GLContext))
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr("ctypes.util.find_library", lambda name: name if name == "OSMesa" else None)
+    monkeypatch.setitem(sys.modules, "mujoco.osmesa", SimpleNamespace(GLContext="software"))
+    for name, value in (("DISPLAY", display), ("WAYLAND_DISPLAY", ""), ("MUJOCO_GL", named)):
+        monkeypatch.setenv(name, value)
+    Renderer(BatchEnv(CartBall(), 1))
+    assert chosen == [given if display or named else "software"]

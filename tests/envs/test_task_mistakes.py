@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -233,6 +234,82 @@ WRONG_RESULTS = [
 def test_wrong_result_names_the_function_and_the_expected_result(function: str, wrong: Callable, parts: list[str]):
     task = type("Wrong", (CartBall,), {function: wrong})
     assert_refused(lambda: envs.make(task, 3), f"Wrong.{function}", *parts)
+
+
+FLOAT32 = torch.ones(9, 2)
+
+MIXED_DTYPES = [
+    ("observation", lambda self, state: state.qpos @ FLOAT32),
+    ("observation", lambda self, state: torch.nn.functional.linear(state.qpos, FLOAT32.T)),
+    ("reward", lambda self, s, a, n: torch.einsum("ni,ni->n", n.qpos[:, :2], a)),
+    ("reward", lambda self, s, a, n: torch.lerp(n.qpos[:, 0], a[:, 0], 0.5)),
+    ("reward", lambda self, s, a, n: torch.linalg.solve(n.qpos[:, :1, None], a[:, :1])[:, 0]),
+    ("terminated", lambda self, state: torch.isclose(state.qpos[:, 0], FLOAT32[:3, 0])),
+    ("control", lambda self, state, action: action @ self.qpos0.new_ones(2, 2)),
+    ("reset", lambda self, n, g: (self.qpos0.repeat(n, 1), torch.ones(n, 9) @ self.qpos0.new_ones(9, 8))),
+    ("advance", lambda self, s, a, g: {"goal": s.qpos.clone().index_put_((torch.tensor([0]),), a[0, 0])}),
+]
+DTYPES = (
+    "dtypes differ. States and self.qpos0 are torch.float64 here, and torch.float32 on a GPU; actions are "
+    "torch.float32. Convert others with .to(self.qpos0), constant tensors in `bind`"
+)
+
+
+def fail(error: Exception) -> Callable:
+    def function(*_: Any) -> None:
+        raise error
+
+    return function
+
+
+CALLED_WRONGLY = [
+    *((function, wrong, DTYPES) for function, wrong in MIXED_DTYPES),
+    (
+        "terminated",
+        lambda self, s: s.qpos[:, 0] > 1 and s.qpos[:, 1] > 1,
+        "Use torch.where, &, |, ~, torch.minimum and",
+    ),
+    (
+        "reward",
+        lambda self, s, a, n: max(n.qpos[:, 0], 0.5),
+        "Use torch.where, &, |, ~, torch.minimum and torch.maximum",
+    ),
+    ("observation", lambda self, s: math.sin(s.qpos[:, 0]), "Use torch's functions, such as torch.sin"),
+    ("reward", lambda self, s, a, n: n.qpos[:, 0].item(), "Use torch's functions, such as"),
+    # Errors on a GPU.
+    (
+        "observation",
+        fail(TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to copy the tensor")),
+        "NumPy does not read a GPU's tensors. Use torch's functions",
+    ),
+    (
+        "observation",
+        fail(RuntimeError("Expected all tensors to be on the same device, but found at least two devices")),
+        "Make tensors with device=self.qpos0.device, and constant ones in `bind`",
+    ),
+    (
+        "reset",
+        fail(RuntimeError("Expected a 'cpu' device type for generator but found 'cuda'")),
+        "Pass device=generator.device",
+    ),
+]
+
+
+@pytest.mark.parametrize(("function", "wrong", "advice"), CALLED_WRONGLY)
+def test_common_errors_of_torch_name_the_function_its_line_and_what_to_write(
+    function: str, wrong: Callable, advice: str
+):
+    with pytest.raises(SaltusError) as caught:
+        envs.make(type("Wrong", (CartBall,), {function: wrong}), 3)
+    line = wrong.__code__.co_firstlineno + (wrong.__name__ == "function")
+    assert str(caught.value).startswith(f"Wrong.{function} fails in test_task_mistakes.py:{line} (")
+    assert advice in str(caught.value)
+
+
+def test_other_errors_of_torch_keep_their_type():
+    task = observe(lambda state: state.qpos @ state.qpos)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        envs.make(task, 3)
 
 
 @pytest.mark.parametrize("function", ["observation", "reward"])

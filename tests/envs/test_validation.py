@@ -84,6 +84,8 @@ REFUSED: list[tuple[str, Callable[..., Any], list[str]]] = [
     ("reward", lambda self, s, a, n: in_place(n).qpos[:, 0], ["changes state.qpos in place"]),
     ("reward", spoiled_action, ["changes its action in place"]),
     ("terminated", lambda self, s: in_place(s).qpos[:, 0] > 9, ["changes state.qpos in place"]),
+    ("observation", lambda self, s: s.qpos.clamp_(-1e6, 1e6), ["changes state.qpos in place"]),  # at no initial state
+    ("reward", lambda self, s, a, n: a.clamp_(-1e6, 1e6).sum(-1), ["changes its action in place"]),
     ("reset", drifting, ["changes self.qpos0", "in place"]),
     # The model, or the default state.
     ("randomize", heavier, [" changes self.model.body_mass: return the fields instead", "saltus.draw_fields"]),
@@ -192,17 +194,47 @@ def test_doubtful_task_is_warned_about(function: str, body: Callable[..., Any], 
         envs.make(variant(function, body), 40).reset()
 
 
-def seeded(self: Task, num_envs: int, generator: torch.Generator) -> Any:
-    noise = np.random.default_rng(0).normal(size=(num_envs, 9))
-    return self.qpos0 + torch.as_tensor(noise), self.qvel0.repeat(num_envs, 1)
+def grid(num_envs: int) -> Tensor:
+    return torch.linspace(-1, 1, num_envs)[:, None] * torch.ones(9)
 
 
-def test_starts_that_differ_between_worlds_follow_the_generator():
-    with pytest.warns(UserWarning, match=r"Wrong\.reset returns the same states for another generator: all ep"):
-        envs.make(variant("reset", seeded), 4)
+def with_seeded_goal(self: Task, num_envs: int, generator: torch.Generator) -> Any:
+    qpos = self.qpos0 + 0.1 * torch.rand(num_envs, 9, generator=generator)
+    return {"qpos": qpos, "goal": torch.rand(num_envs, generator=torch.Generator().manual_seed(0))}
+
+
+SEEDED: list[tuple[Callable[..., Any], str]] = [
+    (with_seeded_goal, "goal"),
+    (
+        lambda self, n, g: (torch.as_tensor(np.random.default_rng(0).normal(0, 0.1, (n, 9))), self.qvel0.repeat(n, 1)),
+        "qpos",
+    ),
+    (
+        lambda self, n, g: (0.1 * torch.randn(n, 9, generator=torch.Generator().manual_seed(0)), 0 * torch.ones(n, 8)),
+        "qpos",
+    ),
+]
+
+
+@pytest.mark.parametrize(("reset", "name"), SEEDED)
+def test_random_starts_follow_the_generator(reset: Callable[..., Any], name: str):
+    text = rf"Wrong\.reset draws random numbers, and returns the same {name} for another generator: all episodes"
+    with pytest.warns(UserWarning, match=text):
+        envs.make(variant("reset", reset), 4)
+
+
+DETERMINISTIC: list[Callable[..., Any]] = [
+    Task.reset,
+    lambda self, n, g: (self.qpos0 + grid(n), self.qvel0.repeat(n, 1)),
+    lambda self, n, g: (self.qpos0 + grid(n) + 0.0 * torch.rand(n, 9, generator=g), self.qvel0.repeat(n, 1)),
+]
+
+
+@pytest.mark.parametrize("reset", DETERMINISTIC)
+def test_starts_that_are_not_random_need_no_generator(reset: Callable[..., Any]):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        envs.make(variant("reset", Task.reset), 4)  # one start for all
+        envs.make(variant("reset", reset), 4)
 
 
 ACCEPTED: list[tuple[str, Callable[..., Any]]] = [

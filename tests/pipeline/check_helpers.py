@@ -36,7 +36,7 @@ class Cart(Task):
 
     def reset(self, num_envs: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         qpos, qvel = super().reset(num_envs, generator)
-        return qpos + torch.rand(qpos.shape, generator=generator, dtype=qpos.dtype), qvel
+        return qpos + torch.empty_like(qpos).uniform_(generator=generator), qvel
 
     def observation(self, state: Any) -> torch.Tensor:
         return torch.cat([state.qpos, state.qvel], dim=-1)

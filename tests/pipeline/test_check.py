@@ -127,9 +127,10 @@ class ReadsValues(Cart):
 
 class BooleanIndex(Cart):
     def terminated(self, state: Any) -> torch.Tensor:
-        ended = torch.zeros(len(state), dtype=torch.bool)
-        ended[state.qpos[:, 0] > 100] = True
-        return ended
+        ended = torch.zeros_like(state.qpos[:, 0])
+        far = state.qpos[:, 0] > 100
+        ended[far] = state.qpos[far, 0]
+        return ended > 0
 
 
 class Unscaled(Cart):

@@ -11,7 +11,7 @@ from control_helpers import Controls
 
 import envs
 from envs import BatchEnv, Task
-from pipeline.check.probes import probe_model, probe_warp
+from pipeline.check.probes import probe_functions, probe_model, probe_warp
 from pipeline.check.report import describe_model
 
 
@@ -100,6 +100,22 @@ def test_actions_that_a_task_applies_later_have_an_effect_and_ignored_ones_have_
     assert [text.split(".")[0] for text in warnings(Ignored)] == [
         "actions that change nothing from the initial states: action 0"
     ]
+
+
+class Grid(Cart):
+    """Begins in states that only the world's number determines."""
+
+    def reset(self, num_envs: int, generator: torch.Generator) -> Any:
+        qpos, qvel = Task.reset(self, num_envs, generator)
+        return qpos + torch.arange(num_envs)[:, None], qvel
+
+
+@pytest.mark.parametrize(
+    ("task", "found"), [(Grid, True), (Cart, False), (type("One", (Cart,), {"reset": Task.reset}), False)]
+)
+def test_starts_that_only_the_world_determines_are_noted(task: type[Task], found: bool) -> None:
+    findings = [one for one in probe_functions(made(task)) if "begins all its episodes" in one.text]
+    assert [one.severity for one in findings] == ["note"] * found
 
 
 class Soft(Cart):

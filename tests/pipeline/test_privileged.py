@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from pipeline_helpers import (
     small_config,
     with_privileged,
 )
+from rich.console import Console
 from run_helpers import train_run
 from tensordict import TensorDict
 from torch import Tensor
@@ -30,7 +32,7 @@ from envs.task_ref import find_task
 from pipeline.agent import Agent
 from pipeline.buffer import ReplayBuffer
 from pipeline.check.check import check
-from pipeline.check.report import describe_model, to_json
+from pipeline.check.report import describe_model, report, to_json
 from pipeline.dimensions import Dimensions
 from pipeline.evaluate import evaluate
 from pipeline.export import export_policy
@@ -221,6 +223,10 @@ def test_check_covers_both_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "6 observations, 2 privileged observations, 2 actions" in describe_model(result.env)[-1]
     privileged = to_json(result)["privileged"]
     assert privileged["low"] == pytest.approx(to_json(result)["observations"]["low"][4:])
+    assert privileged["name"] == ["goal 0", "goal 1"]
+    console = Console(record=True, width=120, file=io.StringIO())
+    report(result, console)
+    assert "privileged observation 1 goal 1" in console.export_text()
 
     class Constant(find_task(SEEK)):  # type: ignore[misc]
         def observation(self, state: Any) -> Any:
