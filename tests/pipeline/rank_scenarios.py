@@ -190,7 +190,7 @@ def messages(folder: Path) -> Any:
 def uncompiled(folder: Path) -> Any:
     """An update that rank 1 cannot compile."""
     ranks = TorchRanks()
-    update = CompiledUpdate(lambda batch: {"which": "plain"}, list, ranks.any_rank)  # type: ignore[arg-type,dict-item]
+    update = CompiledUpdate(lambda batch: {"which": "plain"}, list, ranks.any_rank)  # type: ignore[dict-item]
 
     def compile_or_fail(batch: TensorDict) -> None:
         if ranks.rank == 1:
