@@ -263,4 +263,4 @@ def test_commands_work_without_a_temporary_folder(copied: Path, tmp_path: Path) 
     assert [line for line in output.splitlines() if "warning" in line] == [
         "warning: no folder can be written for temporary files: set TMPDIR to one ([Errno 2] No usable temporary "
         "directory found in ['/dev/null']). Without one, updates run eagerly, at about half the speed"
-    ] * 2  # of `evaluate` and `train`
+    ] * 3
