@@ -27,7 +27,8 @@ from file_operations import intercept
 
 MODULES = (
     "PIL.PngImagePlugin", "matplotlib", "torch.utils.tensorboard", "envs", "pipeline.cli", "pipeline.plot",
-    "pipeline.policy", "pipeline.run", "pipeline.train", "pipeline.train_options",
+    "pipeline.policy", "pipeline.restarts", "pipeline.run", "pipeline.session", "pipeline.train",
+    "pipeline.train_options",
 )  # fmt: skip
 
 

@@ -215,14 +215,29 @@ def test_failing_case_leaves_others_measured() -> None:
         reduced.require_success()
 
 
-@pytest.mark.slow
-def test_long_tests_are_stopped() -> None:
+LONG_TESTS = """
+import time
+import pytest
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("number", [1, 2])
+def test_long(number):
+    time.sleep(60)
+"""
+
+
+def test_long_tests_are_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "test_gpu.py").write_text(LONG_TESTS)
+    (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = -q\nmarkers = gpu\n")
+    monkeypatch.setattr(checkout, "ROOT", tmp_path)
+    monkeypatch.setattr(device_tests, "FILES", ("tests/test_gpu.py",))
     reduced, found = context(test_seconds=0.5)
-    with pytest.raises(RuntimeError, match=r"^0 passed, 0 failed, 0 skipped, [1-9][0-9]* cut short$"):
+    with pytest.raises(RuntimeError, match=r"^0 passed, 0 failed, 0 skipped, 2 cut short$"):
         SECTIONS["tests"](reduced)
     (note,), (table,) = measured(found, "tests"), tables(found, "tests")
-    assert len(note["cut_short"]) == len(table.rows) - 1 > 20
-    assert note["cut_short"][0].startswith("tests/test_gpu.py::test_")
+    assert note["cut_short"] == [f"tests/test_gpu.py::test_long[{number}]" for number in (1, 2)]
+    assert len(table.rows) == 2 + 1
 
 
 def test_gpu_tests_run_in_processes_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import result
+from benchmarks import curves, result
 from benchmarks.headlines import longest
 from benchmarks.learning import curves_of
 from benchmarks.recipes import Curve, _table, levels_table, recipes, tables
@@ -18,7 +18,7 @@ SMALL = (*OPTIONS, "--actor-hidden", "8", "--critic-hidden", "8")
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("in_this_process")
-def test_recipes_are_compared_and_interrupted_runs_continued(tmp_path: Path) -> None:
+def test_recipes_are_compared_and_interrupted_runs_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, file = tmp_path / "runs", tmp_path / "result.jsonl"
 
     def compare(*names: str) -> dict:
@@ -36,6 +36,7 @@ def test_recipes_are_compared_and_interrupted_runs_continued(tmp_path: Path) -> 
     assert [row[-2] for row in first["summary"][0]["rows"]] == [200, 100]
     assert file.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     assert str(tmp_path) not in json.dumps(first["measurements"])
+    monkeypatch.setattr(curves, "draw", lambda *_: None)  # once is enough
 
     (of_sac,), (of_crossq,) = (list(folder.glob(f"InvertedPendulum-v5-{name}-s0-*")) for name in ("sac", "crossq"))
     evaluations = of_sac / "evaluations.csv"  # imitate a run that was stopped after 100 of its 200 steps

@@ -69,7 +69,7 @@ def test_settings_are_frozen_and_given_by_name():
     with pytest.raises(dataclasses.FrozenInstanceError):
         Simulation().num_threads = 3  # type: ignore[misc]
     with pytest.raises(TypeError, match="positional"):
-        Simulation("cpu")  # type: ignore[misc]
+        Simulation("cpu")  # type: ignore[call-arg]
 
 
 FEW_WORLDS = (

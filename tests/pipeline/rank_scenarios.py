@@ -1,19 +1,17 @@
 """Runs on two ranks, for `test_ranks.py`: python rank_scenarios.py FOLDER [NAMES].
 
 This process imports saltus once and forks two ranks for each scenario, with the environment that torchrun gives them.
-A rank's result is `FOLDER/<scenario>-<rank>.pt`, its output `FOLDER/<scenario>-<rank>.txt`.
+A rank's result is `FOLDER/<scenario>-<rank>.pt`, its output `FOLDER/<scenario>-<rank>.txt`. A scenario of `AGENTS` is
+one process, which starts the ranks as torchrun does.
 """
 
 from __future__ import annotations
 
 import gc
-import math
 import os
-import resource
 import signal
 import socket
 import sys
-import time
 import traceback
 import warnings
 from collections.abc import Callable
@@ -32,24 +30,22 @@ from pipeline_helpers import (
     clone_state,
     filled_buffer,
     random_transition,
-    small_arguments,
     small_config,
 )
+from rank_runs import AGENTS, COMMANDS, WAITING
 from tensordict import TensorDict
 from torch import Tensor
 
 import pipeline.train_options  # noqa: F401
 from pipeline import agent as agents
-from pipeline import checkpoint, cli, launch, losses, plot, rank_report, rank_state
+from pipeline import checkpoint, launch, losses, plot, rank_report, rank_state
 from pipeline.agent import Agent
 from pipeline.config import Config
 from pipeline.learner import Learner
 from pipeline.normalize import Normalizers
 from pipeline.ranks import ALONE, Ranks, TorchRanks
-from pipeline.run import Run
 from saltus.device.compiled_update import CompiledUpdate, trace
 
-TASK = "InvertedPendulum-v5"
 GRADIENTS = {
     "fast": {}, "sac": {}, "sac-v1": {}, "redq": {}, "droq": {"dropout": 0.0}, "crossq": {}, "xqc": {}, "flashsac": {},
     "sac-discrete": {"action_levels": 3}, "fast batched": {}, "flashsac-parallel": {},
@@ -61,10 +57,6 @@ DIVIDED_EXAMPLES = {
     "batch_size": (4, "8"),
     "buffer_size": (10_001, "10,000 or 10,008"),
 }
-TRAINING = {
-    "total_env_steps": 240, "checkpoint_every": 80, "eval_every": 120, "log_every": 80, "eval_episodes": 3,
-    "steps_per_round": 2, "utd_ratio": 0.125,
-}  # fmt: skip
 
 
 def gradients(folder: Path) -> Any:
@@ -190,7 +182,7 @@ def messages(folder: Path) -> Any:
 def uncompiled(folder: Path) -> Any:
     """An update that rank 1 cannot compile."""
     ranks = TorchRanks()
-    update = CompiledUpdate(lambda batch: {"which": "plain"}, list, ranks.any_rank)  # type: ignore[arg-type,dict-item]
+    update = CompiledUpdate(lambda batch: {"which": "plain"}, list, ranks.any_rank)  # type: ignore[dict-item]
 
     def compile_or_fail(batch: TensorDict) -> None:
         if ranks.rank == 1:
@@ -233,121 +225,14 @@ def _refusal(action: Callable[[], object]) -> str:
     return ""
 
 
-def trained(folder: Path) -> Any:
-    """``saltus train``, to its end."""
-    return _train(folder / "trained")
-
-
-def stopped(folder: Path) -> Any:
-    """The same, stopped by a signal to rank 1 alone."""
-    if os.environ["RANK"] == "1":
-        Run.step = _stop_at_128  # type: ignore[method-assign]
-    return _train(folder / "stopped")
-
-
-def _stop_at_128(run: Run, action: Tensor, step: Callable[[Run, Tensor], TensorDict] = Run.step) -> TensorDict:
-    if run.env_steps == 128:
-        os.kill(os.getpid(), signal.SIGTERM)
-    return step(run, action)
-
-
-def resumed(folder: Path) -> Any:
-    """``saltus resume`` of the stopped run."""
-    _command("resume", folder / "stopped")
-
-
-def different(folder: Path) -> Any:
-    """Ranks with different seeds."""
-    return _train(folder / "different", seed=int(os.environ["RANK"]))
-
-
-def hanging(folder: Path) -> Any:
-    """Rank 1 hangs in a step."""
-    step = Run.step
-
-    def step_or_hang(run: Run, action: Tensor) -> TensorDict:
-        if run.env_steps == 128 and run.ranks.rank == 1:
-            time.sleep(60)
-        return step(run, action)
-
-    Run.step = step_or_hang  # type: ignore[method-assign]
-    os.environ[launch.TIMEOUT] = "6"
-    return _train(folder / "hanging")
-
-
-def full_disk(folder: Path) -> Any:
-    """The disk of rank 1 is full after the second checkpoint."""
-    step = Run.step
-
-    def step_and_fill(run: Run, action: Tensor) -> TensorDict:
-        if run.env_steps == 128 and run.ranks.rank == 1:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
-        return step(run, action)
-
-    Run.step = step_and_fill  # type: ignore[method-assign]
-    return _train(folder / "full_disk")
-
-
-def grown(folder: Path) -> Any:
-    """A run of one rank, resumed by two."""
-    run_dir, size = folder / "grown", os.environ.pop("WORLD_SIZE")
-    if os.environ["RANK"] == "0":
-        step = Run.step
-        Run.step = _stop_at_128  # type: ignore[method-assign]
-        _train(run_dir)
-        Run.step = step  # type: ignore[method-assign]
-        (folder / "grown-stopped").touch()
-    while not (folder / "grown-stopped").exists():
-        time.sleep(0.05)
-    os.environ["WORLD_SIZE"] = size
-    _command("resume", run_dir)
-
-
-def timed(folder: Path) -> Any:
-    """A run whose length is a time, with fewer episodes than ranks."""
-    arguments = small_arguments("fast", minutes=0.02, eval_every=10_000, eval_episodes=1)
-    length = arguments.index("--total-env-steps")
-    _command("train", TASK, *arguments[:length], *arguments[length + 2 :], "--run-dir", folder / "timed")
-
-
-def diverged(folder: Path) -> Any:
-    """The critics' loss of rank 1 is NaN after 128 env steps."""
-    learn = Run.learn
-
-    def learn_and_fail(run: Run, logger: Any) -> None:
-        learn(run, logger)
-        if run.env_steps >= 128 and run.ranks.rank == 1:
-            run.metrics["critic_loss"] = torch.tensor(math.nan)
-
-    Run.learn = learn_and_fail  # type: ignore[method-assign]
-    _train(folder / "diverged")
-
-
-def missing(folder: Path) -> Any:
-    """Rank 1 never starts."""
-    os.environ[launch.TIMEOUT] = "1"
-    if os.environ["RANK"] == "0":
-        _train(folder / "missing")
-
-
-def _train(run_dir: Path, **overrides: Any) -> None:
-    settings = {**TRAINING, "normalize_observations": True, **overrides}
-    _command("train", TASK, *small_arguments("fast", **settings), "--run-dir", run_dir)
-
-
-def _command(*arguments: object) -> None:
-    sys.argv = ["saltus", *map(str, arguments)]
-    cli.main()
-
-
 IN_A_GROUP = (gradients, statistics, updates, traced, messages, uncompiled, fallback, refused)
-COMMANDS = (trained, stopped, resumed, grown, timed, different, hanging, full_disk, diverged, missing)
 
 
 def run_rank(scenario: Callable[[Path], Any], folder: Path, rank: int, port: int) -> int:
     """Run a scenario as a rank, in a process of its own; return its exit code."""
-    variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    os.environ.update({name: str(value) for name, value in variables.items()})
+    if scenario not in AGENTS:
+        variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        os.environ.update({name: str(value) for name, value in variables.items()})
     stem = folder / f"{scenario.__name__}-{rank}"
     output = os.open(stem.with_suffix(".txt"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(output, 1)
@@ -365,33 +250,41 @@ def run_rank(scenario: Callable[[Path], Any], folder: Path, rank: int, port: int
     return 0
 
 
+def start(scenario: Callable[[Path], Any], folder: Path) -> list[int]:
+    """Fork the processes of a scenario; their ids."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    children = []
+    for rank in range(1 if scenario in AGENTS else 2):
+        child = os.fork()
+        if child == 0:
+            code = run_rank(scenario, folder, rank, port)
+            sys.stdout.flush()
+            os._exit(code)
+        children.append(child)
+    return children
+
+
+def exit_codes(children: list[int]) -> list[int]:
+    """The exit codes of processes, or minus the signals that killed them, after their ends."""
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+
 def main(folder: Path, names: list[str]) -> None:
     """Run scenarios, by default all, and write their exit codes to `FOLDER/codes.pt`."""
     torch.set_num_threads(1)
     plot._draw = draw_blank
+    launch._REPORT_SECONDS = 1.0  # ranks of one machine notice a failure sooner
     gc.collect()
     gc.freeze()  # else the first collection in each fork copies the memory
-    codes = {}
-    for scenario in IN_A_GROUP + COMMANDS:
-        if names and scenario.__name__ not in names:
-            continue
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        children = []
-        for rank in (0, 1):
-            child = os.fork()
-            if child == 0:
-                code = run_rank(scenario, folder, rank, port)
-                sys.stdout.flush()
-                os._exit(code)
-            children.append(child)
-        if scenario is hanging:  # rank 1 would sleep on
-            codes[scenario.__name__] = [os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1])]
-            os.kill(children.pop(), signal.SIGKILL)
-            os.wait()
-            continue
-        codes[scenario.__name__] = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    chosen = [one for one in WAITING + IN_A_GROUP + COMMANDS + AGENTS if not names or one.__name__ in names]
+    waiting = {one.__name__: start(one, folder) for one in chosen if one in WAITING}
+    codes = {one.__name__: exit_codes(start(one, folder)) for one in chosen if one not in WAITING}
+    for name, (first, second) in waiting.items():
+        codes[name] = exit_codes([first])
+        os.kill(second, signal.SIGKILL)  # it sleeps on, if it has not ended
+        codes[name] += exit_codes([second])
     torch.save(codes, folder / "codes.pt")
 
 

@@ -12,7 +12,7 @@ import imageio.v2 as imageio
 import pytest
 import torch
 from cli_helpers import Command
-from pipeline_helpers import random_transition, small_arguments, small_config
+from pipeline_helpers import clone_state, random_transition, small_arguments, small_config
 from run_helpers import continue_run, train_run
 
 from pipeline import checkpoint
@@ -81,11 +81,11 @@ def test_a_run_resumes_with_new_episodes_and_joins_no_two_of_them(name: str, fac
     assert again.env.statistics() == run.env.statistics()
     assert len(again.buffer) == 200
     assert not torch.equal(again.observation, first)
-    stored, newest = (one.buffer.state_dict()["stored"] for one in (run, again))
-    assert newest["next.done"][196:].all()
-    assert not stored["next.done"][196:].all()
-    assert torch.equal(newest["next.terminated"], stored["next.terminated"])
-    assert torch.equal(newest["next.done"][:196], stored["next.done"][:196])
+    before, after = (one.buffer.state_dict()["stored"] for one in (run, again))
+    assert after["next.done"][196:200].all()
+    assert not before["next.done"][196:200].all()
+    assert torch.equal(after["next.terminated"], before["next.terminated"])
+    assert torch.equal(after["next.done"][:196], before["next.done"][:196])
     rewards, rewards_before = again.agent.normalizers.rewards, run.agent.normalizers.rewards
     assert rewards is not None
     assert rewards_before is not None
@@ -113,13 +113,13 @@ def test_newest_transitions_are_truncated_unless_they_terminated() -> None:
     buffer.truncate_newest()  # of none
     for seed in range(3):
         buffer.extend(random_transition(4, seed))
-    before = {key: entry.clone() for key, entry in buffer.state_dict()["stored"].items()}
+    before = clone_state(buffer.state_dict()["stored"])
     buffer.truncate_newest()
     rows = [8, 9, 0, 1]
     others = [row for row in range(10) if row not in rows]
     after = buffer.state_dict()["stored"]
-    for key, entry in after.items():
-        assert torch.equal(entry[others], before[key][others])
+    for name, entry in after.items():
+        assert torch.equal(entry[others], before[name][others])
     assert after["next.done"][rows].all()
     terminated = before["next.terminated"][rows]
     assert torch.equal(after["next.terminated"][rows], terminated)

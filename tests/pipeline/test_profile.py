@@ -8,7 +8,7 @@ import os
 import signal
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,10 @@ from pipeline_helpers import small_arguments, small_config
 from rich.console import Console
 
 from pipeline.profile import command as command_module
-from pipeline.profile import cuda, roofs
+from pipeline.profile import roofs
 from pipeline.profile.measure import Measurement, Step, measure
 from pipeline.profile.options import warmup_rounds
-from pipeline.profile.phases import PHASES, PhaseTimer
+from pipeline.profile.phases import PHASES
 from pipeline.profile.report import report
 from pipeline.profile.result import compare, load, summarize
 from pipeline.profile.sweep import knee
@@ -30,94 +30,15 @@ from pipeline.profile.verdict import verdict
 from pipeline.run import Run
 from saltus.errors import SaltusError
 
-
-class Clock:
-    """A clock that moves when the test says so."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-    def work(self, seconds: float, then: Callable[[], Any] = lambda: None) -> None:
-        self.now += seconds
-        then()
-
-
-def test_nested_phases_are_charged_once():
-    clock = Clock()
-    timer = PhaseTimer(clock)
-    physics = timer.wrap("physics", lambda: clock.work(3))
-    step = timer.wrap("transition", lambda: clock.work(1, lambda: (physics(), clock.work(2))))
-    timer.begin()
-    clock.work(0.5)
-    step()
-    clock.work(0.25)
-    assert timer.end_step() == {"transition": 3, "physics": 3, "rest": 0.75}
-    physics()
-    assert timer.end_step() == {"physics": 3, "rest": 0}
-
-
-def test_whole_phases_include_the_ones_they_call_except_waiting():
-    clock = Clock()
-    timer = PhaseTimer(clock)
-    physics, waiting = (timer.wrap(name, lambda: clock.work(1)) for name in ("physics", "waiting"))
-    reset = timer.wrap("reset", lambda: (physics(), waiting(), physics()))
-    timer.begin()
-    reset()
-    assert timer.end_step() == {"reset": 2, "waiting": 1, "rest": 0}
-
-
-def test_an_error_leaves_the_phase():
-    clock = Clock()
-    timer = PhaseTimer(clock)
-
-    def fail() -> None:
-        clock.work(1)
-        raise KeyError
-
-    with pytest.raises(KeyError):
-        timer.wrap("physics", fail)()
-    clock.work(2)
-    assert timer.end_step() == {"rest": 2, "physics": 1}
-
-
-class Event:
-    """A stand-in for a CUDA event, at a time of the GPU."""
-
-    def __init__(self, now: float):
-        self.now = now
-
-    def elapsed_time(self, end: Event) -> float:
-        return 1e3 * (end.now - self.now)
-
-
-def test_events_give_the_times_of_the_gpu(monkeypatch: pytest.MonkeyPatch):
-    clock = Clock()
-    monkeypatch.setattr(cuda, "_event", lambda: Event(clock.now))
-    monkeypatch.setattr("torch.cuda.synchronize", lambda: None)
-    monkeypatch.setattr("torch.cuda.is_current_stream_capturing", lambda: False)
-    timer = cuda.EventTimer()
-    physics = timer.wrap("physics", lambda: clock.work(3))
-    timer.begin()
-    physics()
-    clock.work(1)
-    assert {*timer.end_step()} == {"physics", "rest"}
-    physics()
-    timer.end_step()
-    assert timer.device_seconds() == [{"physics": 3, "rest": 1}, {"physics": 3, "rest": 0}]
-
-
-def test_captured_rounds_are_divided_by_their_parts(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(cuda, "_part_seconds", lambda run: {"sample": 1.0, "critic update": 3.0})
-    steps = [{"captured round": 8.0, "act": 1.0}, {"act": 1.0}]
-    cuda.split_rounds(None, steps)  # type: ignore[arg-type]
-    assert steps[0] == {"act": 1, "sample": 2, "critic update": 6}
-    assert sum(steps[1].values()) == 1
-
-
 TOO_LONG_TO_FINISH = {"total_env_steps": 10_000_000, "buffer_size": 10_000}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def short_turns() -> Iterator[None]:
+    """Measure each roof for as short as it can be: together they take seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(roofs, "TURN", 0.0)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -270,12 +191,13 @@ def test_profile_of_an_own_task_leaves_nothing_but_the_files_named(command: Comm
 
 
 def test_the_gate_exits_with_1_if_slower(
-    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, swinger: str
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, measured: tuple[Measurement, Path]
 ):
-    """Against results that claim to be far faster, and far slower."""
+    """Against results that claim to be far faster, and far slower, than a measurement that all commands report."""
+    monkeypatch.setattr("pipeline.profile.measure.measure", lambda *_, **__: measured[0])
     monkeypatch.chdir(tmp_path)
     result = "result.json"
-    assert command("profile", swinger, *ARGUMENTS, "--seconds", 0.3, "--json", result).code == 0
+    assert command("profile", measured[0].config.task, *ARGUMENTS, "--json", result).code == 0
     for factor, code in ((1000, 1), (0.001, 0)):
         content = json.loads(Path(result).read_text())
         content["block_rates"] = {
@@ -284,7 +206,7 @@ def test_the_gate_exits_with_1_if_slower(
         for phase in content["phases"].values():
             phase["blocks"] = [value / factor for value in phase["blocks"]]
         Path("other.json").write_text(json.dumps(content))
-        outcome = command("profile", swinger, *ARGUMENTS, "--seconds", 0.3, "--compare", "other.json")
+        outcome = command("profile", measured[0].config.task, *ARGUMENTS, "--compare", "other.json")
         assert outcome.code == code, outcome.text
         assert ("slower than other.json" in outcome.out) == bool(code)
 

@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import killed_rank
 import pytest
 import rank_scenarios
 import torch
@@ -22,7 +21,6 @@ from pipeline_helpers import (
     differing,
     random_transition,
     read_csv,
-    small_arguments,
     small_config,
 )
 from rank_helpers import states
@@ -45,19 +43,13 @@ pytestmark = pytest.mark.slow
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Results of all scenarios."""
     folder = tmp_path_factory.mktemp("ranks")
-    run_python(rank_scenarios.__file__, folder, cwd=folder)
-    return folder
-
-
-def run_python(*arguments: object, cwd: Path) -> str:
-    """Run Python in a folder; return its output in one line."""
     root = Path(__file__).resolve().parents[2]
     paths = os.pathsep.join(str(root / part) for part in (".", "tests", "tests/pipeline"))
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "COLUMNS": "300"}
-    command = [sys.executable, *map(str, arguments)]
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=400)
+    command = [sys.executable, rank_scenarios.__file__, str(folder)]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stdout + done.stderr
-    return " ".join((done.stdout + done.stderr).split())
+    return folder
 
 
 def results(folder: Path, name: str) -> list[Any]:
@@ -168,13 +160,11 @@ def test_a_signal_to_one_rank_stops_all_and_resuming_equals_never_stopping(folde
         assert differing(expected[rank], found[rank]) == []
 
 
-def test_a_job_whose_rank_is_killed_continues_as_if_it_was_not(folder: Path, tmp_path: Path) -> None:
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--max-restarts", "1", "--nproc-per-node", "2")
-    settings = {**rank_scenarios.TRAINING, "normalize_observations": True}
-    command = (killed_rank.__file__, "train", rank_scenarios.TASK, *small_arguments("fast", **settings))
-    text = run_python(*torchrun, *command, cwd=tmp_path)
+def test_a_job_whose_rank_is_killed_continues_as_if_it_was_not(folder: Path) -> None:
+    text = output(folder, "killed", 0)
+    assert torch.load(folder / "codes.pt")["killed"] == [0], text
     assert "saltus: rank 1 of 2 ended" in text
-    (run_dir,) = (tmp_path / "runs").iterdir()
+    (run_dir,) = (folder / "killed" / "runs").iterdir()
     assert f"restarted by torchrun; continuing from {Path('runs') / run_dir.name}" in text
     assert "000000000160.pt, at 160 of 240 env steps" in text
     expected, found = states(folder / "trained"), states(run_dir)
