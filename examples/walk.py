@@ -50,10 +50,16 @@ class Walk(Task):
         return torch.cat([state.qpos[:, 2:], 0.2 * state.qvel, state.command, state.previous], dim=-1)
 
     def reward(self, state, action, next_state):
-        """How well the velocity follows the command that the action was chosen on."""
+        """How well the velocity follows the command that the action was chosen on, and the trunk points forward."""
         speed = (next_state.qpos[:, 0] - state.qpos[:, 0]) / self.dt
         tracking = torch.exp(-((speed - state.command[:, 0]) ** 2) / 0.05)
-        return tracking - 0.02 * (action - state.previous).square().sum(dim=-1), {"tracking": tracking}
+        straight = self.forward(next_state) - 1
+        smooth = -0.02 * (action - state.previous).square().sum(dim=-1)
+        return tracking + straight + smooth, {"tracking": tracking, "straight": straight, "smooth": smooth}
 
     def terminated(self, state):
-        return state.qpos[:, 2] < 0.18  # the trunk is too low
+        return (state.qpos[:, 2] < 0.18) | (self.forward(state) < 0.5)  # the trunk is too low, or turned by 60 degrees
+
+    def forward(self, state):
+        """Cosine of the angle between the trunk's and the world's x axis, from the quaternion (w, x, y, z)."""
+        return 1 - 2 * state.qpos[:, 5:7].square().sum(dim=-1)
