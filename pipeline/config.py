@@ -54,8 +54,9 @@ class Config(Simulation):
     steps_per_round: int = 1
     """Vector steps between rounds of updates."""
 
-    buffer_size: int = 250_000
-    """Capacity of the replay buffer in transitions. Without --minutes at most total_env_steps are allocated."""
+    buffer_size: int | Literal["auto"] = "auto"
+    """Capacity of the replay buffer in transitions. auto: 250,000, or 1,000 for each world if that is more. Without
+    --minutes at most total_env_steps are allocated."""
     batch_size: int = 256
     """Transitions per update."""
 
@@ -230,7 +231,18 @@ class Config(Simulation):
     @property
     def capacity(self) -> int:
         """Transitions that the replay buffer allocates."""
-        return self.buffer_size if self.minutes is not None else min(self.buffer_size, self.total_env_steps)
+        return self.max_transitions if self.minutes is not None else min(self.max_transitions, self.total_env_steps)
+
+    @property
+    def max_transitions(self) -> int:
+        """`buffer_size`; ``"auto"`` grows with the number of worlds.
+
+        A thousand control steps are an episode of most tasks. Worlds that start together reach the same part of their
+        episodes at the same time, so that a shorter memory would hold nothing of the other parts.
+        """
+        if self.buffer_size == "auto":
+            return max(250_000, 1_000 * self.num_envs)
+        return self.buffer_size
 
     def progress(self, env_steps: float, seconds: float) -> float:
         """Share of the run's length that is done, in [0, 1]: of its minutes, or of its env steps."""

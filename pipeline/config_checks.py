@@ -94,14 +94,14 @@ def _check_choices(config: Config) -> None:
 
 def _check_numbers(config: Config) -> None:
     at_least_1 = (
-        "num_envs", "total_env_steps", "learning_starts", "steps_per_round", "buffer_size", "batch_size",
+        "num_envs", "total_env_steps", "learning_starts", "steps_per_round", "batch_size",
         "num_atoms", "num_critics", "policy_delay",
         "log_every", "eval_every", "eval_episodes", "checkpoint_every",
     )  # fmt: skip
     positive = ("utd_ratio", "actor_lr", "critic_lr", "value_range")
     rules: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
         (at_least_1, lambda x: type(x) is int and x >= 1, "a whole number, at least 1"),
-        (("n_step", "noise_repeat"), _is_auto_or_at_least_1, "a whole number, at least 1, or auto"),
+        (("n_step", "noise_repeat", "buffer_size"), _is_auto_or_at_least_1, "a whole number, at least 1, or auto"),
         (("action_levels",), _is_count_of_levels, "a whole number, at least 2, or 0, or auto"),
         (("seed", "target_subset"), lambda x: type(x) is int and x >= 0, "a whole number, 0 or more"),
         (positive, lambda x: math.isfinite(x) and x > 0, "a finite number above 0"),
@@ -148,7 +148,7 @@ def _check_buffer(config: Config) -> None:
     if stored < config.batch_size:
         raise SaltusError(
             f"the first update samples batch_size = {config.batch_size} transitions, but only {stored} are stored by "
-            f"then: raise learning_starts ({config.learning_starts}) and buffer_size ({config.buffer_size}), or lower "
+            f"then: raise learning_starts ({config.learning_starts}) and buffer_size ({config.max_transitions}), or lower "
             "batch_size"
         )
 

@@ -26,7 +26,6 @@ from saltus.versions import cpu_settings, versions
 Value = TypeVar("Value")
 
 TIMEOUT = "SALTUS_RANKS_TIMEOUT"
-DIVIDED = ("num_envs", "batch_size", "buffer_size")
 _NCCL_EXTRA_SECONDS = 120.0  # NCCL's timeout ends the process without a message; gloo's names the rank
 _REPORT_SECONDS = 5.0  # ranks notice a failure at about the same time
 
@@ -81,8 +80,8 @@ def join(config: Config, on_failure: Callable[[], None] = lambda: None) -> Itera
 
 def require_divisible(config: Config, size: int) -> None:
     """Raise SaltusError unless `size` ranks can have equal shares of worlds, batches and replay buffer."""
-    for name in DIVIDED:
-        number = getattr(config, name)
+    sizes = {"num_envs": config.num_envs, "batch_size": config.batch_size, "buffer_size": config.max_transitions}
+    for name, number in sizes.items():
         if number % size:
             below, above = number // size * size, -(-number // size) * size
             nearest = f"{below:,} or {above:,}" if below else f"{above:,}"

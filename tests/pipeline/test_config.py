@@ -260,6 +260,13 @@ def test_buffer_allocates_at_most_total_env_steps() -> None:
     assert small_config(buffer_size=99, total_env_steps=1234).capacity == 99
 
 
+@pytest.mark.parametrize(("num_envs", "expected"), [(1, 250_000), (250, 250_000), (256, 256_000), (4096, 4_096_000)])
+def test_automatic_buffer_holds_a_thousand_steps_of_many_worlds(num_envs: int, expected: int) -> None:
+    config = presets.preset("fast", "Hopper-v5", num_envs=num_envs, utd_ratio=1.0, total_env_steps=10_000_000)
+    assert config.capacity == config.max_transitions == expected
+    assert dataclasses.replace(config, total_env_steps=100_000).capacity == 100_000
+
+
 @pytest.mark.parametrize(
     "options",
     [
