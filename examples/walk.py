@@ -17,6 +17,8 @@ SERVOS = "".join(f'<position joint="{joint}{i}" kp="40"/>' for i in range(4) for
 
 @dataclass
 class Walk(Task):
+    """Commands are forward velocities in m/s. The servos' targets are the pose of the keyframe, plus the action."""
+
     mjcf = f"""<mujoco><option timestep="0.005"/>
       <worldbody><geom type="plane" size="50 50 0.1"/>
         <body name="trunk" pos="0 0 0.36"><freejoint/><geom type="box" size="0.25 0.1 0.05" mass="4"/>{LEGS}</body>
@@ -28,7 +30,6 @@ class Walk(Task):
     max_episode_steps: int = 250
 
     def reset(self, num_envs, generator):
-        """Draw joint angles near the keyframe's, and a command, the forward velocity in m/s."""
         qpos, _ = super().reset(num_envs, generator)
         qpos[:, 7:] += torch.empty_like(qpos[:, 7:]).uniform_(-0.05, 0.05, generator=generator)
         command = torch.empty(num_envs, 1, device=qpos.device).uniform_(0, 0.8, generator=generator)
@@ -44,7 +45,6 @@ class Walk(Task):
         return self.ctrl0 + action
 
     def observation(self, state):
-        """Pose without x and y, velocities, command and previous action."""
         return torch.cat([state.qpos[:, 2:], 0.2 * state.qvel, state.command, state.previous], dim=-1)
 
     def reward(self, state, action, next_state):
