@@ -70,7 +70,7 @@ def test_model_of_gymnasium_is_that_of_its_task():
         ("package:no_such_package/robot.xml", ["no package 'no_such_package'", sys.executable, "Install it"]),
         ("package:__main__/robot.xml", ["no package '__main__'"]),
         ("package:robots_of_test/robot.xml", ["no file", "robots_of_test/robot.xml", "has one/robot.xml"]),
-        ("package:robots_of_test/one/robt.xml", ["no file", "has one/robot.xml"]),
+        ("package:robots_of_test/one/robt.xml", ["no file", "did you mean one/robot.xml or"]),
         ("package:robots_of_test/x.urdf", ["no .urdf file of a similar name"]),
     ],
 )
