@@ -148,8 +148,8 @@ def _check_buffer(config: Config) -> None:
     if stored < config.batch_size:
         raise SaltusError(
             f"the first update samples batch_size = {config.batch_size} transitions, but only {stored} are stored by "
-            f"then: raise learning_starts ({config.learning_starts}) and buffer_size ({config.max_transitions}), or lower "
-            "batch_size"
+            f"then: raise learning_starts ({config.learning_starts}) and buffer_size ({config.max_transitions}), or "
+            "lower batch_size"
         )
 
 
