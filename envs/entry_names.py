@@ -57,11 +57,11 @@ def observation_entries(env: BatchEnv, group: str = "policy") -> list[dict[str, 
         field of MjData. An entry of the task's own tensors, or of `state.drawn`, has the name alone; a computed entry
         is None.
     """
-    task, state = env.task, random_states(env, _WORLDS, whole_numbers=False)
-    values = {**state.values(), **{f"drawn {name}": state.drawn[name] for name in state.drawn}}
     width = env.observation_dim if group == "policy" else env.privileged_dim
     if not width:
         return []
+    task, state = env.task, random_states(env, _WORLDS, whole_numbers=False)
+    values = {**state.values(), **{f"drawn {name}": state.drawn[name] for name in state.drawn}}
     try:
         observation = split_observation(task.observation(state))[group].float().cpu()
     except Exception:  # a task may refuse states that its physics never reaches

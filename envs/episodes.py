@@ -31,7 +31,8 @@ class Episodes:
         actions: scales actions to controls.
         generator: the source of all randomness.
         can_sync: whether to read values on the host, to skip needless work and to replace an initial state that fails.
-            A world whose initial state fails for good is observed as zeros, and fails in its next step.
+            A world whose default state fails too, or any that fails on a GPU, is observed as zeros, and fails in its
+            next step.
 
     Attributes:
         state: the worlds' current fields and own tensors.
@@ -161,8 +162,8 @@ class Episodes:
         rows = torch.empty_like(self._elapsed).random_(self._task.model_variants, generator=self._generator)
         self._physics.set_models(mask, rows)
 
-    def _place(self, mask: Tensor, start: Start) -> tuple[Tensor, Tensor]:
-        """Reset the physics of the worlds of `mask`, (N,) bool, and count those that fail.
+    def _place(self, mask: Tensor, start: Start, count: bool = True) -> tuple[Tensor, Tensor]:
+        """Reset the physics of the worlds of `mask`, (N,) bool, and count those that fail, if so asked.
 
         Returns:
             The observation of every world, all groups, which is zero in worlds that fail; and these, (N,) bool.
@@ -173,14 +174,15 @@ class Episodes:
         observation = self._functions.observation(self.state)
         diverged = mask & physics.unstable()
         failed = diverged | (mask & ~finite_worlds(observation))
-        self.statistics.add_failures(diverged, failed, mask & physics.overflowed())
+        if count:
+            self.statistics.add_failures(diverged, failed, mask & physics.overflowed())
         return torch.where(failed[:, None], 0.0, observation), failed
 
     def _place_at_default(self, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Begin the episodes of the worlds of `mask` at the default state; return as `_place`."""
+        """Begin the episodes of the worlds of `mask`, whose starts failed, at the default state; return as `_place`."""
         for name, own in self._own.items():
             own[mask] = self._checked_own[name][mask]
-        return self._place(mask, Start(*Task.reset(self._task, len(mask), self._generator)))
+        return self._place(mask, Start(*Task.reset(self._task, len(mask), self._generator)), count=False)
 
     def restart(self, mask: Tensor) -> None:
         """Begin an episode in the worlds of `mask`, (N,) bool; the fields of the others stay."""

@@ -45,11 +45,13 @@ def line_of(task: type[Task], error: BaseException) -> str:
 
 def is_dtype_error(error: BaseException) -> bool:
     """Whether torch refused an operation on tensors of different dtypes."""
-    return isinstance(error, RuntimeError) and _DTYPES.search(str(error)) is not None
+    text = str(error)
+    others = "boolean tensor" in text or "Long or Byte" in text  # an argument that must have one dtype
+    return isinstance(error, RuntimeError) and not others and _DTYPES.search(text) is not None
 
 
 def advice(error: BaseException, dtype: torch.dtype) -> str | None:
-    """What an error of torch means in a task's function, and what to write; None for other errors.
+    """Advice for an error of torch in a task's function; None for other errors.
 
     Args:
         error: the error.

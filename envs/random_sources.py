@@ -16,10 +16,10 @@ class OtherDraws(TorchDispatchMode):
     """Watches torch's random operations.
 
     Args:
-        generator: their proper source.
+        generator: the expected one.
 
     Attributes:
-        found: whether one within it had another source.
+        found: whether an operation drew from another generator.
     """
 
     def __init__(self, generator: torch.Generator) -> None:

@@ -55,7 +55,7 @@ class Renderer:
                 gl_context.GLContext = importlib.import_module(f"mujoco.{name}").GLContext
             self._renderer = mujoco.Renderer(model, height, width)
         except Exception as error:  # OpenGL backends raise different types
-            named = os.environ.get("MUJOCO_GL", "")
+            named = os.environ.get("MUJOCO_GL") or headless_opengl() or ""
             start = "" if named else "To render without a display, MuJoCo needs one of these libraries. "
             raise RenderError(
                 f"no OpenGL to render with (MUJOCO_GL={named!r}): {error}. {start}MUJOCO_GL=egl needs EGL (Debian, "

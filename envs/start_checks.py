@@ -109,8 +109,8 @@ def check_start(checked: Expectation, task: Task, physics: Physics) -> Start:
         if fixed := [name for name in same if (everything[name] != everything[name][:1]).any()]:
             warn_once(
                 f"{type(task).__name__}.reset draws random numbers, and returns the same {', '.join(fixed)} for "
-                "another generator: all episodes of a world start alike, whatever the seed. Draw all random numbers "
-                "from `generator`"
+                "another generator: they are the same in every episode of a world, whatever the seed. Draw all random "
+                "numbers from `generator`"
             )
     return start
 

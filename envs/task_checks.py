@@ -264,7 +264,7 @@ def _check_purity(
         for argument, expected in ((state, before), (next_state, after)):
             if field := _first_written(argument.values(), expected.values):
                 raise checked.error(function, f"changes state.{field} in place: clone it first")
-        if action._version or not torch.equal(action, control):
+        if _was_written(action) or not torch.equal(action, control):
             raise checked.error(function, "changes its action in place: clone it first")
         if not _all_close(results, call(before.state(), control.clone(), after.state())):
             advice = "Draw random numbers in `reset` or `advance`, from `generator`, and keep no state on the task"
@@ -312,9 +312,14 @@ def _check_ends(checked: Expectation, task: Task, before: _Snapshot, after: _Sna
 def _first_written(values: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> str | None:
     """The first of `values`, copies of those of `before`, that was written in place, also with what it held."""
     for field, value in values.items():
-        if value._version or not _close(value, before[field], tolerance=0.0):
+        if _was_written(value) or not _close(value, before[field], tolerance=0.0):
             return field
     return None
+
+
+def _was_written(copy: Tensor) -> bool:
+    """Whether a new copy was written in place. Tensors made in inference mode do not count writes."""
+    return not copy.is_inference() and copy._version > 0
 
 
 def _all_close(results: list[Tensor], others: list[Tensor]) -> bool:

@@ -27,12 +27,12 @@ class Dimensions:
 
     @classmethod
     def of(cls, env: Environment) -> Dimensions:
-        """Those of an environment."""
+        """The dimensions of an environment."""
         return cls(env.observation_dim, env.action_dim, env.privileged_dim, env.action_choices)
 
     @property
     def widths(self) -> tuple[int, int, int]:
-        """Those of a transition's observations, actions and privileged observations (see `envs.transition`)."""
+        """Widths of a transition's observation, action and privileged observation (see `envs.transition`)."""
         return self.observation_dim, self.action_dim, self.privileged_dim
 
     def __str__(self) -> str:

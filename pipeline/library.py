@@ -129,7 +129,7 @@ def _name_arguments(message: str) -> str:
 
     Options that the message repeats as an argument stay: ``--trust (trust=True)``.
     """
-    option = re.compile(r"(?<!\S)--(no-)?([a-z][a-z0-9-]*)(?![a-z0-9-])(?!(?: [^\s(]+)? \(\2=)")
+    option = re.compile(r"(?<![\w-])--(no-)?(?!no-)([a-z][a-z0-9-]*)(?![a-z0-9-])(?!(?: [^\s(]+)? \(\2=)")
     return option.sub(lambda found: found[2].replace("-", "_") + ("=False" if found[1] else ""), message)
 
 

@@ -100,7 +100,7 @@ class Run:
         self.evaluation_pending = self.ended = False
         self.health = self._new_health()
         self._logged: dict[str, float] = {}  # totals at the last row of metrics
-        self.failed_saves = 0
+        self.failed_saves, self._saves_fail = 0, False
         self._saved: tuple[int, bool] | None = None  # env steps and pending evaluation of the last save
         self._seconds_before, self._started = 0.0, time.monotonic()
 
@@ -294,7 +294,7 @@ class Run:
 
         Args:
             logger: the run's logger.
-            optional: whether the run continues if the checkpoint cannot be written. It warns the first time.
+            optional: whether the run, if it is not one of several ranks, continues if the checkpoint cannot be written.
 
         Raises:
             DivergenceError: a metric or parameter is not finite.
@@ -311,16 +311,16 @@ class Run:
         try:
             rank_state.save(self.run_dir / CHECKPOINTS, self.config, self.state_dict(), self.ranks)
         except checkpoint.CheckpointError as error:
-            if not optional:
+            if not optional or self.ranks.size > 1:  # torchrun may start failed ranks again
                 again = "resume the run" if self.env_steps else "start the run again"
                 raise checkpoint.CheckpointError(f"{error}, then {again}") from error
-            if not self.failed_saves:
+            if not self._saves_fail:
                 logger.say(f"warning: {error}. The run continues, and writes its next checkpoint if it can")
-            self.failed_saves += 1
+            self.failed_saves, self._saves_fail = self.failed_saves + 1, True
             return
         if self.ranks.rank == 0:
             best_policy.remove(self.run_dir)
-        self._saved = state
+        self._saved, self._saves_fail = state, False
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the rest of the run depends on, as a checkpoint's state. Waits for all ranks."""

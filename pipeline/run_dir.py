@@ -1,4 +1,4 @@
-"""A run's directory: its name, its making, its lock."""
+"""A run's directory: its name, its creation, its lock."""
 
 from __future__ import annotations
 

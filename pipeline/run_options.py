@@ -95,7 +95,7 @@ class Gradients(OfRun):
     """Seed of states and actions."""
 
 
-_SETTINGS = {item.name for item in dataclasses.fields(Config)}
+_SETTINGS = {item.name for item in dataclasses.fields(Config)} - {"task_options"}
 
 Options = TypeVar("Options", bound=OfRun)
 

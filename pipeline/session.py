@@ -153,7 +153,7 @@ def _conclude(run: Run, signal: str | None, console: Console, failure: str = "")
         print_line(console, f"finished after {run.seconds:.0f} s{curve}")
     if run.failed_saves and not failure:
         count = f"{run.failed_saves} checkpoint{'s' * (run.failed_saves > 1)}"
-        print_line(console, f"{count} of this session could not be written; the last one could")
+        print_line(console, f"{count} of this session could not be written; the last checkpoint was")
     if outcome := _describe_outcome(run, last_is_saved=not failure):
         print_line(console, outcome)
 

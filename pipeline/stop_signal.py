@@ -14,7 +14,7 @@ _END = b"\0"  # no signal has this number
 class StopSignal:
     """Stops the loop after the current step on SIGINT, SIGTERM or SIGHUP; a second SIGINT interrupts at once.
 
-    SIGHUP stays ignored if it was (``nohup``). A forked process gets the handlers of before, except that of SIGINT:
+    SIGHUP stays ignored if it was (``nohup``). A forked process gets the previous handlers, except that of SIGINT:
     Ctrl-C reaches it as well, and the step that ends the run may need it.
 
     In a thread other than the main one, signals are left alone: Python handles them in the main thread only.
@@ -62,7 +62,7 @@ class StopSignal:
         self._announce = lambda text: None
 
     def restore(self, *kept: signal.Signals) -> None:
-        """Install the handlers of before, except those of the signals `kept`."""
+        """Install the previous handlers, except those of the signals `kept`."""
         signal.set_wakeup_fd(self._wakeup_before)
         for number in self._before.keys() - set(kept):
             signal.signal(number, self._before[number])

@@ -52,7 +52,7 @@ class StackedAgents(Agent):
         self._configs, self._discounts = configs, [config.initial_discount for config in configs]
 
         config = self.config
-        widths = dimensions.observation_dim, dimensions.action_dim
+        widths = dimensions.widths[:2]
         batch = transitions.zeros(config.batch_size, *widths, self.device)
         if config.n_step != 1:
             batch["steps_to_next_obs"] = torch.ones(config.batch_size, 1, device=self.device)

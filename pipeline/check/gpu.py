@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,7 +18,7 @@ from envs.task_functions import defines, split_start
 from pipeline.check.findings import Finding, Findings
 from saltus.device.fake_gpu import FakeGpu
 
-# What is said of lines, by FakeGpu's kinds and two others.
+# Messages by kind: those of FakeGpu, and two more.
 _TEXTS = {
     "numpy": "raise TypeError, because NumPy does not read a GPU's tensors: {}. Use torch's functions",
     "mixed": "mix tensors on the CPU with those on the GPU, and wait or fail: {}. Make tensors with "
@@ -34,7 +35,7 @@ _TEXTS = {
 
 
 def probe_gpu(env: BatchEnv, task: Task) -> Findings:
-    """Findings about the task's functions on a GPU. None is needed.
+    """Findings about the task's functions on a GPU, without one.
 
     Args:
         env: worlds of the task, which have been reset.
@@ -44,15 +45,18 @@ def probe_gpu(env: BatchEnv, task: Task) -> Findings:
     places: dict[str, list[str]] = {kind: [] for kind in _TEXTS}
     for name, call in _calls(env, task, gpu):
         gpu.found.clear()
+        refused = False
         try:
-            with gpu:
+            with warnings.catch_warnings(), gpu:
+                warnings.simplefilter("ignore")
                 results = call()
         except Exception as error:  # of the task's code, which may refuse what it is given here
             place, text = line_of(type(task), error), next(iter(str(error).splitlines()), "")
             if not is_dtype_error(error):
                 yield Finding("note", f"not checked for a GPU, from {place} on: {type(error).__name__}: {text}")
-                return
-            places["dtype"].append(f"{place} ({name}: {text})")
+                refused = True
+            else:
+                places["dtype"].append(f"{place} ({name}: {text})")
         else:
             on_cpu = any(isinstance(one, Tensor) and not gpu.holds(one) for one in tree_leaves(results))
             if on_cpu and not gpu.found:
@@ -60,6 +64,8 @@ def probe_gpu(env: BatchEnv, task: Task) -> Findings:
         for kind, place in gpu.found:
             if name != "bind" or kind not in ("read", "copy"):  # which runs once
                 places[kind].append(f"{place} ({name})")
+        if refused:
+            break
     for subject, found in places.items():
         if found:
             which = "functions" if subject == "result" else "lines"
@@ -79,7 +85,8 @@ def _calls(env: BatchEnv, task: Task, gpu: FakeGpu) -> Iterator[tuple[str, Calla
     yield "reset", reset
     values = {name: gpu.place(value) for name, value in env.state.values().items()}
     if start:
-        values |= split_start(task, start[0], env.num_envs).own
+        own = split_start(task, start[0], env.num_envs).own
+        values |= {name: value if gpu.holds(value) else gpu.place(value) for name, value in own.items()}
     drawn = {name: gpu.place(env.state.drawn[name]) for name in env.state.drawn}
     worlds = gpu.place(torch.arange(env.num_envs))
     state = State(values, NameIndex(task.model, task.fields), DrawnFields(drawn, worlds, torch.float32))

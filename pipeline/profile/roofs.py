@@ -53,8 +53,7 @@ class Roofs:
         """Seconds of each phase's roof per vector step of so many updates."""
         config = self._run.config
         medians = {name: median(turns) for name, turns in self._turns.items()}
-        env = self._run.env
-        row = transitions.num_bytes(env.observation_dim, env.action_dim, env.privileged_dim)
+        row = transitions.num_bytes(*self._run.agent.dimensions.widths)
         per_byte = 2 * medians.pop("copy")  # a byte is read and written
         roofs = {"physics": medians["physics"], "buffer write": config.num_envs * row * per_byte}
         roofs["sample"] = updates * config.batch_size * row * per_byte

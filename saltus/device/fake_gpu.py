@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -15,10 +16,11 @@ from saltus.device.synchronizations import INDEXING, calling_line, synchronizes
 
 Kind = Literal["read", "copy", "numpy", "mixed", "generator"]
 
+_MODULE_TO = torch.nn.Module.to
 _NUMPY: tuple[Any, ...] = (Tensor.numpy, Tensor.__array__)
 _READS = frozenset({Tensor.tolist, Tensor.__repr__})
 _CLONES = frozenset({Tensor.cuda, Tensor.__deepcopy__})
-_MOVES = frozenset({Tensor.to, Tensor.cpu, Tensor.cuda})
+_MOVES = frozenset({Tensor.to, Tensor.type_as, Tensor.cpu, Tensor.cuda})
 _COPIES = _MOVES | {Tensor.new_tensor, torch.tensor, torch.as_tensor, torch.asarray}
 
 
@@ -51,11 +53,25 @@ class FakeGpu(TorchFunctionMode):
     def __enter__(self) -> FakeGpu:
         super().__enter__()
         self._operations.__enter__()
+        torch.nn.Module.to = self._module_to  # type: ignore[method-assign, assignment]
         return self
 
     def __exit__(self, *error: Any) -> None:
+        torch.nn.Module.to = _MODULE_TO  # type: ignore[method-assign]
         self._operations.__exit__(*error)
         super().__exit__(*error)
+
+    @property
+    def _module_to(self) -> Callable[..., torch.nn.Module]:
+        """Module.to, which reads the device of a tensor argument in C++."""
+
+        def to(module: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.nn.Module:
+            like = kwargs.pop("tensor", args[0] if args else None)
+            if isinstance(like, Tensor):
+                args = (self.device if self.holds(like) else like.device, like.dtype)
+            return _MODULE_TO(module, *args, **kwargs)
+
+        return to
 
     def place(self, value: Tensor) -> Tensor:
         """A copy on the GPU, in single precision if it is floating-point."""
@@ -101,7 +117,7 @@ class FakeGpu(TorchFunctionMode):
     def _on_cpu(self, func: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any], bool | None]:
         """Arguments that name the CPU instead of the GPU, and whether they named it; None: they name no device."""
         to_gpu = {Tensor.cpu: False, Tensor.cuda: True}.get(func)
-        if func is Tensor.to:
+        if func in (Tensor.to, Tensor.type_as):
             for one in (*args[1:], kwargs.get("other")):
                 if isinstance(one, Tensor):
                     to_gpu = self.holds(one)
@@ -115,7 +131,7 @@ class FakeGpu(TorchFunctionMode):
 
     def _copied(self, func: Any, args: Any, kwargs: dict[str, Any], result: Tensor, to_gpu: bool | None) -> Tensor:
         """The result of one of `_COPIES`, on its device."""
-        data = args[0] if func in _MOVES else kwargs.get("data", kwargs.get("obj", args[-1]))
+        data = args[0] if func in _MOVES else (*args, *(kwargs[name] for name in ("data", "obj") if name in kwargs))[-1]
         from_gpu = self.holds(data)
         if to_gpu is None:
             to_gpu = self.holds(args[0]) if func is Tensor.new_tensor else from_gpu
@@ -153,7 +169,7 @@ class FakeGpu(TorchFunctionMode):
                 self._move(one, to_gpu=True)
 
     def _kind_of_mixture(self, name: str, args: Any, on_cpu: list[Tensor]) -> Kind:
-        """What an operation does that has `on_cpu` among its tensors."""
+        """The kind of an operation on tensors of both devices, of which `on_cpu` are on the CPU."""
         if name == "copy_":
             return "copy" if self.holds(args[0]) else "mixed"
         only_indices = name in INDEXING and all(any(one is index for index in args[1]) for one in on_cpu)

@@ -28,19 +28,16 @@ class Synchronizations(TorchDispatchMode):
 
     Attributes:
         found: their names, with their overloads'.
-        places: ``file:line`` of the call of each, outside torch.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.found: list[str] = []
-        self.places: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = str(func).removeprefix("aten.")
         if synchronizes(name, args):
             self.found.append(name)
-            self.places.append(calling_line())
         return func(*args, **(kwargs or {}))
 
 

@@ -233,7 +233,7 @@ def test_policy_is_evaluated_as_in_a_run(tmp_path: Path) -> None:
     class Rows:
         run_dir = tmp_path
         phase = staticmethod(lambda text: None)
-        evaluation = staticmethod(lambda row, text: None)
+        evaluation = staticmethod(lambda row, text, returns: None)
 
     run.env_steps = 100
     run.evaluate(Rows())  # type: ignore[arg-type]

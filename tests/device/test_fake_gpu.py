@@ -55,6 +55,8 @@ RUNS_ON_GPU: dict[str, Call] = {
     "vmap": lambda x, _: torch.vmap(lambda row: row * row.sum())(x),
     "network": lambda x, _: torch.nn.Linear(3, 2, device=x.device)(x),
     "a branch for the CPU": lambda x, _: x.numpy() if x.device.type == "cpu" or x.is_cpu else x.sin(),
+    "type_as": lambda x, _: torch.ones_like(x).double().type_as(x),
+    "tensor by name": lambda x, _: torch.maximum(x, torch.tensor(data=0.5)),
     "deepcopy": lambda x, _: copy.deepcopy(x) * x,
 }
 
@@ -86,6 +88,7 @@ FOUND: list[tuple[str, str, Call]] = [
     ("copy", "new_tensor", lambda x, _: x * x.new_tensor([1.0, 2, 3])),
     ("copy", "as_tensor", lambda x, _: x * torch.as_tensor(np.ones(3), device=x.device)),
     ("copy", "to", lambda x, _: x * CONSTANT.to(x)),
+    ("copy", "network", lambda x, _: torch.nn.Linear(3, 2).to(x)(x)),
     ("copy", "list of indices", lambda x, _: x[:, [0, 2]]),
     ("copy", "array of indices", lambda x, _: fill(x, (slice(None), np.array([0, 2])), 0.0)),
     ("copy", "CPU tensor of indices", lambda x, _: x[:, torch.tensor([0, 2])]),

@@ -150,8 +150,8 @@ class BadFirst(CartBall):
         return torch.where(spoiled[:, None], math.nan, state.qpos)
 
 
-@pytest.mark.parametrize(("execution", "tries"), [("host", 2), ("device", 1)])
-def test_world_whose_first_observation_is_not_finite_fails_in_its_next_step(execution: Any, tries: int):
+@pytest.mark.parametrize("execution", ["host", "device"])
+def test_world_whose_first_observation_is_not_finite_fails_in_its_next_step(execution: Any):
     """The host replaces a start by the default one, which fails here too. The device reads no value, and cannot."""
     env = BatchEnv(BadFirst(), 3, execution=execution)
     env.task.armed = True
@@ -163,7 +163,7 @@ def test_world_whose_first_observation_is_not_finite_fails_in_its_next_step(exec
         assert is_finite(transition)
         assert_failed(transition)
         assert env.failed.tolist() == [False, True, False]
-        assert env.statistics()["nonfinite"] == tries * (step + 2), "one for each start"
+        assert env.statistics()["nonfinite"] == step + 2, "one for each start"
     env.set_qpos_qvel(*qpos_qvel(env))
     transition, _ = env.step(draw())
     assert is_finite(transition)

@@ -218,7 +218,7 @@ SEEDED: list[tuple[Callable[..., Any], str]] = [
 
 @pytest.mark.parametrize(("reset", "name"), SEEDED)
 def test_random_starts_follow_the_generator(reset: Callable[..., Any], name: str):
-    text = rf"Wrong\.reset draws random numbers, and returns the same {name} for another generator: all episodes"
+    text = rf"Wrong\.reset draws random numbers, and returns the same {name} for another generator: they are"
     with pytest.warns(UserWarning, match=text):
         envs.make(variant("reset", reset), 4)
 

@@ -41,6 +41,7 @@ def assert_in_words(outcome: Outcome, *words: object) -> None:
         "tensorboard",
         "metrics.csv",
         "evaluations.csv",
+        "evaluation_episodes.csv",
         "checkpoints",
         "learning_curve.png",
     ],
@@ -67,7 +68,7 @@ def test_limit_on_file_size_keeps_the_last_checkpoint(runs: Runs) -> None:
     assert runs.differences(run_dir) == []
 
 
-@pytest.mark.parametrize("file", ["metrics.csv", "evaluations.csv", "tensorboard"])
+@pytest.mark.parametrize("file", ["metrics.csv", "evaluations.csv", "evaluation_episodes.csv", "tensorboard"])
 def test_numbers_that_cannot_be_written_are_named_and_written_later(runs: Runs, file: str) -> None:
     run_dir = runs.new_dir()
     outcome = runs.train(run_dir, fail(errno.EIO, f"write {file}", since=BETWEEN, times=1))

@@ -31,6 +31,8 @@ OBSERVATION_DIM, ACTION_DIM, PRIVILEGED_DIM = 5, 3, 2
 DIMENSIONS = Dimensions(OBSERVATION_DIM, ACTION_DIM)
 
 # Every loss and network. flashsac-parallel has those of flashsac.
+POSITIVE = ["utd_ratio", "actor_lr", "critic_lr", "alpha_init", "value_range"]
+"""Settings above 0 that need not be whole numbers."""
 PRESETS = ["fast", "sac", "sac-v1", "redq", "droq", "crossq", "xqc", "flashsac"]
 WITH_TARGETS = ["sac", "sac-v1", "redq", "droq", "xqc", "flashsac"]
 

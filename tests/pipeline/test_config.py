@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from pipeline_helpers import small_config
+from pipeline_helpers import POSITIVE, small_config
 
 import envs
 from envs import Simulation
@@ -25,7 +25,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:No target network updater")
 HINTS = typing.get_type_hints(Config)
 INTEGERS = [name for name, kind in HINTS.items() if kind is int]
 FLOATS = [name for name, kind in HINTS.items() if kind is float]
-POSITIVE = ["utd_ratio", "actor_lr", "critic_lr", "alpha_init", "value_range"]
 AT_LEAST_ZERO = ["seed", "num_threads", "solver_iterations", "max_contacts", "max_constraints", "target_subset"]
 AT_LEAST_ONE = [name for name in INTEGERS if name not in (*AT_LEAST_ZERO, "action_levels")]
 

@@ -61,7 +61,7 @@ def test_the_run_continues_warns_once_and_says_so_at_the_end(
         f"{folder}/000000000000.pt. Make room on the disk. The run continues, and writes its next checkpoint if it can"
     )
     assert warning in (tmp_path / "run" / "messages.txt").read_text()
-    assert "2 checkpoints of this session could not be written; the last one could" in lines
+    assert "2 checkpoints of this session could not be written; the last checkpoint was" in lines
     assert saved(tmp_path / "run") == [120, 160]
     assert differing(last_state(tmp_path / "run"), last_state(tmp_path / "expected")) == []
 

@@ -22,7 +22,7 @@ import saltus
 from envs import Task
 from envs.task_ref import name_task
 from envs.tasks.hopper import Hopper
-from pipeline import presets, session
+from pipeline import library, presets, session
 from pipeline.divergence import DivergenceError
 from pipeline.run import Run
 from pipeline.train_options import configure, parse_train
@@ -172,6 +172,21 @@ def test_wrong_settings_are_refused(settings: dict[str, Any], message: str) -> N
     with pytest.raises(SaltusError, match=message):
         saltus.train(TASK, **{"run_dir": "unused", **settings})
     assert not Path("unused").exists()
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("needs Warp (--physics warp, or --num-envs 2)", "needs Warp (physics warp, or num_envs 2)"),
+        ("set --no-compile: no -- here, well-known", "set compile=False: no -- here, well-known"),
+        (
+            "give --trust (trust=True) or --no-compile (compile=False)",
+            "give --trust (trust=True) or --no-compile (compile=False)",
+        ),
+    ],
+)
+def test_messages_name_arguments_wherever_an_option_is(message: str, expected: str) -> None:
+    assert library._name_arguments(message) == expected
 
 
 def test_refusals_of_a_run_name_arguments_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,12 +7,11 @@ import json
 from typing import Any
 
 import pytest
+from pipeline_helpers import POSITIVE
 
 from pipeline import presets
 from pipeline.config import Config
 from saltus import SaltusError
-
-POSITIVE = ["utd_ratio", "actor_lr", "critic_lr", "alpha_init", "value_range"]
 
 
 @pytest.mark.parametrize("name", presets.names())

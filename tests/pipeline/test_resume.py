@@ -183,7 +183,7 @@ def test_resuming_a_finished_run_changes_nothing(unstopped: Path) -> None:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "error:compilation failed")
 def test_compiled_run_killed_and_resumed_ends_bit_for_bit_the_same(zygote: Zygote, tmp_path: Path) -> None:
     parts = {"n_step": 3, "normalize_observations": True, "noise_repeat": 8, "eval_policy_averaging": 0.5}
-    settings = {"preset": "sac", "compile": True, "policy_delay": 1, "total_env_steps": 4800, **parts}
+    settings = {"preset": "crossq", "compile": True, "policy_delay": 1, "total_env_steps": 4800, **parts}
     reference, run_dir = tmp_path / "reference", tmp_path / "run"
     train_here(reference, **{**RUN, **settings})
     kill_when(start(zygote, run_dir, **settings), lambda: last_row(run_dir) >= 720)

@@ -18,12 +18,18 @@ from pipeline_helpers import small_arguments, small_config
 
 from envs import simulation
 from pipeline import warmup
-from pipeline.train_options import parse_options
 from pipeline.warmup import Compiled, plan
 from saltus import SaltusError
 from saltus.device import warm_start
 
 TASK = "InvertedPendulum-v5"
+WARMUP = """
+import sys
+from pipeline.train_options import parse_options
+from pipeline.warmup import plan
+
+print(*(job() for job in plan(parse_options(sys.argv[1:], "warmup").config)))
+"""
 TRAIN = """
 import json, sys
 from torch._dynamo.utils import counters
@@ -36,22 +42,25 @@ print(json.dumps(counters["inductor"]))
 
 
 @pytest.mark.slow
-def test_training_finds_all_code_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+def test_training_finds_all_code_in_the_cache(tmp_path: Path) -> None:
     arguments = [TASK, *small_arguments("sac", compile=True, total_env_steps=80, eval_every=80, eval_episodes=1)]
-    (job,) = plan(parse_options(arguments, "warmup").config)
-    assert str(job()).startswith("the update: compiled in ")
+    assert run_code(WARMUP, tmp_path, *arguments).startswith("the update: compiled in ")
     compiled = code(tmp_path)
     assert compiled
-    done = subprocess.run(
-        [sys.executable, "-c", TRAIN, *arguments, "--run-dir", str(tmp_path / "run")],
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    counters = json.loads(done.stdout.splitlines()[-1])
+    counters = json.loads(run_code(TRAIN, tmp_path, *arguments, "--run-dir", str(tmp_path / "run")).splitlines()[-1])
     assert counters["fxgraph_cache_hit"] == 1
     assert "fxgraph_cache_miss" not in counters
     assert code(tmp_path) == compiled
+
+
+def run_code(code: str, folder: Path, *arguments: str) -> str:
+    """Run Python code in a process of its own, with a cache of its own; return its output."""
+    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def code(folder: Path) -> list[str]:
