@@ -28,6 +28,13 @@ def make(task: str | type[Task], num_envs: int = 4, seed: int = 0, **options: An
 # The transition contract
 
 
+def test_environments_work_in_inference_mode():
+    with torch.inference_mode():
+        env = make("Hopper-v5")
+        env.reset()
+        env.step(torch.zeros(4, env.action_dim))
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_transitions_satisfy_the_contract(task: Any):
     env = make(task, 5, max_episode_steps=9)

@@ -66,6 +66,15 @@ def test_the_run_continues_warns_once_and_says_so_at_the_end(
     assert differing(last_state(tmp_path / "run"), last_state(tmp_path / "expected")) == []
 
 
+def test_each_outage_is_warned_of(tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill_disk(monkeypatch, 40, 120)
+    session.train_run(CONFIG, tmp_path / "run", console)
+    warnings = re.findall(
+        r"^warning: could not write checkpoint \S*/0*(\d+)\.pt", console.file.getvalue(), re.MULTILINE
+    )
+    assert warnings == ["40", "120"]
+
+
 def test_the_last_one_is_an_error_from_which_the_run_resumes(
     tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:
