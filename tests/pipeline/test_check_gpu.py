@@ -113,12 +113,15 @@ def test_tasks_for_a_gpu_have_no_warnings(task: type[Task]) -> None:
     assert found(task) == found(task, "note") == []
 
 
-def test_functions_that_refuse_the_tensors_are_noted() -> None:
+def test_functions_that_refuse_the_tensors_are_noted_with_earlier_finds() -> None:
     def observe(_task: Task, state: Any) -> torch.Tensor:
         if state.qpos.dtype != torch.float64:
             raise ValueError("float64 only\nand more")
         return state.qpos
 
-    (note,) = found(type("Refusing", (Cart,), {"observation": observe}), "note")
+    task = type("Refusing", (Cart,), {"observation": observe, "reset": reset_to_zeros})
+    (note,) = found(task, "note")
     line = observe.__code__.co_firstlineno + 2
     assert note == f"not checked for a GPU, from test_check_gpu.py:{line} on: ValueError: float64 only"
+    (earlier,) = found(task)
+    assert earlier.startswith("on a GPU these functions return tensors on the CPU, and fail: reset.")
