@@ -201,7 +201,7 @@ def update_config(config: Config, run_dir: Path, content: dict[str, Any]) -> Non
 
 
 def describe_checkpoint(content: dict[str, Any], config: Config) -> str:
-    """Where a run continues, given the content of its last checkpoint."""
+    """A line that says from which checkpoint and env step a run continues, given the checkpoint's content."""
     file, state = content["file"], content["state"]
     if state["ended"] and not state["evaluation_pending"]:
         return f"the run is complete: {file} holds its last env step, {state['env_steps']:,}"

@@ -61,7 +61,7 @@ def test_find_synchronizations_catches_warnings_of_compiled_code(monkeypatch: py
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         torch.ops.aten.var.correction(one, correction=1)
-    assert caught == [], "Python sees this warning without a C++ frame, too"
+    assert caught == [], "Python also sees this warning without a C++ frame"
     with torch.no_grad():
         result, places = find_synchronizations(call)
     assert result is one
